@@ -1,0 +1,27 @@
+"""CLOOB-Conditioned Latent Diffusion for diffusers. Importing it makes diffusers know its classes."""
+
+from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
+from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from .pipeline_ccld import CCLDPipeline
+from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
+from .registration import register
+from .scheduling_ccld import CCLDScheduler
+from .unet_ccld import CCLDUNet2DConditionModel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CCLDPipeline",
+    "CCLDScheduler",
+    "CCLDUNet2DConditionModel",
+    "CLOOBConfig",
+    "CLOOBImageProcessor",
+    "CLOOBModel",
+    "CLOOBTextConfig",
+    "CLOOBTextModelWithProjection",
+    "CLOOBTokenizer",
+    "CLOOBVisionConfig",
+    "CLOOBVisionModelWithProjection",
+]
+
+register()

@@ -1,0 +1,547 @@
+"""Text to image, image prompts and weighted mixes of both with CCLD."""
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, VQModel
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.schedulers import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from .conditions import Condition, as_batch, check_conditions, is_weight
+from .modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
+from .scheduling_ccld import CCLDScheduler
+from .unet_ccld import CCLDUNet2DConditionModel
+
+# Weights closer to zero than this are rounding errors of sums such as 1 − (g + (1 − g)).
+NEGLIGIBLE_WEIGHT = 1e-6
+
+
+class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
+    """Paints from prompts with CLOOB-Conditioned Latent Diffusion.
+
+    One formula rules guidance. For conditions c_i with weights w_i, text or image embeddings alike,
+
+        v = (1 − Σ w_i)·v(zero condition) + Σ w_i·v(c_i).
+
+    A prompt with `guidance_scale` g is the condition of weight g; a negative prompt adds one of weight 1 − g.
+
+    Args:
+        vae: Autoencoder between pixels in [−1, 1] and latents.
+        text_encoder: CLOOB's text encoder.
+        tokenizer: Its tokenizer.
+        unet: The denoising network, conditioned on one embedding as its only token.
+        scheduler: The sampler; `CCLDScheduler` or any of diffusers' made from its config.
+        image_encoder: CLOOB's image encoder, for image prompts.
+        feature_extractor: Its image processor.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
+    _optional_components = ["image_encoder", "feature_extractor"]
+    _callback_tensor_inputs = ["latents", "condition_embeds"]
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | VQModel,
+        text_encoder: CLOOBTextModelWithProjection,
+        tokenizer: CLOOBTokenizer,
+        unet: CCLDUNet2DConditionModel,
+        scheduler: CCLDScheduler | SchedulerMixin,
+        image_encoder: CLOOBVisionModelWithProjection | None = None,
+        feature_extractor: CLOOBImageProcessor | None = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            image_encoder=image_encoder,
+            feature_extractor=feature_extractor,
+        )
+        self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 8
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+
+    def register_to_config(self, **kwargs) -> None:
+        """Records components under this package's name, not its modules': the name stands in `model_index.json`."""
+        package = __package__.split(".")[0]
+        for name, value in kwargs.items():
+            if isinstance(value, (tuple, list)) and str(value[0]).startswith(f"{package}."):
+                kwargs[name] = (package, *value[1:])
+        super().register_to_config(**kwargs)
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance scale of the current run. A callback may change `_guidance_scale` between steps."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of network evaluations of the last run."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has asked for the run to end early, by setting `_interrupt`."""
+        return self._interrupt
+
+    @property
+    def _has_image_encoder(self) -> bool:
+        return self.image_encoder is not None and self.feature_extractor is not None
+
+    # Encoding
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        device: torch.device | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Embeds prompts and negative prompts.
+
+        Args:
+            prompt: One text or a batch of N.
+            negative_prompt: Likewise; a single one serves the whole batch.
+            num_images_per_prompt: How often to repeat every embedding.
+            device: Where the embeddings shall lie.
+            prompt_embeds: Embeddings (N, D) or (N, 1, D) to use in place of `prompt`.
+            negative_prompt_embeds: Embeddings to use in place of `negative_prompt`.
+
+        Returns:
+            Embeddings of unit length, (N · `num_images_per_prompt`, D), each `None` where nothing was given.
+        """
+        if prompt is not None:
+            prompt_embeds = self._encode_texts([prompt] if isinstance(prompt, str) else prompt, device)
+        if negative_prompt is not None:
+            negative_prompt = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
+            negative_prompt_embeds = self._encode_texts(negative_prompt, device)
+        prompt_embeds = _repeat(prompt_embeds, num_images_per_prompt, device)
+        negative_prompt_embeds = _repeat(negative_prompt_embeds, num_images_per_prompt, device)
+        return prompt_embeds, negative_prompt_embeds
+
+    def encode_image(
+        self,
+        image: Image.Image | list[Image.Image],
+        num_images_per_prompt: int = 1,
+        device: torch.device | None = None,
+    ) -> torch.Tensor:
+        """Embeds image prompts.
+
+        Args:
+            image: One PIL image or a batch of N.
+            num_images_per_prompt: How often to repeat every embedding.
+            device: Where the embeddings shall lie.
+
+        Returns:
+            Embeddings of unit length, (N · `num_images_per_prompt`, D).
+        """
+        image_embeds = self._encode_images([image] if isinstance(image, Image.Image) else image, device)
+        return _repeat(image_embeds, num_images_per_prompt, device)
+
+    def _encode_texts(self, texts, device):
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError("Encoding a prompt needs a text_encoder and a tokenizer; or pass prompt_embeds.")
+        input_ids = self.tokenizer(texts, return_tensors="pt").input_ids
+        return self.text_encoder(input_ids.to(device or self._execution_device)).text_embeds
+
+    def _encode_images(self, images, device):
+        if not self._has_image_encoder:
+            raise ValueError("Encoding an image prompt needs an image_encoder and a feature_extractor.")
+        pixel_values = self.feature_extractor(images, return_tensors="pt").pixel_values
+        return self.image_encoder(pixel_values.to(device or self._execution_device)).image_embeds
+
+    # Guidance
+
+    def prepare_conditions(
+        self, conditions: list[list[tuple[Condition, float]]], device: torch.device | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeds a batch of lists of weighted conditions.
+
+        Args:
+            conditions: For each of N images a list of (text, PIL image or embedding; weight).
+            device: Where the embeddings shall lie.
+
+        Returns:
+            Embeddings (N, K, D), shorter lists filled up with zero vectors, and weights (N, K), on the CPU.
+        """
+        device = device or self._execution_device
+        flat = [condition for row in conditions for condition, _ in row]
+        embeds = [None] * len(flat)
+        for kind, encode in ((str, self._encode_texts), (Image.Image, self._encode_images)):
+            indices = [i for i, condition in enumerate(flat) if isinstance(condition, kind)]
+            if indices:
+                for i, embed in zip(indices, encode([flat[i] for i in indices], device)):
+                    embeds[i] = embed
+        embeds = [c.reshape(-1).to(device) if isinstance(c, torch.Tensor) else e for c, e in zip(flat, embeds)]
+
+        num_terms = max(len(row) for row in conditions)
+        condition_embeds = torch.zeros(len(conditions), num_terms, self.unet.config.cross_attention_dim, device=device)
+        weights = torch.zeros(len(conditions), num_terms)
+        remaining = iter(embeds)
+        for i, row in enumerate(conditions):
+            for k, (_, weight) in enumerate(row):
+                condition_embeds[i, k] = next(remaining)
+                weights[i, k] = float(weight)
+        return condition_embeds, weights
+
+    def _prepare_guidance(
+        self, prompt_embeds, negative_prompt_embeds, image_embeds, image_prompt_weight
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The terms of the guidance formula for prompts: embeddings (N, K, D), and for their weights, which are linear
+        in the guidance scale, intercept and slope (N, K)."""
+        terms = []
+        if prompt_embeds is not None:
+            terms.append((prompt_embeds, 0.0, 1.0 if image_embeds is None else 1.0 - image_prompt_weight))
+        if image_embeds is not None:
+            terms.append((image_embeds, 0.0, 1.0 if prompt_embeds is None else image_prompt_weight))
+        if negative_prompt_embeds is not None:
+            terms.append((negative_prompt_embeds, 1.0, -1.0))
+        batch_size = max(len(embeds) for embeds, _, _ in terms)
+        condition_embeds = torch.stack([embeds.expand(batch_size, -1) for embeds, _, _ in terms], dim=1)
+        intercepts, slopes = ([term[i] for term in terms] for i in (1, 2))
+        return (
+            condition_embeds,
+            torch.tensor(intercepts).expand(batch_size, -1),
+            torch.tensor(slopes).expand(batch_size, -1),
+        )
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        condition_embeds: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:
+        """The guided prediction, from one batched call of the network; terms of weight zero are left out of it.
+
+        Args:
+            latents: Noisy latents, (N, C, H, W).
+            timestep: The current timestep, a scalar.
+            condition_embeds: Embeddings, (N, K, D).
+            weights: Their weights, (N, K), on the CPU. What they lack to 1 is the weight of the zero condition.
+
+        Returns:
+            The prediction in float32, (N, C, H, W).
+        """
+        weights = torch.cat([weights, 1 - weights.sum(dim=1, keepdim=True)], dim=1)
+        condition_embeds = (
+            torch.cat([condition_embeds, torch.zeros_like(condition_embeds[:, :1])], dim=1)
+            if (condition_embeds.shape[1])
+            else condition_embeds.new_zeros(len(latents), 1, condition_embeds.shape[2])
+        )
+        images, terms = (weights.abs() > NEGLIGIBLE_WEIGHT).nonzero(as_tuple=True)
+        rows = images.to(latents.device)
+
+        dtype = self.unet.dtype
+        prediction = self.unet(
+            latents[rows].to(dtype),
+            timestep.expand(len(rows)),
+            encoder_hidden_states=condition_embeds[rows, terms.to(latents.device)].to(dtype)[:, None],
+            return_dict=False,
+        )[0]
+
+        # Summed by position, not by index_add, whose order of addition is not defined on every device.
+        weighted = latents.new_zeros(*weights.shape, *prediction.shape[1:], dtype=torch.float32)
+        weighted[rows, terms.to(latents.device)] = prediction.float() * weights[images, terms].to(
+            latents.device
+        ).reshape(-1, 1, 1, 1)
+        return weighted.sum(dim=1)
+
+    # Latents and pixels
+
+    def prepare_latents(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: torch.Tensor | None,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """Initial noise, (N, C, height / f, width / f) in float32, drawn on the CPU unless a generator is elsewhere.
+
+        Raises:
+            ValueError: If the given latents or the list of generators have another size.
+        """
+        shape = (
+            batch_size,
+            self.unet.config.in_channels,
+            height // self.vae_scale_factor,
+            width // self.vae_scale_factor,
+        )
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"{len(generator)} generators were given for {batch_size} images.")
+        if latents is None:
+            latents = draw_noise(shape, generator, device)
+        elif tuple(latents.shape) != shape:
+            raise ValueError(f"latents has shape {tuple(latents.shape)}; expected {shape}.")
+        return latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pixels in [−1, 1] of latents (N, C, H, W), the scaling factor undone."""
+        upcast = self.vae.dtype == torch.float16 and getattr(self.vae.config, "force_upcast", False)
+        if upcast:
+            self.vae.to(torch.float32)
+        image = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype), return_dict=False)[0]
+        if upcast:
+            self.vae.to(torch.float16)
+        return image
+
+    # Sampling
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        image_prompt: Image.Image | list[Image.Image] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 3.0,
+        negative_prompt: str | list[str] | None = None,
+        image_prompt_weight: float = 0.5,
+        conditions: list | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[["CCLDPipeline", int, torch.Tensor, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
+    ) -> ImagePipelineOutput | tuple:
+        """Paints.
+
+        Args:
+            prompt: One text or a batch.
+            image_prompt: One PIL image or a batch, whose content and style are to be painted anew. Beside a prompt,
+                the two share the guidance scale.
+            height: Height of the result in pixels, a multiple of 64 for an f8 autoencoder; by default that of the
+                training images.
+            width: Width of the result in pixels, likewise.
+            num_inference_steps: Number of sampling steps; `CCLDScheduler` says how many evaluations they cost.
+            guidance_scale: Weight g of the condition against the zero condition. 1 is none.
+            negative_prompt: What to keep away from: a condition of weight 1 − g.
+            image_prompt_weight: Share of the guidance scale that the image prompt has beside a prompt, 0 to 1.
+            conditions: In place of all prompts, [(text, PIL image or embedding; weight), …] for one image, or a
+                list of such lists for a batch. An empty list is unconditional. `guidance_scale` then plays no part.
+            num_images_per_prompt: Number of images for each prompt, image prompt or list of conditions.
+            eta: Share of fresh noise that DDIM adds, 0 to 1; needs a scheduler that takes it.
+            generator: Source of all noise. With a list of one generator an image, an image does not depend on those
+                made beside it.
+            latents: Initial noise in place of drawing it, (N, C, height / 8, width / 8).
+            prompt_embeds: Embeddings in place of `prompt`, (N, D) or (N, 1, D).
+            negative_prompt_embeds: Embeddings in place of `negative_prompt`, likewise.
+            image_embeds: Embeddings in place of `image_prompt`, likewise.
+            output_type: "pil", "np" (N, H, W, 3), "pt" (N, 3, H, W), or "latent" for the sampled latents as they
+                are, their scaling not undone.
+            return_dict: Whether to return an output object in place of a tuple.
+            callback_on_step_end: Called as callback(pipeline, index, timestep, tensors) after every evaluation; the
+                tensors it gives back replace those it got.
+            callback_on_step_end_tensor_inputs: Which tensors it gets: "latents", "condition_embeds".
+
+        Returns:
+            `ImagePipelineOutput` with `images`, or a tuple with just these.
+
+        Raises:
+            ValueError: If the arguments do not go together, before any work is done.
+        """
+        default = self.unet.config.sample_size
+        default_height, default_width = (default, default) if isinstance(default, int) else default
+        height = height or default_height * self.vae_scale_factor
+        width = width or default_width * self.vae_scale_factor
+        conditions = as_batch(conditions)
+        self.check_inputs(
+            prompt,
+            image_prompt,
+            height,
+            width,
+            num_inference_steps,
+            guidance_scale,
+            negative_prompt,
+            image_prompt_weight,
+            conditions,
+            num_images_per_prompt,
+            eta,
+            prompt_embeds,
+            negative_prompt_embeds,
+            image_embeds,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        self._guidance_scale = guidance_scale
+        self._interrupt = False
+        device = self._execution_device
+
+        if conditions is not None:
+            conditions = [row for row in conditions for _ in range(num_images_per_prompt)]
+            condition_embeds, intercepts = self.prepare_conditions(conditions, device)
+            slopes = torch.zeros_like(intercepts)
+        else:
+            prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+                prompt, negative_prompt, num_images_per_prompt, device, prompt_embeds, negative_prompt_embeds
+            )
+            if image_prompt is not None:
+                image_embeds = self.encode_image(image_prompt, num_images_per_prompt, device)
+            else:
+                image_embeds = _repeat(image_embeds, num_images_per_prompt, device)
+            condition_embeds, intercepts, slopes = self._prepare_guidance(
+                prompt_embeds, negative_prompt_embeds, image_embeds, image_prompt_weight
+            )
+
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        timesteps = self.scheduler.timesteps
+        self._num_timesteps = len(timesteps)
+        latents = self.prepare_latents(len(condition_embeds), height, width, generator, latents, device)
+
+        step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
+        with self.progress_bar(total=len(timesteps)) as progress_bar:
+            for i, t in enumerate(timesteps):
+                if self.interrupt:
+                    break
+                model_input = self.scheduler.scale_model_input(latents, t)
+                weights = intercepts + self.guidance_scale * slopes
+                prediction = self.predict(model_input, t, condition_embeds, weights)
+                latents = self.scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
+
+                if callback_on_step_end is not None:
+                    tensors = {"latents": latents, "condition_embeds": condition_embeds}
+                    tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    changed = callback_on_step_end(self, i, t, tensors) or {}
+                    latents = changed.pop("latents", latents)
+                    condition_embeds = changed.pop("condition_embeds", condition_embeds)
+                progress_bar.update()
+
+        image = latents
+        if output_type != "latent":
+            image = self.image_processor.postprocess(self.decode_latents(latents), output_type=output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=image) if return_dict else (image,)
+
+    def prepare_extra_step_kwargs(
+        self, generator: torch.Generator | list[torch.Generator] | None, eta: float
+    ) -> dict[str, object]:
+        """What `scheduler.step` takes beside the prediction.
+
+        Raises:
+            ValueError: If `eta` is given to a scheduler that has no use for it.
+        """
+        accepted = inspect.signature(self.scheduler.step).parameters
+        if eta and "eta" not in accepted:
+            raise ValueError(f"eta={eta} has no meaning for {type(self.scheduler).__name__}.")
+        kwargs = {"eta": eta, "generator": generator}
+        return {name: value for name, value in kwargs.items() if name in accepted}
+
+    def check_inputs(
+        self,
+        prompt,
+        image_prompt,
+        height,
+        width,
+        num_inference_steps,
+        guidance_scale,
+        negative_prompt,
+        image_prompt_weight,
+        conditions,
+        num_images_per_prompt,
+        eta,
+        prompt_embeds,
+        negative_prompt_embeds,
+        image_embeds,
+        output_type,
+        callback_on_step_end_tensor_inputs,
+    ) -> None:
+        """Raises `ValueError` or `TypeError` if the arguments of a call do not go together."""
+        multiple = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if height % multiple or width % multiple or height <= 0 or width <= 0:
+            raise ValueError(f"height={height} and width={width} must be positive multiples of {multiple} pixels.")
+        if num_inference_steps < 1 or num_images_per_prompt < 1:
+            raise ValueError(
+                f"num_inference_steps={num_inference_steps} and num_images_per_prompt={num_images_per_prompt} must be "
+                f"at least 1."
+            )
+        if not is_weight(guidance_scale) or not is_weight(image_prompt_weight) or not 0 <= image_prompt_weight <= 1:
+            raise ValueError(
+                f"guidance_scale={guidance_scale!r} must be a number and image_prompt_weight={image_prompt_weight!r} "
+                f"one in [0, 1]."
+            )
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type={output_type!r}: choose one of 'pil', 'np', 'pt', 'latent'.")
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(f"Callbacks can get {self._callback_tensor_inputs}, not {sorted(unknown)}.")
+        if eta and isinstance(self.scheduler, CCLDScheduler) and not self.scheduler.is_stochastic:
+            raise ValueError(f'eta={eta} adds noise, which "{self.scheduler.config.algorithm_type}" cannot use.')
+
+        sources = {
+            "prompt": prompt,
+            "image_prompt": image_prompt,
+            "prompt_embeds": prompt_embeds,
+            "image_embeds": image_embeds,
+            "negative_prompt": negative_prompt,
+            "negative_prompt_embeds": negative_prompt_embeds,
+        }
+        given = {name: value for name, value in sources.items() if value is not None}
+        if conditions is not None:
+            if given:
+                raise ValueError(f"conditions stands in place of {', '.join(given)}; give one or the other.")
+            check_conditions(conditions, self.unet.config.cross_attention_dim, self._has_image_encoder)
+            return
+        if not given.keys() & {"prompt", "image_prompt", "prompt_embeds", "image_embeds"}:
+            raise ValueError("Give a prompt, an image_prompt, prompt_embeds, image_embeds, or conditions.")
+        for name, embeds in (
+            ("prompt", "prompt_embeds"),
+            ("image_prompt", "image_embeds"),
+            ("negative_prompt", "negative_prompt_embeds"),
+        ):
+            if name in given and embeds in given:
+                raise ValueError(f"Give either {name} or {embeds}.")
+        for name, value in given.items():
+            self._check_source(name, value)
+        lengths = {name: len(v) if isinstance(v, (list, torch.Tensor)) else 1 for name, v in given.items()}
+        if len(set(lengths.values()) - {1}) > 1:
+            raise ValueError(f"The batch sizes differ: {lengths}.")
+
+    def _check_source(self, name, value):
+        if name.endswith("_embeds"):
+            dim = self.unet.config.cross_attention_dim
+            if not isinstance(value, torch.Tensor) or value.ndim not in (2, 3) or value[0].numel() != dim:
+                raise ValueError(f"{name} must be a tensor of shape (N, {dim}) or (N, 1, {dim}).")
+            return
+        kind, noun = (Image.Image, "PIL image") if name == "image_prompt" else (str, "text")
+        items = value if isinstance(value, list) else [value]
+        if not items or not all(isinstance(item, kind) for item in items):
+            types = ", ".join(sorted({type(item).__name__ for item in items})) or "an empty list"
+            raise TypeError(f"{name} must be a {noun} or a list of such, not {types}.")
+        if kind is Image.Image and not self._has_image_encoder:
+            raise ValueError(
+                "An image prompt needs an image_encoder and a feature_extractor, which this folder lacks."
+            )
+
+
+def draw_noise(
+    shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None, device: torch.device
+) -> torch.Tensor:
+    """Standard normal noise in float32. It is drawn where the generator lives, on the CPU if there is none, so that a
+    seed means the same picture on every device."""
+    first = generator[0] if isinstance(generator, list) else generator
+    source = first.device if first is not None else torch.device("cpu")
+    return randn_tensor(shape, generator=generator, device=source, dtype=torch.float32).to(device)
+
+
+def _repeat(embeds, count, device):
+    """Embeddings (N, D) of embeddings (N, D) or (N, 1, D), each repeated `count` times."""
+    if embeds is None:
+        return None
+    return embeds.flatten(1).to(device).repeat_interleave(count, dim=0)

@@ -1,0 +1,193 @@
+"""What CLOOB's encoders are fed with: cleaned and tokenised text, cropped and normalised images.
+
+After `clip.tokenize` of openai/CLIP, and `cfg_sample.py` and `train_latent_diffusion.py` of
+JD-P/cloob-latent-diffusion.
+"""
+
+import html
+import re
+
+import ftfy
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+from transformers import CLIPTokenizer
+from transformers.image_processing_base import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def clean_text(text: str) -> str:
+    """Repairs mojibake, undoes HTML entities (doubly escaped ones too), collapses white space, lowers the case."""
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r"\s+", " ", text).strip().lower()
+
+
+class CLOOBTokenizer(CLIPTokenizer):
+    """CLIP's byte-pair tokenizer with the cleaning and the padding that CLOOB was trained with.
+
+    Every text comes out 77 tokens long, `<|startoftext|> … <|endoftext|>` and then zeros. Padding with the end
+    token, as `CLIPTokenizer` does it, would give other embeddings; so would no padding.
+
+    Without arguments the vocabulary is the one that open_clip ships; nothing is downloaded.
+
+    Args:
+        vocab: Vocabulary, token to id.
+        merges: Byte-pair merges.
+        kwargs: Arguments of `CLIPTokenizer`.
+    """
+
+    model_input_names = ["input_ids"]
+
+    def __init__(self, vocab: str | dict[str, int] | None = None, merges: str | list[str] | None = None, **kwargs):
+        if vocab is None and merges is None:
+            vocab, merges = _open_clip_vocabulary()
+        kwargs.setdefault("model_max_length", 77)
+        super().__init__(vocab=vocab, merges=merges, **kwargs)
+
+    def __call__(
+        self, text: str | list[str], padding: bool | str = "max_length", truncation: bool | str = True, **kwargs
+    ):
+        """Tokenises one text or several.
+
+        Args:
+            text: The text or texts.
+            padding: As in transformers; the default gives the context length.
+            truncation: As in transformers; by default a longer text loses its end, with a warning.
+            kwargs: `return_tensors`, `max_length`, `return_attention_mask` and so on.
+
+        Returns:
+            `BatchEncoding` with `input_ids`, (N, 77).
+        """
+        text = clean_text(text) if isinstance(text, str) else [clean_text(t) for t in text]
+        wants_mask = kwargs.pop("return_attention_mask", False)
+        encoding = super().__call__(text, padding=padding, truncation=truncation, return_attention_mask=True, **kwargs)
+        ids, mask = encoding["input_ids"], encoding["attention_mask"]
+        if truncation:
+            self._warn_of_truncation([text] if isinstance(text, str) else text, kwargs.get("max_length"))
+        # The padding id is that of "!", which cannot be made a padding token without becoming unusable in texts.
+        encoding["input_ids"] = _zero_where_masked(ids, mask)
+        if not wants_mask:
+            del encoding["attention_mask"]
+        return encoding
+
+    def _warn_of_truncation(self, texts, max_length):
+        max_length = max_length or self.model_max_length
+        for text in texts:
+            num_tokens = len(self.tokenize(text)) + 2
+            if num_tokens > max_length:
+                logger.warning(
+                    f"The text {text[:40]!r}… has {num_tokens} tokens; what exceeds {max_length} was cut off."
+                )
+
+    def _decode(self, token_ids, **kwargs):
+        # What follows the end token is padding, which would read as exclamation marks.
+        token_ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
+        if self.eos_token_id in token_ids:
+            token_ids = token_ids[: token_ids.index(self.eos_token_id) + 1]
+        return super()._decode(token_ids, **kwargs)
+
+
+def _zero_where_masked(ids, mask):
+    if not isinstance(ids, list):
+        return ids * mask
+    if ids and isinstance(ids[0], list):
+        return [_zero_where_masked(i, m) for i, m in zip(ids, mask)]
+    return [i if m else 0 for i, m in zip(ids, mask)]
+
+
+def _open_clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    from open_clip.tokenizer import SimpleTokenizer  # slow to import, and needed only to make a tokenizer anew
+
+    tokenizer = SimpleTokenizer()
+    # open_clip has other names for OpenAI's two special tokens.
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    return {names.get(token, token): i for token, i in tokenizer.encoder.items()}, list(tokenizer.bpe_ranks)
+
+
+class CLOOBImageProcessor(BaseImageProcessor):
+    """Turns pictures into the pixels that the original showed to CLOOB's image encoder, to the last bit.
+
+    The picture is resized with Lanczos so that it covers the square, centre-cropped and normalised. For some sizes
+    the original's rounding leaves a side one pixel short, and the crop then has a black line; this is kept.
+
+    Args:
+        size: Height and width in pixels.
+        image_mean: Mean of each colour channel, of values in [0, 1].
+        image_std: Standard deviation of each colour channel.
+    """
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(
+        self,
+        size: int = 224,
+        image_mean: tuple[float, ...] = IMAGE_MEAN,
+        image_std: tuple[float, ...] = IMAGE_STD,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.size = size
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    def preprocess(self, images: Image.Image | list[Image.Image], return_tensors: str = "pt") -> BatchFeature:
+        """Prepares one picture or several.
+
+        Args:
+            images: PIL images of any mode and size.
+            return_tensors: "pt" or "np".
+
+        Returns:
+            `BatchFeature` with `pixel_values`, (N, 3, size, size), float32.
+
+        Raises:
+            TypeError: If an image is not a PIL image.
+        """
+        images = images if isinstance(images, (list, tuple)) else [images]
+        for image in images:
+            if not isinstance(image, Image.Image):
+                raise TypeError(f"Expected a PIL image, not {type(image).__name__}.")
+        crops = np.stack([np.asarray(self.resize_and_center_crop(image)) for image in images])
+        pixel_values = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+        return BatchFeature({"pixel_values": self.normalize(pixel_values)}, tensor_type=return_tensors)
+
+    def resize_and_center_crop(self, image: Image.Image) -> Image.Image:
+        """The square of pixels, RGB, that the encoder gets to see."""
+        image = ImageOps.exif_transpose(image).convert("RGB")
+        factor = max(self.size / image.width, self.size / image.height)
+        width, height = int(factor * image.width), int(factor * image.height)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+        # A side that is too short is padded with black, the smaller half first; the crop is off-centre by rounding
+        # half to even.
+        pad_x, pad_y = max(self.size - width, 0), max(self.size - height, 0)
+        if pad_x or pad_y:
+            padded = Image.new("RGB", (width + pad_x, height + pad_y))
+            padded.paste(image, (pad_x // 2, pad_y // 2))
+            image, width, height = padded, *padded.size
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalises images in [0, 1], (N, 3, H, W), by channel."""
+        mean = torch.tensor(self.image_mean, dtype=images.dtype, device=images.device)[:, None, None]
+        std = torch.tensor(self.image_std, dtype=images.dtype, device=images.device)[:, None, None]
+        return (images - mean) / std
+
+    def preprocess_training_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Prepares training images the way CCLD was trained: bicubic, no antialiasing, values left unclamped.
+
+        Args:
+            images: Images in [0, 1], (N, 3, H, W), as the autoencoder gets them (but for its scaling to [−1, 1]).
+
+        Returns:
+            Pixel values, (N, 3, size, size).
+        """
+        resized = F.interpolate(images, (self.size, self.size), mode="bicubic", align_corners=False)
+        return self.normalize(resized)

@@ -1,0 +1,39 @@
+"""Makes diffusers and transformers know our classes.
+
+`DiffusionPipeline.from_pretrained` looks a pipeline's class up as an attribute of the `diffusers` module, and the
+classes of its components in a module of `diffusers.pipelines` of the name that stands in `model_index.json`. Neither
+has a hook for third parties, so importing this package puts its public names there. transformers has proper ones.
+"""
+
+import sys
+
+import diffusers
+from diffusers.pipelines import auto_pipeline
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
+from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from .pipeline_ccld import CCLDPipeline
+from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
+from .scheduling_ccld import CCLDScheduler
+from .unet_ccld import CCLDUNet2DConditionModel
+
+
+def register() -> None:
+    """Registers all classes; to be called once, at import."""
+    for cls in (CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel):
+        setattr(diffusers, cls.__name__, cls)
+    diffusers.pipelines.diffusers_ccld = sys.modules[__package__]
+    auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING["ccld"] = CCLDPipeline
+
+    for config_class, model_class in (
+        (CLOOBConfig, CLOOBModel),
+        (CLOOBTextConfig, CLOOBTextModelWithProjection),
+        (CLOOBVisionConfig, CLOOBVisionModelWithProjection),
+    ):
+        AutoConfig.register(config_class.model_type, config_class)
+        AutoModel.register(config_class, model_class)
+    for config_class in (CLOOBConfig, CLOOBTextConfig):
+        AutoTokenizer.register(config_class, fast_tokenizer_class=CLOOBTokenizer)
+    for config_class in (CLOOBConfig, CLOOBVisionConfig):
+        AutoImageProcessor.register(config_class, slow_image_processor_class=CLOOBImageProcessor)

@@ -1,0 +1,419 @@
+"""All samplers of the original in one diffusers scheduler, one network evaluation per `step`."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from .noise_schedule import cosine_betas, sampling_times, t_to_alpha_sigma, t_to_timestep, timestep_to_t
+
+ALGORITHMS = ("ddpm", "ddim", "prk", "plms", "pie", "plms2", "iplms")
+PREDICTION_TYPES = ("v_prediction", "epsilon", "sample")
+
+# What stock schedulers mean by `algorithm_type`. Coming from one of them, the option is not ours.
+STOCK_ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis")
+
+# Adams–Bashforth weights for the newest noise prediction and its predecessors, by how many there are.
+ADAMS_BASHFORTH = {
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
+
+
+class Stage(NamedTuple):
+    """One stage of a Runge–Kutta step over an interval.
+
+    Attributes:
+        at: Where in the interval the network is evaluated, 0 its beginning, 1 its end.
+        to: Where the sample is then carried, from the beginning of the interval.
+        weights: What is mixed to carry it there: the noise predictions of the step, the newest first.
+    """
+
+    at: float
+    to: float
+    weights: tuple[float, ...]
+
+
+# Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds", and its second-order relative.
+PSEUDO_RUNGE_KUTTA = (
+    Stage(0, 0.5, (1.0,)),
+    Stage(0.5, 0.5, (1.0,)),
+    Stage(0.5, 1, (1.0,)),
+    Stage(1, 1, (1 / 6, 2 / 6, 2 / 6, 1 / 6)),
+)
+PSEUDO_IMPROVED_EULER = (Stage(0, 1, (1.0,)), Stage(1, 1, (1 / 2, 1 / 2)))
+SINGLE_EVALUATION = (Stage(0, 1, (1.0,)),)
+
+
+@dataclass(frozen=True)
+class Multistep:
+    """A family of samplers: `warm_up` steps of a Runge–Kutta scheme (`None`: all), then Adams–Bashforth of `order`."""
+
+    scheme: tuple[Stage, ...]
+    warm_up: int | None
+    order: int
+
+
+METHODS = {
+    "prk": Multistep(PSEUDO_RUNGE_KUTTA, None, 1),
+    "pie": Multistep(PSEUDO_IMPROVED_EULER, None, 1),
+    "plms": Multistep(PSEUDO_RUNGE_KUTTA, 3, 4),
+    "plms2": Multistep(PSEUDO_IMPROVED_EULER, 1, 2),
+    "iplms": Multistep(SINGLE_EVALUATION, 0, 4),
+    "ddim": Multistep(SINGLE_EVALUATION, 0, 1),
+    "ddpm": Multistep(SINGLE_EVALUATION, 0, 1),
+}
+
+
+class Evaluation(NamedTuple):
+    """One network evaluation of a run: stage number `stage` of `scheme` over the interval from t1 to t2."""
+
+    scheme: tuple[Stage, ...]
+    stage: int
+    t1: float
+    t2: float
+
+    def time(self, fraction: float) -> float:
+        return self.t1 + fraction * (self.t2 - self.t1)
+
+    @property
+    def t(self) -> float:
+        return self.time(self.scheme[self.stage].at)
+
+
+@dataclass
+class CCLDSchedulerOutput(BaseOutput):
+    """Output of `CCLDScheduler.step`.
+
+    Attributes:
+        prev_sample: The sample to evaluate the network on next; after the last step, the result.
+        pred_original_sample: The denoised sample that this evaluation alone predicts.
+    """
+
+    prev_sample: torch.Tensor
+    pred_original_sample: torch.Tensor | None = None
+
+
+class CCLDSchedulerConfig(FrozenDict):
+    """A configuration that stock schedulers can be made from.
+
+    Their `from_config` passes over what the configuration says was left at a default. `algorithm_type` is always among
+    that, because DPM-Solver and DEIS have an option of that name with other values.
+    """
+
+    def get(self, key, default=None):
+        value = super().get(key, default)
+        return [*(value or []), "algorithm_type"] if key == "_use_default_values" else value
+
+
+class CCLDScheduler(SchedulerMixin, ConfigMixin):
+    """The samplers of CCLD: DDPM, DDIM, and the pseudo numerical methods of second and fourth order.
+
+    Every network evaluation is one entry of `timesteps` and one call of `step`; Runge–Kutta stages repeat times.
+    For n steps the network is evaluated n times with "ddpm", "ddim" and "iplms", n + 1 with "plms2", n + 9 with
+    "plms", 2n with "pie", 4n with "prk". Timesteps are floats in diffusers' units, 1000·t − 1.
+
+    Stock schedulers can be made from this one's config, `DDIMScheduler.from_config(scheduler.config)`, and back.
+
+    After `diffusion/sampling.py` of crowsonkb/v-diffusion-pytorch; Song et al. 2021 (DDIM), Liu et al. 2022 (PNDM),
+    Zhang & Chen 2022 (iPNDM, here "iplms").
+
+    Args:
+        num_train_timesteps: Number of timesteps the unit interval of time is divided into.
+        algorithm_type: One of "ddpm", "ddim", "prk", "plms", "pie", "plms2", "iplms".
+        timestep_schedule: One of "spliced", "ddpm", "log", "linear"; see `noise_schedule.apply_timestep_schedule`.
+            "linear" begins at t = 1, where only "ddim" and "ddpm" are defined.
+        prediction_type: What the network predicts: "v_prediction" (CCLD), "epsilon" or "sample".
+        trained_betas: Betas of the discrete chain that stock schedulers made from this config work with. By default
+            those of the cosine schedule. This scheduler's own steps use the continuous schedule.
+
+    Raises:
+        ValueError: If an option is unknown, or "linear" meets a sampler that is undefined at t = 1.
+    """
+
+    _compatibles = [e.name for e in KarrasDiffusionSchedulers]
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        algorithm_type: str = "plms",
+        timestep_schedule: str = "spliced",
+        prediction_type: str = "v_prediction",
+        trained_betas: list[float] | None = None,
+    ):
+        if algorithm_type in STOCK_ALGORITHMS:
+            algorithm_type = "plms"
+            self.register_to_config(algorithm_type=algorithm_type)
+        if algorithm_type not in ALGORITHMS:
+            raise ValueError(f"Unknown algorithm_type {algorithm_type!r}; choose one of {', '.join(ALGORITHMS)}.")
+        if prediction_type not in PREDICTION_TYPES:
+            raise ValueError(
+                f"Unknown prediction_type {prediction_type!r}; choose one of {', '.join(PREDICTION_TYPES)}."
+            )
+        sampling_times(1, timestep_schedule)  # raises if it is unknown
+        if timestep_schedule == "linear" and algorithm_type not in ("ddim", "ddpm"):
+            raise ValueError(
+                f'timestep_schedule="linear" begins at t = 1, where {algorithm_type!r} divides by zero. Use it with '
+                f'"ddim" or "ddpm", or take the "spliced" schedule.'
+            )
+        betas = cosine_betas(num_train_timesteps) if trained_betas is None else [float(beta) for beta in trained_betas]
+        self._register_for_stock_schedulers(trained_betas=betas, prediction_type=prediction_type)
+
+        self.betas = torch.tensor(betas, dtype=torch.float32)
+        self.alphas = 1.0 - self.betas
+        self.alphas_cumprod = torch.cumprod(1.0 - torch.tensor(betas, dtype=torch.float64), dim=0).float()
+        self.init_noise_sigma = 1.0
+
+        self.num_inference_steps = None
+        self.timesteps = t_to_timestep(torch.linspace(1, 0, num_train_timesteps + 1)[:-1], num_train_timesteps)
+        self._plan = []
+        self._reset()
+
+    def _register_for_stock_schedulers(self, **values):
+        # `from_config` of another class drops what was left at a default: a stock scheduler would then take the
+        # network for one that predicts noise. Values registered here count as given.
+        if "_use_default_values" in self.config:
+            values["_use_default_values"] = [k for k in self.config["_use_default_values"] if k not in values]
+        self.register_to_config(**values)
+
+    def register_to_config(self, **kwargs) -> None:
+        """Adds to the configuration."""
+        super().register_to_config(**kwargs)
+        self._internal_dict = CCLDSchedulerConfig(self._internal_dict)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict, **kwargs) -> tuple[dict, dict, dict]:
+        """Picks the arguments of `__init__` out of a configuration; from one of our own `algorithm_type` too."""
+        return super().extract_init_dict(dict(config_dict), **kwargs)
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the algorithm can add noise on the way."""
+        return self.config.algorithm_type in ("ddim", "ddpm")
+
+    @property
+    def step_index(self) -> int | None:
+        """Position of the next evaluation in `timesteps`; `None` before the first."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Position in `timesteps` at which sampling begins, if a pipeline has set it."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begins sampling at `timesteps[begin_index]`; to be called by a pipeline before the loop."""
+        self._begin_index = begin_index
+
+    def _reset(self):
+        self._step_index = None
+        self._begin_index = None
+        self._step_start = None  # time and sample at which the current step began
+        self._stages_done = 0  # evaluations made in the current step
+        self._epsilons = []  # noise predictions, the newest first: those of the current step, then one per past step
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: list[float] | torch.Tensor | None = None,
+    ) -> None:
+        """Plans a run.
+
+        Args:
+            num_inference_steps: Number of steps. The evaluations they cost are `len(scheduler.timesteps)`.
+            device: Where `timesteps` shall lie.
+            timesteps: In place of a number of steps, the times at which the steps begin, descending, in diffusers'
+                units. The run ends at t = 0 all the same.
+
+        Raises:
+            ValueError: If neither or both are given, or the times do not descend.
+        """
+        if (num_inference_steps is None) == (timesteps is None):
+            raise ValueError("Give either num_inference_steps or timesteps.")
+        if timesteps is None:
+            if num_inference_steps < 1:
+                raise ValueError(f"num_inference_steps={num_inference_steps}: at least one step is needed.")
+            times = sampling_times(num_inference_steps, self.config.timestep_schedule).tolist()
+        else:
+            times = [self._time(float(timestep)) for timestep in timesteps]
+            if not times or any(t1 <= t2 for t1, t2 in zip(times, [*times[1:], 0.0])):
+                raise ValueError("timesteps must be a descending list of times above t = 0 (timestep −1).")
+
+        method = METHODS[self.config.algorithm_type]
+        self._plan = []
+        for i, (t1, t2) in enumerate(zip(times, [*times[1:], 0.0])):
+            is_runge_kutta = method.warm_up is None or i < method.warm_up
+            scheme = method.scheme if is_runge_kutta else SINGLE_EVALUATION
+            self._plan += [Evaluation(scheme, stage, t1, t2) for stage in range(len(scheme))]
+
+        self.num_inference_steps = len(times)
+        evaluation_times = torch.tensor([evaluation.t for evaluation in self._plan], dtype=torch.float64)
+        self.timesteps = t_to_timestep(evaluation_times, self.config.num_train_timesteps).float().to(device)
+        self._reset()
+
+    def _time(self, timestep: float) -> float:
+        return timestep_to_t(timestep, self.config.num_train_timesteps)
+
+    def index_for_timestep(self, timestep: float | torch.Tensor) -> int:
+        """Position in `timesteps` of the entry nearest to `timestep`; among equals, the one that begins a step."""
+        distance = (self.timesteps.cpu() - float(timestep)).abs()
+        candidates = (distance <= distance.min() + 1e-3).nonzero().flatten().tolist()
+        return min(candidates, key=lambda i: (self._plan[i].stage, i))
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: int | None = None) -> torch.Tensor:
+        """Gives the sample back: the network takes x_t as it is."""
+        return sample
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        variance_noise: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> CCLDSchedulerOutput | tuple[torch.Tensor]:
+        """Uses one network evaluation to move the sample on.
+
+        Args:
+            model_output: What the network predicted for `sample` at `timestep`, (N, C, H, W).
+            timestep: The current entry of `timesteps`. It counts on the first call only; from there on the calls
+                are taken to follow `timesteps`, in which times repeat.
+            sample: The sample that the network saw, (N, C, H, W).
+            eta: Share of DDPM's noise that "ddim" adds, 0 to 1. ("ddpm" always adds all of it.)
+            generator: Source of that noise.
+            variance_noise: That noise itself, in place of a generator.
+            return_dict: Whether to return an output object in place of a tuple.
+
+        Raises:
+            ValueError: If `set_timesteps` was not called, the run is over, or `eta` goes with another algorithm.
+        """
+        if not self._plan:
+            raise ValueError("Call set_timesteps before step.")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta={eta} must lie in [0, 1].")
+        if eta and not self.is_stochastic:
+            raise ValueError(f'eta={eta} adds noise, which only "ddim" does, not {self.config.algorithm_type!r}.')
+        if self._step_index is None:
+            self._step_index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
+        if self._step_index >= len(self._plan):
+            raise ValueError("All timesteps have been used; call set_timesteps to begin another run.")
+
+        evaluation = self._plan[self._step_index]
+        # Half precision is not enough to difference noise predictions.
+        x, output = sample.to(_working_dtype(sample)), model_output.to(_working_dtype(sample))
+        pred_original_sample, epsilon = self._predict(output, x, evaluation.t)
+        if self.is_stochastic:
+            eta = 1.0 if self.config.algorithm_type == "ddpm" else eta
+            prev_sample = self._ddim(pred_original_sample, epsilon, evaluation, eta, generator, variance_noise)
+        else:
+            prev_sample = self._pseudo_numerical(x, epsilon, evaluation)
+        self._step_index += 1
+
+        prev_sample, pred_original_sample = prev_sample.to(sample.dtype), pred_original_sample.to(sample.dtype)
+        if not return_dict:
+            return (prev_sample, pred_original_sample)
+        return CCLDSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample)
+
+    def _predict(self, output, x, t):
+        """(x₀, ε) that the network's output stands for at time t."""
+        alpha, sigma = _alpha_sigma(t)
+        if self.config.prediction_type == "v_prediction":
+            return alpha * x - sigma * output, sigma * x + alpha * output
+        if self.config.prediction_type == "epsilon":
+            return (x - sigma * output) / alpha, output
+        return output, (x - alpha * output) / sigma
+
+    def _ddim(self, pred_original_sample, epsilon, evaluation, eta, generator, variance_noise):
+        """Song et al. 2021, equation 12. The last step, to t = 0, gives the denoised sample itself."""
+        alpha1, sigma1 = _alpha_sigma(evaluation.t1)
+        alpha2, sigma2 = _alpha_sigma(evaluation.t2)
+        noise_scale = eta * sigma2 / sigma1 * max(0.0, 1 - alpha1**2 / alpha2**2) ** 0.5
+        prev_sample = alpha2 * pred_original_sample + (sigma2**2 - noise_scale**2) ** 0.5 * epsilon
+        if noise_scale > 0:
+            if variance_noise is None:
+                variance_noise = randn_tensor(
+                    epsilon.shape, generator=generator, device=epsilon.device, dtype=epsilon.dtype
+                )
+            prev_sample = prev_sample + noise_scale * variance_noise
+        return prev_sample
+
+    def _pseudo_numerical(self, x, epsilon, evaluation):
+        """One stage of a Runge–Kutta step, or one Adams–Bashforth step."""
+        order = METHODS[self.config.algorithm_type].order
+        scheme, stage = evaluation.scheme, evaluation.scheme[evaluation.stage]
+        if self._stages_done == 0:
+            self._step_start = (evaluation.t, x)
+        self._epsilons.insert(0, epsilon)
+        self._stages_done += 1
+
+        is_whole = self._stages_done == evaluation.stage + 1
+        if len(scheme) == 1:
+            weights = ADAMS_BASHFORTH[min(order, len(self._epsilons))]
+        elif is_whole:
+            weights = stage.weights
+        else:  # Sampling began in the middle of this step; what is left of the interval goes by the trapezoidal rule.
+            weights = (1.0,) if self._stages_done == 1 else (1 / 2, 1 / 2)
+        mixed = sum(weight * noise for weight, noise in zip(weights, self._epsilons))
+
+        t1, x1 = self._step_start
+        prev_sample = _transfer(x1, mixed, t1, evaluation.time(stage.to))
+
+        if evaluation.stage == len(scheme) - 1:
+            # A past step is remembered by one noise prediction, a Runge–Kutta step by its mixture.
+            past = self._epsilons[self._stages_done :]
+            if is_whole:
+                past.insert(0, epsilon if len(scheme) == 1 else mixed)
+            self._epsilons = past[: order - 1]
+            self._stages_done = 0
+        return prev_sample
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """x_t = α·x₀ + σ·ε.
+
+        Args:
+            original_samples: x₀, (N, …).
+            noise: ε, of the same shape.
+            timesteps: (N,) or (1,), in diffusers' units, integer or not.
+        """
+        alpha, sigma = self._coefficients(original_samples, timesteps)
+        return alpha * original_samples + sigma * noise
+
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """The training target v = α·ε − σ·x₀; arguments as for `add_noise`."""
+        alpha, sigma = self._coefficients(sample, timesteps)
+        return alpha * noise - sigma * sample
+
+    def _coefficients(self, sample, timesteps):
+        t = self._time(torch.as_tensor(timesteps, device=sample.device).to(_working_dtype(sample)))
+        shape = (-1,) + (1,) * (sample.ndim - 1)
+        return tuple(coefficient.to(sample.dtype).reshape(shape) for coefficient in t_to_alpha_sigma(t))
+
+
+def _working_dtype(sample: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(sample.dtype, torch.float32)
+
+
+def _alpha_sigma(t: float) -> tuple[float, float]:
+    alpha, sigma = t_to_alpha_sigma(torch.tensor(t, dtype=torch.float64))
+    return alpha.item(), sigma.item()
+
+
+def _transfer(x, epsilon, t1, t2):
+    """Moves x from t1 to t2 along the noise prediction: denoise, then noise again."""
+    alpha1, sigma1 = _alpha_sigma(t1)
+    alpha2, sigma2 = _alpha_sigma(t2)
+    return alpha2 / alpha1 * x + (sigma2 - alpha2 / alpha1 * sigma1) * epsilon

@@ -1,0 +1,348 @@
+"""The CCLD U-Net: a residual network whose every block is modulated by a CLOOB embedding and the time.
+
+Primitives first, then blocks, then levels, then the network. The architecture is that of
+`train_latent_diffusion.py::DiffusionModel` in JD-P/cloob-latent-diffusion; the module names are those of diffusers.
+"""
+
+import math
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
+from torch import nn
+from torch.nn import functional as F
+
+MAPPING_TIME_FEATURES = 128
+INPUT_TIME_FEATURES = 16
+
+
+class FourierFeatures(nn.Module):
+    """Random Fourier features of the time: [cos 2πtw, sin 2πtw] for fixed frequencies w ~ N(0, 1).
+
+    Takes t of shape (N,), gives (N, `num_features`), always in float32.
+    """
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_features // 2, 1), requires_grad=False)
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        # An outer product by broadcasting: a matrix product would lose digits of the angle under autocast.
+        angles = 2 * math.pi * t.float()[:, None] * self.weight.float().squeeze(1)
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class ResidualMLP(nn.Module):
+    """Two linear layers beside a skip connection; the last block of the mapping network ends without a ReLU."""
+
+    def __init__(self, in_features: int, out_features: int, final_activation: bool):
+        super().__init__()
+        self.linear1 = nn.Linear(in_features, out_features)
+        self.linear2 = nn.Linear(out_features, out_features)
+        self.skip = nn.Identity() if in_features == out_features else nn.Linear(in_features, out_features, bias=False)
+        self.final_activation = nn.ReLU() if final_activation else nn.Identity()
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = self.linear2(F.relu(self.linear1(hidden_states)))
+        return self.final_activation(residual) + self.skip(hidden_states)
+
+
+class MappingNetwork(nn.Module):
+    """Turns the condition (N, D) and the time (N,) into the vector (N, `mapping_dim`) that modulates all blocks."""
+
+    def __init__(self, cross_attention_dim: int, mapping_dim: int):
+        super().__init__()
+        self.fourier = FourierFeatures(MAPPING_TIME_FEATURES)
+        self.block1 = ResidualMLP(cross_attention_dim + MAPPING_TIME_FEATURES, mapping_dim, final_activation=True)
+        self.block2 = ResidualMLP(mapping_dim, mapping_dim, final_activation=False)
+
+    def forward(self, condition: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        # Unit variance per feature. The zero vector, which means "no condition", stays zero.
+        condition = F.normalize(condition, dim=-1) * condition.shape[-1] ** 0.5
+        features = torch.cat([condition, self.fourier(t).to(condition.dtype)], dim=-1)
+        return self.block2(self.block1(features))
+
+
+class Modulation(nn.Module):
+    """Instance-wise affine map x·(1 + scale) + shift of the channels, predicted from the mapping vector."""
+
+    def __init__(self, mapping_dim: int, channels: int):
+        super().__init__()
+        self.proj = nn.Linear(mapping_dim, 2 * channels, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.proj(emb)[..., None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, hidden_states, scale + 1)
+
+
+class ResidualBlock(nn.Module):
+    """(conv 3×3 → normalise → modulate → ReLU) twice, plus a skip connection.
+
+    With `is_last` everything after the second convolution is absent: the network's output is not normalised.
+    """
+
+    def __init__(
+        self, in_channels: int, mid_channels: int, out_channels: int, mapping_dim: int, is_last: bool = False
+    ):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, 3, padding=1)
+        self.modulation1 = Modulation(mapping_dim, mid_channels)
+        self.conv2 = nn.Conv2d(mid_channels, out_channels, 3, padding=1)
+        self.modulation2 = None if is_last else Modulation(mapping_dim, out_channels)
+        self.skip = (
+            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        )
+
+    def forward(self, hidden_states: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        residual = self.conv1(hidden_states)
+        residual = F.relu(self.modulation1(F.group_norm(residual, num_groups=1), emb))
+        residual = self.conv2(residual)
+        if self.modulation2 is not None:
+            residual = F.relu(self.modulation2(F.group_norm(residual, num_groups=1), emb))
+        return residual + self.skip(hidden_states)
+
+
+class UNetLevel(nn.Module):
+    """The residual blocks of one resolution on one side of the U-Net, each followed by self-attention if asked for.
+
+    Args:
+        channels: Input and output channels of each residual block, as (in, mid, out).
+        attention_head_dim: Channels of an attention head; `None` for a level without attention.
+        is_output: Whether the level's last block is the last one of the network.
+    """
+
+    def __init__(
+        self,
+        channels: list[tuple[int, int, int]],
+        mapping_dim: int,
+        attention_head_dim: int | None,
+        is_output: bool = False,
+    ):
+        super().__init__()
+        last = len(channels) - 1 if is_output else None
+        self.resnets = nn.ModuleList(
+            ResidualBlock(*widths, mapping_dim, is_last=i == last) for i, widths in enumerate(channels)
+        )
+        self.attentions = nn.ModuleList()
+        if attention_head_dim is not None:
+            self.attentions.extend(
+                Attention(
+                    query_dim=width,
+                    heads=width // attention_head_dim,
+                    dim_head=attention_head_dim,
+                    bias=True,
+                    norm_num_groups=1,
+                    eps=1e-5,
+                    residual_connection=True,
+                )
+                for _, _, width in channels
+            )
+        self.gradient_checkpointing = False
+
+    def run_blocks(self, hidden_states: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        for i, resnet in enumerate(self.resnets):
+            hidden_states = self._run(resnet, hidden_states, emb)
+            if self.attentions:
+                hidden_states = self._run(self.attentions[i], hidden_states)
+        return hidden_states
+
+    def _run(self, block: nn.Module, *args: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(block, *args)
+        return block(*args)
+
+
+class DownLevel(UNetLevel):
+    """Halves the resolution (except the first level) and runs the level's blocks."""
+
+    def __init__(self, *args, downsample: bool, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.downsample = nn.AvgPool2d(2) if downsample else nn.Identity()
+
+    def forward(self, hidden_states: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        return self.run_blocks(self.downsample(hidden_states), emb)
+
+
+class UpLevel(UNetLevel):
+    """Appends the skip connection (except at the deepest level), runs the blocks, doubles the resolution."""
+
+    def __init__(self, *args, upsample: bool, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.upsample = (
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False) if upsample else nn.Identity()
+        )
+
+    def forward(
+        self, hidden_states: torch.Tensor, emb: torch.Tensor, skip: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if skip is not None:
+            hidden_states = torch.cat([hidden_states, skip], dim=1)
+        return self.upsample(self.run_blocks(hidden_states, emb))
+
+
+class CCLDUNet2DConditionModel(UNet2DConditionModel):
+    """The U-Net of CLOOB-Conditioned Latent Diffusion; predicts v = α·ε − σ·x₀ from a noisy latent.
+
+    It is conditioned on one CLOOB embedding an image, of text or of an image alike; the zero vector is the
+    unconditional case. The defaults are the published 105M-parameter student ("wikiart-mini"); the 1.2-billion
+    teacher has `block_out_channels=(768, 768, 1536, 1536)`.
+
+    After `train_latent_diffusion.py::DiffusionModel` of JD-P/cloob-latent-diffusion.
+
+    Args:
+        sample_size: Height and width of the latents the model was trained on (a default for pipelines, no limit).
+        in_channels: Channels of the noisy latents.
+        out_channels: Channels of the prediction.
+        block_out_channels: Width of every level, highest resolution first. A multiple of `attention_head_dim` each.
+        cross_attention_dim: Width D of the condition. (There is no cross-attention: it modulates every block. The
+            name is the one under which diffusers looks for it.)
+        attention_head_dim: Channels of an attention head. The first level has no attention.
+        mapping_dim: Width of the mapping network.
+        layers_per_block: Residual blocks a level has on its way down, and as many on its way up; one number, or one
+            for every level.
+
+    Raises:
+        ValueError: If the widths and depths do not describe a network.
+    """
+
+    _no_split_modules = ["DownLevel", "UpLevel"]
+    _repeated_blocks = ["ResidualBlock", "Attention"]
+    _keep_in_fp32_modules = ["fourier"]
+    _skip_layerwise_casting_patterns = ["fourier", "norm"]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | tuple[int, int] = 32,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        block_out_channels: tuple[int, ...] = (192, 192, 384, 384),
+        cross_attention_dim: int = 512,
+        attention_head_dim: int = 64,
+        mapping_dim: int = 1024,
+        layers_per_block: int | tuple[int, ...] = 4,
+    ):
+        # The parent's __init__ would build Stable Diffusion's network; only its place in the class tree is wanted.
+        ModelMixin.__init__(self)
+
+        widths = tuple(block_out_channels)
+        depths = (layers_per_block,) * len(widths) if isinstance(layers_per_block, int) else tuple(layers_per_block)
+        if len(widths) < 2 or any(width <= 0 or width % attention_head_dim for width in widths):
+            raise ValueError(
+                f"block_out_channels={widths}: two or more levels are needed, each with a width that is a positive "
+                f"multiple of attention_head_dim={attention_head_dim}."
+            )
+        if len(depths) != len(widths) or any(depth < 1 for depth in depths):
+            raise ValueError(f"layers_per_block={layers_per_block}: needs a positive number for each of {widths}.")
+
+        self.mapping = MappingNetwork(cross_attention_dim, mapping_dim)
+        self.fourier = FourierFeatures(INPUT_TIME_FEATURES)
+
+        self.down_blocks = nn.ModuleList()
+        in_width = in_channels + INPUT_TIME_FEATURES
+        for level, (width, depth) in enumerate(zip(widths, depths)):
+            self.down_blocks.append(
+                DownLevel(
+                    [(in_width, width, width)] + [(width, width, width)] * (depth - 1),
+                    mapping_dim,
+                    attention_head_dim=None if level == 0 else attention_head_dim,
+                    downsample=level > 0,
+                )
+            )
+            in_width = width
+
+        self.up_blocks = nn.ModuleList()
+        for level, (width, depth) in reversed(list(enumerate(zip(widths, depths)))):
+            in_width = width if level == len(widths) - 1 else 2 * width
+            out_width = widths[level - 1] if level > 0 else out_channels
+            ins = [in_width] + [width] * (depth - 1)
+            outs = [width] * (depth - 1) + [out_width]
+            self.up_blocks.append(
+                UpLevel(
+                    [(i, width, o) for i, o in zip(ins, outs)],
+                    mapping_dim,
+                    attention_head_dim=None if level == 0 else attention_head_dim,
+                    is_output=level == 0,
+                    upsample=level > 0,
+                )
+            )
+
+        # The original shrinks PyTorch's default initialisation, biases and norms included, but no Fourier frequency.
+        with torch.no_grad():
+            for parameter in self.parameters():
+                if parameter.requires_grad:
+                    parameter.mul_(0.5**0.5)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        encoder_hidden_states: torch.Tensor,
+        return_dict: bool = True,
+    ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
+        """Predicts v.
+
+        Args:
+            sample: Noisy latents, (N, `in_channels`, H, W); H and W multiples of 8 with the default four levels.
+            timestep: In diffusers' units, one number or (N,): the continuous time is t = (timestep + 1) / 1000.
+            encoder_hidden_states: CLOOB embeddings, (N, D) or (N, 1, D), of any length; zeros for no condition.
+            return_dict: Whether to return an output object in place of a tuple.
+
+        Returns:
+            `UNet2DConditionOutput` whose `sample` is v, (N, `out_channels`, H, W); or a tuple with just that.
+
+        Raises:
+            ValueError: If a shape does not fit.
+        """
+        self._check_inputs(sample, timestep, encoder_hidden_states)
+        t = (torch.as_tensor(timestep, dtype=torch.float32, device=sample.device) + 1) / 1000
+        t = t.expand(sample.shape[0])
+        emb = self.mapping(encoder_hidden_states.flatten(1).to(sample.dtype), t)
+        time_planes = self.fourier(t).to(sample.dtype)[..., None, None].expand(-1, -1, *sample.shape[2:])
+
+        hidden_states = torch.cat([sample, time_planes], dim=1)
+        skips = []
+        for down_block in self.down_blocks:
+            hidden_states = down_block(hidden_states, emb)
+            skips.append(hidden_states)
+        skips[-1] = None  # nothing goes around the deepest level
+        for up_block in self.up_blocks:
+            hidden_states = up_block(hidden_states, emb, skips.pop())
+
+        return UNet2DConditionOutput(sample=hidden_states) if return_dict else (hidden_states,)
+
+    def _check_inputs(self, sample, timestep, encoder_hidden_states):
+        config = self.config
+        multiple = 2 ** (len(config.block_out_channels) - 1)
+        if sample.ndim != 4 or sample.shape[1] != config.in_channels or any(s % multiple for s in sample.shape[2:]):
+            raise ValueError(
+                f"sample has shape {tuple(sample.shape)}; expected (N, {config.in_channels}, H, W) with H and W "
+                f"multiples of {multiple}."
+            )
+        shape = tuple(encoder_hidden_states.shape)
+        if shape not in (
+            (sample.shape[0], config.cross_attention_dim),
+            (sample.shape[0], 1, config.cross_attention_dim),
+        ):
+            raise ValueError(
+                f"encoder_hidden_states has shape {shape}; expected one CLOOB embedding an image, "
+                f"({sample.shape[0]}, {config.cross_attention_dim}) or ({sample.shape[0]}, 1, "
+                f"{config.cross_attention_dim})."
+            )
+        if isinstance(timestep, torch.Tensor) and tuple(timestep.shape) not in ((), (1,), (sample.shape[0],)):
+            raise ValueError(
+                f"timestep has shape {tuple(timestep.shape)}; expected one number or ({sample.shape[0]},)."
+            )
+
+    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
+        """Refuses: FreeU's factors are tuned to another network's skip connections and would be ignored here.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("FreeU is not defined for CCLDUNet2DConditionModel: its skip connections are other ones.")
+
+    def disable_freeu(self) -> None:
+        """Does nothing: FreeU is never enabled."""

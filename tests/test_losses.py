@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+import original_files
+from diffusers_ccld.losses import cloob_loss, hopfield_retrieval, info_loob_loss
+
+REFERENCE = original_files.reference("cloob_loss")
+
+
+@pytest.mark.parametrize("key", [key for key in REFERENCE if "loss" in key])
+def test_the_loss_is_the_originals(key):
+    size, _, options = key.partition("/loss_invtau")
+    inverse_temperature, hopfield_scale = options.split("_hopfield")
+    image, text = (torch.from_numpy(REFERENCE[f"{size}/{kind}"]) for kind in ("image", "text"))
+    loss = cloob_loss(image, text, float(inverse_temperature), float(hopfield_scale))
+    torch.testing.assert_close(loss.item(), REFERENCE[key].item(), atol=1e-9, rtol=1e-9)
+
+
+def test_retrieval_leaves_well_separated_patterns_alone():
+    stored = torch.eye(8)
+    torch.testing.assert_close(hopfield_retrieval(stored, stored, scale=50.0), stored)
+
+
+def test_info_loob_leaves_the_positive_out():
+    x = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
+    logits = 30 * x @ x.T
+    others = torch.stack([logits[i][torch.arange(4) != i].logsumexp(0) for i in range(4)])
+    torch.testing.assert_close(info_loob_loss(x, x, 30.0), (others - logits.diagonal()).mean())
+
+
+def test_order_does_not_matter():
+    image, text = (torch.nn.functional.normalize(torch.randn(6, 16), dim=-1) for _ in range(2))
+    order = torch.randperm(6)
+    torch.testing.assert_close(cloob_loss(image, text), cloob_loss(image[order], text[order]))
+
+
+def test_a_single_pair_is_refused():
+    with pytest.raises(ValueError, match="two or more pairs"):
+        cloob_loss(torch.ones(1, 4), torch.ones(1, 4))

@@ -1,0 +1,246 @@
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+import original_files
+from diffusers_ccld import CCLDScheduler
+from diffusers_ccld.noise_schedule import TIMESTEP_SCHEDULES as SCHEDULES
+from diffusers_ccld.noise_schedule import t_to_alpha_sigma, t_to_timestep, timestep_to_t
+from diffusers_ccld.scheduling_ccld import ALGORITHMS
+
+REFERENCE = original_files.reference("samplers")
+RUNS = [key for key in REFERENCE if "#" not in key and key != "x" and not key.endswith("/steps")]
+FORWARD_RUNS = [key for key in RUNS if not key.startswith("reverse")]
+EVALUATIONS = {
+    "ddpm": lambda n: n,
+    "ddim": lambda n: n,
+    "iplms": lambda n: n,
+    "plms2": lambda n: n + 1,
+    "plms": lambda n: n + 9,
+    "pie": lambda n: 2 * n,
+    "prk": lambda n: 4 * n,
+}
+SHAPE = (2, 4, 8, 8)
+
+
+def toy_model(x, t):
+    """A smooth velocity field, the one that the reference runs were made with."""
+    return 0.8 * torch.sin(1.7 * x + 2 * t) - 0.3 * x
+
+
+def toy_run(scheduler, x, eta=0.0):
+    for k, timestep in enumerate(scheduler.timesteps):
+        noise = original_files.inputs(f"sampler.noise.{k}", SHAPE).to(x.dtype)
+        v = toy_model(x, timestep_to_t(timestep.double()))
+        x = scheduler.step(v, timestep, x, eta=eta, variance_noise=noise).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("key", FORWARD_RUNS)
+def test_every_sampler_agrees_with_the_original(key):
+    kind, num_steps, method = key.split("/")
+    algorithm, _, eta = method.partition("_eta")
+    scheduler = CCLDScheduler(algorithm_type=algorithm, timestep_schedule="spliced" if kind == "img2img" else kind)
+    x = torch.from_numpy(REFERENCE["x"]).double()
+    steps = torch.from_numpy(REFERENCE[f"{kind}/{num_steps}/steps"])
+    if kind == "img2img":
+        scheduler.set_timesteps(timesteps=t_to_timestep(steps))
+        x = scheduler.add_noise(original_files.inputs("sampler.init", SHAPE).double(), x, scheduler.timesteps[:1])
+    else:
+        scheduler.set_timesteps(int(num_steps))
+    result = toy_run(scheduler, x, float(eta or 0))
+    tolerance = max(5 * REFERENCE[f"{key}#float32_error"].item(), 2e-5)
+    assert original_files.relative_error(result, REFERENCE[key]) < tolerance
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in REFERENCE if key.endswith("/steps") and key.split("/")[0] in SCHEDULES]
+)
+def test_schedules_agree_with_the_original(key):
+    schedule, num_steps, _ = key.split("/")
+    scheduler = CCLDScheduler(algorithm_type="ddim", timestep_schedule=schedule)
+    scheduler.set_timesteps(int(num_steps))
+    np.testing.assert_allclose(timestep_to_t(scheduler.timesteps.double()), REFERENCE[key], atol=1e-7)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 50])
+def test_evaluations_are_as_many_as_the_originals(algorithm, num_steps):
+    scheduler = CCLDScheduler(algorithm_type=algorithm)
+    scheduler.set_timesteps(num_steps)
+    expected = EVALUATIONS[algorithm](num_steps)
+    if algorithm == "plms":
+        expected = num_steps + 3 * min(num_steps, 3)
+    assert len(scheduler.timesteps) == expected
+
+
+def test_a_scheduler_can_be_used_twice():
+    scheduler = CCLDScheduler()
+    x = torch.from_numpy(REFERENCE["x"])
+    results = []
+    for _ in range(2):
+        scheduler.set_timesteps(5)
+        results.append(toy_run(scheduler, x))
+    assert torch.equal(*results)
+
+
+def solution(x, t1):
+    """The sample at t = 0 of the one at t1, by Runge–Kutta in 150 small steps."""
+    scheduler = CCLDScheduler(algorithm_type="prk")
+    scheduler.set_timesteps(timesteps=t_to_timestep(torch.linspace(t1, 0, 151, dtype=torch.float64)[:-1]))
+    return toy_run(scheduler, x)
+
+
+@pytest.mark.parametrize("algorithm", ["prk", "plms", "pie", "plms2", "iplms", "ddim"])
+def test_beginning_anywhere_solves_the_same_equation(algorithm):
+    """Also between two Runge–Kutta stages, where a step of 1/200 wrongly finished would be off by about as much."""
+    start = 100 if algorithm in ("prk", "pie") else 0
+    for begin in range(start, start + 13):
+        scheduler = CCLDScheduler(algorithm_type=algorithm)
+        scheduler.set_timesteps(200)
+        scheduler.set_begin_index(begin)
+        x = torch.from_numpy(REFERENCE["x"]).double()
+        expected = solution(x, timestep_to_t(scheduler.timesteps[begin].item()))
+        for timestep in scheduler.timesteps[begin:]:
+            v = toy_model(x, timestep_to_t(timestep.double()))
+            x = scheduler.step(v, timestep, x).prev_sample
+        error = original_files.relative_error(x, expected)
+        assert error < (0.05 if algorithm == "ddim" else 0.002), begin
+
+
+def test_a_run_begins_where_its_first_timestep_stands():
+    scheduler = CCLDScheduler(algorithm_type="prk")
+    scheduler.set_timesteps(10)
+    # The fourth stage of one step and the first of the next are at the same time: the step's beginning is meant.
+    assert scheduler.index_for_timestep(scheduler.timesteps[3]) == 4
+    x = torch.zeros(SHAPE)
+    scheduler.step(x, scheduler.timesteps[4], x)
+    assert scheduler.step_index == 5
+
+
+def test_the_prediction_of_the_denoised_sample():
+    x0, noise = torch.randn(SHAPE), torch.randn(SHAPE)
+    scheduler = CCLDScheduler()
+    scheduler.set_timesteps(10)
+    t = scheduler.timesteps[:1]
+    output = scheduler.step(scheduler.get_velocity(x0, noise, t), t[0], scheduler.add_noise(x0, noise, t))
+    torch.testing.assert_close(output.pred_original_sample, x0, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])
+def test_other_predictions_lead_to_the_same_sample(prediction_type):
+    def run(kind):
+        scheduler = CCLDScheduler(algorithm_type="iplms", prediction_type=kind)
+        scheduler.set_timesteps(8)
+        x = torch.from_numpy(REFERENCE["x"]).double()
+        for timestep in scheduler.timesteps:
+            t = timestep_to_t(timestep.double())
+            alpha, sigma = t_to_alpha_sigma(t)
+            v = toy_model(x, t)
+            outputs = {"v_prediction": v, "epsilon": sigma * x + alpha * v, "sample": alpha * x - sigma * v}
+            x = scheduler.step(outputs[kind], timestep, x).prev_sample
+        return x
+
+    assert original_files.relative_error(run(prediction_type), run("v_prediction")) < 1e-4
+
+
+def test_noise_and_velocity_rotate_the_sample():
+    scheduler = CCLDScheduler()
+    x0, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    timesteps = torch.tensor([0, 499, 999])
+    x, v = scheduler.add_noise(x0, noise, timesteps), scheduler.get_velocity(x0, noise, timesteps)
+    alpha, sigma = (c.float().reshape(3, 1, 1, 1) for c in t_to_alpha_sigma((timesteps + 1) / 1000))
+    torch.testing.assert_close(alpha * x - sigma * v, x0, atol=1e-5, rtol=0)
+    torch.testing.assert_close(sigma * x + alpha * v, noise, atol=1e-5, rtol=0)
+    assert scheduler.add_noise(x0.half(), noise.half(), timesteps).dtype == torch.float16
+
+
+def test_half_precision_samples_keep_their_type():
+    scheduler = CCLDScheduler()
+    scheduler.set_timesteps(3)
+    x = torch.randn(SHAPE, dtype=torch.bfloat16)
+    assert scheduler.step(x, scheduler.timesteps[0], x).prev_sample.dtype == torch.bfloat16
+
+
+def test_ddpm_noise_comes_from_the_generators():
+    def run(generator):
+        scheduler = CCLDScheduler(algorithm_type="ddpm")
+        scheduler.set_timesteps(4)
+        x = torch.ones(SHAPE)
+        for timestep in scheduler.timesteps:
+            x = scheduler.step(toy_model(x, 0.5), timestep, x, generator=generator).prev_sample
+        return x
+
+    def seeded(seed):
+        return torch.Generator().manual_seed(seed)
+
+    assert torch.equal(run(seeded(0)), run(seeded(0)))
+    assert not torch.equal(run(seeded(0)), run(seeded(1)))
+    together = run([seeded(0), seeded(1)])
+    assert torch.equal(together, torch.cat([together[:1], run([seeded(2), seeded(1)])[1:]]))
+
+
+def test_saving_and_loading(tmp_path):
+    CCLDScheduler(algorithm_type="iplms", timestep_schedule="log").save_pretrained(tmp_path)
+    loaded = CCLDScheduler.from_pretrained(tmp_path)
+    assert loaded.config.algorithm_type == "iplms" and loaded.config.timestep_schedule == "log"
+
+
+STOCK = ["DDIMScheduler", "DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"]
+
+
+@pytest.mark.parametrize("name", STOCK)
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_stock_schedulers_take_the_network_for_what_it_is(name, is_loaded, tmp_path):
+    ours = CCLDScheduler(timestep_schedule="log")
+    if is_loaded:
+        ours.save_pretrained(tmp_path)
+        ours = CCLDScheduler.from_pretrained(tmp_path)
+    stock = getattr(diffusers, name).from_config(ours.config)
+    assert stock.config.prediction_type == "v_prediction"
+    torch.testing.assert_close(stock.alphas_cumprod, ours.alphas_cumprod, atol=1e-6, rtol=1e-3)
+    back = CCLDScheduler.from_config(stock.config)
+    assert back.config.prediction_type == "v_prediction" and back.config.timestep_schedule == "log"
+    assert CCLDScheduler.from_config(CCLDScheduler(algorithm_type="pie").config).config.algorithm_type == "pie"
+
+
+def test_a_stock_schedulers_algorithm_is_not_ours():
+    sde = diffusers.DPMSolverMultistepScheduler.from_config(CCLDScheduler().config, algorithm_type="sde-dpmsolver++")
+    assert CCLDScheduler.from_config(sde.config).config.algorithm_type == "plms"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"algorithm_type": "euler"}, "'euler'.*plms"),
+        ({"timestep_schedule": "karras"}, "'karras'.*spliced"),
+        ({"timestep_schedule": "linear"}, "t = 1.*plms"),
+        ({"prediction_type": "score"}, "'score'.*v_prediction"),
+    ],
+)
+def test_unknown_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        CCLDScheduler(**options)
+
+
+def test_wrong_use_is_refused():
+    scheduler = CCLDScheduler()
+    x = torch.zeros(SHAPE)
+    with pytest.raises(ValueError, match=r"set_timesteps"):
+        scheduler.step(x, 0, x)
+    for arguments in ({}, {"num_inference_steps": 0}, {"num_inference_steps": 5, "timesteps": [5.0]}):
+        with pytest.raises(ValueError, match=r"num_inference_steps"):
+            scheduler.set_timesteps(**arguments)
+    for timesteps in ([], [100.0, 500.0], [500.0, -1.0]):
+        with pytest.raises(ValueError, match=r"descending"):
+            scheduler.set_timesteps(timesteps=timesteps)
+    scheduler.set_timesteps(1)
+    with pytest.raises(ValueError, match=r"eta=0.5"):
+        scheduler.step(x, scheduler.timesteps[0], x, eta=0.5)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        scheduler.step(x, scheduler.timesteps[0], x, eta=2)
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(x, timestep, x).prev_sample
+    with pytest.raises(ValueError, match=r"another run"):
+        scheduler.step(x, 0, x)
