@@ -193,7 +193,7 @@ STOCK = ["DDIMScheduler", "DPMSolverMultistepScheduler", "DEISMultistepScheduler
 @pytest.mark.parametrize("name", STOCK)
 @pytest.mark.parametrize("is_loaded", [False, True])
 def test_stock_schedulers_take_the_network_for_what_it_is(name, is_loaded, tmp_path):
-    ours = CCLDScheduler(timestep_schedule="log")
+    ours = CCLDScheduler(algorithm_type="iplms", timestep_schedule="log")
     if is_loaded:
         ours.save_pretrained(tmp_path)
         ours = CCLDScheduler.from_pretrained(tmp_path)
@@ -201,12 +201,13 @@ def test_stock_schedulers_take_the_network_for_what_it_is(name, is_loaded, tmp_p
     assert stock.config.prediction_type == "v_prediction"
     torch.testing.assert_close(stock.alphas_cumprod, ours.alphas_cumprod, atol=1e-6, rtol=1e-3)
     back = CCLDScheduler.from_config(stock.config)
-    assert back.config.prediction_type == "v_prediction" and back.config.timestep_schedule == "log"
-    assert CCLDScheduler.from_config(CCLDScheduler(algorithm_type="pie").config).config.algorithm_type == "pie"
+    assert back.config.prediction_type == "v_prediction"
+    assert (back.config.algorithm_type, back.config.timestep_schedule) == ("iplms", "log")
+    assert CCLDScheduler.from_config(stock.config, algorithm_type="pie").config.algorithm_type == "pie"
 
 
 def test_a_stock_schedulers_algorithm_is_not_ours():
-    sde = diffusers.DPMSolverMultistepScheduler.from_config(CCLDScheduler().config, algorithm_type="sde-dpmsolver++")
+    sde = diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
     assert CCLDScheduler.from_config(sde.config).config.algorithm_type == "plms"
 
 

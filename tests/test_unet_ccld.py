@@ -53,8 +53,9 @@ def test_the_network_is_the_originals(size):
         assert original_files.relative_error(v, expected[f"v{i}"]) < 2e-5
     v = unet(x, timestep_of([0.5, 0.9]), torch.zeros_like(c)).sample
     assert original_files.relative_error(v, expected["v_uncond"]) < 2e-5
-    v = unet(original_files.inputs("unet.x.wide", (1, 4, 24, 40)), timestep_of(0.6), c[:1]).sample
-    assert original_files.relative_error(v, expected["v_wide"]) < 2e-5
+    if "v_wide" in expected:  # the two largest networks have no such reference
+        v = unet(original_files.inputs("unet.x.wide", (1, 4, 24, 40)), timestep_of(0.6), c[:1]).sample
+        assert original_files.relative_error(v, expected["v_wide"]) < 2e-5
 
 
 def test_the_default_is_the_published_student():

@@ -23,6 +23,7 @@ def register() -> None:
     """Registers all classes; to be called once, at import."""
     for cls in (CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel):
         setattr(diffusers, cls.__name__, cls)
+    diffusers.pipelines.CCLDPipeline = CCLDPipeline
     diffusers.pipelines.diffusers_ccld = sys.modules[__package__]
     auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING["ccld"] = CCLDPipeline
 

@@ -104,8 +104,11 @@ class CCLDSchedulerConfig(FrozenDict):
     """A configuration that stock schedulers can be made from.
 
     Their `from_config` passes over what the configuration says was left at a default. `algorithm_type` is always among
-    that, because DPM-Solver and DEIS have an option of that name with other values.
+    that, because DPM-Solver and DEIS have an option of that name with other values. For the way back its value stands
+    in the configuration once more, under a private name that stock schedulers carry along.
     """
+
+    ALGORITHM_KEY = "_ccld_algorithm_type"
 
     def get(self, key, default=None):
         value = super().get(key, default)
@@ -165,7 +168,11 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
                 f'"ddim" or "ddpm", or take the "spliced" schedule.'
             )
         betas = cosine_betas(num_train_timesteps) if trained_betas is None else [float(beta) for beta in trained_betas]
-        self._register_for_stock_schedulers(trained_betas=betas, prediction_type=prediction_type)
+        self._register_for_stock_schedulers(
+            trained_betas=betas,
+            prediction_type=prediction_type,
+            **{CCLDSchedulerConfig.ALGORITHM_KEY: algorithm_type},
+        )
 
         self.betas = torch.tensor(betas, dtype=torch.float32)
         self.alphas = 1.0 - self.betas
@@ -181,7 +188,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         # `from_config` of another class drops what was left at a default: a stock scheduler would then take the
         # network for one that predicts noise. Values registered here count as given.
         if "_use_default_values" in self.config:
-            values["_use_default_values"] = [k for k in self.config["_use_default_values"] if k not in values]
+            values["_use_default_values"] = sorted(set(self.config["_use_default_values"]) - values.keys())
         self.register_to_config(**values)
 
     def register_to_config(self, **kwargs) -> None:
@@ -191,8 +198,14 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs) -> tuple[dict, dict, dict]:
-        """Picks the arguments of `__init__` out of a configuration; from one of our own `algorithm_type` too."""
-        return super().extract_init_dict(dict(config_dict), **kwargs)
+        """Picks the arguments of `__init__` out of a configuration, ours or that of a stock scheduler made from it."""
+        config_dict = dict(config_dict)
+        algorithm_type = config_dict.pop(CCLDSchedulerConfig.ALGORITHM_KEY, None)
+        if algorithm_type is not None and config_dict.get("algorithm_type") not in ALGORITHMS:
+            config_dict["algorithm_type"] = algorithm_type
+            defaults = config_dict.get("_use_default_values", [])
+            config_dict["_use_default_values"] = [key for key in defaults if key != "algorithm_type"]
+        return super().extract_init_dict(config_dict, **kwargs)
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps

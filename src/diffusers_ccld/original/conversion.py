@@ -28,7 +28,7 @@ from .check import check_conversion
 from .cloob import HEAD_DIM, cloob_table, infer_cloob_config, is_published_size, load_cloob_config
 from .presets import PRESETS
 from .reading import CheckpointError, read_checkpoint, read_cloob_pickle, sha256
-from .scale import Scale, choose_scale
+from .scale import Scale, choose_scale, stored_scale
 from .tables import from_original
 from .unet import SCALE_BUFFER, split_training_checkpoint, unet_config, unet_table
 
@@ -113,10 +113,12 @@ def convert(
     steps: dict[str, Callable[[Path], dict[str, Any]]] = {}
     scale = None
     if "unet" in sources:
-        config, buffer = unet_config(sources["unet"].state), sources["unet"].state.get(SCALE_BUFFER)
+        config = unet_config(sources["unet"].state)
         _check_preset(preset, config)
         if "vae" in sources:
-            scale = choose_scale(autoencoder_scale, preset, buffer, config["block_out_channels"], warn)
+            scale = choose_scale(
+                autoencoder_scale, preset, stored_scale(sources["unet"].state), config["block_out_channels"], warn
+            )
         steps["unet"] = lambda folder: write_unet(sources["unet"], config, folder, DTYPES[dtype])
     elif "vae" in sources:
         scale = choose_scale(autoencoder_scale, preset, None, None, warn)

@@ -1,7 +1,7 @@
 """Which constant latents are multiplied with before decoding; the published files do not agree on it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +21,25 @@ class Scale:
     origin: str
 
 
+def stored_scale(state: Mapping[str, torch.Tensor]) -> float | None:
+    """The scale that stands in a U-Net's state dict, if any.
+
+    Raises:
+        CheckpointError: If it is no positive number.
+    """
+    if SCALE_BUFFER not in state:
+        return None
+    buffer = state[SCALE_BUFFER]
+    value = float(buffer) if buffer.numel() == 1 else math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise CheckpointError(f"The U-Net's file has {SCALE_BUFFER} = {buffer}, which is no scale.")
+    return value
+
+
 def choose_scale(
     flag: float | None,
     preset: str | None,
-    buffer: torch.Tensor | None,
+    stored: float | None,
     block_out_channels: tuple[int, ...] | None,
     warn: Callable[[str], None],
 ) -> Scale:
@@ -36,11 +51,6 @@ def choose_scale(
     Raises:
         CheckpointError: If nothing tells the scale, or a published size's buffer contradicts its published value.
     """
-    stored = None
-    if buffer is not None:
-        stored = float(buffer) if buffer.numel() == 1 else math.nan
-        if not (math.isfinite(stored) and stored > 0):
-            raise CheckpointError(f"The U-Net's file has {SCALE_BUFFER} = {buffer}, which is no scale.")
     if flag is not None:
         chosen = Scale(flag, "--autoencoder-scale")
     elif preset is not None:

@@ -1,0 +1,49 @@
+"""diffusers' scheduler suite on `CCLDScheduler`, once for every algorithm."""
+
+import pytest
+from tests.schedulers import test_schedulers as suites
+
+from diffusers_ccld import CCLDScheduler
+
+
+class Common(suites.SchedulerCommonTest):
+    """The suite, and what diffusers' own schedulers are tested for beside it."""
+
+    __test__ = False
+    scheduler_classes = (CCLDScheduler,)
+    forward_default_kwargs = (("num_inference_steps", 50),)
+    algorithm_type = "plms"
+
+    def get_scheduler_config(self, **kwargs):
+        return {"num_train_timesteps": 1000, "algorithm_type": self.algorithm_type, **kwargs}
+
+    def test_options(self):
+        for options in (
+            {"num_train_timesteps": 100},
+            {"timestep_schedule": "log"},
+            {"timestep_schedule": "ddpm"},
+            {"prediction_type": "epsilon"},
+        ):
+            self.check_over_configs(time_step=0, **options)
+
+    def test_inference_steps(self):
+        for num_inference_steps, time_step in ((1, 999), (10, 500), (50, 1)):
+            self.check_over_forward(num_inference_steps=num_inference_steps, time_step=time_step)
+
+
+def suite_for(algorithm):
+    return type(f"Test{algorithm.title()}", (Common,), {"algorithm_type": algorithm, "__test__": True})
+
+
+TestPlms = suite_for("plms")
+TestPlms2 = suite_for("plms2")
+TestIplms = suite_for("iplms")
+TestPrk = suite_for("prk")
+TestPie = suite_for("pie")
+TestDdim = suite_for("ddim")
+TestDdpm = suite_for("ddpm")
+
+
+def test_nothing_else_is_collected():
+    with pytest.raises(NotImplementedError):
+        suites.SchedulerCommonTest().get_scheduler_config()

@@ -1,0 +1,81 @@
+"""diffusers' model suites on `CCLDUNet2DConditionModel`."""
+
+import pytest
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from models import UNET
+from tests.models import testing_utils as suites
+from tests.testing_utils import torch_device
+
+from diffusers_ccld import CCLDUNet2DConditionModel
+
+
+class UNetConfig(suites.BaseModelTesterConfig):
+    @property
+    def model_class(self):
+        return CCLDUNet2DConditionModel
+
+    @property
+    def output_shape(self):
+        return (4, 16, 16)
+
+    @property
+    def model_split_percents(self):
+        return [0.5, 0.6, 0.7]
+
+    @property
+    def main_input_name(self):
+        return "sample"
+
+    def get_init_dict(self):
+        return dict(UNET)
+
+    def get_dummy_inputs(self, height=16, width=16):
+        generator = torch.Generator("cpu").manual_seed(0)
+        return {
+            "sample": randn_tensor((2, 4, height, width), generator=generator, device=torch_device),
+            "timestep": torch.tensor([10.0, 700.0], device=torch_device),
+            "encoder_hidden_states": randn_tensor((2, 32), generator=generator, device=torch_device),
+        }
+
+
+class TestModel(UNetConfig, suites.ModelTesterMixin):
+    pass
+
+
+class TestTraining(UNetConfig, suites.TrainingTesterMixin):
+    def test_gradient_checkpointing_is_applied(self):
+        super().test_gradient_checkpointing_is_applied(expected_set={"DownLevel", "UpLevel"})
+
+
+class TestMemory(UNetConfig, suites.MemoryTesterMixin):
+    pass
+
+
+class TestAttention(UNetConfig, suites.AttentionTesterMixin):
+    pass
+
+
+class TestLora(UNetConfig, suites.LoraTesterMixin):
+    pass
+
+
+class TestLoraHotSwap(UNetConfig, suites.LoraHotSwappingForModelTesterMixin):
+    @property
+    def different_shapes_for_compilation(self):
+        return [(8, 8), (16, 16), (16, 24)]
+
+
+class TestCompile(UNetConfig, suites.TorchCompileTesterMixin):
+    @property
+    def different_shapes_for_compilation(self):
+        return [(8, 8), (16, 16), (16, 24)]
+
+
+class TestTorchAo(UNetConfig, suites.TorchAoTesterMixin):
+    pass
+
+
+@pytest.mark.parametrize("name", ["AttentionBackendTesterMixin"])
+def test_the_checkout_has_what_is_run(name):
+    assert hasattr(suites, name)
