@@ -6,12 +6,11 @@ import torch
 import original_files
 from diffusers_ccld import CCLDScheduler
 from diffusers_ccld.noise_schedule import TIMESTEP_SCHEDULES as SCHEDULES
-from diffusers_ccld.noise_schedule import t_to_alpha_sigma, t_to_timestep, timestep_to_t
+from diffusers_ccld.noise_schedule import inversion_times, t_to_alpha_sigma, t_to_timestep, timestep_to_t
 from diffusers_ccld.scheduling_ccld import ALGORITHMS
 
 REFERENCE = original_files.reference("samplers")
 RUNS = [key for key in REFERENCE if "#" not in key and key != "x" and not key.endswith("/steps")]
-FORWARD_RUNS = [key for key in RUNS if not key.startswith("reverse")]
 EVALUATIONS = {
     "ddpm": lambda n: n,
     "ddim": lambda n: n,
@@ -37,16 +36,19 @@ def toy_run(scheduler, x, eta=0.0):
     return x
 
 
-@pytest.mark.parametrize("key", FORWARD_RUNS)
+@pytest.mark.parametrize("key", RUNS)
 def test_every_sampler_agrees_with_the_original(key):
     kind, num_steps, method = key.split("/")
     algorithm, _, eta = method.partition("_eta")
-    scheduler = CCLDScheduler(algorithm_type=algorithm, timestep_schedule="spliced" if kind == "img2img" else kind)
+    scheduler = CCLDScheduler(algorithm_type=algorithm, timestep_schedule=kind if kind in SCHEDULES else "spliced")
     x = torch.from_numpy(REFERENCE["x"]).double()
     steps = torch.from_numpy(REFERENCE[f"{kind}/{num_steps}/steps"])
     if kind == "img2img":
         scheduler.set_timesteps(timesteps=t_to_timestep(steps))
         x = scheduler.add_noise(original_files.inputs("sampler.init", SHAPE).double(), x, scheduler.timesteps[:1])
+    elif kind == "reverse":
+        np.testing.assert_allclose(inversion_times(int(num_steps), "spliced", 0.9), steps, atol=1e-7)
+        scheduler.set_timesteps(timesteps=t_to_timestep(steps))
     else:
         scheduler.set_timesteps(int(num_steps))
     result = toy_run(scheduler, x, float(eta or 0))
@@ -233,7 +235,7 @@ def test_wrong_use_is_refused():
     for arguments in ({}, {"num_inference_steps": 0}, {"num_inference_steps": 5, "timesteps": [5.0]}):
         with pytest.raises(ValueError, match=r"num_inference_steps"):
             scheduler.set_timesteps(**arguments)
-    for timesteps in ([], [100.0, 500.0], [500.0, -1.0]):
+    for timesteps in ([], [500.0, -1.0], [500.0, 100.0, 300.0], [100.0, 300.0, 200.0], [100.0, 100.0]):
         with pytest.raises(ValueError, match=r"descending"):
             scheduler.set_timesteps(timesteps=timesteps)
     scheduler.set_timesteps(1)

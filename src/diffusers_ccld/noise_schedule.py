@@ -76,6 +76,12 @@ def sampling_times(num_steps: int, schedule: str) -> torch.Tensor:
     return apply_timestep_schedule(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)[:-1], schedule)
 
 
+def inversion_times(num_steps: int, schedule: str, max_time: float) -> torch.Tensor:
+    """The ascending times, float64, from 0 up to `max_time` at most, that an inversion in steps of this size visits."""
+    times = apply_timestep_schedule(torch.linspace(0, 1, num_steps + 1, dtype=torch.float64), schedule)
+    return times[times <= max_time]
+
+
 def cosine_betas(num_train_timesteps: int = 1000, max_beta: float = 0.999) -> list[float]:
     """Betas of the discrete chain whose ᾱ_k is α² at t = (k + 1) / `num_train_timesteps`.
 

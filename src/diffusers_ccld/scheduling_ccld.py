@@ -1,5 +1,6 @@
 """All samplers of the original in one diffusers scheduler, one network evaluation per `step`."""
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -248,10 +249,11 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             num_inference_steps: Number of steps. The evaluations they cost are `len(scheduler.timesteps)`.
             device: Where `timesteps` shall lie.
             timesteps: In place of a number of steps, the times at which the steps begin, descending, in diffusers'
-                units. The run ends at t = 0 all the same.
+                units; the run ends at t = 0 all the same. Ascending times make an inversion, from an image to the
+                noise it would be sampled from; it ends at the last of them.
 
         Raises:
-            ValueError: If neither or both are given, or the times do not descend.
+            ValueError: If neither or both are given, or the times do not go one way.
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("Give either num_inference_steps or timesteps.")
@@ -261,17 +263,21 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             times = sampling_times(num_inference_steps, self.config.timestep_schedule).tolist()
         else:
             times = [self._time(float(timestep)) for timestep in timesteps]
-            if not times or any(t1 <= t2 for t1, t2 in zip(times, [*times[1:], 0.0])):
-                raise ValueError("timesteps must be a descending list of times above t = 0 (timestep −1).")
+        is_inversion = len(times) > 1 and times[0] < times[1]
+        intervals = list(itertools.pairwise(times if is_inversion else [*times, 0.0]))
+        if not times or any((t1 < t2) != is_inversion or t1 == t2 for t1, t2 in intervals):
+            raise ValueError(
+                "timesteps must be a descending list of times above t = 0 (timestep −1), or an ascending one."
+            )
 
         method = METHODS[self.config.algorithm_type]
         self._plan = []
-        for i, (t1, t2) in enumerate(zip(times, [*times[1:], 0.0])):
+        for i, (t1, t2) in enumerate(intervals):
             is_runge_kutta = method.warm_up is None or i < method.warm_up
             scheme = method.scheme if is_runge_kutta else SINGLE_EVALUATION
             self._plan += [Evaluation(scheme, stage, t1, t2) for stage in range(len(scheme))]
 
-        self.num_inference_steps = len(times)
+        self.num_inference_steps = len(intervals)
         evaluation_times = torch.tensor([evaluation.t for evaluation in self._plan], dtype=torch.float64)
         self.timesteps = t_to_timestep(evaluation_times, self.config.num_train_timesteps).float().to(device)
         self._reset()
@@ -354,7 +360,9 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         """Song et al. 2021, equation 12. The last step, to t = 0, gives the denoised sample itself."""
         alpha1, sigma1 = _alpha_sigma(evaluation.t1)
         alpha2, sigma2 = _alpha_sigma(evaluation.t2)
-        noise_scale = eta * sigma2 / sigma1 * max(0.0, 1 - alpha1**2 / alpha2**2) ** 0.5
+        noise_scale = 0.0
+        if evaluation.t2 < evaluation.t1:  # an inversion adds no noise
+            noise_scale = eta * sigma2 / sigma1 * (1 - alpha1**2 / alpha2**2) ** 0.5
         prev_sample = alpha2 * pred_original_sample + (sigma2**2 - noise_scale**2) ** 0.5 * epsilon
         if noise_scale > 0:
             if variance_noise is None:
