@@ -3,6 +3,8 @@
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
 from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .pipeline_ccld import CCLDPipeline
+from .pipeline_ccld_img2img import CCLDImg2ImgPipeline
+from .pipeline_ccld_inpaint import CCLDInpaintPipeline
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .registration import register
 from .scheduling_ccld import CCLDScheduler
@@ -11,6 +13,8 @@ from .unet_ccld import CCLDUNet2DConditionModel
 __version__ = "0.1.0"
 
 __all__ = [
+    "CCLDImg2ImgPipeline",
+    "CCLDInpaintPipeline",
     "CCLDPipeline",
     "CCLDScheduler",
     "CCLDUNet2DConditionModel",

@@ -77,7 +77,7 @@ def sampling_times(num_steps: int, schedule: str) -> torch.Tensor:
 
 
 def inversion_times(num_steps: int, schedule: str, max_time: float) -> torch.Tensor:
-    """The ascending times, float64, from 0 up to `max_time` at most, that an inversion in steps of this size visits."""
+    """The ascending times, float64, of an inversion: those of `num_steps` steps from 0 to 1, up to `max_time`."""
     times = apply_timestep_schedule(torch.linspace(0, 1, num_steps + 1, dtype=torch.float64), schedule)
     return times[times <= max_time]
 

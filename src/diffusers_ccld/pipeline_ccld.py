@@ -11,7 +11,7 @@ from diffusers.schedulers import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from .conditions import Condition, as_batch, check_conditions, is_weight
+from .conditions import Condition, Guidance, Prompts, is_finite_number
 from .modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
@@ -65,7 +65,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
             feature_extractor=feature_extractor,
         )
         self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 8
-        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.size_multiple)
 
     def register_to_config(self, **kwargs) -> None:
         """Records components under this package's name, not its modules': the name stands in `model_index.json`."""
@@ -74,6 +74,12 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
             if isinstance(value, (tuple, list)) and str(value[0]).startswith(f"{package}."):
                 kwargs[name] = (package, *value[1:])
         super().register_to_config(**kwargs)
+
+    @property
+    def size_multiple(self) -> int:
+        """What heights and widths in pixels are multiples of: the autoencoder and the U-Net both halve repeatedly."""
+        num_levels = len(self.unet.config.block_out_channels) if self.unet is not None else 1
+        return self.vae_scale_factor * 2 ** (num_levels - 1)
 
     @property
     def guidance_scale(self) -> float:
@@ -160,58 +166,71 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
 
     # Guidance
 
-    def prepare_conditions(
-        self, conditions: list[list[tuple[Condition, float]]], device: torch.device | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeds a batch of lists of weighted conditions.
+    def prepare_guidance(
+        self, prompts: Prompts, num_images_per_prompt: int = 1, device: torch.device | None = None
+    ) -> Guidance:
+        """Embeds prompts or conditions.
 
         Args:
-            conditions: For each of N images a list of (text, PIL image or embedding; weight).
+            prompts: What to paint, for a batch of N images.
+            num_images_per_prompt: How often to repeat every image's terms.
             device: Where the embeddings shall lie.
 
         Returns:
-            Embeddings (N, K, D), shorter lists filled up with zero vectors, and weights (N, K), on the CPU.
+            The terms of the guidance formula for N · `num_images_per_prompt` images.
         """
         device = device or self._execution_device
+        if prompts.conditions is not None:
+            guidance = self._guidance_of_conditions(prompts.conditions, device)
+        else:
+            guidance = self._guidance_of_prompts(prompts, device)
+        return guidance.repeated(num_images_per_prompt)
+
+    def _guidance_of_prompts(self, prompts: Prompts, device: torch.device) -> Guidance:
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+            prompts.prompt,
+            prompts.negative_prompt,
+            device=device,
+            prompt_embeds=prompts.prompt_embeds,
+            negative_prompt_embeds=prompts.negative_prompt_embeds,
+        )
+        image_embeds = _repeat(prompts.image_embeds, 1, device)
+        if prompts.image_prompt is not None:
+            image_embeds = self.encode_image(prompts.image_prompt, device=device)
+
+        # Embeddings; weight at guidance scale 0; what it grows by with the guidance scale.
+        terms = []
+        if prompt_embeds is not None:
+            terms.append((prompt_embeds, 0.0, 1.0 if image_embeds is None else 1.0 - prompts.image_prompt_weight))
+        if image_embeds is not None:
+            terms.append((image_embeds, 0.0, 1.0 if prompt_embeds is None else prompts.image_prompt_weight))
+        if negative_prompt_embeds is not None:
+            terms.append((negative_prompt_embeds, 1.0, -1.0))
+        embeds, intercepts, slopes = zip(*terms)
+        return Guidance(
+            torch.stack([e.expand(prompts.batch_size, -1) for e in embeds], dim=1),
+            torch.tensor(intercepts).expand(prompts.batch_size, -1),
+            torch.tensor(slopes).expand(prompts.batch_size, -1),
+        )
+
+    def _guidance_of_conditions(
+        self, conditions: list[list[tuple[Condition, float]]], device: torch.device
+    ) -> Guidance:
         flat = [condition for row in conditions for condition, _ in row]
-        embeds = [None] * len(flat)
+        embeds = [c.flatten().to(device) if isinstance(c, torch.Tensor) else None for c in flat]
         for kind, encode in ((str, self._encode_texts), (Image.Image, self._encode_images)):
             indices = [i for i, condition in enumerate(flat) if isinstance(condition, kind)]
-            if indices:
-                for i, embed in zip(indices, encode([flat[i] for i in indices], device)):
-                    embeds[i] = embed
-        embeds = [c.reshape(-1).to(device) if isinstance(c, torch.Tensor) else e for c, e in zip(flat, embeds)]
+            for i, embed in zip(indices, encode([flat[i] for i in indices], device) if indices else ()):
+                embeds[i] = embed
 
         num_terms = max(len(row) for row in conditions)
         condition_embeds = torch.zeros(len(conditions), num_terms, self.unet.config.cross_attention_dim, device=device)
         weights = torch.zeros(len(conditions), num_terms)
-        remaining = iter(embeds)
-        for i, row in enumerate(conditions):
-            for k, (_, weight) in enumerate(row):
-                condition_embeds[i, k] = next(remaining)
-                weights[i, k] = float(weight)
-        return condition_embeds, weights
-
-    def _prepare_guidance(
-        self, prompt_embeds, negative_prompt_embeds, image_embeds, image_prompt_weight
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The terms of the guidance formula for prompts: embeddings (N, K, D), and for their weights, which are linear
-        in the guidance scale, intercept and slope (N, K)."""
-        terms = []
-        if prompt_embeds is not None:
-            terms.append((prompt_embeds, 0.0, 1.0 if image_embeds is None else 1.0 - image_prompt_weight))
-        if image_embeds is not None:
-            terms.append((image_embeds, 0.0, 1.0 if prompt_embeds is None else image_prompt_weight))
-        if negative_prompt_embeds is not None:
-            terms.append((negative_prompt_embeds, 1.0, -1.0))
-        batch_size = max(len(embeds) for embeds, _, _ in terms)
-        condition_embeds = torch.stack([embeds.expand(batch_size, -1) for embeds, _, _ in terms], dim=1)
-        intercepts, slopes = ([term[i] for term in terms] for i in (1, 2))
-        return (
-            condition_embeds,
-            torch.tensor(intercepts).expand(batch_size, -1),
-            torch.tensor(slopes).expand(batch_size, -1),
-        )
+        positions = [(i, k) for i, row in enumerate(conditions) for k in range(len(row))]
+        for (i, k), embed in zip(positions, embeds):
+            condition_embeds[i, k] = embed
+            weights[i, k] = float(conditions[i][k][1])
+        return Guidance(condition_embeds, weights, torch.zeros_like(weights))
 
     def predict(
         self,
@@ -231,59 +250,48 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
         Returns:
             The prediction in float32, (N, C, H, W).
         """
+        device, dtype = latents.device, self.unet.dtype
+        num_images, _, dim = condition_embeds.shape
+        condition_embeds = torch.cat([condition_embeds, condition_embeds.new_zeros(num_images, 1, dim)], dim=1)
         weights = torch.cat([weights, 1 - weights.sum(dim=1, keepdim=True)], dim=1)
-        condition_embeds = (
-            torch.cat([condition_embeds, torch.zeros_like(condition_embeds[:, :1])], dim=1)
-            if (condition_embeds.shape[1])
-            else condition_embeds.new_zeros(len(latents), 1, condition_embeds.shape[2])
-        )
-        images, terms = (weights.abs() > NEGLIGIBLE_WEIGHT).nonzero(as_tuple=True)
-        rows = images.to(latents.device)
+        active = (weights.abs() > NEGLIGIBLE_WEIGHT).nonzero(as_tuple=True)
+        images, terms = (index.to(device) for index in active)
 
-        dtype = self.unet.dtype
         prediction = self.unet(
-            latents[rows].to(dtype),
-            timestep.expand(len(rows)),
-            encoder_hidden_states=condition_embeds[rows, terms.to(latents.device)].to(dtype)[:, None],
+            latents[images].to(dtype),
+            timestep.expand(len(images)),
+            encoder_hidden_states=condition_embeds[images, terms].to(dtype)[:, None],
             return_dict=False,
         )[0]
 
         # Summed by position, not by index_add, whose order of addition is not defined on every device.
         weighted = latents.new_zeros(*weights.shape, *prediction.shape[1:], dtype=torch.float32)
-        weighted[rows, terms.to(latents.device)] = prediction.float() * weights[images, terms].to(
-            latents.device
-        ).reshape(-1, 1, 1, 1)
+        weighted[images, terms] = prediction.float() * weights[active].to(device).reshape(-1, 1, 1, 1)
         return weighted.sum(dim=1)
 
     # Latents and pixels
 
-    def prepare_latents(
+    def prepare_noise(
         self,
         batch_size: int,
         height: int,
         width: int,
         generator: torch.Generator | list[torch.Generator] | None,
-        latents: torch.Tensor | None,
         device: torch.device,
     ) -> torch.Tensor:
-        """Initial noise, (N, C, height / f, width / f) in float32, drawn on the CPU unless a generator is elsewhere.
+        """Standard normal noise (N, C, height / 8, width / 8), float32, for images of a size in pixels.
 
-        Raises:
-            ValueError: If the given latents or the list of generators have another size.
+        It is drawn where the generator lives, on the CPU if there is none, so that a seed means the same picture on
+        every device.
         """
-        shape = (
-            batch_size,
-            self.unet.config.in_channels,
-            height // self.vae_scale_factor,
-            width // self.vae_scale_factor,
-        )
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"{len(generator)} generators were given for {batch_size} images.")
-        if latents is None:
-            latents = draw_noise(shape, generator, device)
-        elif tuple(latents.shape) != shape:
-            raise ValueError(f"latents has shape {tuple(latents.shape)}; expected {shape}.")
-        return latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
+        shape = self._latent_shape(batch_size, height, width)
+        first = generator[0] if isinstance(generator, list) else generator
+        source = first.device if first is not None else torch.device("cpu")
+        return randn_tensor(shape, generator=generator, device=source, dtype=torch.float32).to(device)
+
+    def _latent_shape(self, batch_size, height, width):
+        factor = self.vae_scale_factor
+        return (batch_size, self.unet.config.in_channels, height // factor, width // factor)
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Pixels in [−1, 1] of latents (N, C, H, W), the scaling factor undone."""
@@ -361,59 +369,85 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
         default_height, default_width = (default, default) if isinstance(default, int) else default
         height = height or default_height * self.vae_scale_factor
         width = width or default_width * self.vae_scale_factor
-        conditions = as_batch(conditions)
-        self.check_inputs(
+        prompts = Prompts(
             prompt,
             image_prompt,
+            negative_prompt,
+            prompt_embeds,
+            image_embeds,
+            negative_prompt_embeds,
+            image_prompt_weight,
+            conditions,
+        )
+        self.check_inputs(
+            prompts,
             height,
             width,
             num_inference_steps,
             guidance_scale,
-            negative_prompt,
-            image_prompt_weight,
-            conditions,
             num_images_per_prompt,
             eta,
-            prompt_embeds,
-            negative_prompt_embeds,
-            image_embeds,
             output_type,
             callback_on_step_end_tensor_inputs,
         )
-        self._guidance_scale = guidance_scale
-        self._interrupt = False
-        device = self._execution_device
+        device, num_images = self._execution_device, prompts.batch_size * num_images_per_prompt
+        self.check_generator(generator, num_images)
+        shape = self._latent_shape(num_images, height, width)
+        if latents is not None and tuple(latents.shape) != shape:
+            raise ValueError(f"latents has shape {tuple(latents.shape)}; expected {shape}.")
 
-        if conditions is not None:
-            conditions = [row for row in conditions for _ in range(num_images_per_prompt)]
-            condition_embeds, intercepts = self.prepare_conditions(conditions, device)
-            slopes = torch.zeros_like(intercepts)
-        else:
-            prompt_embeds, negative_prompt_embeds = self.encode_prompt(
-                prompt, negative_prompt, num_images_per_prompt, device, prompt_embeds, negative_prompt_embeds
-            )
-            if image_prompt is not None:
-                image_embeds = self.encode_image(image_prompt, num_images_per_prompt, device)
-            else:
-                image_embeds = _repeat(image_embeds, num_images_per_prompt, device)
-            condition_embeds, intercepts, slopes = self._prepare_guidance(
-                prompt_embeds, negative_prompt_embeds, image_embeds, image_prompt_weight
-            )
-
+        guidance = self.prepare_guidance(prompts, num_images_per_prompt, device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
-        timesteps = self.scheduler.timesteps
-        self._num_timesteps = len(timesteps)
-        latents = self.prepare_latents(len(condition_embeds), height, width, generator, latents, device)
+        if latents is None:
+            latents = self.prepare_noise(num_images, height, width, generator, device)
+        latents = self.denoise(
+            latents.to(device, torch.float32) * self.scheduler.init_noise_sigma,
+            self.scheduler.timesteps,
+            guidance,
+            guidance_scale,
+            self.prepare_extra_step_kwargs(generator, eta),
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
+        return self.finish(latents, output_type, return_dict)
 
-        step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        guidance: Guidance,
+        guidance_scale: float,
+        step_kwargs: dict[str, object],
+        callback_on_step_end: Callable[["CCLDPipeline", int, torch.Tensor, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
+        keep: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The sampling loop, one network evaluation a round.
+
+        Args:
+            latents: Latents at the first of the times, (N, C, H, W) in float32.
+            timesteps: The rest of the scheduler's timesteps.
+            guidance: What to guide towards.
+            guidance_scale: How much.
+            step_kwargs: Further arguments of the scheduler's `step`.
+            callback_on_step_end: As in `__call__`.
+            callback_on_step_end_tensor_inputs: As in `__call__`.
+            keep: Called as keep(latents, index) after every evaluation; what it gives back takes the latents' place.
+
+        Returns:
+            Latents at the end.
+        """
+        self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
+        condition_embeds = guidance.condition_embeds
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     break
                 model_input = self.scheduler.scale_model_input(latents, t)
-                weights = intercepts + self.guidance_scale * slopes
-                prediction = self.predict(model_input, t, condition_embeds, weights)
+                prediction = self.predict(model_input, t, condition_embeds, guidance.weights(self.guidance_scale))
                 latents = self.scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
+                if keep is not None:
+                    latents = keep(latents, i)
 
                 if callback_on_step_end is not None:
                     tensors = {"latents": latents, "condition_embeds": condition_embeds}
@@ -422,10 +456,16 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
                     latents = changed.pop("latents", latents)
                     condition_embeds = changed.pop("condition_embeds", condition_embeds)
                 progress_bar.update()
+        return latents
 
-        image = latents
-        if output_type != "latent":
-            image = self.image_processor.postprocess(self.decode_latents(latents), output_type=output_type)
+    def finish(self, latents: torch.Tensor, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple:
+        """The output of a call, of its latents."""
+        pixels = latents if output_type == "latent" else self.decode_latents(latents)
+        return self.finish_pixels(pixels, output_type, return_dict)
+
+    def finish_pixels(self, pixels: torch.Tensor, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple:
+        """The output of a call, of pixels in [−1, 1], (N, 3, H, W)."""
+        image = self.image_processor.postprocess(pixels, output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=image) if return_dict else (image,)
 
@@ -445,37 +485,25 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
 
     def check_inputs(
         self,
-        prompt,
-        image_prompt,
-        height,
-        width,
-        num_inference_steps,
-        guidance_scale,
-        negative_prompt,
-        image_prompt_weight,
-        conditions,
-        num_images_per_prompt,
-        eta,
-        prompt_embeds,
-        negative_prompt_embeds,
-        image_embeds,
-        output_type,
-        callback_on_step_end_tensor_inputs,
+        prompts: Prompts,
+        height: int,
+        width: int,
+        num_inference_steps: int,
+        guidance_scale: float,
+        num_images_per_prompt: int,
+        eta: float,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str],
     ) -> None:
         """Raises `ValueError` or `TypeError` if the arguments of a call do not go together."""
-        multiple = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        if height % multiple or width % multiple or height <= 0 or width <= 0:
-            raise ValueError(f"height={height} and width={width} must be positive multiples of {multiple} pixels.")
+        self.check_size(height, width)
         if num_inference_steps < 1 or num_images_per_prompt < 1:
             raise ValueError(
                 f"num_inference_steps={num_inference_steps} and num_images_per_prompt={num_images_per_prompt} must be "
                 f"at least 1."
             )
-        if not is_weight(guidance_scale) or not is_weight(image_prompt_weight) or not 0 <= image_prompt_weight <= 1:
-            raise ValueError(
-                f"guidance_scale={guidance_scale!r} must be a number and image_prompt_weight={image_prompt_weight!r} "
-                f"one in [0, 1]."
-            )
+        if not is_finite_number(guidance_scale):
+            raise ValueError(f"guidance_scale={guidance_scale!r} must be a finite number.")
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"output_type={output_type!r}: choose one of 'pil', 'np', 'pt', 'latent'.")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -483,61 +511,19 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
             raise ValueError(f"Callbacks can get {self._callback_tensor_inputs}, not {sorted(unknown)}.")
         if eta and isinstance(self.scheduler, CCLDScheduler) and not self.scheduler.is_stochastic:
             raise ValueError(f'eta={eta} adds noise, which "{self.scheduler.config.algorithm_type}" cannot use.')
+        prompts.check(self.unet.config.cross_attention_dim, self._has_image_encoder)
 
-        sources = {
-            "prompt": prompt,
-            "image_prompt": image_prompt,
-            "prompt_embeds": prompt_embeds,
-            "image_embeds": image_embeds,
-            "negative_prompt": negative_prompt,
-            "negative_prompt_embeds": negative_prompt_embeds,
-        }
-        given = {name: value for name, value in sources.items() if value is not None}
-        if conditions is not None:
-            if given:
-                raise ValueError(f"conditions stands in place of {', '.join(given)}; give one or the other.")
-            check_conditions(conditions, self.unet.config.cross_attention_dim, self._has_image_encoder)
-            return
-        if not given.keys() & {"prompt", "image_prompt", "prompt_embeds", "image_embeds"}:
-            raise ValueError("Give a prompt, an image_prompt, prompt_embeds, image_embeds, or conditions.")
-        for name, embeds in (
-            ("prompt", "prompt_embeds"),
-            ("image_prompt", "image_embeds"),
-            ("negative_prompt", "negative_prompt_embeds"),
-        ):
-            if name in given and embeds in given:
-                raise ValueError(f"Give either {name} or {embeds}.")
-        for name, value in given.items():
-            self._check_source(name, value)
-        lengths = {name: len(v) if isinstance(v, (list, torch.Tensor)) else 1 for name, v in given.items()}
-        if len(set(lengths.values()) - {1}) > 1:
-            raise ValueError(f"The batch sizes differ: {lengths}.")
+    def check_size(self, height: int, width: int) -> None:
+        """Raises `ValueError` if images cannot have a size in pixels."""
+        multiple = self.size_multiple
+        if height % multiple or width % multiple or height <= 0 or width <= 0:
+            raise ValueError(f"height={height} and width={width} must be positive multiples of {multiple} pixels.")
 
-    def _check_source(self, name, value):
-        if name.endswith("_embeds"):
-            dim = self.unet.config.cross_attention_dim
-            if not isinstance(value, torch.Tensor) or value.ndim not in (2, 3) or value[0].numel() != dim:
-                raise ValueError(f"{name} must be a tensor of shape (N, {dim}) or (N, 1, {dim}).")
-            return
-        kind, noun = (Image.Image, "PIL image") if name == "image_prompt" else (str, "text")
-        items = value if isinstance(value, list) else [value]
-        if not items or not all(isinstance(item, kind) for item in items):
-            types = ", ".join(sorted({type(item).__name__ for item in items})) or "an empty list"
-            raise TypeError(f"{name} must be a {noun} or a list of such, not {types}.")
-        if kind is Image.Image and not self._has_image_encoder:
-            raise ValueError(
-                "An image prompt needs an image_encoder and a feature_extractor, which this folder lacks."
-            )
-
-
-def draw_noise(
-    shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None, device: torch.device
-) -> torch.Tensor:
-    """Standard normal noise in float32. It is drawn where the generator lives, on the CPU if there is none, so that a
-    seed means the same picture on every device."""
-    first = generator[0] if isinstance(generator, list) else generator
-    source = first.device if first is not None else torch.device("cpu")
-    return randn_tensor(shape, generator=generator, device=source, dtype=torch.float32).to(device)
+    @staticmethod
+    def check_generator(generator: torch.Generator | list[torch.Generator] | None, num_images: int) -> None:
+        """Raises `ValueError` if a list of generators is not one for every image."""
+        if isinstance(generator, list) and len(generator) != num_images:
+            raise ValueError(f"{len(generator)} generators were given for {num_images} images.")
 
 
 def _repeat(embeds, count, device):

@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
 from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .pipeline_ccld import CCLDPipeline
+from .pipeline_ccld_img2img import CCLDImg2ImgPipeline
+from .pipeline_ccld_inpaint import CCLDInpaintPipeline
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
 from .unet_ccld import CCLDUNet2DConditionModel
@@ -21,11 +23,17 @@ from .unet_ccld import CCLDUNet2DConditionModel
 
 def register() -> None:
     """Registers all classes; to be called once, at import."""
-    for cls in (CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel):
+    for cls in (CCLDScheduler, CCLDUNet2DConditionModel):
         setattr(diffusers, cls.__name__, cls)
-    diffusers.pipelines.CCLDPipeline = CCLDPipeline
+    for mapping, cls in (
+        (auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING, CCLDPipeline),
+        (auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, CCLDImg2ImgPipeline),
+        (auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING, CCLDInpaintPipeline),
+    ):
+        setattr(diffusers, cls.__name__, cls)
+        setattr(diffusers.pipelines, cls.__name__, cls)
+        mapping["ccld"] = cls
     diffusers.pipelines.diffusers_ccld = sys.modules[__package__]
-    auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING["ccld"] = CCLDPipeline
 
     for config_class, model_class in (
         (CLOOBConfig, CLOOBModel),
