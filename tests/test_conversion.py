@@ -1,9 +1,12 @@
 """The original's files through the real command line, and the result in a fresh process."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from safetensors.torch import load_file
 import original_files
 from diffusers_ccld import CCLDUNet2DConditionModel, CLOOBModel
 from diffusers_ccld.cli import convert_main
+from diffusers_ccld.original import conversion
 from diffusers_ccld.original.conversion import COMPONENTS, DTYPES
 
 SCRIPT = Path(__file__).parents[1] / "conversion" / "convert_ckpt.py"
@@ -97,7 +101,7 @@ def test_the_script_converts_and_reports(originals, tmp_path):
     assert report["components"]["vae"]["ignored"][-1] == "loss.discriminator.main.0.weight"
     assert report["autoencoder_scale"]["value"] == pytest.approx(2.55)
     assert "autoencoder_scale" in report["autoencoder_scale"]["from"]
-    assert len(report["sources"]["unet.ckpt"]["sha256"]) == 64
+    assert len(report["sources"][str(originals.unet)]["sha256"]) == 64
     assert report["check"]["pipeline"] == "loaded and run"
 
     latents = sample_in_fresh_process(tmp_path / "out", tmp_path)
@@ -173,7 +177,8 @@ def test_parts_converted_one_by_one_make_a_pipeline(originals, pipeline_folder, 
     assert (output / "model_index.json").read_text() == index
     report = json.loads((output / "conversion_report.json").read_text())
     assert set(report["components"]) == {"unet", "vae", "text_encoder", "image_encoder"}
-    assert set(report["sources"]) == {"unet.ckpt", "cloob.pkl", "autoencoder.ckpt"}
+    assert {Path(path).name for path in report["sources"]} == {"unet.ckpt", "cloob.pkl", "autoencoder.ckpt"}
+    assert report["check"]["pipeline"] == "loaded and run"
 
 
 def test_what_is_there_is_replaced_only_when_asked(originals, tmp_path, capsys):
@@ -189,6 +194,76 @@ def test_half_precision(originals, tmp_path, dtype):
     assert convert(*all_three(originals), "--dtype", dtype, "--output", tmp_path / "out") == 0
     for weights in (tmp_path / "out").rglob("*.safetensors"):
         assert {t.dtype for t in load_file(weights).values()} == {DTYPES[dtype]}
+
+
+def test_a_part_that_does_not_fit_the_others_is_refused(originals, pipeline_folder, tmp_path, capsys):
+    """Replacing one part of a pipeline checks the whole of it."""
+    folder = tmp_path / "out"
+    shutil.copytree(pipeline_folder, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    state = original_files.unet_state("tiny-64")
+    state["mapping.0.main.0.weight"] = torch.zeros(1024, 128 + 256)
+    state["mapping.0.skip.weight"] = torch.zeros(1024, 128 + 256)
+    torch.save(state, tmp_path / "narrow.ckpt")
+    assert convert("--unet", tmp_path / "narrow.ckpt", "--overwrite", "--output", folder) == 2
+    assert "width 256" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_unet_of_another_scale_joins_with_a_warning(pipeline_folder, tmp_path, capsys):
+    folder = tmp_path / "out"
+    shutil.copytree(pipeline_folder, folder)
+    unet = with_scale(tmp_path, "tiny-64", 5.0)
+    assert convert("--unet", unet, "--overwrite", "--output", folder) == 0
+    assert "decodes with 2.55" in capsys.readouterr().err
+    report = json.loads((folder / "conversion_report.json").read_text())
+    assert report["autoencoder_scale"]["value"] == pytest.approx(2.55)
+
+
+@pytest.mark.parametrize("fail_at", [1, 3, 5])
+def test_an_interruption_changes_nothing(originals, pipeline_folder, tmp_path, monkeypatch, fail_at):
+    folder = tmp_path / "out"
+    shutil.copytree(pipeline_folder, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    moves = []
+    replace = os.replace
+
+    def interrupted(source, target):
+        moves.append(source)
+        if len(moves) == fail_at:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(conversion.os, "replace", interrupted)
+    assert convert("--unet", originals.training, "--no-ema", "--overwrite", "--output", folder) == 130
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_being_told_to_stop_leaves_nothing(originals, tmp_path):
+    arguments = map(str, (sys.executable, SCRIPT, *all_three(originals), "--output", tmp_path / "out"))
+    process = subprocess.Popen(list(arguments), stderr=subprocess.DEVNULL)
+    while not (tmp_path / "out").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 130
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_cannot_be(originals, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert convert("--unet", originals.unet, "--output", tmp_path / "file") == 2
+    assert "no folder" in capsys.readouterr().err
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "conversion_report.json").write_text("[]")
+    assert convert("--unet", originals.unet, "--output", tmp_path / "out") == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_a_linked_folder_is_written_through(originals, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert convert("--unet", originals.unet, "--output", f"{tmp_path / 'link'}/") == 0
+    assert (tmp_path / "real" / "unet" / "config.json").is_file()
 
 
 # The scale
@@ -270,6 +345,38 @@ def test_damaged_unets_are_refused(tmp_path, capsys, change, message):
     assert [p.name for p in tmp_path.iterdir()] == ["damaged.ckpt"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": torch.zeros(3)},
+        {"net.0.main.0.weight": [1.0]},
+        {"net.0.main.0.weight": 1.0},
+        {3: torch.zeros(3)},
+        {"net.0.main.0.weight": torch.zeros(3).to_sparse()},
+        {"state_dict": {"model_ema.net.0.main.0.weight": torch.zeros(3), "modle.x": torch.zeros(1)}},
+        {"net.0.main.0.weight": torch.zeros(3)},
+        {},
+    ],
+)
+def test_files_that_are_no_state_dict(tmp_path, capsys, content):
+    torch.save(content, tmp_path / "file.ckpt")
+    for option in ("--unet", "--autoencoder"):
+        scale = ("--autoencoder-scale", "2") if option == "--autoencoder" else ()
+        assert convert(option, tmp_path / "file.ckpt", *scale, "--output", tmp_path / "out") == 2
+        assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_shared_memory_and_large_values(tmp_path, capsys):
+    state = original_files.unet_state("tiny-64")
+    state["net.1.main.0.bias"] = state["net.0.main.0.bias"]
+    state["net.2.main.0.bias"].fill_(1e6)
+    torch.save(state, tmp_path / "unet.ckpt")
+    assert convert("--unet", tmp_path / "unet.ckpt", "--output", tmp_path / "out") == 0
+    assert convert("--unet", tmp_path / "unet.ckpt", "--dtype", "fp16", "--output", tmp_path / "half") == 2
+    assert "too large for fp16" in capsys.readouterr().err
+
+
 def write_yaml(path, content):
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
     return path
@@ -280,6 +387,13 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
     vq = {"model": {**kl["model"], "target": "ldm.models.autoencoder.VQModel"}}
     other = json.loads(json.dumps(kl))
     other["model"]["params"]["ddconfig"]["ch_mult"] = [1, 2, 4, 4]
+    attention = json.loads(json.dumps(kl))
+    attention["model"]["params"]["ddconfig"]["attn_resolutions"] = [16]
+    size = json.loads(json.dumps(kl))
+    size["model"]["params"]["ddconfig"]["resolution"] = -5
+    heads = original_files.read_json("cloob")["models"]["tiny"]["config"]
+    heads["text_encoder"]["n_heads"] = 3
+    (tmp_path / "heads.json").write_text(json.dumps(heads))
     ae = ("--autoencoder", originals.autoencoder)
     scaled = (*ae, "--autoencoder-scale", "2.55")
     cases = [
@@ -291,6 +405,7 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
         (("--cloob", originals.unet), "no pickle|refers to"),
         (("--cloob", originals.cloob, "--cloob-config", "vit_b_16"), "does not belong"),
         (("--cloob", originals.cloob, "--cloob-config", "vit_h_14"), "vit_h_14.*vit_l_14"),
+        (("--cloob", originals.cloob, "--no-ema"), "no U-Net"),
         (("--cloob", originals.cloob, "--cloob-config", tmp_path / "nowhere.json"), "no such file"),
         (ae, "scale is not known.*--autoencoder-scale"),
         ((*ae, "--autoencoder-scale", "-1"), "positive number"),
@@ -303,6 +418,9 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
             (*scaled, "--autoencoder-config", write_yaml(tmp_path / "3.yaml", other)),
             "does not belong to these weights",
         ),
+        ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "4.yaml", attention)), "attention by level"),
+        ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "5.yaml", size)), "resolution -5"),
+        (("--cloob", originals.cloob, "--cloob-config", tmp_path / "heads.json"), "multiple of n_heads"),
         (("--unet", originals.unet, "--autoencoder-scale", "2.55"), "no autoencoder"),
         (("--unet", originals.unet, "--preset", "wikiart"), "widths .*768"),
         (("--unet", originals.unet, "--autoencoder-config", originals.autoencoder_config), "no autoencoder"),

@@ -12,7 +12,7 @@ from diffusers_ccld import (
     CLOOBVisionModelWithProjection,
 )
 from diffusers_ccld.losses import cloob_loss
-from diffusers_ccld.original.cloob import PUBLISHED_CONFIGS, cloob_table, parse_cloob_config, published_cloob_config
+from diffusers_ccld.original.cloob import PUBLISHED_CONFIGS, cloob_table, load_cloob_config, parse_cloob_config
 from diffusers_ccld.original.tables import from_original, to_original
 
 TEXTS = original_files.read_json("cloob")["texts"]
@@ -175,7 +175,7 @@ def test_gradient_checkpointing_changes_no_gradient(model):
 
 @pytest.mark.parametrize("name", PUBLISHED_CONFIGS)
 def test_published_configurations(name):
-    config = published_cloob_config(name)
+    config = load_cloob_config(name)
     text, vision = config.text_config, config.vision_config
     assert text.hidden_size // text.num_attention_heads == vision.hidden_size // vision.num_attention_heads == 64
     assert config.projection_dim == text.projection_dim == vision.projection_dim

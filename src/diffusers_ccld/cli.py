@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ def convert_main(argv: list[str] | None = None) -> int:
 
 def run_reporting_errors(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
     """Runs a command; an error of the user's becomes one line, an interruption the usual status."""
+    # Being told to stop is an interruption like any other, so that nothing is left half-written.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(args)
     except (ValueError, TypeError, OSError) as error:

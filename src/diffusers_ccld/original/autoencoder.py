@@ -14,7 +14,7 @@ from .reading import CheckpointError, check_file
 from .tables import Entry
 
 # The perceptual loss and the discriminator of training, which every published file still holds.
-IGNORED = r"loss\."
+IGNORED = r"loss\..*"
 
 ATTENTION = (
     ("norm.weight", "group_norm.weight", "same"),
@@ -82,7 +82,7 @@ def infer_autoencoder_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any
     """
 
     def shape(name):
-        if name not in state:
+        if name not in state or state[name].ndim != 4:
             raise CheckpointError(f"The file is no KL autoencoder of latent-diffusion: it lacks {name}.")
         return state[name].shape
 
@@ -144,6 +144,8 @@ def check_against_yaml(config: Mapping[str, Any], params: Mapping[str, Any], pat
         CheckpointError: If they disagree, so that the two files do not belong together.
     """
     dd = params["ddconfig"]
+    levels = len(config["block_out_channels"])
+    has_attention = [block_type.startswith("Attn") for block_type in config["down_block_types"]]
     ours = {
         "ch × ch_mult": list(config["block_out_channels"]),
         "num_res_blocks": config["layers_per_block"],
@@ -151,6 +153,9 @@ def check_against_yaml(config: Mapping[str, Any], params: Mapping[str, Any], pat
         "embed_dim": config["latent_channels"],
         "in_channels": config["in_channels"],
         "out_ch": config["out_channels"],
+        "attention by level": has_attention,
+        "double_z": True,
+        "resamp_with_conv": True,
     }
     try:
         theirs = {
@@ -160,7 +165,12 @@ def check_against_yaml(config: Mapping[str, Any], params: Mapping[str, Any], pat
             "embed_dim": params["embed_dim"],
             "in_channels": dd["in_channels"],
             "out_ch": dd["out_ch"],
+            "attention by level": [dd["resolution"] // 2**i in dd["attn_resolutions"] for i in range(levels)],
+            "double_z": dd["double_z"],
+            "resamp_with_conv": dd.get("resamp_with_conv", True),
         }
+        if not isinstance(dd["resolution"], int) or dd["resolution"] < 1:
+            raise TypeError(f"resolution {dd['resolution']!r}")
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: the file describes no autoencoder; {error} is wrong.") from error
     differences = [f"{key} is {theirs[key]} there and {ours[key]} here" for key in ours if ours[key] != theirs[key]]

@@ -1,6 +1,5 @@
 """Loads a converted folder and runs it once."""
 
-from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -13,33 +12,29 @@ from .reading import CheckpointError
 
 
 @torch.no_grad()
-def check_conversion(folder: Path, components: Collection[str]) -> dict[str, str]:
-    """Loads what was written and runs it once: the whole pipeline if it is there, else each model.
+def check_conversion(folder: Path) -> dict[str, str]:
+    """Loads what is in a folder and runs it once: every model, and the whole pipeline if it is one.
 
     Raises:
-        CheckpointError: If something comes out that is not finite.
+        CheckpointError: If something comes out that is not finite, or the parts do not fit together.
     """
     results = {}
-    inputs = {
-        "unet": (CCLDUNet2DConditionModel, _run_unet),
-        "vae": (AutoencoderKL, _run_vae),
-        "text_encoder": (CLOOBTextModelWithProjection, _run_text_encoder),
-        "image_encoder": (CLOOBVisionModelWithProjection, _run_image_encoder),
-    }
-    is_pipeline = (folder / "model_index.json").exists()
-    if is_pipeline:
+    pipe = None
+    if (folder / "model_index.json").exists():
         pipe = DiffusionPipeline.from_pretrained(folder)
         pipe.set_progress_bar_config(disable=True)
-        models = {name: getattr(pipe, name) for name in inputs}
-    for name, (model_class, run) in inputs.items():
-        if name not in components:
+    for name, (model_class, run) in RUNS.items():
+        if not (folder / name).is_dir():
             continue
-        model = models[name] if is_pipeline else model_class.from_pretrained(folder / name)
+        model = getattr(pipe, name) if pipe is not None else model_class.from_pretrained(folder / name)
         _require_finite(name, run(model.float()))
         results[name] = "loaded and run"
-    if is_pipeline:
-        size = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    if pipe is not None:
+        wanted, made = pipe.unet.config.cross_attention_dim, pipe.text_encoder.config.projection_dim
+        if wanted != made:
+            raise CheckpointError(f"The U-Net wants embeddings of width {wanted}; the CLOOB makes them of {made}.")
         conditions = [("a check", 1.0), (Image.new("RGB", (64, 64)), 1.0)]
+        size = pipe.size_multiple
         pixels = pipe(conditions=conditions, height=size, width=size, num_inference_steps=1, output_type="pt").images
         _require_finite("pipeline", pixels)
         results["pipeline"] = "loaded and run"
@@ -69,3 +64,11 @@ def _run_text_encoder(text_encoder):
 def _run_image_encoder(image_encoder):
     size = image_encoder.config.image_size
     return image_encoder(torch.zeros(1, image_encoder.config.num_channels, size, size)).image_embeds
+
+
+RUNS = {
+    "unet": (CCLDUNet2DConditionModel, _run_unet),
+    "vae": (AutoencoderKL, _run_vae),
+    "text_encoder": (CLOOBTextModelWithProjection, _run_text_encoder),
+    "image_encoder": (CLOOBVisionModelWithProjection, _run_image_encoder),
+}

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ..configuration_cloob import CLOOBConfig
-from .reading import CheckpointError, check_file
+from ..processing_cloob import IMAGE_MEAN, IMAGE_STD
+from .reading import CheckpointError
 from .tables import Entry
 
 # Here; in the pickles of JAX parameters and how it lies there; in the PyTorch port that training checkpoints hold.
@@ -52,6 +53,12 @@ TOWERS = (
     ("text_encoder", TEXT_TENSORS, "text_encoder", "text_encoder"),
     ("image_encoder", IMAGE_TENSORS, "vi_t_image_encoder", "image_encoder"),
 )
+RANKS = {  # of tensors that are no matrices
+    "embeddings.class_embedding": 1,
+    "embeddings.patch_embedding.weight": 4,
+    "text_projection.bias": 1,
+    "visual_projection.bias": 1,
+}
 HEAD_DIM = 64  # of all published models; the weights do not tell it
 
 
@@ -75,27 +82,23 @@ def cloob_table(component: str, num_layers: int, is_jax: bool) -> list[Entry]:
     return [Entry(f"{port_tower}.{port}", (ours,)) for ours, _, _, port in rows]
 
 
-def published_cloob_config(name: str) -> CLOOBConfig:
-    """The configuration of a published model or size.
+def load_cloob_config(name_or_file: str | Path) -> CLOOBConfig:
+    """A configuration by its published name or from a JSON file in cloob-training's format.
 
     Raises:
-        CheckpointError: If there is none of that name.
+        CheckpointError: If it is neither.
     """
-    if name not in PUBLISHED_CONFIGS:
+    if str(name_or_file) in PUBLISHED_CONFIGS:
+        return parse_cloob_config(PUBLISHED_CONFIGS[str(name_or_file)], name_or_file)
+    path = Path(name_or_file)
+    if not path.is_file():
         raise CheckpointError(
-            f"{name}: neither a file nor a published CLOOB configuration ({', '.join(PUBLISHED_CONFIGS)})."
+            f"{path}: there is no such file, nor a published CLOOB configuration of that name "
+            f"({', '.join(PUBLISHED_CONFIGS)})."
         )
-    return parse_cloob_config(PUBLISHED_CONFIGS[name], name)
-
-
-def load_cloob_config(name_or_file: str | Path) -> CLOOBConfig:
-    """A configuration by its published name or from a JSON file in cloob-training's format."""
-    if Path(name_or_file).suffix != ".json":
-        return published_cloob_config(str(name_or_file))
-    path = check_file(name_or_file)
     try:
         return parse_cloob_config(json.loads(path.read_text()), path)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: no JSON. ({error})") from error
 
 
@@ -109,6 +112,12 @@ def parse_cloob_config(config: Mapping[str, Any], where: str | Path) -> CLOOBCon
         image, text = config["image_encoder"], config["text_encoder"]
         if image["type"] != "ViT" or text["type"] != "transformer" or text["tokenizer"] != "clip":
             raise CheckpointError(f"{where}: only a ViT and a transformer with CLIP's tokenizer are known.")
+        normalize = image.get("normalize", {"mean": IMAGE_MEAN, "std": IMAGE_STD})
+        if (tuple(normalize["mean"]), tuple(normalize["std"])) != (IMAGE_MEAN, IMAGE_STD):
+            raise CheckpointError(f"{where}: only CLIP's normalisation of images is known.")
+        for tower in (image, text):
+            if tower["n_heads"] < 1 or tower["d_model"] % tower["n_heads"]:
+                raise CheckpointError(f"{where}: d_model must be a multiple of n_heads.")
         return CLOOBConfig(
             text_config={
                 "vocab_size": text["vocab_size"],
@@ -136,22 +145,27 @@ def parse_cloob_config(config: Mapping[str, Any], where: str | Path) -> CLOOBCon
         ) from error
 
 
-def infer_cloob_config(state: Mapping[str, torch.Tensor], is_jax: bool) -> CLOOBConfig:
+def is_jax(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a state dict has JAX's names, "module/leaf", and not those of the PyTorch port."""
+    return any("/" in name for name in state)
+
+
+def infer_cloob_config(state: Mapping[str, torch.Tensor]) -> CLOOBConfig:
     """Reads the configuration off the weights, the number of attention heads from their usual width of 64.
 
     Raises:
         CheckpointError: If this is no CLOOB.
     """
-    tensors = {}
-    num_layers = {}
+    jax = is_jax(state)
+    tensors, num_layers = {}, {}
     for component, _, jax_tower, port_tower in TOWERS:
-        marker = f"{jax_tower}/layer_" if is_jax else f"{port_tower}.layers."
-        separator = "/" if is_jax else "."
+        marker = f"{jax_tower}/layer_" if jax else f"{port_tower}.layers."
+        separator = "/" if jax else "."
         layers = {name[len(marker) :].split(separator)[0] for name in state if name.startswith(marker)}
         num_layers[component] = len(layers)
-        for original, (name,), layout in cloob_table(component, 0, is_jax):
-            if original not in state:
-                raise CheckpointError(f"The file is no CLOOB: it lacks {original}.")
+        for original, (name,), layout in cloob_table(component, 0, jax):
+            if original not in state or state[original].ndim != RANKS.get(name, 2):
+                raise CheckpointError(f"The file is no CLOOB: it lacks {original}, or that has a wrong shape.")
             shape = state[original].shape
             tensors[component, name] = torch.Size((shape[3], shape[2], *shape[:2])) if layout == "patches" else shape
     vocab_size, text_width = tensors["text_encoder", "embeddings.token_embedding.weight"]
@@ -177,6 +191,22 @@ def infer_cloob_config(state: Mapping[str, torch.Tensor], is_jax: bool) -> CLOOB
             "projection_dim": projection_dim,
         },
     )
+
+
+def split_cloob(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Sorts a state dict by tower, "text_encoder" and "image_encoder".
+
+    Raises:
+        CheckpointError: If there is a tensor that belongs to neither.
+    """
+    prefixes = {
+        component: f"{jax_tower}/" if is_jax(state) else f"{port_tower}."
+        for component, _, jax_tower, port_tower in TOWERS
+    }
+    towers = {component: {n: t for n, t in state.items() if n.startswith(p)} for component, p in prefixes.items()}
+    if strangers := [name for name in state if not name.startswith(tuple(prefixes.values()))]:
+        raise CheckpointError(f"The CLOOB has, beyond what it should, {', '.join(strangers[:5])}.")
+    return towers
 
 
 def is_published_size(config: CLOOBConfig) -> bool:

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,20 @@ from ..scheduling_ccld import CCLDScheduler
 from ..unet_ccld import CCLDUNet2DConditionModel
 from . import autoencoder as kl
 from .check import check_conversion
-from .cloob import HEAD_DIM, cloob_table, infer_cloob_config, is_published_size, load_cloob_config
+from .cloob import (
+    HEAD_DIM,
+    cloob_table,
+    infer_cloob_config,
+    is_jax,
+    is_published_size,
+    load_cloob_config,
+    split_cloob,
+)
 from .presets import PRESETS
-from .reading import CheckpointError, read_checkpoint, read_cloob_pickle, sha256
-from .scale import Scale, choose_scale, stored_scale
-from .tables import from_original
-from .unet import SCALE_BUFFER, split_training_checkpoint, unet_config, unet_table
+from .reading import CheckpointError, read_checkpoint, read_cloob_pickle, sha256, state_dict_of
+from .scale import Scale, choose_scale, stored_scale, warn_of_other_scale
+from .tables import Entry, from_original
+from .unet import SCALE_BUFFER, TRAINING_SCALE, split_training_checkpoint, unet_config, unet_table
 
 REPORT_NAME = "conversion_report.json"
 COMPONENTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "image_encoder", "feature_extractor")
@@ -39,7 +47,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass
 class Source:
-    """A state dict in one of the original's formats, and where it comes from."""
+    """A state dict in one of the original's formats, where it comes from, and what of the file is left out."""
 
     state: dict[str, torch.Tensor]
     path: Path
@@ -48,6 +56,18 @@ class Source:
 
     def __str__(self) -> str:
         return f"{self.path} ({self.what})"
+
+
+@dataclass
+class Plan:
+    """A component that is ready to be written: a model with its weights, or a preprocessor or scheduler."""
+
+    name: str
+    component: Any
+    report: dict[str, Any] | None = None
+
+    def write(self, folder: Path) -> None:
+        self.component.save_pretrained(folder / self.name)
 
 
 def convert(
@@ -66,7 +86,9 @@ def convert(
 ) -> dict[str, Any]:
     """Converts any of a U-Net, a CLOOB and an autoencoder to the subfolders of a diffusers folder.
 
-    What is written is loaded again and run once before it takes its place; a conversion that fails leaves nothing.
+    All sources are read and checked before anything is written. What is written is loaded again and run once,
+    together with the components that the folder has already, before it takes its place; a conversion that fails or
+    is interrupted changes nothing.
 
     Args:
         output: Folder to write; components that it has already, others than those converted, are kept.
@@ -90,9 +112,71 @@ def convert(
     Raises:
         CheckpointError: If a file is not what it should be, or the scale cannot be told.
     """
-    output = Path(output)
+    output = Path(output).resolve()
+    _check_arguments(unet, cloob, autoencoder, autoencoder_scale, preset, ema, dtype)
+    earlier = _earlier_report(output)
+    sources = find_sources(unet, cloob, autoencoder, ema)
+    for option, value, source in (
+        ("--autoencoder-config", autoencoder_config, "vae"),
+        ("--autoencoder-scale", autoencoder_scale, "vae"),
+        ("--cloob-config", cloob_config, "cloob"),
+    ):
+        if value is not None and source not in sources:
+            noun = "CLOOB" if source == "cloob" else "autoencoder"
+            raise CheckpointError(f"{option} was given, but no {noun}.")
+
+    plans: list[Plan] = []
+    stored = widths = scale = None
+    if "unet" in sources:
+        plans += plan_unet(sources["unet"], preset, DTYPES[dtype])
+        stored = stored_scale(sources["unet"].state)
+        widths = plans[0].component.config.block_out_channels
+    if "vae" in sources:
+        scale = choose_scale(autoencoder_scale, preset, stored, widths, warn)
+        plans += plan_vae(sources["vae"], autoencoder_config, scale, DTYPES[dtype])
+    elif stored is not None and (output / "vae" / "config.json").is_file():
+        warn_of_other_scale(stored, output / "vae" / "config.json", warn)
+    if "cloob" in sources:
+        config = _cloob_config(sources["cloob"], cloob_config, preset, warn)
+        plans += plan_cloob(sources["cloob"], config, DTYPES[dtype])
+    _check_widths(plans)
+    existing = [plan.name for plan in plans if (output / plan.name).exists()]
+    if existing and not overwrite:
+        raise CheckpointError(f"{output} has {', '.join(existing)} already; give --overwrite to replace them.")
+
+    report = _make_report(plans, sources, scale, preset, dtype, earlier)
+    for source in sources.values():
+        source.state.clear()
+
+    is_new = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".converting-", dir=output) as temporary:
+            folder = Path(temporary)
+            written = [plan.name for plan in plans]
+            for plan in tqdm(plans, desc="Converting", unit="part"):
+                plan.write(folder)
+            plans.clear()  # unmaps the source files, before the written ones are mapped in their turn
+            gc.collect()
+            _link_existing(folder, output)
+            if all((folder / name).is_dir() for name in COMPONENTS):
+                _write_model_index(folder)
+                written.append("model_index.json")
+            report["check"] = check_conversion(folder)
+            (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n")
+            _move_into_place(folder, [*written, REPORT_NAME], output)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(output)
+        raise
+    return report
+
+
+def _check_arguments(unet, cloob, autoencoder, autoencoder_scale, preset, ema, dtype):
     if unet is None and cloob is None and autoencoder is None:
         raise CheckpointError("Nothing to convert: give --unet, --cloob or --autoencoder.")
+    if unet is None and not ema:
+        raise CheckpointError("--no-ema was given, but no U-Net.")
     if preset is not None and preset not in PRESETS:
         raise CheckpointError(f"Unknown preset {preset!r}; there are {', '.join(PRESETS)}.")
     if dtype not in DTYPES:
@@ -100,69 +184,15 @@ def convert(
     if autoencoder_scale is not None and not (math.isfinite(autoencoder_scale) and autoencoder_scale > 0):
         raise CheckpointError(f"The autoencoder scale must be a positive number, not {autoencoder_scale}.")
 
-    sources = find_sources(unet, cloob, autoencoder, ema)
-    if autoencoder_config is not None and "vae" not in sources:
-        raise CheckpointError("--autoencoder-config was given, but no autoencoder.")
-    if cloob_config is not None and "cloob" not in sources:
-        raise CheckpointError("--cloob-config was given, but no CLOOB.")
-    components = [name for name in COMPONENTS if _source_name(name) in sources]
-    existing = [name for name in components if (output / name).exists()]
-    if existing and not overwrite:
-        raise CheckpointError(f"{output} has {', '.join(existing)} already; give --overwrite to replace them.")
-
-    steps: dict[str, Callable[[Path], dict[str, Any]]] = {}
-    scale = None
-    if "unet" in sources:
-        config = unet_config(sources["unet"].state)
-        _check_preset(preset, config)
-        if "vae" in sources:
-            scale = choose_scale(
-                autoencoder_scale, preset, stored_scale(sources["unet"].state), config["block_out_channels"], warn
-            )
-        steps["unet"] = lambda folder: write_unet(sources["unet"], config, folder, DTYPES[dtype])
-    elif "vae" in sources:
-        scale = choose_scale(autoencoder_scale, preset, None, None, warn)
-    if scale is None and autoencoder_scale is not None:
-        raise CheckpointError("--autoencoder-scale was given, but no autoencoder.")
-    if "vae" in sources:
-        steps["vae"] = lambda folder: write_vae(sources["vae"], autoencoder_config, scale, folder, DTYPES[dtype])
-    if "cloob" in sources:
-        joint_config = _cloob_config(sources["cloob"], cloob_config, preset, warn)
-        steps["cloob"] = lambda folder: write_cloob(sources["cloob"], joint_config, folder, DTYPES[dtype])
-
-    report = {
-        "versions": {m.__name__: m.__version__ for m in (diffusers, transformers, torch)},
-        "preset": preset,
-        "dtype": dtype,
-        "sources": {},
-        "components": {},
-    }
-    if scale is not None:
-        report["autoencoder_scale"] = {"value": scale.value, "from": scale.origin}
-    for path in sorted({source.path for source in sources.values()}):
-        report["sources"][path.name] = {"path": str(path), "sha256": sha256(path), "bytes": path.stat().st_size}
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-        folder = Path(temporary)
-        for name, step in tqdm(steps.items(), desc="Converting", unit="part"):
-            report["components"].update(step(folder))
-            sources[name].state.clear()  # unmaps the file: what was written is mapped in its turn
-            gc.collect()
-        if set(components) == set(COMPONENTS):
-            _write_model_index(folder)
-        report["check"] = check_conversion(folder, components)
-        _merge_report(report, output / REPORT_NAME)
-        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n")
-        _move_into_place(folder, components, output)
-    return report
-
 
 # Sources
 
 
 def find_sources(
-    unet: str | Path | None, cloob: str | Path | None, autoencoder: str | Path | None, ema: bool = True
+    unet: str | Path | None = None,
+    cloob: str | Path | None = None,
+    autoencoder: str | Path | None = None,
+    ema: bool = True,
 ) -> dict[str, Source]:
     """Opens the files and finds the state dicts in them, by "unet", "vae" and "cloob".
 
@@ -171,17 +201,26 @@ def find_sources(
     """
     sources = {}
     if unet is not None:
-        sources |= _unet_sources(Path(unet), ema)
+        sources = _unet_sources(Path(unet), ema)
     if cloob is not None:
-        sources["cloob"] = Source(read_cloob_pickle(cloob), Path(cloob), "CLOOB pickle")
+        state, ignored = read_cloob_pickle(cloob)
+        _put(sources, "cloob", Source(state, Path(cloob), "CLOOB pickle", ignored))
     if autoencoder is not None:
-        checkpoint = read_checkpoint(autoencoder)
-        state, ignored = dict(checkpoint), []
+        checkpoint, path = read_checkpoint(autoencoder), Path(autoencoder)
+        ignored = []
         if "state_dict" in checkpoint:
-            state = dict(checkpoint["state_dict"])
-            ignored = [key for key in checkpoint if key != "state_dict"]
-        sources["vae"] = Source(state, Path(autoencoder), "autoencoder", ignored)
+            ignored = [str(key) for key in checkpoint if key != "state_dict"]
+            checkpoint = checkpoint["state_dict"]
+        _put(sources, "vae", Source(state_dict_of(checkpoint, path), path, "autoencoder", ignored))
     return sources
+
+
+def _put(sources, name, source):
+    """Adds a source; the one inside a training checkpoint that it stands in for counts as left out there."""
+    if name in sources:
+        prefix = {"vae": "ae_model", "cloob": "cloob"}[name]
+        sources["unet"].ignored += [f"{prefix}.{tensor}" for tensor in sources[name].state]
+    sources[name] = source
 
 
 def _unet_sources(path: Path, ema: bool) -> dict[str, Source]:
@@ -189,15 +228,16 @@ def _unet_sources(path: Path, ema: bool) -> dict[str, Source]:
     if "state_dict" not in checkpoint:
         if not ema:
             raise CheckpointError(f"{path} holds one set of weights; leave out --no-ema.")
-        return {"unet": Source(dict(checkpoint), path, "bare U-Net")}
+        return {"unet": Source(state_dict_of(checkpoint, path), path, "bare U-Net")}
 
-    parts = split_training_checkpoint(checkpoint["state_dict"])
+    state = state_dict_of(checkpoint["state_dict"], path)
     chosen, other = ("model_ema", "model") if ema else ("model", "model_ema")
-    if chosen not in parts:
-        hint = " Give --no-ema to take the raw ones." if ema and "model" in parts else ""
+    if not any(name.startswith(f"{chosen}.") for name in state):
+        hint = " Give --no-ema to take the raw ones." if ema and any(n.startswith("model.") for n in state) else ""
         raise CheckpointError(f"{path}: the training checkpoint has no {chosen}.* weights.{hint}")
-    left_out = [key for key in checkpoint if key != "state_dict"]
-    left_out += [f"{other}.{name}" for name in parts.get(other, ())] + list(parts.get("", ()))
+    parts = split_training_checkpoint(state)
+    left_out = [str(key) for key in checkpoint if key != "state_dict"] + [n for n in state if n == TRAINING_SCALE]
+    left_out += [f"{other}.{name}" for name in parts.get(other, ())]
     what = "averaged weights" if ema else "raw weights"
     sources = {"unet": Source(parts[chosen], path, f"training checkpoint, {what}", left_out)}
     for name, part in (("vae", "ae_model"), ("cloob", "cloob")):
@@ -206,81 +246,56 @@ def _unet_sources(path: Path, ema: bool) -> dict[str, Source]:
     return sources
 
 
-def _source_name(component: str) -> str:
-    """Which of the original's three models a component of the pipeline is made from."""
-    return {"unet": "unet", "scheduler": "unet", "vae": "vae"}.get(component, "cloob")
+# Plans
 
 
-# Components
-
-
-def _check_preset(preset, config):
+def plan_unet(source: Source, preset: str | None, dtype: torch.dtype) -> list[Plan]:
+    """The U-Net and its scheduler."""
+    config = unet_config(source.state)
     if preset is not None and config["block_out_channels"] != PRESETS[preset].block_out_channels:
         raise CheckpointError(
             f"The U-Net has widths {config['block_out_channels']}; the preset {preset} has "
             f"{PRESETS[preset].block_out_channels}."
         )
-
-
-def write_unet(source: Source, config: Mapping[str, Any], folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """Writes `unet/` and `scheduler/`; gives what the report says of them."""
     model = _empty(CCLDUNet2DConditionModel, **config)
-    report = _fill(model, source, unet_table(), SCALE_BUFFER, dtype)
-    model.save_pretrained(folder / "unet")
-    CCLDScheduler().save_pretrained(folder / "scheduler")
-    return {"unet": report}
+    report = fill(model, source, unet_table(), SCALE_BUFFER, dtype)
+    return [Plan("unet", model, report), Plan("scheduler", CCLDScheduler())]
 
 
-def write_vae(
-    source: Source, yaml_file: str | Path | None, scale: Scale, folder: Path, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Writes `vae/`; gives what the report says of it."""
+def plan_vae(source: Source, yaml_file: str | Path | None, scale: Scale, dtype: torch.dtype) -> list[Plan]:
+    """The autoencoder."""
     config = kl.infer_autoencoder_config(source.state)
     resolution = 256
     if yaml_file is not None:
         params = kl.read_autoencoder_yaml(yaml_file)
         kl.check_against_yaml(config, params, yaml_file)
-        resolution = params["ddconfig"].get("resolution", resolution)
+        resolution = params["ddconfig"]["resolution"]
     table = kl.autoencoder_table(len(config["block_out_channels"]), config["layers_per_block"])
-    model = _empty(AutoencoderKL, **config, sample_size=resolution, scaling_factor=1 / scale.value, force_upcast=False)
-    report = _fill(model, source, table, kl.IGNORED, dtype)
-    model.save_pretrained(folder / "vae")
-    return {"vae": report}
+    scaling_factor = 1 / scale.value
+    model = _empty(AutoencoderKL, **config, sample_size=resolution, scaling_factor=scaling_factor, force_upcast=False)
+    return [Plan("vae", model, fill(model, source, table, kl.IGNORED, dtype))]
 
 
-def write_cloob(source: Source, config: CLOOBConfig, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """Writes the two encoders and their preprocessors; gives what the report says of them."""
-    is_jax = _is_jax(source.state)
-    reports = {}
-    for component, model_class, tower_config in (
-        ("text_encoder", CLOOBTextModelWithProjection, config.text_config),
-        ("image_encoder", CLOOBVisionModelWithProjection, config.vision_config),
-    ):
+def plan_cloob(source: Source, config: CLOOBConfig, dtype: torch.dtype) -> list[Plan]:
+    """The two encoders and their preprocessors."""
+    plans = []
+    for component, state in split_cloob(source.state).items():
+        is_text = component == "text_encoder"
+        model_class = CLOOBTextModelWithProjection if is_text else CLOOBVisionModelWithProjection
+        tower_config = config.text_config if is_text else config.vision_config
         model = _empty(model_class, config=tower_config)
-        table = cloob_table(component, tower_config.num_hidden_layers, is_jax)
-        # Either tower's tensors are left out of the other one.
-        prefix = table[0].original.split("/" if is_jax else ".")[0]
-        part = {name: tensor for name, tensor in source.state.items() if name.startswith(prefix)}
-        reports[component] = _fill(model, Source(part, source.path, source.what, source.ignored), table, r"$^", dtype)
-        model.save_pretrained(folder / component)
-    prefixes = tuple(_tower_prefixes(is_jax))
-    if strangers := [name for name in source.state if not name.startswith(prefixes)]:
-        raise CheckpointError(f"{source} has, beyond what it should, {', '.join(strangers[:5])}.")
-    CLOOBTokenizer(model_max_length=config.text_config.max_position_embeddings).save_pretrained(folder / "tokenizer")
-    CLOOBImageProcessor(size=config.vision_config.image_size).save_pretrained(folder / "feature_extractor")
-    return reports
-
-
-def _tower_prefixes(is_jax):
-    return ("text_encoder/", "vi_t_image_encoder/") if is_jax else ("text_encoder.", "image_encoder.")
-
-
-def _is_jax(state):
-    return any("/" in name for name in state)
+        table = cloob_table(component, tower_config.num_hidden_layers, is_jax(source.state))
+        tower = Source(state, source.path, source.what, source.ignored)
+        plans.append(Plan(component, model, fill(model, tower, table, r"$^", dtype)))
+    return [
+        *plans,
+        Plan("tokenizer", CLOOBTokenizer(model_max_length=config.text_config.max_position_embeddings)),
+        Plan("feature_extractor", CLOOBImageProcessor(size=config.vision_config.image_size)),
+    ]
 
 
 def _cloob_config(source, name_or_file, preset, warn):
-    inferred = infer_cloob_config(source.state, _is_jax(source.state))
+    inferred = infer_cloob_config(source.state)
     name_or_file = name_or_file or (PRESETS[preset].cloob_config if preset is not None else None)
     if name_or_file is None:
         if not is_published_size(inferred):
@@ -302,21 +317,44 @@ def _cloob_config(source, name_or_file, preset, warn):
     return config
 
 
+def _check_widths(plans):
+    """Raises if the embeddings of a CLOOB do not fit a U-Net that is converted with it."""
+    configs = {plan.name: plan.component.config for plan in plans if plan.report is not None}
+    if "unet" in configs and "text_encoder" in configs:
+        wanted, made = configs["unet"].cross_attention_dim, configs["text_encoder"].projection_dim
+        if wanted != made:
+            raise CheckpointError(f"The U-Net wants embeddings of width {wanted}; the CLOOB makes them of {made}.")
+
+
 def _empty(model_class, **config):
     """A model whose parameters have shapes but no memory."""
     with torch.device("meta"):
         return model_class(**config)
 
 
-def _fill(model, source, table, ignore, dtype):
-    """Loads a source into an empty model, in place; gives what the report says of it."""
+def fill(
+    model: torch.nn.Module, source: Source, table: list[Entry], ignore: str, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Loads a source into an empty model, in place; gives what the report says of it.
+
+    Raises:
+        CheckpointError: If a tensor is missing, unknown, of the wrong shape, not finite, or too large for the dtype.
+    """
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state, ignored = from_original(source.state, table, shapes, ignore, str(source))
-    model.load_state_dict({n: t.to(dtype).contiguous() for n, t in state.items()}, strict=True, assign=True)
+    state = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
+    if too_large := [n for n, t in state.items() if dtype == torch.float16 and not torch.isfinite(t).all()]:
+        raise CheckpointError(f"{source}: {too_large[0]} has values too large for fp16; take bf16 or fp32.")
+    seen = set()
+    for name, tensor in state.items():  # safetensors refuses what two tensors share
+        if tensor.data_ptr() in seen:
+            state[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
+    model.load_state_dict(state, strict=True, assign=True)
     model.eval()
     return {
         "class": type(model).__name__,
-        "source": source.path.name,
+        "source": str(source.path),
         "format": source.what,
         "parameters": sum(p.numel() for p in model.parameters()),
         "source_tensors_used": len(source.state) - len(ignored),
@@ -324,7 +362,53 @@ def _fill(model, source, table, ignore, dtype):
     }
 
 
-# Finishing
+# The report and the folder
+
+
+def _make_report(plans, sources, scale, preset, dtype, earlier):
+    """What this conversion does, beside what an earlier one has done to other components."""
+    report = {
+        "versions": {m.__name__: m.__version__ for m in (diffusers, transformers, torch)},
+        "sources": dict(earlier.get("sources", {})),
+        "components": dict(earlier.get("components", {})),
+    }
+    if scale is not None:
+        report["autoencoder_scale"] = {"value": scale.value, "from": scale.origin}
+    elif "autoencoder_scale" in earlier:
+        report["autoencoder_scale"] = earlier["autoencoder_scale"]
+    for plan in plans:
+        if plan.report is not None:
+            report["components"][plan.name] = {**plan.report, "preset": preset, "dtype": dtype}
+    for path in sorted({source.path for source in sources.values()}):
+        report["sources"][str(path)] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    return report
+
+
+def _earlier_report(output: Path) -> dict[str, Any]:
+    """The report of an earlier conversion into the same folder.
+
+    Raises:
+        CheckpointError: If the folder is no folder or the report is damaged.
+    """
+    if output.exists() and not output.is_dir():
+        raise CheckpointError(f"{output} is no folder.")
+    path = output / REPORT_NAME
+    if not path.is_file():
+        return {}
+    try:
+        report = json.loads(path.read_text())
+        if not all(isinstance(report.get(section, {}), dict) for section in ("sources", "components")):
+            raise ValueError("its sections are no mappings")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged; remove it. ({error})") from error
+    return report
+
+
+def _link_existing(folder: Path, output: Path) -> None:
+    """Shows the components that stay as they are beside the new ones."""
+    for name in COMPONENTS:
+        if (output / name).is_dir() and not (folder / name).exists():
+            (folder / name).symlink_to(output / name, target_is_directory=True)
 
 
 def _write_model_index(folder: Path) -> None:
@@ -347,23 +431,23 @@ def _write_model_index(folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2) + "\n")
 
 
-def _merge_report(report: dict[str, Any], path: Path) -> None:
-    """Takes over what an earlier report says of components and sources that this conversion has not touched."""
-    if not path.is_file():
-        return
-    earlier = json.loads(path.read_text())
-    for section in ("sources", "components", "check"):
-        report[section] = {**earlier.get(section, {}), **report[section]}
-    if "autoencoder_scale" in earlier:
-        report.setdefault("autoencoder_scale", earlier["autoencoder_scale"])
-
-
-def _move_into_place(folder: Path, components: list[str], output: Path) -> None:
-    output.mkdir(exist_ok=True)
-    for name in components:
-        if (output / name).exists():
-            shutil.rmtree(output / name)
-        os.replace(folder / name, output / name)
-    os.replace(folder / REPORT_NAME, output / REPORT_NAME)
-    if all((output / name).is_dir() for name in COMPONENTS):
-        _write_model_index(output)
+def _move_into_place(folder: Path, names: list[str], output: Path) -> None:
+    """Moves what was written over what was there; on any failure everything is as it was."""
+    replaced = folder / "replaced"
+    replaced.mkdir()
+    moved = []
+    try:
+        for name in names:
+            if (output / name).exists():
+                os.replace(output / name, replaced / name)
+            moved.append(name)
+            os.replace(folder / name, output / name)
+    except BaseException:
+        for name in moved:
+            if (replaced / name).exists():
+                if (output / name).exists():
+                    os.replace(output / name, folder / name)
+                os.replace(replaced / name, output / name)
+            elif (output / name).exists():
+                os.replace(output / name, folder / name)
+        raise

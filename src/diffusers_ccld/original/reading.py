@@ -1,6 +1,7 @@
 """Reads the original's files without running anything that is in them. The only module that unpickles."""
 
 import hashlib
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -16,17 +17,6 @@ from tqdm.auto import tqdm
 INERT_GLOBALS = re.compile(
     r"^(pytorch_lightning|lightning|lightning_fabric|omegaconf|pathlib|collections|typing|numpy)\b"
 )
-
-# All that the pickle of a numpy array refers to, under the names of numpy 1 and numpy 2.
-ARRAY_GLOBALS = {
-    (module, name)
-    for package in ("numpy.core", "numpy._core")
-    for module, name in (
-        (f"{package}.multiarray", "_reconstruct"),
-        (f"{package}.multiarray", "scalar"),
-        (f"{package}.numeric", "_frombuffer"),
-    )
-} | {("numpy", "ndarray"), ("numpy", "dtype")}
 
 
 class CheckpointError(ValueError):
@@ -108,7 +98,24 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             raise _damaged(path, error) from error
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"{path}: the file holds a {type(checkpoint).__name__}, not a checkpoint.")
-    return checkpoint
+    return dict(checkpoint)
+
+
+def state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """A state dict that has been made sure to be one.
+
+    Raises:
+        CheckpointError: If it is no mapping from names to ordinary tensors.
+    """
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: the state dict is a {type(content).__name__}.")
+    for name, tensor in content.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{path}: {name!r} is no name of a tensor.")
+        is_tensor = isinstance(tensor, torch.Tensor)
+        if not is_tensor or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise CheckpointError(f"{path}: {name} is no ordinary tensor.")
+    return dict(content)
 
 
 def _load(path: Path):
@@ -130,6 +137,62 @@ def _first_line(error):
     return str(error).strip().partition("\n")[0]
 
 
+class ArrayDtype:
+    """Stands in for `numpy.dtype` in a pickle: plain numbers only, as other kinds can be made to forge pointers."""
+
+    def __init__(self, code: str, *_):
+        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[fiub][0-9]{1,2}", code):
+            raise CheckpointError(f"the file holds an array of {code!r}, which is no plain kind of number.")
+        self.code, self.order = code.lstrip("<>=|"), "="
+
+    def __setstate__(self, state):
+        if state[1] not in ("<", ">", "=", "|"):
+            raise CheckpointError("the file holds an array of an unknown byte order.")
+        self.order = state[1]
+
+    def array(self, data: bytes, shape: tuple[int, ...], order: str) -> np.ndarray:
+        """The array of these bytes.
+
+        Raises:
+            CheckpointError: If they do not have the length of the shape.
+        """
+        dtype = np.dtype(self.code).newbyteorder(self.order)
+        is_shape = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+        if not is_shape or not isinstance(data, (bytes, bytearray)) or len(data) != math.prod(shape) * dtype.itemsize:
+            raise CheckpointError("the file holds an array whose data and shape differ in length.")
+        return np.frombuffer(data, dtype).reshape(shape, order=order).astype(dtype.newbyteorder("="))
+
+
+class Array:
+    """Stands in for `numpy.ndarray` in a pickle; `value` is the array, once its content has been read."""
+
+    value: np.ndarray | None = None
+
+    def __setstate__(self, state):
+        _, shape, dtype, is_fortran, data = state
+        self.value = _dtype(dtype).array(data, shape, "F" if is_fortran else "C")
+
+
+def _dtype(dtype):
+    if not isinstance(dtype, ArrayDtype):
+        raise CheckpointError("the file holds an array without a kind of number.")
+    return dtype
+
+
+def _reconstruct(*_) -> Array:
+    return Array()
+
+
+def _frombuffer(data, dtype, shape, order) -> Array:
+    array = Array()
+    array.value = _dtype(dtype).array(bytes(data), shape, "F" if order == "F" else "C")
+    return array
+
+
+def _scalar(dtype, data=b"") -> Array:
+    return _frombuffer(data, dtype, (), "C")
+
+
 def _latin1_bytes(text: str, encoding: str) -> bytes:
     """How an array's bytes are written in the oldest pickle formats, which have no bytes of their own."""
     if encoding != "latin1":
@@ -137,14 +200,25 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+# All that the pickle of a numpy array refers to, under the names of numpy 1 and numpy 2, and what is made of it.
+# numpy's own functions are not: they can be called in ways that forge pointers.
+ARRAY_GLOBALS = {
+    ("numpy", "ndarray"): Array,
+    ("numpy", "dtype"): ArrayDtype,
+    ("_codecs", "encode"): _latin1_bytes,
+}
+for _package in ("numpy.core", "numpy._core"):
+    ARRAY_GLOBALS[f"{_package}.multiarray", "_reconstruct"] = _reconstruct
+    ARRAY_GLOBALS[f"{_package}.multiarray", "scalar"] = _scalar
+    ARRAY_GLOBALS[f"{_package}.numeric", "_frombuffer"] = _frombuffer
+
+
 class ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that makes numpy arrays and nothing else."""
+    """An unpickler that makes numpy arrays of plain numbers and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in ARRAY_GLOBALS:
-            return super().find_class(module, name)
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1_bytes
+            return ARRAY_GLOBALS[module, name]
         if module.split(".")[0] in ("jax", "jaxlib"):
             raise CheckpointError(
                 "the file holds JAX arrays, straight from training, which need JAX to be read. Where JAX is "
@@ -156,14 +230,14 @@ class ArrayUnpickler(pickle.Unpickler):
         )
 
 
-def read_cloob_pickle(path: str | Path) -> dict[str, torch.Tensor]:
+def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Reads a CLOOB checkpoint of crowsonkb/cloob-training.
 
     Args:
         path: A `.pkl` file that holds {"params": (image, text)}, each a mapping from module to leaf to array.
 
     Returns:
-        Tensors in JAX's layout, by "module/leaf".
+        Tensors in JAX's layout, by "module/leaf", and the names of what the file holds beside them.
 
     Raises:
         CheckpointError: If the file is missing or damaged, holds anything but numpy arrays, or is no CLOOB.
@@ -180,13 +254,13 @@ def read_cloob_pickle(path: str | Path) -> dict[str, torch.Tensor]:
         ) from error
 
     params = checkpoint.get("params") if isinstance(checkpoint, dict) else None
-    if not isinstance(params, (tuple, list)) or len(params) != 2:
+    trees = params if isinstance(params, (tuple, list)) and len(params) == 2 else ()
+    if not trees or not all(isinstance(tree, dict) for tree in trees):
         raise CheckpointError(f'{path}: no CLOOB checkpoint; it has no "params" of an image and a text encoder.')
     state = {}
-    for tree in params:
-        for module, leaves in tree.items():
-            for leaf, array in leaves.items():
-                if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-                    raise CheckpointError(f"{path}: {module}/{leaf} is no array of floating-point numbers.")
-                state[f"{module}/{leaf}"] = torch.from_numpy(np.ascontiguousarray(array))
-    return state
+    for module, leaves in (item for tree in trees for item in tree.items()):
+        for leaf, array in leaves.items() if isinstance(leaves, dict) else [("", leaves)]:
+            if not isinstance(array, Array) or array.value is None or array.value.dtype.kind != "f":
+                raise CheckpointError(f"{path}: {module}/{leaf} is no array of floating-point numbers.")
+            state[f"{module}/{leaf}"] = torch.from_numpy(np.ascontiguousarray(array.value))
+    return state, [str(key) for key in checkpoint if key != "params"]

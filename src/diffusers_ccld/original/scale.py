@@ -1,8 +1,10 @@
 """Which constant latents are multiplied with before decoding; the published files do not agree on it."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -79,3 +81,13 @@ def choose_scale(
 
 def _close(a, b):
     return math.isclose(a, b, rel_tol=SCALE_TOLERANCE)
+
+
+def warn_of_other_scale(stored: float, vae_config: Path, warn: Callable[[str], None]) -> None:
+    """Warns if a U-Net joins an autoencoder, converted earlier, whose scale is not the one in the U-Net's file."""
+    kept = 1 / json.loads(vae_config.read_text())["scaling_factor"]
+    if not _close(stored, kept):
+        warn(
+            f"The folder's autoencoder decodes with {kept:.6g} and was left as it is; the U-Net's file says "
+            f"{stored:.6g}. To change it, convert the autoencoder again with --autoencoder-scale."
+        )

@@ -44,7 +44,7 @@ def from_original(
         state: The original's tensors by name.
         table: What becomes of them.
         shapes: Shape of every tensor the model here has.
-        ignore: Pattern of the names that may be left out.
+        ignore: Pattern of the names, whole, that may be left out.
         where: How messages call the state dict.
 
     Returns:
@@ -56,14 +56,14 @@ def from_original(
     table = [entry for entry in table if entry.names[0] in shapes]
     known = {entry.original for entry in table}
     unknown = [name for name in state if name not in known]
-    ignored = [name for name in unknown if re.match(ignore, name)]
+    ignored = [name for name in unknown if re.fullmatch(ignore, name)]
     _complain(where, "lacks", [entry.original for entry in table if entry.original not in state])
     _complain(where, "has, beyond what it should,", [name for name in unknown if name not in ignored])
 
     converted, misshapen, damaged = {}, [], []
     for entry in table:
         tensor = state[entry.original]
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+        if not tensor.is_floating_point():
             raise CheckpointError(f"{where}: {entry.original} is no tensor of floating-point numbers.")
         if not torch.isfinite(tensor).all():
             damaged.append(entry.original)

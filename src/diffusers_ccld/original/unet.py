@@ -16,6 +16,7 @@ from .tables import Entry
 LEVEL_PREFIXES = ("net.", "net.4.main.", "net.4.main.9.main.", "net.4.main.9.main.9.main.")
 BLOCKS_PER_LEVEL = 4
 SCALE_BUFFER = "autoencoder_scale"
+TRAINING_SCALE = "scale_factor"  # the same once more, in training checkpoints
 
 
 def unet_table() -> list[Entry]:
@@ -84,7 +85,7 @@ def unet_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     firsts = [f"{prefix}{0 if level == 0 else 1}.main.0.weight" for level, prefix in enumerate(LEVEL_PREFIXES)]
     needed = [*firsts, "net.8.main.4.weight", "mapping.0.main.0.weight"]
     for name in needed:
-        if name not in state or state[name].ndim < 2:
+        if name not in state or state[name].ndim != (2 if "mapping" in name else 4):
             raise CheckpointError(f"The file is no U-Net of CCLD: it lacks {name}.")
     mapping_dim, mapping_in = state["mapping.0.main.0.weight"].shape
     return {
@@ -101,14 +102,16 @@ def split_training_checkpoint(state: Mapping[str, torch.Tensor]) -> dict[str, di
     """Sorts the state dict of a Lightning training checkpoint by component.
 
     Returns:
-        State dicts "model" (raw U-Net), "model_ema" (its average), "ae_model", "cloob", each only if there, and
-        under "" what belongs to none.
+        State dicts "model" (raw U-Net), "model_ema" (its average), "ae_model" and "cloob", each only if it is there.
+
+    Raises:
+        CheckpointError: If there is a tensor that belongs to none.
     """
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in state.items():
         component, _, rest = name.partition(".")
-        if component in ("model", "model_ema", "ae_model", "cloob"):
+        if component in ("model", "model_ema", "ae_model", "cloob") and rest:
             parts.setdefault(component, {})[rest] = tensor
-        else:
-            parts.setdefault("", {})[name] = tensor
+        elif name != TRAINING_SCALE:
+            raise CheckpointError(f"The training checkpoint has, beyond what it should, {name}.")
     return parts
