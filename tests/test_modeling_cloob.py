@@ -99,6 +99,12 @@ def test_short_sequences_are_padded(model):
         model.text_model(torch.zeros(1, 78, dtype=torch.long))
 
 
+def test_an_attention_mask_is_refused_rather_than_ignored(model):
+    tokens = torch.zeros(1, 77, dtype=torch.long)
+    with pytest.raises(TypeError, match="attention_mask"):
+        model.text_model(tokens, attention_mask=torch.ones_like(tokens))
+
+
 def test_images_of_another_size_are_refused(model):
     with pytest.raises(ValueError, match="32, 32"):
         model.vision_model(torch.zeros(1, 3, 224, 224))
@@ -127,6 +133,10 @@ def test_towers_load_alone_and_together(model, tmp_path):
     assert isinstance(AutoModel.from_pretrained(tmp_path / "image_encoder"), CLOOBVisionModelWithProjection)
     joint = CLOOBModel.from_vision_text_pretrained(tmp_path / "image_encoder", tmp_path / "text_encoder")
     assert torch.equal(joint(tokens, pixels, return_loss=True).loss, expected.loss)
+    assert joint.config.text_config is joint.text_model.config
+    joint.set_attn_implementation("eager")
+    assert joint.vision_model.config._attn_implementation == "eager"
+    joint.set_attn_implementation("sdpa")
 
     joint.save_pretrained(tmp_path / "joint")
     again = AutoModel.from_pretrained(tmp_path / "joint")

@@ -189,6 +189,24 @@ def test_images_per_prompt(pipe):
     assert rows.shape == (4, 4, 32, 32)
 
 
+def test_single_prompts_serve_batches_of_several_images_each(pipe):
+    for arguments, count in (
+        ({"prompt": ["a", "b"], "negative_prompt": "fog"}, 4),
+        ({"prompt": ["a", "b"], "image_prompt": FOX}, 4),
+        ({"prompt": "a", "negative_prompt": ["fog", "rain"]}, 4),
+    ):
+        assert len(latents(pipe, num_images_per_prompt=2, **arguments)) == count
+    prompt_embeds, negative_prompt_embeds = pipe.encode_prompt(["a", "b"], "fog", num_images_per_prompt=2)
+    assert len(prompt_embeds) == len(negative_prompt_embeds) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_paints(pipeline_folder, dtype):
+    pipe = CCLDPipeline.from_pretrained(pipeline_folder, dtype=dtype)
+    image = pipe("a fox", height=64, width=64, num_inference_steps=3, output_type="np", generator=seeded()).images
+    assert np.isfinite(image).all() and image.std() > 0.01
+
+
 def test_one_image_prompt_serves_many_prompts(pipe):
     result = latents(pipe, prompt=["a", "b"], image_prompt=FOX, negative_prompt="fog")
     assert result.shape == (2, 4, 32, 32)
@@ -305,6 +323,13 @@ def test_callbacks_can_change_the_guidance_and_end_the_run(pipe):
         ({"prompt": "a", "image_prompt_weight": 2.0}, ValueError, "image_prompt_weight=2.0"),
         ({"prompt": "a", "output_type": "jpeg"}, ValueError, "'jpeg'"),
         ({"prompt": "a", "eta": 0.5}, ValueError, "eta=0.5.*plms"),
+        ({"prompt": "a", "eta": 2}, ValueError, "eta=2"),
+        ({"prompt": "a", "height": 64.0}, ValueError, "height=64.0"),
+        ({"prompt": "a", "height": 0}, ValueError, "height=0"),
+        ({"prompt": "a", "num_inference_steps": 2.0}, ValueError, "whole numbers"),
+        ({"prompt": "a", "generator": 3}, TypeError, "torch.Generator"),
+        ({"prompt_embeds": torch.zeros(0, 512)}, ValueError, r"\(N, 512\)"),
+        ({"conditions": [(torch.zeros(2, 256), 1.0)]}, ValueError, r"\(2, 256\)"),
         ({"prompt": "a", "conditions": []}, ValueError, "in place of prompt"),
         ({"prompt": "a", "prompt_embeds": EMBEDS[0]}, ValueError, "either prompt or prompt_embeds"),
         ({"prompt_embeds": torch.zeros(1, 3)}, ValueError, r"\(N, 512\)"),
@@ -319,7 +344,7 @@ def test_callbacks_can_change_the_guidance_and_end_the_run(pipe):
         ({"conditions": [(torch.zeros(3), 1.0)]}, ValueError, "expected \\(512,\\)"),
         ({"prompt": "a", "callback_on_step_end_tensor_inputs": ["noise"]}, ValueError, "noise"),
         ({"prompt": "a", "generator": [seeded()] * 2}, ValueError, "2 generators were given for 1 images"),
-        ({"prompt": "a", "latents": torch.zeros(1, 4, 8, 8)}, ValueError, "latents has shape"),
+        ({"prompt": "a", "latents": torch.zeros(1, 4, 8, 8)}, ValueError, "latents must be a tensor"),
     ],
 )
 def test_wrong_input_is_refused_before_any_work(pipe, arguments, error, message):

@@ -66,6 +66,29 @@ def test_long_texts_are_cut_with_a_warning(tokenizer, caplog):
     assert len(ids) == 77 and ids[-1] == 49407
 
 
+def test_every_way_of_encoding_cleans_and_pads_alike(tokenizer):
+    text = "A &amp; B!"
+    expected = tokenizer(text).input_ids
+    assert tokenizer.encode(text) == expected[:6]
+    assert tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)) == expected[1:5]
+    padded = tokenizer.pad({"input_ids": [tokenizer.encode(text), tokenizer.encode("a")]}, padding="max_length")
+    assert padded.input_ids == [expected, tokenizer("a").input_ids]
+    assert list(padded) == ["input_ids"]
+
+
+def test_what_is_no_single_text_is_refused(tokenizer):
+    for arguments in (([],), ([3],), ("a", "b")):
+        with pytest.raises((ValueError, TypeError)):
+            tokenizer(*arguments) if len(arguments) == 1 else tokenizer(arguments[0], text_pair=arguments[1])
+
+
+def test_nothing_is_said_of_a_cut_that_is_not_made(tokenizer, caplog):
+    logging.getLogger("transformers").propagate = True
+    with caplog.at_level("WARNING"):
+        assert len(tokenizer("a " * 90, truncation=False).input_ids) == 92
+    assert "cut off" not in caplog.text
+
+
 def test_cleaning():
     assert clean_text("  A&amp;amp;B \n\t schÃ¶n ") == "a&b schön"
 

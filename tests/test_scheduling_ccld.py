@@ -152,21 +152,20 @@ def test_the_prediction_of_the_denoised_sample():
     torch.testing.assert_close(output.pred_original_sample, x0, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])
-def test_other_predictions_lead_to_the_same_sample(prediction_type):
+def test_predictions_of_noise_lead_to_the_same_sample():
     def run(kind):
-        scheduler = CCLDScheduler(algorithm_type="iplms", prediction_type=kind)
+        scheduler = CCLDScheduler(prediction_type=kind)
         scheduler.set_timesteps(8)
         x = torch.from_numpy(REFERENCE["x"]).double()
         for timestep in scheduler.timesteps:
             t = timestep_to_t(timestep.double())
             alpha, sigma = t_to_alpha_sigma(t)
             v = toy_model(x, t)
-            outputs = {"v_prediction": v, "epsilon": sigma * x + alpha * v, "sample": alpha * x - sigma * v}
-            x = scheduler.step(outputs[kind], timestep, x).prev_sample
+            output = v if kind == "v_prediction" else sigma * x + alpha * v
+            x = scheduler.step(output, timestep, x).prev_sample
         return x
 
-    assert original_files.relative_error(run(prediction_type), run("v_prediction")) < 1e-4
+    assert original_files.relative_error(run("epsilon"), run("v_prediction")) < 1e-4
 
 
 def test_noise_and_velocity_rotate_the_sample():
@@ -230,6 +229,15 @@ def test_stock_schedulers_take_the_network_for_what_it_is(name, is_loaded, tmp_p
     assert CCLDScheduler.from_config(stock.config, algorithm_type="pie").config.algorithm_type == "pie"
 
 
+@pytest.mark.parametrize("name", STOCK)
+def test_stock_schedulers_load_from_a_saved_folder(name, tmp_path):
+    CCLDScheduler(algorithm_type="iplms").save_pretrained(tmp_path)
+    stock = getattr(diffusers, name).from_pretrained(tmp_path)
+    assert stock.config.prediction_type == "v_prediction"
+    stock.save_pretrained(tmp_path / "again")
+    assert CCLDScheduler.from_pretrained(tmp_path / "again").config.algorithm_type == "iplms"
+
+
 def test_a_stock_schedulers_algorithm_is_not_ours():
     sde = diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
     assert CCLDScheduler.from_config(sde.config).config.algorithm_type == "plms"
@@ -241,6 +249,7 @@ def test_a_stock_schedulers_algorithm_is_not_ours():
         ({"algorithm_type": "euler"}, "'euler'.*plms"),
         ({"timestep_schedule": "karras"}, "'karras'.*spliced"),
         ({"timestep_schedule": "linear"}, "t = 1.*plms"),
+        ({"timestep_schedule": "linear", "algorithm_type": "ddim", "prediction_type": "epsilon"}, "t = 1.*epsilon"),
         ({"prediction_type": "score"}, "'score'.*v_prediction"),
     ],
 )
@@ -260,7 +269,20 @@ def test_wrong_use_is_refused():
     for timesteps in ([], [500.0, -1.0], [500.0, 100.0, 300.0], [100.0, 300.0, 200.0], [100.0, 100.0]):
         with pytest.raises(ValueError, match=r"descending"):
             scheduler.set_timesteps(timesteps=timesteps)
+    for timesteps in ([999.0, 500.0], [1500.0, 100.0], [float("nan")], [500.0, -20.0]):
+        with pytest.raises(ValueError, match=r"between −1 and"):
+            scheduler.set_timesteps(timesteps=timesteps)
+    ddim = CCLDScheduler(algorithm_type="ddim")
+    ddim.set_timesteps(timesteps=[999.0, 500.0])
+    assert torch.isfinite(toy_run(ddim, torch.randn(SHAPE))).all()
     scheduler.set_timesteps(1)
+    for begin_index in (-1, 4):
+        with pytest.raises(ValueError, match=f"begin_index={begin_index}"):
+            scheduler.set_begin_index(begin_index)
+    ddpm = CCLDScheduler(algorithm_type="ddpm")
+    ddpm.set_timesteps(3)
+    with pytest.raises(ValueError, match=r"eta=0.3"):
+        ddpm.step(x, ddpm.timesteps[0], x, eta=0.3)
     with pytest.raises(ValueError, match=r"eta=0.5"):
         scheduler.step(x, scheduler.timesteps[0], x, eta=0.5)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):

@@ -140,6 +140,15 @@ def test_fourier_features_stay_in_float32(unet, tmp_path):
     assert v.dtype == torch.bfloat16 and torch.isfinite(v).all()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_knows_the_zero_condition(unet, dtype):
+    x, c = torch.randn(2, 4, 8, 8), torch.stack([torch.zeros(32), torch.randn(32)])
+    expected = unet(x, 499, c).sample
+    result = unet.to(dtype)(x.to(dtype), 499, c.to(dtype)).sample
+    assert original_files.relative_error(result, expected) < 0.1
+
+
 def test_every_weight_but_the_frequencies_learns(unet):
     unet(torch.randn(2, 4, 8, 8), torch.tensor([1.0, 700.0]), torch.randn(2, 32)).sample.square().mean().backward()
     without = {name for name, p in unet.named_parameters() if p.grad is None or not p.grad.any()}

@@ -148,11 +148,12 @@ def sample(args: argparse.Namespace) -> None:
     """Paint pictures that match all prompts and image prompts together, as PNG files and a grid. Without any, paint
     whatever the model likes. Prompts are text alone: none is ever fetched as an address."""
     import diffusers
+    import numpy as np
     import torch
     from diffusers.utils import make_image_grid
     from PIL import Image, PngImagePlugin
 
-    from . import CCLDPipeline
+    from . import CCLDPipeline, CCLDScheduler
 
     parsed = [parse_weighted(text) for text in args.prompts]
     parsed_images = [parse_weighted_file(text) for text in args.image]
@@ -163,14 +164,14 @@ def sample(args: argparse.Namespace) -> None:
     if args.num_images < 1 or args.batch_size < 1:
         raise ValueError("--num-images and --batch-size must be at least 1.")
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(args.device)
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.dtype]
     diffusers.utils.logging.disable_progress_bar()
-    pipe = CCLDPipeline.from_pretrained(args.model, torch_dtype=dtype).to(device)
+    pipe = CCLDPipeline.from_pretrained(args.model, dtype=dtype).to(device)
     changes = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
     changes = {name: value for name, value in changes.items() if value is not None}
     if changes:
-        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **changes)
+        pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **changes)
 
     settings = {
         "conditions": [[str(source), weight] for source, weight in named + named_images],
@@ -181,19 +182,24 @@ def sample(args: argparse.Namespace) -> None:
         "eta": args.eta,
         "version": __version__,
     }
-    args.output.mkdir(parents=True, exist_ok=True)
     pictures = []
     seeds = range(args.seed, args.seed + args.num_images)
     for start in range(0, args.num_images, args.batch_size):
         batch = seeds[start : start + args.batch_size]
         images = pipe(
-            conditions=[conditions] * len(batch),
+            conditions=conditions,
+            num_images_per_prompt=len(batch),
             num_inference_steps=args.steps,
             eta=args.eta,
             height=args.height,
             width=args.width,
             generator=[torch.Generator().manual_seed(seed) for seed in batch],
+            output_type="np",
         ).images
+        if not np.isfinite(images).all():
+            raise ValueError("The model gave values that are not finite. Try --dtype fp32.")
+        args.output.mkdir(parents=True, exist_ok=True)
+        images = pipe.image_processor.numpy_to_pil(images)
         for seed, image in zip(batch, images):
             metadata = PngImagePlugin.PngInfo()
             metadata.add_text("ccld", json.dumps({**settings, "seed": seed, "size": list(image.size)}))
@@ -209,21 +215,37 @@ def sample(args: argparse.Namespace) -> None:
     print(args.output / "grid.png")
 
 
+def usable_device(name: str | None):
+    """The device of a name, or the best there is.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: there is no such device. ({str(error).partition(chr(10))[0]})") from error
+
+
 def parse_weighted(text: str) -> tuple[str, float | None]:
     """Splits "a red fox:2.5" into text and weight; a suffix that is no number belongs to the text.
 
     Raises:
-        ValueError: If the weight is not finite, or no text is left before it.
+        ValueError: If no text is left before the weight.
     """
     head, colon, tail = text.rpartition(":")
     try:
         weight = float(tail)
     except ValueError:
         return text, None
-    if not colon:
+    if not colon or not math.isfinite(weight):
         return text, None
-    if not head.strip() or not math.isfinite(weight):
-        raise ValueError(f"{text!r} needs a text before the colon and a finite number after it.")
+    if not head.strip():
+        raise ValueError(f"{text!r} needs a text before the colon.")
     return head, weight
 
 

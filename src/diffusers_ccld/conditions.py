@@ -135,7 +135,10 @@ def check_conditions(conditions: list[list], embedding_dim: int, has_image_encod
         condition, weight = pair
         if not is_finite_number(weight):
             raise ValueError(f"The weight {weight!r} is not a finite number.")
-        if isinstance(condition, torch.Tensor) and condition.numel() != embedding_dim:
+        if isinstance(condition, torch.Tensor) and tuple(condition.shape) not in (
+            (embedding_dim,),
+            (1, embedding_dim),
+        ):
             raise ValueError(f"An embedding of shape {tuple(condition.shape)} was given; expected ({embedding_dim},).")
         if isinstance(condition, Image.Image) and not has_image_encoder:
             raise ValueError("An image prompt needs an image_encoder and a feature_extractor, which are missing.")
@@ -154,7 +157,7 @@ def is_finite_number(value: Any) -> bool:
 def _check_prompt(name, value, embedding_dim):
     if name.endswith("_embeds"):
         is_embedding = isinstance(value, torch.Tensor) and value.ndim in (2, 3) and len(value) > 0
-        if not is_embedding or value[0].numel() != embedding_dim:
+        if not is_embedding or value.shape[-1] != embedding_dim or value[0].numel() != embedding_dim:
             raise ValueError(f"{name} must be a tensor of shape (N, {embedding_dim}) or (N, 1, {embedding_dim}).")
         return
     kind, noun = (Image.Image, "PIL image") if name == "image_prompt" else (str, "text")

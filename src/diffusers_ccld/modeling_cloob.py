@@ -30,7 +30,7 @@ class CLOOBTextModelOutput(ModelOutput):
     Attributes:
         text_embeds: Embeddings of unit length, (N, D).
         last_hidden_state: Output of the last layer, (N, 77, width).
-        hidden_states: Input of every layer, if asked for.
+        hidden_states: Input of the first layer and output of every layer, if asked for.
         attentions: Attention weights of every layer, if asked for and attention is eager.
     """
 
@@ -47,7 +47,7 @@ class CLOOBVisionModelOutput(ModelOutput):
     Attributes:
         image_embeds: Embeddings of unit length, (N, D).
         last_hidden_state: Output of the last layer, (N, 1 + patches, width).
-        hidden_states: Input of every layer, if asked for.
+        hidden_states: Input of the first layer and output of every layer, if asked for.
         attentions: Attention weights of every layer, if asked for and attention is eager.
     """
 
@@ -196,6 +196,13 @@ class CLOOBPreTrainedModel(PreTrainedModel):
             initialization.trunc_normal_(module.weight)
 
 
+def _refuse(kwargs):
+    """Raises for what transformers' decorators have not used up: an attention mask would be ignored, for one."""
+    unknown = kwargs.keys() - {"output_hidden_states", "output_attentions", "return_dict"}
+    if unknown:
+        raise TypeError(f"forward() has no arguments {', '.join(sorted(unknown))}.")
+
+
 class CLOOBTextModelWithProjection(CLOOBPreTrainedModel):
     """CLOOB's text encoder, from token ids to embeddings of unit length."""
 
@@ -232,7 +239,9 @@ class CLOOBTextModelWithProjection(CLOOBPreTrainedModel):
 
         Raises:
             ValueError: If the sequence is longer than the context.
+            TypeError: If there are other arguments.
         """
+        _refuse(kwargs)
         missing = self.config.max_position_embeddings - input_ids.shape[-1]
         if missing < 0:
             raise ValueError(
@@ -283,7 +292,9 @@ class CLOOBVisionModelWithProjection(CLOOBPreTrainedModel):
 
         Raises:
             ValueError: If the images have another size.
+            TypeError: If there are other arguments.
         """
+        _refuse(kwargs)
         size = self.config.image_size
         if pixel_values.shape[-2:] != (size, size):
             raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}; expected (N, 3, {size}, {size}).")
@@ -322,7 +333,8 @@ class CLOOBModel(CLOOBPreTrainedModel):
         text_model_name_or_path: str,
         vision_kwargs: dict | None = None,
         text_kwargs: dict | None = None,
-        **config_kwargs,
+        inverse_temperature: float = 30.0,
+        hopfield_scale: float = 15.0,
     ) -> "CLOOBModel":
         """Joins two towers that were saved apart, such as the `image_encoder` and `text_encoder` of a pipeline.
 
@@ -331,15 +343,20 @@ class CLOOBModel(CLOOBPreTrainedModel):
             text_model_name_or_path: Folder or hub id of the text encoder.
             vision_kwargs: Arguments of `CLOOBVisionModelWithProjection.from_pretrained`, `subfolder` for one.
             text_kwargs: Arguments of `CLOOBTextModelWithProjection.from_pretrained`.
-            config_kwargs: Values of `CLOOBConfig`.
+            inverse_temperature: As in `CLOOBConfig`; the towers do not know it.
+            hopfield_scale: As in `CLOOBConfig`, likewise.
         """
         vision_model = CLOOBVisionModelWithProjection.from_pretrained(
             vision_model_name_or_path, **(vision_kwargs or {})
         )
         text_model = CLOOBTextModelWithProjection.from_pretrained(text_model_name_or_path, **(text_kwargs or {}))
         config = CLOOBConfig(
-            text_config=text_model.config.to_dict(), vision_config=vision_model.config.to_dict(), **config_kwargs
+            text_config=text_model.config,
+            vision_config=vision_model.config,
+            inverse_temperature=inverse_temperature,
+            hopfield_scale=hopfield_scale,
         )
+        config.dtype = text_model.dtype
         with torch.device("meta"):
             model = cls(config)
         model.text_model, model.vision_model = text_model, vision_model

@@ -129,6 +129,10 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
         if negative_prompt is not None:
             negative_prompt = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
             negative_prompt_embeds = self._encode_texts(negative_prompt, device)
+        if prompt_embeds is not None and negative_prompt_embeds is not None and len(negative_prompt_embeds) == 1:
+            negative_prompt_embeds = negative_prompt_embeds.expand(
+                len(prompt_embeds), *negative_prompt_embeds.shape[1:]
+            )
         prompt_embeds = _repeat(prompt_embeds, num_images_per_prompt, device)
         negative_prompt_embeds = _repeat(negative_prompt_embeds, num_images_per_prompt, device)
         return prompt_embeds, negative_prompt_embeds
@@ -367,8 +371,8 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
         """
         default = self.unet.config.sample_size
         default_height, default_width = (default, default) if isinstance(default, int) else default
-        height = height or default_height * self.vae_scale_factor
-        width = width or default_width * self.vae_scale_factor
+        height = default_height * self.vae_scale_factor if height is None else height
+        width = default_width * self.vae_scale_factor if width is None else width
         prompts = Prompts(
             prompt,
             image_prompt,
@@ -393,8 +397,8 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
         device, num_images = self._execution_device, prompts.batch_size * num_images_per_prompt
         self.check_generator(generator, num_images)
         shape = self._latent_shape(num_images, height, width)
-        if latents is not None and tuple(latents.shape) != shape:
-            raise ValueError(f"latents has shape {tuple(latents.shape)}; expected {shape}.")
+        if latents is not None and (not isinstance(latents, torch.Tensor) or tuple(latents.shape) != shape):
+            raise ValueError(f"latents must be a tensor of shape {shape}.")
 
         guidance = self.prepare_guidance(prompts, num_images_per_prompt, device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
@@ -497,10 +501,10 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
     ) -> None:
         """Raises `ValueError` or `TypeError` if the arguments of a call do not go together."""
         self.check_size(height, width)
-        if num_inference_steps < 1 or num_images_per_prompt < 1:
+        if not _is_count(num_inference_steps) or not _is_count(num_images_per_prompt):
             raise ValueError(
                 f"num_inference_steps={num_inference_steps} and num_images_per_prompt={num_images_per_prompt} must be "
-                f"at least 1."
+                f"whole numbers, at least 1."
             )
         if not is_finite_number(guidance_scale):
             raise ValueError(f"guidance_scale={guidance_scale!r} must be a finite number.")
@@ -509,19 +513,25 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(f"Callbacks can get {self._callback_tensor_inputs}, not {sorted(unknown)}.")
-        if eta and isinstance(self.scheduler, CCLDScheduler) and not self.scheduler.is_stochastic:
-            raise ValueError(f'eta={eta} adds noise, which "{self.scheduler.config.algorithm_type}" cannot use.')
+        if not is_finite_number(eta) or not 0 <= eta <= 1:
+            raise ValueError(f"eta={eta!r} must be a number in [0, 1].")
+        if eta and isinstance(self.scheduler, CCLDScheduler) and not self.scheduler.accepts_eta(eta):
+            raise ValueError(f'eta={eta} is an option of "ddim", not of "{self.scheduler.config.algorithm_type}".')
+        self.prepare_extra_step_kwargs(None, eta)  # raises if the scheduler does not take eta
         prompts.check(self.unet.config.cross_attention_dim, self._has_image_encoder)
 
     def check_size(self, height: int, width: int) -> None:
         """Raises `ValueError` if images cannot have a size in pixels."""
         multiple = self.size_multiple
-        if height % multiple or width % multiple or height <= 0 or width <= 0:
+        if not _is_count(height) or not _is_count(width) or height % multiple or width % multiple:
             raise ValueError(f"height={height} and width={width} must be positive multiples of {multiple} pixels.")
 
     @staticmethod
     def check_generator(generator: torch.Generator | list[torch.Generator] | None, num_images: int) -> None:
-        """Raises `ValueError` if a list of generators is not one for every image."""
+        """Raises `TypeError` or `ValueError` if there is not one generator, or one for every image."""
+        generators = generator if isinstance(generator, list) else [generator]
+        if generator is not None and not all(isinstance(g, torch.Generator) for g in generators):
+            raise TypeError("generator must be a torch.Generator or a list of such.")
         if isinstance(generator, list) and len(generator) != num_images:
             raise ValueError(f"{len(generator)} generators were given for {num_images} images.")
 
@@ -531,3 +541,7 @@ def _repeat(embeds, count, device):
     if embeds is None:
         return None
     return embeds.flatten(1).to(device).repeat_interleave(count, dim=0)
+
+
+def _is_count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

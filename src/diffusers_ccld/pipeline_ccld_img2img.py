@@ -46,7 +46,8 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         default_height, default_width = self.image_processor.get_default_height_width(
             images[0] if isinstance(images, list) else images, height, width
         )
-        height, width = height or default_height, width or default_width
+        height = default_height if height is None else height
+        width = default_width if width is None else width
         self.check_size(height, width)
         return self.image_processor.preprocess(images, height, width)
 

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
+from transformers import BatchEncoding, CLIPTokenizer
 from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -53,7 +54,7 @@ class CLOOBTokenizer(CLIPTokenizer):
 
     def __call__(
         self, text: str | list[str], padding: bool | str = "max_length", truncation: bool | str = True, **kwargs
-    ):
+    ) -> BatchEncoding:
         """Tokenises one text or several.
 
         Args:
@@ -65,22 +66,35 @@ class CLOOBTokenizer(CLIPTokenizer):
         Returns:
             `BatchEncoding` with `input_ids`, (N, 77).
         """
-        text = clean_text(text) if isinstance(text, str) else [clean_text(t) for t in text]
-        wants_mask = kwargs.pop("return_attention_mask", False)
-        encoding = super().__call__(text, padding=padding, truncation=truncation, return_attention_mask=True, **kwargs)
-        ids, mask = encoding["input_ids"], encoding["attention_mask"]
-        if truncation:
-            self._warn_of_truncation([text] if isinstance(text, str) else text, kwargs.get("max_length"))
-        # The padding id is that of "!", which cannot be made a padding token without becoming unusable in texts.
-        encoding["input_ids"] = _zero_where_masked(ids, mask)
-        if not wants_mask:
-            del encoding["attention_mask"]
-        return encoding
+        return super().__call__(text, padding=padding, truncation=truncation, **kwargs)
+
+    def _encode_plus(self, text, text_pair=None, return_attention_mask=None, **kwargs):
+        if text_pair is not None or kwargs.get("is_split_into_words"):
+            raise ValueError("CLOOB encodes single texts, no pairs and no words.")
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts or not all(isinstance(t, str) for t in texts):
+            raise ValueError("Give a text or a list of texts.")
+        texts = [clean_text(t) for t in texts]
+        encoding = super()._encode_plus(
+            texts[0] if isinstance(text, str) else texts, return_attention_mask=True, **kwargs
+        )
+        if kwargs.get("truncation_strategy", TruncationStrategy.DO_NOT_TRUNCATE) != TruncationStrategy.DO_NOT_TRUNCATE:
+            self._warn_of_truncation(texts, kwargs.get("max_length") or self.model_max_length)
+        return _zero_padding(encoding, return_attention_mask)
+
+    def tokenize(self, text: str, **kwargs) -> list[str]:
+        """The tokens of a text, cleaned as `__call__` does it."""
+        return super().tokenize(clean_text(text), **kwargs)
+
+    def pad(self, encoded_inputs, return_attention_mask=None, **kwargs) -> BatchEncoding:
+        """Pads sequences of ids with zeros; arguments as in transformers."""
+        return _zero_padding(super().pad(encoded_inputs, return_attention_mask=True, **kwargs), return_attention_mask)
 
     def _warn_of_truncation(self, texts, max_length):
-        max_length = max_length or self.model_max_length
+        self.backend_tokenizer.no_truncation()
+        self.backend_tokenizer.no_padding()
         for text in texts:
-            num_tokens = len(self.tokenize(text)) + 2
+            num_tokens = len(self.backend_tokenizer.encode(text).ids)
             if num_tokens > max_length:
                 logger.warning(
                     f"The text {text[:40]!r}… has {num_tokens} tokens; what exceeds {max_length} was cut off."
@@ -92,6 +106,14 @@ class CLOOBTokenizer(CLIPTokenizer):
         if self.eos_token_id in token_ids:
             token_ids = token_ids[: token_ids.index(self.eos_token_id) + 1]
         return super()._decode(token_ids, **kwargs)
+
+
+def _zero_padding(encoding, return_attention_mask):
+    # The padding id is that of "!", which cannot be made a padding token without becoming unusable in texts.
+    encoding["input_ids"] = _zero_where_masked(encoding["input_ids"], encoding["attention_mask"])
+    if not return_attention_mask:
+        del encoding["attention_mask"]
+    return encoding
 
 
 def _zero_where_masked(ids, mask):

@@ -1,6 +1,7 @@
 """All samplers of the original in one diffusers scheduler, one network evaluation per `step`."""
 
 import itertools
+import json
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from .noise_schedule import cosine_betas, sampling_times, t_to_alpha_sigma, t_to_timestep, timestep_to_t
 
 ALGORITHMS = ("ddpm", "ddim", "prk", "plms", "pie", "plms2", "iplms")
-PREDICTION_TYPES = ("v_prediction", "epsilon", "sample")
+# Where α is so close to zero that the multistep samplers, which divide by it, lose all digits.
+LATEST_TIME = 0.9999
+PREDICTION_TYPES = ("v_prediction", "epsilon")
 
 # What stock schedulers mean by `algorithm_type`. Coming from one of them, the option is not ours.
 STOCK_ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis")
@@ -133,7 +136,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         algorithm_type: One of "ddpm", "ddim", "prk", "plms", "pie", "plms2", "iplms".
         timestep_schedule: One of "spliced", "ddpm", "log", "linear"; see `noise_schedule.apply_timestep_schedule`.
             "linear" begins at t = 1, where only "ddim" and "ddpm" are defined.
-        prediction_type: What the network predicts: "v_prediction" (CCLD), "epsilon" or "sample".
+        prediction_type: What the network predicts: "v_prediction" (CCLD) or "epsilon".
         trained_betas: Betas of the discrete chain that stock schedulers made from this config work with. By default
             those of the cosine schedule. This scheduler's own steps use the continuous schedule.
 
@@ -163,10 +166,10 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
                 f"Unknown prediction_type {prediction_type!r}; choose one of {', '.join(PREDICTION_TYPES)}."
             )
         sampling_times(1, timestep_schedule)  # raises if it is unknown
-        if timestep_schedule == "linear" and algorithm_type not in ("ddim", "ddpm"):
+        if timestep_schedule == "linear" and not _can_begin_at_one(algorithm_type, prediction_type):
             raise ValueError(
-                f'timestep_schedule="linear" begins at t = 1, where {algorithm_type!r} divides by zero. Use it with '
-                f'"ddim" or "ddpm", or take the "spliced" schedule.'
+                f'timestep_schedule="linear" begins at t = 1, where {algorithm_type!r} with {prediction_type} divides '
+                f'by zero. Use it with "ddim" or "ddpm" and v_prediction, or take the "spliced" schedule.'
             )
         betas = cosine_betas(num_train_timesteps) if trained_betas is None else [float(beta) for beta in trained_betas]
         self._register_for_stock_schedulers(
@@ -197,6 +200,12 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         super().register_to_config(**kwargs)
         self._internal_dict = CCLDSchedulerConfig(self._internal_dict)
 
+    def to_json_string(self) -> str:
+        """The configuration as it is saved: the algorithm under its private name alone, for stock schedulers' sake."""
+        config = json.loads(super().to_json_string())
+        config.pop("algorithm_type", None)
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs) -> tuple[dict, dict, dict]:
         """Picks the arguments of `__init__` out of a configuration, ours or that of a stock scheduler made from it."""
@@ -216,6 +225,10 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         """Whether the algorithm can add noise on the way."""
         return self.config.algorithm_type in ("ddim", "ddpm")
 
+    def accepts_eta(self, eta: float) -> bool:
+        """Whether the algorithm can add this share of noise: "ddim" any, "ddpm" only all of it, the others none."""
+        return self.config.algorithm_type == "ddim" or (self.config.algorithm_type == "ddpm" and eta == 1)
+
     @property
     def step_index(self) -> int | None:
         """Position of the next evaluation in `timesteps`; `None` before the first."""
@@ -227,7 +240,13 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begins sampling at `timesteps[begin_index]`; to be called by a pipeline before the loop."""
+        """Begins sampling at `timesteps[begin_index]`; to be called by a pipeline before the loop.
+
+        Raises:
+            ValueError: If there is no such entry.
+        """
+        if not 0 <= begin_index < len(self.timesteps):
+            raise ValueError(f"begin_index={begin_index} is no position in {len(self.timesteps)} timesteps.")
         self._begin_index = begin_index
 
     def _reset(self):
@@ -263,6 +282,12 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             times = sampling_times(num_inference_steps, self.config.timestep_schedule).tolist()
         else:
             times = [self._time(float(timestep)) for timestep in timesteps]
+        latest = 1.0 if _can_begin_at_one(self.config.algorithm_type, self.config.prediction_type) else LATEST_TIME
+        if not all(0 <= t <= latest for t in times):
+            raise ValueError(
+                f"timesteps must lie between −1 and {t_to_timestep(latest, self.config.num_train_timesteps):g}, "
+                f"t = 0 and t = {latest:g}, for {self.config.algorithm_type!r}."
+            )
         is_inversion = len(times) > 1 and times[0] < times[1]
         intervals = list(itertools.pairwise(times if is_inversion else [*times, 0.0]))
         if not times or any((t1 < t2) != is_inversion or t1 == t2 for t1, t2 in intervals):
@@ -314,7 +339,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             sample: The sample that the network saw, (N, C, H, W).
             eta: Share of DDPM's noise that "ddim" adds, 0 to 1. ("ddpm" always adds all of it.)
             generator: Source of that noise.
-            variance_noise: That noise itself, in place of a generator.
+            variance_noise: That noise itself, in place of a generator, (N, C, H, W).
             return_dict: Whether to return an output object in place of a tuple.
 
         Raises:
@@ -324,8 +349,8 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("Call set_timesteps before step.")
         if not 0 <= eta <= 1:
             raise ValueError(f"eta={eta} must lie in [0, 1].")
-        if eta and not self.is_stochastic:
-            raise ValueError(f'eta={eta} adds noise, which only "ddim" does, not {self.config.algorithm_type!r}.')
+        if eta and not self.accepts_eta(eta):
+            raise ValueError(f'eta={eta} is an option of "ddim", not of {self.config.algorithm_type!r}.')
         if self._step_index is None:
             self._step_index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
         if self._step_index >= len(self._plan):
@@ -350,11 +375,9 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
     def _predict(self, output, x, t):
         """(x₀, ε) that the network's output stands for at time t."""
         alpha, sigma = _alpha_sigma(t)
-        if self.config.prediction_type == "v_prediction":
-            return alpha * x - sigma * output, sigma * x + alpha * output
         if self.config.prediction_type == "epsilon":
             return (x - sigma * output) / alpha, output
-        return output, (x - alpha * output) / sigma
+        return alpha * x - sigma * output, sigma * x + alpha * output
 
     def _ddim(self, pred_original_sample, epsilon, evaluation, eta, generator, variance_noise):
         """Song et al. 2021, equation 12. The last step, to t = 0, gives the denoised sample itself."""
@@ -426,6 +449,11 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
 
 def _working_dtype(sample: torch.Tensor) -> torch.dtype:
     return torch.promote_types(sample.dtype, torch.float32)
+
+
+def _can_begin_at_one(algorithm_type: str, prediction_type: str) -> bool:
+    """Whether no step divides by α, which is zero at t = 1."""
+    return algorithm_type in ("ddim", "ddpm") and prediction_type == "v_prediction"
 
 
 def _alpha_sigma(t: float) -> tuple[float, float]:

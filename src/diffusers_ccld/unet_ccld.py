@@ -59,9 +59,10 @@ class MappingNetwork(nn.Module):
         self.block2 = ResidualMLP(mapping_dim, mapping_dim, final_activation=False)
 
     def forward(self, condition: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        # Unit variance per feature. The zero vector, which means "no condition", stays zero.
-        condition = F.normalize(condition, dim=-1) * condition.shape[-1] ** 0.5
-        features = torch.cat([condition, self.fourier(t).to(condition.dtype)], dim=-1)
+        # Unit variance per feature. The zero vector, which means "no condition", stays zero, for which the norm's
+        # epsilon has to be representable: not in half precision.
+        normalised = F.normalize(condition.float(), dim=-1) * condition.shape[-1] ** 0.5
+        features = torch.cat([normalised, self.fourier(t)], dim=-1).to(condition.dtype)
         return self.block2(self.block1(features))
 
 
