@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, VQModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
@@ -21,7 +22,7 @@ from .unet_ccld import CCLDUNet2DConditionModel
 NEGLIGIBLE_WEIGHT = 1e-6
 
 
-class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin):
+class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin):
     """Paints from prompts with CLOOB-Conditioned Latent Diffusion.
 
     One formula rules guidance. For conditions c_i with weights w_i, text or image embeddings alike,

@@ -41,8 +41,9 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         if isinstance(images[0], Image.Image):
             images = [ImageOps.exif_transpose(i).convert("RGB") for i in images]
         else:
-            stack = np.stack if isinstance(images[0], np.ndarray) else torch.stack
-            images = images[0] if len(images) == 1 and images[0].ndim == 4 else stack(images)
+            is_array = isinstance(images[0], np.ndarray)
+            images = [image if image.ndim == 4 else image[None] for image in images]
+            images = np.concatenate(images) if is_array else torch.cat(images)
         default_height, default_width = self.image_processor.get_default_height_width(
             images[0] if isinstance(images, list) else images, height, width
         )
@@ -58,7 +59,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         return latents.float() * self.vae.config.scaling_factor
 
     def set_start(self, num_inference_steps: int, strength: float) -> torch.Tensor:
-        """Sets the scheduler to the steps that begin below a time; gives its timesteps.
+        """Sets the scheduler to the steps that begin at or below a time; gives its timesteps.
 
         Args:
             num_inference_steps: Number of steps that a whole run would have.
@@ -69,14 +70,14 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         """
         if isinstance(self.scheduler, CCLDScheduler):
             times = sampling_times(num_inference_steps, self.scheduler.config.timestep_schedule)
-            kept = times if strength == 1 else times[times < strength]
+            kept = times[times <= strength]
             if len(kept):
                 self.scheduler.set_timesteps(timesteps=t_to_timestep(kept), device=self._execution_device)
                 return self.scheduler.timesteps
         else:
             self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
             timesteps = self.scheduler.timesteps
-            begin = int((timestep_to_t(timesteps) >= strength).sum()) if strength < 1 else 0
+            begin = int((timestep_to_t(timesteps) > strength).sum())
             if begin < len(timesteps):
                 if hasattr(self.scheduler, "set_begin_index"):
                     self.scheduler.set_begin_index(begin)

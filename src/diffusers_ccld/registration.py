@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
 from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from .original.single_file import unet_from_single_file
 from .pipeline_ccld import CCLDPipeline
 from .pipeline_ccld_img2img import CCLDImg2ImgPipeline
 from .pipeline_ccld_inpaint import CCLDInpaintPipeline
@@ -33,6 +34,9 @@ def register() -> None:
         setattr(diffusers, cls.__name__, cls)
         setattr(diffusers.pipelines, cls.__name__, cls)
         mapping["ccld"] = cls
+    # The parent's would look for a Stable Diffusion U-Net in the file. It stands here because the U-Net's module
+    # knows nothing of the original's formats.
+    CCLDUNet2DConditionModel.from_single_file = classmethod(unet_from_single_file)
     diffusers.pipelines.diffusers_ccld = sys.modules[__package__]
 
     for config_class, model_class in (

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,13 @@ PREDICTION_TYPES = ("v_prediction", "epsilon")
 
 # What stock schedulers mean by `algorithm_type`. Coming from one of them, the option is not ours.
 STOCK_ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis")
+
+# Options of stock schedulers whose defaults are wrong here; docs/schedulers.md has the measurements.
+FOR_STOCK_SCHEDULERS = {
+    "timestep_spacing": "trailing",  # in even steps from t = 1 to t = 0; "leading" begins later, yet with pure noise
+    "clip_sample": False,  # DDIM and DDPM would clip the denoised sample to [−1, 1]; latents go beyond
+    "sigma_max": math.exp(5),  # where Karras and exponential sigmas begin, and our own: at a log-SNR of −10
+}
 
 # Adams–Bashforth weights for the newest noise prediction and its predecessors, by how many there are.
 ADAMS_BASHFORTH = {
@@ -175,6 +183,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         self._register_for_stock_schedulers(
             trained_betas=betas,
             prediction_type=prediction_type,
+            **FOR_STOCK_SCHEDULERS,
             **{CCLDSchedulerConfig.ALGORITHM_KEY: algorithm_type},
         )
 

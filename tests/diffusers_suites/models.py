@@ -34,7 +34,7 @@ def pipeline_components(algorithm_type: str = "ddim") -> dict:
         "scheduler": CCLDScheduler(algorithm_type=algorithm_type),
         "vae": AutoencoderKL(
             block_out_channels=(8, 8, 8, 8),
-            norm_num_groups=8,
+            norm_num_groups=2,
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             latent_channels=4,

@@ -3,6 +3,7 @@
 import unittest
 
 import numpy as np
+import pytest
 import torch
 from models import pipeline_components
 from PIL import Image
@@ -37,7 +38,7 @@ class Suites(suites.PipelineTesterMixin, suites.PipelineKarrasSchedulerTesterMix
     def test_freeu(self):
         """FreeU is refused rather than ignored."""
         pipe = self.pipeline_class(**self.get_dummy_components())
-        with self.assertRaises(ValueError):
+        with pytest.raises(ValueError, match="FreeU"):
             pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
 
 

@@ -342,7 +342,10 @@ def fill(
     """
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state, ignored = from_original(source.state, table, shapes, ignore, str(source))
-    state = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
+    # What `from_pretrained` keeps in float32, a file of half precision must not have rounded.
+    exact = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    dtypes = {name: torch.float32 if exact & set(name.split(".")) else dtype for name in state}
+    state = {name: tensor.to(dtypes[name]).contiguous() for name, tensor in state.items()}
     if too_large := [n for n, t in state.items() if dtype == torch.float16 and not torch.isfinite(t).all()]:
         raise CheckpointError(f"{source}: {too_large[0]} has values too large for fp16; take bf16 or fp32.")
     seen = set()
