@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
 STAMP := $(VENV)/built-from-$(RECIPE)
 
-.PHONY: paint test test-slow quality style wheel clean
+.PHONY: paint test test-slow suites quality style wheel clean
 
 paint: outputs/tiny/model_index.json  ## paint four pictures with a small untrained model
 	$(BIN)/ccld sample "$(PROMPT)" --model outputs/tiny --steps 15 --output outputs/pictures
@@ -26,6 +26,12 @@ test: $(STAMP)  ## the test suite
 
 test-slow: $(STAMP)  ## the tests that take minutes or gigabytes, for a nightly run
 	$(BIN)/python -m pytest -m slow
+
+suites: $(STAMP)  ## diffusers' own suites, from a checkout: make suites DIFFUSERS=path
+	@test -d "$(DIFFUSERS)/tests/pipelines" || { echo "Give DIFFUSERS=path of a checkout of diffusers." >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --editable ".[training,test,suites,dev]"
+	PYTHONPATH=$(abspath $(DIFFUSERS)):tests/diffusers_suites $(BIN)/python -m pytest -o addopts= -rs \
+		tests/diffusers_suites
 
 quality: $(STAMP)  ## check the code's form
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import diffusers_ccld
 import original_files
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.original.conversion import COMPONENTS
+from diffusers_ccld.scheduling_ccld import ALGORITHMS
 
 EMBEDS = [original_files.inputs(f"e2e.embed.{i}", (1, 512)) for i in range(3)]
 FOX = Image.fromarray(np.random.RandomState(0).randint(0, 256, (40, 50, 3), dtype=np.uint8))
@@ -212,14 +213,19 @@ def test_one_image_prompt_serves_many_prompts(pipe):
     assert result.shape == (2, 4, 32, 32)
 
 
-@pytest.mark.parametrize("algorithm", ["plms", "ddpm"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_seed_is_an_image(pipe, algorithm):
-    pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, algorithm_type=algorithm)
-    arguments = {"num_inference_steps": 3, "output_type": "np"}
-    together = pipe(["a fox"] * 3, generator=[seeded(i) for i in range(3)], **arguments).images
-    alone = pipe("a fox", generator=[seeded(2)], **arguments).images
-    assert np.abs(together[2] - alone[0]).max() < 1 / 255
-    assert np.abs(together[1] - alone[0]).max() > 1 / 255
+    """Alone or among others, in any order, its noise is the same; the rest is rounding."""
+    pipe.scheduler = CCLDScheduler(algorithm_type=algorithm)
+    arguments = {"num_inference_steps": 5, "output_type": "np", "height": 64, "width": 64}
+    prompts = ["a fox", "snow", "a boat", "a rose"]
+    together = pipe(prompts, generator=[seeded(i) for i in range(4)], **arguments).images
+    reversed_order = pipe(prompts[::-1], generator=[seeded(i) for i in (3, 2, 1, 0)], **arguments).images
+    for i in range(4):
+        alone = pipe(prompts[i], generator=[seeded(i)], **arguments).images
+        assert np.abs(together[i] - alone[0]).max() < 1 / 255
+        assert np.abs(reversed_order[3 - i] - alone[0]).max() < 1 / 255
+    assert np.abs(together[0] - together[1]).max() > 1 / 255
 
 
 # Output

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+import inversion
 import original_files
 from diffusers_ccld import CCLDScheduler
 from diffusers_ccld.noise_schedule import TIMESTEP_SCHEDULES as SCHEDULES
@@ -111,24 +112,10 @@ def test_beginning_anywhere_solves_the_same_equation(algorithm):
         assert error < (0.05 if algorithm == "ddim" else 0.002), begin
 
 
-# Liu et al. 2022 prove second order for the pseudo numerical methods; some do better there and back.
-ORDERS = {"ddim": 1, "pie": 2, "plms2": 2, "iplms": 2, "plms": 2, "prk": 2}
-
-
-def round_trip_error(algorithm, num_steps):
-    """Error of inverting the toy model to t = 0.9 and sampling back, relative to the sample's deviation."""
-    start = original_files.inputs("sampler.init", SHAPE).double()
-    scheduler = CCLDScheduler(algorithm_type=algorithm)
-    timesteps = t_to_timestep(inversion_times(num_steps, "spliced", 0.9))
-    scheduler.set_timesteps(timesteps=timesteps)
-    noisy = toy_run(scheduler, start)
-    scheduler.set_timesteps(timesteps=timesteps.flip(0)[:-1])
-    return original_files.relative_error(toy_run(scheduler, noisy), start)
-
-
-@pytest.mark.parametrize("algorithm, order", ORDERS.items())
+@pytest.mark.parametrize("algorithm, order", inversion.ORDERS.items())
 def test_coming_back_from_an_inversion_converges_with_the_samplers_order(algorithm, order):
-    coarse, fine = round_trip_error(algorithm, 50), round_trip_error(algorithm, 200)
+    start = original_files.inputs("sampler.init", SHAPE).double()
+    coarse, fine = (inversion.round_trip_error(algorithm, n, start) for n in (50, 200))
     assert fine < coarse / 4**order * 1.8
     assert coarse < {1: 0.5, 2: 0.01}[order]
 
