@@ -1,6 +1,5 @@
 """diffusers' scheduler suite on `CCLDScheduler`, once for every algorithm."""
 
-import pytest
 from tests.schedulers import test_schedulers as suites
 
 from diffusers_ccld import CCLDScheduler
@@ -42,8 +41,3 @@ TestPrk = suite_for("prk")
 TestPie = suite_for("pie")
 TestDdim = suite_for("ddim")
 TestDdpm = suite_for("ddpm")
-
-
-def test_nothing_else_is_collected():
-    with pytest.raises(NotImplementedError):
-        suites.SchedulerCommonTest().get_scheduler_config()
