@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, DDIMScheduler, EulerDiscreteScheduler
+from diffusers import (
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    VQModel,
+)
 from PIL import Image, ImageDraw
 
 import original_files
@@ -124,6 +130,22 @@ def test_stock_schedulers_begin_in_the_middle(img2img, picture, scheduler):
     assert len(timesteps) == 10 and timestep_to_t(timesteps[0]) <= 0.5
     result = img2img("a fox", picture, strength=0.5, num_inference_steps=20, output_type="latent").images
     assert torch.isfinite(result).all()
+
+
+def test_a_vq_autoencoder_will_do(img2img, picture):
+    img2img.vae = VQModel(
+        latent_channels=4,
+        vq_embed_dim=4,
+        num_vq_embeddings=16,
+        scaling_factor=0.5,
+        block_out_channels=(32,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    with torch.no_grad():
+        latents = img2img.encode_latents(img2img.prepare_image(picture))
+        torch.testing.assert_close(latents, 0.5 * img2img.vae.encode(img2img.prepare_image(picture)).latents)
+    assert img2img("a fox", picture, num_inference_steps=2).images[0].size == (64, 64)
 
 
 # Inversion and editing

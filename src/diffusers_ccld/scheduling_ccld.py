@@ -15,9 +15,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from .noise_schedule import cosine_betas, sampling_times, t_to_alpha_sigma, t_to_timestep, timestep_to_t
 
 ALGORITHMS = ("ddpm", "ddim", "prk", "plms", "pie", "plms2", "iplms")
-# Where α is so close to zero that the multistep samplers, which divide by it, lose all digits.
-LATEST_TIME = 0.9999
 PREDICTION_TYPES = ("v_prediction", "epsilon")
+
+# Closer to t = 1, α is so close to zero that the multistep samplers, which divide by it, lose all digits.
+LATEST_TIME = 0.9999
 
 # What stock schedulers mean by `algorithm_type`. Coming from one of them, the option is not ours.
 STOCK_ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis")
