@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from .conditions import Prompts
 from .noise_schedule import inversion_times, sampling_times, t_to_timestep, timestep_to_t
 from .pipeline_ccld import CCLDPipeline
-from .scheduling_ccld import CCLDScheduler
+from .scheduling_ccld import LATEST_TIME, CCLDScheduler
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor | list[Image.Image] | list[np.ndarray] | list[torch.Tensor]
 
@@ -206,7 +206,8 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             raise ValueError(f"Inversion needs a CCLDScheduler; {type(self.scheduler).__name__} has none.")
         _check_strength(strength)
         schedule = self.scheduler.config.timestep_schedule
-        times = inversion_times(num_inference_steps, schedule, min(strength, MAX_INVERSION_TIME))
+        # At t = 1 nothing of the image is left, and coming back from there is undefined.
+        times = inversion_times(num_inference_steps, schedule, min(strength, LATEST_TIME))
         if len(times) < 2:
             raise ValueError(f"strength={strength} is below the first of {num_inference_steps} steps; raise either.")
         return times
@@ -324,10 +325,6 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
     def _for_images(latents, num_images):
         """Latents of a batch, each repeated for the images that are made of it."""
         return latents.repeat_interleave(num_images // len(latents), dim=0)
-
-
-# At t = 1 nothing of the image is left, and coming back from there is undefined.
-MAX_INVERSION_TIME = 0.9999
 
 
 def _check_strength(strength):
