@@ -20,7 +20,7 @@ def siblings(module: str) -> set[str]:
     return {name for node in relative for name in ([node.module] if node.module else [a.name for a in node.names])}
 
 
-@pytest.mark.parametrize("module", ["noise_schedule", "losses", "unet_ccld", "configuration_cloob", "data"])
+@pytest.mark.parametrize("module", ["noise_schedule", "losses", "unet_ccld", "configuration_cloob", "pictures"])
 def test_foundations_import_no_sibling(module):
     assert not siblings(module)
 
@@ -29,15 +29,31 @@ def test_the_scheduler_stands_on_the_noise_schedule_alone():
     assert siblings("scheduling_ccld") == {"noise_schedule"}
 
 
-@pytest.mark.parametrize("module", ["data", "training_utils"])
-def test_training_modules_import_no_pipeline_and_are_not_needed_to_sample(module):
-    if (PACKAGE / f"{module}.py").exists():
-        assert not any(name.startswith("pipeline") for name in siblings(module))
-    assert module not in siblings("__init__")
+TRAINING_MODULES = [
+    "data",
+    "latent_cache",
+    "pictures",
+    "training_checkpoints",
+    "training_config",
+    "training_data",
+    "training_randomness",
+    "training_result",
+    "training_utils",
+]
+
+
+@pytest.mark.parametrize("module", TRAINING_MODULES)
+def test_training_modules_import_no_pipeline(module):
+    assert not any(name.startswith("pipeline") for name in siblings(module))
+
+
+def test_sampling_needs_no_training_module():
+    samplers = {path.stem for path in PACKAGE.glob("*.py")} - set(TRAINING_MODULES)
+    assert not {name for module in samplers for name in siblings(module)} & set(TRAINING_MODULES)
 
 
 def test_importing_the_package_loads_nothing_that_sampling_does_not_need():
-    code = "import sys, diffusers_ccld; print({'open_clip', 'datasets', 'gradio'} & set(sys.modules))"
+    code = "import sys, diffusers_ccld; print({'open_clip', 'datasets', 'gradio', 'matplotlib'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 

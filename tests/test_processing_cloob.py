@@ -7,7 +7,7 @@ from PIL import Image
 
 import original_files
 from diffusers_ccld import CLOOBImageProcessor, CLOOBTokenizer
-from diffusers_ccld.data import resize_and_center_crop
+from diffusers_ccld.pictures import resize_and_crop
 from diffusers_ccld.processing_cloob import clean_text
 
 CASES = original_files.read_json("tokenizer")
@@ -104,7 +104,7 @@ def test_prompt_pixels_are_the_originals(size):
 
 @pytest.mark.parametrize("size", IMAGE_SIZES)
 def test_training_pixels_are_the_originals(size):
-    image = np.asarray(resize_and_center_crop(reference_image(size), 256)).transpose(2, 0, 1)
+    image = np.asarray(resize_and_crop(reference_image(size), 256)).transpose(2, 0, 1)
     assert np.abs(image[:, ::5, ::5].astype(int) - REFERENCE[f"train256/{size}"]).max() <= 1
     processor = CLOOBImageProcessor()
     pixels = processor.preprocess_training_images(torch.from_numpy(image.copy())[None].float() / 255)[0]
@@ -132,7 +132,7 @@ def test_orientation_is_applied():
     turned.getexif()[0x0112] = 6  # "rotate by 90 degrees clockwise to view"
     processor = CLOOBImageProcessor(size=32)
     assert processor.resize_and_center_crop(turned) == processor.resize_and_center_crop(image)
-    assert resize_and_center_crop(turned, 16) == resize_and_center_crop(image, 16)
+    assert resize_and_crop(turned, 16) == resize_and_crop(image, 16)
 
 
 def test_a_batch_is_normalised_by_channel():

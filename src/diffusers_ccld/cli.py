@@ -35,12 +35,12 @@ def convert_main(argv: list[str] | None = None) -> int:
     return run_reporting_errors(convert, parser.parse_args(argv))
 
 
-def run_reporting_errors(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+def run_reporting_errors(run: Callable[..., None], *args: object) -> int:
     """Runs a command; an error of the user's becomes one line, an interruption the usual status."""
     # Being told to stop is an interruption like any other, so that nothing is left half-written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        run(args)
+        run(*args)
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("CCLD_TRACEBACK"):
             raise

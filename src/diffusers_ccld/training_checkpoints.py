@@ -1,0 +1,208 @@
+"""What decides a run's future, on disk: written whole or not at all, and the moving average of the weights."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+PROGRESS_NAME = "progress.json"
+CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
+
+
+class WeightAverage:
+    """Exponential moving average of a network's trained weights; it begins as a copy of them.
+
+    The average is kept in float32, for with the usual decays a half-precision one would never move. Of a network that
+    is sharded over processes, each has the average of its own shards.
+
+    Args:
+        network: The network, not wrapped, but sharded if it is going to be.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.weights = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.averages = {name: _local(p).detach().float().clone() for name, p in self.weights.items()}
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        """average ← decay · average + (1 − decay) · weights."""
+        weights = [_local(p).detach().float() for p in self.weights.values()]
+        get_ema_multi_avg_fn(decay)(list(self.averages.values()), weights, None)
+
+    @contextmanager
+    def in_place_of_weights(self) -> Iterator[None]:
+        """For a while, the network has the averaged weights."""
+        trained = {name: _local(p).detach().clone() for name, p in self.weights.items()}
+        self._assign(self.averages)
+        try:
+            yield
+        finally:
+            self._assign(trained)
+
+    @torch.no_grad()
+    def _assign(self, values):
+        for name, p in self.weights.items():
+            _local(p).copy_(values[name])
+
+    def assign(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes the average from a state dict of the whole network."""
+        for name, average in self.averages.items():
+            average.copy_(state[name])
+
+    def save(self, path: Path) -> None:
+        """Writes the average."""
+        save_file({name: average.contiguous() for name, average in self.averages.items()}, path)
+
+    def load(self, path: Path) -> None:
+        """Reads the average.
+
+        Raises:
+            ValueError: If it is of another network.
+        """
+        saved = load_file(path)
+        if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in self.averages.items()}:
+            raise ValueError(f"{path} is the average of another network, or of one sharded in another way.")
+        self.assign(saved)
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's part of a tensor; all of it if it is not sharded."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether no process has the whole network."""
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+@contextmanager
+def averaged_network(
+    accelerator: Accelerator, network: nn.Module, average: WeightAverage, make_network: Callable[[], nn.Module]
+) -> Iterator[nn.Module | None]:
+    """The network with averaged weights, on the main process; `None` on the others. All processes have to take part.
+
+    Args:
+        accelerator: The run's accelerator.
+        network: The network, not wrapped.
+        average: Its average.
+        make_network: Makes an empty network, for the weights of a sharded one.
+    """
+    with average.in_place_of_weights():
+        if is_sharded(accelerator):
+            state = accelerator.get_state_dict(network)  # whole, on the main process alone
+            whole = None
+            if accelerator.is_main_process:
+                whole = make_network().to(accelerator.device).eval()
+                whole.load_state_dict(state)
+            yield whole
+        else:
+            yield network if accelerator.is_main_process else None
+        accelerator.wait_for_everyone()
+
+
+# Checkpoints
+
+
+def save_checkpoint(
+    accelerator: Accelerator, average: WeightAverage, progress: dict[str, Any], folder: Path, limit: int = 0
+) -> None:
+    """Writes a checkpoint under a temporary name, moves it into place, and removes old ones then.
+
+    Args:
+        accelerator: Saves the network, optimiser, learning-rate schedule and generators.
+        average: The weights' average.
+        progress: What else decides the future, as JSON; the same on every process.
+        folder: Where the checkpoint shall be.
+        limit: How many checkpoints to keep beside it; 0 for all.
+    """
+    temporary = folder.with_name(f".{folder.name}.part")
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(temporary))
+    if accelerator.is_main_process or is_sharded(accelerator):
+        average.save(temporary / _average_name(accelerator))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (temporary / PROGRESS_NAME).write_text(json.dumps(progress, indent=2) + "\n")
+        if folder.exists():
+            _remove(folder)
+        os.replace(temporary, folder)
+        if limit:
+            for old in list_checkpoints(folder.parent)[:-limit]:
+                _remove(old)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator: Accelerator, average: WeightAverage, folder: Path) -> None:
+    """Restores what `save_checkpoint` saved; its progress is `read_progress`'s."""
+    accelerator.load_state(str(folder))
+    average.load(folder / _average_name(accelerator))
+
+
+def _average_name(accelerator):
+    return f"average-{accelerator.process_index if is_sharded(accelerator) else 0}.safetensors"
+
+
+def save_batch(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Writes tensors beside a checkpoint, for whoever looks into a failed step."""
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if CHECKPOINT_NAME.fullmatch(path.name))
+
+
+def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
+    """The checkpoint to go on from.
+
+    Args:
+        folder: Where a run's checkpoints are.
+        resume: A checkpoint's folder, "latest" for the newest complete one, or `None` for a new run.
+
+    Returns:
+        The checkpoint, or `None` to begin: "latest" of a run that has none yet is its beginning.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or a new run would mix with another one.
+    """
+    existing = list_checkpoints(folder)
+    if resume is None:
+        if existing:
+            raise ValueError(
+                f"{folder} has checkpoints of a run already. Give --resume latest to go on with it, or another "
+                f"output folder."
+            )
+        return None
+    if resume == "latest":
+        return existing[-1] if existing else None
+    if not (Path(resume) / PROGRESS_NAME).is_file():
+        raise ValueError(f"--resume {resume}: there is no checkpoint.")
+    return Path(resume)
+
+
+def read_progress(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of the run's progress."""
+    return json.loads((checkpoint / PROGRESS_NAME).read_text())
+
+
+def _remove(folder: Path) -> None:
+    """Removes a checkpoint; half-removed it no longer has the name of one."""
+    doomed = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

@@ -1,0 +1,170 @@
+"""From a run's settings to its batches, and from a batch to what the network is to learn of it."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from diffusers import DiffusionPipeline
+
+from .data import Preparation, StreamedImages, TrainingImages, load_images
+from .latent_cache import EncodedImages, LatentCache, canonical_source, encode_images
+from .scheduling_ccld import CCLDScheduler
+from .training_config import DEFAULT_DATASET, TrainingConfig
+from .training_randomness import BatchPositions, TrainingDraws
+
+
+def training_resolution(
+    resolution: int | None, sample_size: int, vae: torch.nn.Module
+) -> tuple[int, tuple[int, int, int]]:
+    """Size of the training images in pixels, and (C, H, W) of their latents.
+
+    Args:
+        resolution: What was asked for; by default what the U-Net was trained on.
+        sample_size: Height and width of the latents that the U-Net was trained on.
+        vae: The autoencoder.
+
+    Raises:
+        ValueError: If the size does not fit.
+    """
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    resolution = resolution or sample_size * factor
+    if resolution % factor:
+        raise ValueError(f"--resolution must be a multiple of {factor}, the autoencoder's factor.")
+    return resolution, (vae.config.latent_channels, resolution // factor, resolution // factor)
+
+
+class TrainingData(NamedTuple):
+    """The batches of one process.
+
+    Attributes:
+        loader: Batches without end, each a mapping; `encode_batch` takes them.
+        identity: What may not change while the run lasts, as JSON.
+        num_images: How many images there are; `None` if that is not known.
+        bad: Bad images that are known already: name and reason of each.
+    """
+
+    loader: Iterable[dict[str, Any]]
+    identity: dict[str, Any]
+    num_images: int | None
+    bad: list[tuple[str, str]]
+
+
+def load_training_data(
+    config: TrainingConfig, accelerator: Accelerator, pipe: DiffusionPipeline, size: int, progress: dict[str, Any]
+) -> TrainingData:
+    """Finds the images, and begins with those that come next.
+
+    Args:
+        config: The run's settings.
+        accelerator: Says which process this is.
+        pipe: The pipeline whose autoencoder and image encoder a cache has to be of.
+        size: Height and width of the training images in pixels.
+        progress: What a checkpoint says: "images_seen" and, if there is one, "data" and "stream".
+
+    Raises:
+        ValueError: If there are no images, a cache is stale, or the run cannot go on with them.
+    """
+    preparation = Preparation(size, config.random_crop, config.random_flip, config.image_limits)
+    source = config.dataset or DEFAULT_DATASET
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    positions = BatchPositions(progress["images_seen"], config.train_batch_size, rank, world_size)
+    identity = {"source": canonical_source(config.cache or source), "seed": config.seed, "size": size}
+    bad = []
+
+    if config.cache is not None:
+        dataset = LatentCache(config.cache, config.seed)
+        if accelerator.is_main_process:
+            dataset.check(
+                pipe.vae,
+                pipe.image_encoder,
+                preparation,
+                config.dataset,
+                config.dataset_split,
+                config.image_column,
+            )
+        bad = dataset.bad
+    else:
+        with accelerator.main_process_first():  # the others then find what the first has downloaded
+            images = load_images(source, config.dataset_split, config.image_column, config.streaming)
+        if config.streaming:
+            stream = progress["stream"] or [[0, 0]] * world_size
+            if len(stream) != world_size:
+                raise ValueError(
+                    f"The run has read its stream with {len(stream)} processes, each a share of its own. Go on with "
+                    f"as many: on {world_size}, images would be left out or come twice."
+                )
+            epoch, offset = stream[rank]
+            dataset = StreamedImages(images, preparation, config.seed, positions, epoch, offset)
+        else:
+            dataset = TrainingImages(images, preparation, config.seed)
+
+    num_images = None if config.streaming else len(dataset)
+    identity["num_images"] = num_images
+    earlier = progress.get("data", identity)
+    changed = [f"{key} was {earlier[key]} and is {value}" for key, value in identity.items() if earlier[key] != value]
+    if changed:
+        raise ValueError(f"The run cannot go on with other images: {'; '.join(changed)}.")
+
+    options = {"num_workers": config.dataloader_num_workers, "pin_memory": accelerator.device.type == "cuda"}
+    if config.streaming:
+        # A stream has one reader: it does not divide into equal parts.
+        options["num_workers"] = min(config.dataloader_num_workers, 1)
+        loader = torch.utils.data.DataLoader(dataset, batch_size=None, **options)
+    else:
+        loader = torch.utils.data.DataLoader(
+            dataset, batch_sampler=positions.batches(), collate_fn=_as_it_is, **options
+        )
+    return TrainingData(loader, identity, num_images, bad)
+
+
+def _as_it_is(batch):
+    return batch
+
+
+def encode_batch(batch: dict[str, Any], pipe: DiffusionPipeline, device: torch.device) -> EncodedImages:
+    """What the network is trained on, of a batch of images or of a cache, on a device."""
+    if "pixel_values" not in batch:
+        return EncodedImages(*(batch[name].to(device, non_blocking=True) for name in EncodedImages._fields))
+    pixel_values = batch["pixel_values"].to(device, non_blocking=True)
+    return encode_images(pipe.vae, pipe.image_encoder, pipe.feature_extractor, pixel_values)
+
+
+class TrainingInputs(NamedTuple):
+    """What the network gets to see of N images, and what it is to say.
+
+    Attributes:
+        latents: x₀, (N, C, H, W).
+        noisy_latents: x_t = α·x₀ + σ·ε, likewise.
+        timesteps: The times in diffusers' units, (N,).
+        condition: CLOOB embeddings, (N, 1, D); zero where they are dropped.
+        target: v = α·ε − σ·x₀, (N, C, H, W).
+    """
+
+    latents: torch.Tensor
+    noisy_latents: torch.Tensor
+    timesteps: torch.Tensor
+    condition: torch.Tensor
+    target: torch.Tensor
+
+
+def make_inputs(
+    encoded: EncodedImages, draws: TrainingDraws, scheduler: CCLDScheduler, scaling_factor: float
+) -> TrainingInputs:
+    """Samples latents, adds noise, drops conditions; after `train_latent_diffusion.py::eval_batch` of the original.
+
+    Args:
+        encoded: The images.
+        draws: What is random about it.
+        scheduler: Knows the noise levels.
+        scaling_factor: What the autoencoder's latents are multiplied with.
+    """
+    latents = (encoded.latent_mean + encoded.latent_std * draws.posterior_noise) * scaling_factor
+    timesteps = draws.timesteps
+    return TrainingInputs(
+        latents=latents,
+        noisy_latents=scheduler.add_noise(latents, draws.noise, timesteps),
+        timesteps=timesteps,
+        condition=encoded.image_embeds.masked_fill(draws.is_dropped[:, None], 0.0)[:, None],
+        target=scheduler.get_velocity(latents, draws.noise, timesteps),
+    )

@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Computes what training needs of every image once: latents and CLOOB embeddings, as a cache for finetune.py.
+
+    python training/precompute.py --model DIR --dataset FOLDER --output CACHE
+
+Interrupted, it goes on where it was when started again. On several machines or GPUs, start it once on each with the
+same arguments and --num_shards N --shard_index 0 … N-1.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from diffusers import AutoModel
+from tqdm.auto import tqdm
+
+from diffusers_ccld import CCLDUNet2DConditionModel, CLOOBImageProcessor, CLOOBVisionModelWithProjection
+from diffusers_ccld.cli import run_reporting_errors, usable_device
+from diffusers_ccld.data import images_fingerprint, load_images, name_of
+from diffusers_ccld.latent_cache import (
+    EncodedImages,
+    Manifest,
+    canonical_source,
+    chunk_path,
+    encode_images,
+    model_fingerprint,
+    write_chunk,
+)
+from diffusers_ccld.pictures import BadImageError
+from diffusers_ccld.training_config import DEFAULT_DATASET, ImageConfig, parse_config, setting
+from diffusers_ccld.training_data import training_resolution
+from diffusers_ccld.training_randomness import Purpose, generator_at
+from diffusers_ccld.training_utils import BadImages
+
+
+@dataclasses.dataclass(kw_only=True)
+class PrecomputeConfig(ImageConfig):
+    """Settings of this script."""
+
+    output: str = setting(dataclasses.MISSING, "folder of the cache")
+    variants: int = setting(1, "differently cropped or mirrored versions of each image")
+    batch_size: int = setting(16, "pictures encoded at once")
+    chunk_size: int = setting(1024, "pictures in a chunk; a chunk is written whole")
+    num_shards: int = setting(1, "processes that share the work, each started by itself")
+    shard_index: int = setting(0, "which of them this is, from 0")
+    device: str | None = setting(None, "device to run on (default: the GPU if there is one)")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.shard_index < self.num_shards:
+            raise ValueError("shard_index must lie between 0 and num_shards - 1.")
+        if self.batch_size < 1:
+            raise ValueError("batch_size must be at least 1.")
+
+
+class VariantsOfImages(torch.utils.data.Dataset):
+    """All variants of every image, (V, 3, size, size), or else what is wrong with it."""
+
+    def __init__(self, images: datasets.Dataset, manifest: Manifest):
+        self.images, self.manifest = images, manifest
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None, tuple[str, str] | None]:
+        manifest, source = self.manifest, self.images[index]["image"]
+        first = index * manifest.variants
+        generators = [generator_at(manifest.seed, Purpose.CROP, first + v) for v in range(manifest.variants)]
+        try:
+            pixels = [manifest.preparation.pixels(source, generator) for generator in generators]
+        except BadImageError as error:
+            return index, None, (name_of(source, index), str(error))
+        return index, torch.from_numpy(np.stack(pixels)), None
+
+
+def sample_size_of(config: PrecomputeConfig) -> int:
+    """Size of the latents that the model's U-Net was trained on; of no account where a resolution is given."""
+    try:
+        return CCLDUNet2DConditionModel.load_config(config.model, subfolder="unet")["sample_size"]
+    except (OSError, KeyError) as error:
+        if config.resolution is None:
+            raise ValueError(f"{config.model} has no U-Net to take the size from; give --resolution.") from error
+        return 0
+
+
+def precompute(config: PrecomputeConfig) -> None:
+    device = usable_device(config.device)
+    vae = AutoModel.from_pretrained(config.model, subfolder="vae").to(device)
+    image_encoder = CLOOBVisionModelWithProjection.from_pretrained(config.model, subfolder="image_encoder").to(device)
+    feature_extractor = CLOOBImageProcessor.from_pretrained(config.model, subfolder="feature_extractor")
+
+    source = config.dataset or DEFAULT_DATASET
+    images = load_images(source, config.dataset_split, config.image_column)
+    size, latent_shape = training_resolution(config.resolution, sample_size_of(config), vae)
+    manifest = Manifest(
+        dataset=canonical_source(source),
+        split=config.dataset_split,
+        image_column=config.image_column,
+        images=images_fingerprint(images),
+        num_images=len(images),
+        size=size,
+        random_crop=config.random_crop,
+        random_flip=config.random_flip,
+        variants=config.variants,
+        min_side=config.min_image_side,
+        max_pixels=config.max_image_pixels,
+        seed=config.seed,
+        vae=model_fingerprint(vae),
+        image_encoder=model_fingerprint(image_encoder),
+        latent_shape=latent_shape,
+        chunk_size=config.chunk_size,
+    )
+
+    output = Path(config.output)
+    own = range(config.shard_index, manifest.num_chunks, config.num_shards)
+    todo = [chunk for chunk in own if not chunk_path(output, chunk).is_dir()]
+    ranges = [range(c * config.chunk_size, min((c + 1) * config.chunk_size, len(images))) for c in todo]
+    num_images = sum(map(len, ranges))
+    print(
+        f"{len(images):,} images in {manifest.num_chunks} chunks; {num_images:,} in {len(todo)} chunks are to be done"
+    )
+    if config.dry_run:
+        ranges = [r[: config.batch_size] for r in ranges[:1]]
+    else:
+        manifest.write(output)
+
+    dataset = VariantsOfImages(images, manifest)
+    bad_images = BadImages(config.max_bad_share, len(images))
+    start = time.monotonic()
+    with tqdm(total=sum(map(len, ranges)), unit="image", desc="Encoding") as progress:
+        for chunk, indices in zip(todo, ranges):
+            loader = torch.utils.data.DataLoader(
+                torch.utils.data.Subset(dataset, indices),
+                batch_size=config.batch_size,
+                num_workers=config.dataloader_num_workers,
+                collate_fn=list,
+            )
+            rows, encoded, bad = [], [], []
+            for batch in loader:
+                good = [(index, pixels) for index, pixels, _ in batch if pixels is not None]
+                bad += [reason for _, _, reason in batch if reason is not None]
+                if good:
+                    pixels = torch.cat([pixels for _, pixels in good]).to(device)
+                    encoded.append(encode_images(vae, image_encoder, feature_extractor, pixels))
+                    rows += [index for index, _ in good for _ in range(manifest.variants)]
+                bad_images.add([index for index, _, _ in batch], [r for _, _, r in batch if r is not None])
+                progress.update(len(batch))
+            if not config.dry_run:
+                whole = EncodedImages(*(torch.cat(parts) for parts in zip(*encoded))) if encoded else None
+                write_chunk(output, chunk, rows, whole, bad)
+    if config.dry_run:
+        seconds = (time.monotonic() - start) / max(sum(map(len, ranges)), 1)
+        bytes_per_row = 4 * (2 * int(np.prod(latent_shape)) + image_encoder.config.projection_dim)
+        print(f"about {num_images * manifest.variants * bytes_per_row / 2**30:.2f} GiB on disk")
+        print(f"about {num_images * seconds / 60:.1f} minutes, from {seconds:.2f} s an image in the first batch")
+        return
+    for name, reason in bad_images.reasons.items():
+        print(f"skipped {name}: {reason}")
+    print(f"wrote {output}: {num_images - len(bad_images.reasons):,} images, {len(bad_images.reasons):,} skipped")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_reporting_errors(lambda: precompute(parse_config(PrecomputeConfig, __doc__))))
