@@ -11,6 +11,7 @@ import torch
 
 import diffusers_ccld
 import original_files
+import picture_files
 from diffusers_ccld.original.conversion import convert
 
 
@@ -49,6 +50,31 @@ def pipe(pipeline_folder):
     pipe = diffusers_ccld.CCLDPipeline.from_pretrained(pipeline_folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def trainable_folder(pipeline_folder, tmp_path_factory):
+    """A pipeline that trains in moments: a U-Net of two levels for 32-pixel images, an autoencoder of little noise."""
+    pipe = diffusers_ccld.CCLDPipeline.from_pretrained(pipeline_folder)
+    torch.manual_seed(0)
+    pipe.unet = diffusers_ccld.CCLDUNet2DConditionModel(
+        sample_size=4, block_out_channels=(64, 64), layers_per_block=1, mapping_dim=64
+    )
+    with torch.no_grad():
+        pipe.vae.quant_conv.weight[4:] = 0
+        pipe.vae.quant_conv.bias[4:] = -12
+    pipe.vae.register_to_config(scaling_factor=2.0)
+    folder = tmp_path_factory.mktemp("trainable") / "pipeline"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of 24 pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    picture_files.write_pictures(folder, 24)
+    return folder
 
 
 @pytest.fixture(autouse=True)
