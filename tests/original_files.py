@@ -199,7 +199,25 @@ def write_autoencoder(path: Path, kind: str, bare: bool = False) -> Path:
     return path
 
 
-def write_training_checkpoint(path: Path, unet: str, cloob: str | None = None, autoencoder: str | None = None) -> Path:
+def adam_state(size: str) -> dict:
+    """AdamW's state for a U-Net as PyTorch saves it: by the parameter's number, without the untrained ones."""
+    names = [name for name in read_json("unet_shapes")[size] if name != "autoencoder_scale"]
+    state = {}
+    for number, name in enumerate(names):
+        if "timestep_embed" not in name:
+            shape = tuple(read_json("unet_shapes")[size][name])
+            state[number] = {
+                "step": 149999,
+                "exp_avg": 1e-3 * torch_weight(name, shape, seed=2),
+                "exp_avg_sq": 1e-6 * torch_weight(name, shape, seed=3).square(),
+            }
+    settings = {"lr": 3e-5, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False}
+    return {"state": state, "param_groups": [{**settings, "params": list(range(len(names)))}]}
+
+
+def write_training_checkpoint(
+    path: Path, unet: str, cloob: str | None = None, autoencoder: str | None = None, optimizer: bool = False
+) -> Path:
     """Writes a Lightning checkpoint; its raw U-Net differs from the averaged one."""
     averaged = unet_state(unet)
     state = {f"model.{name}": tensor for name, tensor in unet_state(unet, seed=1).items()}
@@ -209,7 +227,8 @@ def write_training_checkpoint(path: Path, unet: str, cloob: str | None = None, a
         state |= {f"ae_model.{name}": tensor for name, tensor in autoencoder_state(autoencoder).items()}
     if cloob is not None:
         state |= {f"cloob.{name}": tensor for name, tensor in cloob_port_state(cloob).items()}
-    torch.save({**lightning_header(), "state_dict": state, "optimizer_states": [{"state": {}}]}, path)
+    optimizer_state = adam_state(unet) if optimizer else {"state": {}}
+    torch.save({**lightning_header(), "state_dict": state, "optimizer_states": [optimizer_state]}, path)
     return path
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
+import torch
 from accelerate.state import AcceleratorState, GradientState
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +49,9 @@ def run(script: str, *arguments: object, launch: str | None = None, **variables:
 
 
 def run_here(script: str, *arguments: object) -> int:
-    """Runs a script in this process; gives its exit status."""
+    """Runs a script in this process, on one core as `environment` has it; gives its exit status."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     argv = [script, *map(str, arguments)]
@@ -57,4 +60,6 @@ def run_here(script: str, *arguments: object) -> int:
             runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as exit:
             return exit.code
+        finally:
+            torch.set_num_threads(threads)
     return 0

@@ -113,16 +113,18 @@ def finetune(config: FinetuneConfig) -> None:
 
     data = load_training_data(config, accelerator, pipe, size, progress)
     optimizer = make_optimizer(config, [p for p in unet.parameters() if p.requires_grad])
-    lr_scheduler = get_scheduler(
-        config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=config.max_steps
-    )
     original = None
     if config.original_checkpoint is not None and checkpoint is None:
         original = read_training_state(config.original_checkpoint, unet)
         original.load_into(unet, optimizer)
-        lr_scheduler.last_epoch = original.step - 1
-        lr_scheduler.step()
         progress["step"] = original.step
+    lr_scheduler = get_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=config.max_steps,
+        last_epoch=progress["step"] - 1,
+    )
     if config.compile:
         unet.compile()
     make_unet = functools.partial(CCLDUNet2DConditionModel.from_config, dict(unet.config))

@@ -93,7 +93,9 @@ def make_optimizer(config: TrainingConfig, parameters: Iterable[torch.nn.Paramet
         except ImportError as error:
             raise ValueError("--optimizer adamw8bit needs the package bitsandbytes: pip install it.") from error
         optimizer_class = bitsandbytes.optim.AdamW8bit
-    return optimizer_class(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    # The initial rate is what a schedule that begins in the middle of a run counts from.
+    group = {"params": list(parameters), "initial_lr": config.learning_rate}
+    return optimizer_class([group], lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def load_components(model: str, with_unet: bool = True) -> dict[str, Any]:
@@ -102,7 +104,17 @@ def load_components(model: str, with_unet: bool = True) -> dict[str, Any]:
     Args:
         model: A folder or a name on the Hub.
         with_unet: Whether to load the U-Net.
+
+    Raises:
+        ValueError: If a component is missing.
     """
+    try:
+        return _load_components(model, with_unet)
+    except OSError as error:
+        raise ValueError(f"--model {model} cannot be loaded: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def _load_components(model, with_unet):
     components = {
         "vae": AutoModel.from_pretrained(model, subfolder="vae"),
         "text_encoder": CLOOBTextModelWithProjection.from_pretrained(model, subfolder="text_encoder"),
