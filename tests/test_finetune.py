@@ -10,6 +10,7 @@ import yaml
 from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
+from scripts import run_here
 
 import original_files
 from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
@@ -20,7 +21,6 @@ from diffusers_ccld.original.training_state import read_training_state
 from diffusers_ccld.training_checkpoints import list_checkpoints
 from diffusers_ccld.training_utils import read_log
 from picture_files import write_broken_pictures, write_pictures
-from scripts import run_here
 
 SCRIPT = "training/finetune.py"
 QUICK = ("--report_to", "none", "--demo_every", 0, "--logging_steps", 1, "--dataloader_num_workers", 0)
@@ -52,7 +52,17 @@ def finished(trainable_folder, pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
     prompts = folder.parent / "prompts.txt"
     prompts.write_text("a sunset\n\n  a boat\nthe moon\na red rose\nfog\n")
-    options = ("--report_to", "tensorboard", "wandb", "--demo_every", 4, "--demo_inference_steps", 2, "--license", "mit")
+    options = (
+        "--report_to",
+        "tensorboard",
+        "wandb",
+        "--demo_every",
+        4,
+        "--demo_inference_steps",
+        2,
+        "--license",
+        "mit",
+    )
     options = (*options, "--demo_prompts", prompts, "--max_steps", 6, "--checkpointing_steps", 3, "--lora_rank", 0)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("WANDB_MODE", "offline")
@@ -86,9 +96,13 @@ class TestAFinishedRun:
         assert all(torch.equal(weights[name], value) for name, value in average.items())
         assert set(weights) - set(average) == {"fourier.weight", "mapping.fourier.weight"}
         trained = load_file(finished / "checkpoints" / "step-00000006" / "model.safetensors")
-        assert not torch.equal(trained["up_blocks.1.resnets.0.conv1.weight"], average["up_blocks.1.resnets.0.conv1.weight"])
+        assert not torch.equal(
+            trained["up_blocks.1.resnets.0.conv1.weight"], average["up_blocks.1.resnets.0.conv1.weight"]
+        )
         for name in ("vae", "text_encoder", "image_encoder"):
-            files = [next((folder / name).glob("*.safetensors")) for folder in (finished / "pipeline", trainable_folder)]
+            files = [
+                next((folder / name).glob("*.safetensors")) for folder in (finished / "pipeline", trainable_folder)
+            ]
             assert files[0].read_bytes() == files[1].read_bytes()
 
     def test_its_log_has_every_figure(self, finished):
@@ -172,7 +186,17 @@ def test_a_tiny_network_learns_eight_images_by_heart(trainable_folder, tmp_path)
     )
     options = ("--cache", tmp_path / "cache", "--unet_config", tmp_path / "unet.json", "--train_batch_size", 16)
     options = (*options, "--max_steps", 350, "--learning_rate", 2e-3, "--lr_scheduler", "cosine", "--max_grad_norm", 1)
-    options = (*options, "--ema_decays", 0.95, "--ema_decay_starts", 0, "--condition_dropout", 0, "--logging_steps", 10)
+    options = (
+        *options,
+        "--ema_decays",
+        0.95,
+        "--ema_decay_starts",
+        0,
+        "--condition_dropout",
+        0,
+        "--logging_steps",
+        10,
+    )
     assert finetune(trainable_folder, tmp_path / "run", *options) == 0
     losses = losses_of(tmp_path / "run")
     assert losses[-1] < losses[0] / 10
@@ -241,7 +265,13 @@ def test_lora(trainable_folder, cache, tmp_path):
 def test_a_dry_run_writes_nothing_and_tells_what_would_be(trainable_folder, pictures, tmp_path, capsys):
     assert finetune(trainable_folder, tmp_path / "run", "--dataset", pictures, "--max_steps", 600, "--dry_run") == 0
     printed = capsys.readouterr().out
-    for text in ("parameters: ", "images: 24, 4 a step; 600 steps are 100.0 epochs", "memory: ", "s a step", "warning: "):
+    for text in (
+        "parameters: ",
+        "images: 24, 4 a step; 600 steps are 100.0 epochs",
+        "memory: ",
+        "s a step",
+        "warning: ",
+    ):
         assert text in printed
     assert not (tmp_path / "run").exists()
 
@@ -253,7 +283,9 @@ def test_a_run_that_turns_nan_stops_and_keeps_the_step(trainable_folder, cache, 
     step = int(aside.name.rpartition("-")[2])
     assert f"of step {step} is not finite" in capsys.readouterr().err
     batch = load_file(aside / "batch-0.safetensors")
-    assert batch["latents"].shape == (4, 4, 4, 4) and {"noisy_latents", "timesteps", "condition", "losses"} <= set(batch)
+    assert batch["latents"].shape == (4, 4, 4, 4) and {"noisy_latents", "timesteps", "condition", "losses"} <= set(
+        batch
+    )
     assert (aside / "model.safetensors").is_file()
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step-{step - 1:08d}"
 
@@ -286,9 +318,7 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
         (["--cache", "{cache}", "--original_checkpoint", "a", "--lora_rank", "2"], "leave out"),
     ],
 )
-def test_wrong_arguments_are_one_line_and_write_nothing(
-    arguments, message, trainable_folder, cache, tmp_path, capsys
-):
+def test_wrong_arguments_are_one_line_and_write_nothing(arguments, message, trainable_folder, cache, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "wrong.json").write_text('{"width": 3}')
     places = {"cache": cache, "empty": tmp_path / "empty", "wrong": tmp_path / "wrong.json"}

@@ -10,7 +10,9 @@ def pixels(image):
     return np.asarray(image).astype(int)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16"]
+)
 def test_every_mode_becomes_rgb(mode):
     grey = patchwork(0).convert("L")
     if mode in ("I", "I;16"):

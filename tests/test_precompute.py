@@ -8,13 +8,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from scripts import run, run_here, start
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.data import Preparation, load_images
 from diffusers_ccld.latent_cache import LatentCache, Manifest, encode_images, model_fingerprint
 from diffusers_ccld.pictures import ImageLimits
 from picture_files import patchwork, write_pictures
-from scripts import run, run_here, start
 
 SCRIPT = "training/precompute.py"
 
@@ -163,7 +163,7 @@ class TestStaleCaches:
     def test_another_model(self, cache, trainable):
         with torch.no_grad():
             trainable.vae.decoder.conv_out.bias[0] += 1e-3
-        with pytest.raises(ValueError, match="stale.*vae is"):
+        with pytest.raises(ValueError, match=r"stale.*vae is"):
             LatentCache(cache, 0).check(trainable.vae, trainable.image_encoder, Preparation(32))
 
     def test_another_scaling_factor_is_no_other_model(self, cache, trainable):
@@ -171,14 +171,14 @@ class TestStaleCaches:
         LatentCache(cache, 0).check(trainable.vae, trainable.image_encoder, Preparation(32))
 
     def test_another_dataset(self, cache, trainable, tmp_path):
-        with pytest.raises(ValueError, match="stale.*dataset is"):
+        with pytest.raises(ValueError, match=r"stale.*dataset is"):
             LatentCache(cache, 0).check(trainable.vae, trainable.image_encoder, Preparation(32), str(tmp_path))
 
     def test_changed_images(self, trainable_folder, trainable, tmp_path):
         paths = write_pictures(tmp_path / "pictures", 4)
         assert precompute(trainable_folder, tmp_path / "pictures", tmp_path / "cache") == 0
         patchwork(77).save(paths[1])
-        with pytest.raises(ValueError, match="stale.*images is"):
+        with pytest.raises(ValueError, match=r"stale.*images is"):
             LatentCache(tmp_path / "cache", 0).check(trainable.vae, trainable.image_encoder, Preparation(32))
         for path in [*paths, tmp_path / "pictures"]:  # a cache may outlive its images
             path.unlink() if path.is_file() else path.rmdir()

@@ -98,7 +98,13 @@ def test_checkpoints_restore_everything_and_old_ones_go(run, tmp_path):
 
 def test_only_complete_checkpoints_count(tmp_path):
     assert find_checkpoint(tmp_path, None) is None and find_checkpoint(tmp_path, "latest") is None
-    for name in (".step-00000009.part", ".step-00000001.old", "failed-step-00000005", "step-00000002", "step-00000003"):
+    for name in (
+        ".step-00000009.part",
+        ".step-00000001.old",
+        "failed-step-00000005",
+        "step-00000002",
+        "step-00000003",
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / PROGRESS_NAME).write_text(json.dumps({}))
     assert find_checkpoint(tmp_path, "latest").name == "step-00000003"
@@ -110,7 +116,7 @@ def test_only_complete_checkpoints_count(tmp_path):
 
 
 def test_a_checkpoint_that_fails_leaves_the_old_ones(run, tmp_path, monkeypatch):
-    accelerator, net, optimizer, average = run
+    accelerator, _, _, average = run
     save_checkpoint(accelerator, average, {"step": 1}, tmp_path / "step-00000001", limit=1)
 
     def fail(path):

@@ -28,7 +28,9 @@ def test_a_file_is_read_as_flags_are_and_flags_go_before_it(tmp_path):
 
 
 def test_saved_settings_are_read_again(tmp_path):
-    config = parse(*REQUIRED, "--snr_gamma", "5", "--report_to", "none", "--ema_decays", "0.9", "--ema_decay_starts", "0")
+    config = parse(
+        *REQUIRED, "--snr_gamma", "5", "--report_to", "none", "--ema_decays", "0.9", "--ema_decay_starts", "0"
+    )
     save_config(config, tmp_path / "config.yaml")
     assert parse("--config", str(tmp_path / "config.yaml")) == config
 

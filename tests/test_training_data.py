@@ -27,12 +27,16 @@ def test_the_steps_loss_is_the_formulas(encoded, draws):
     unet = CCLDUNet2DConditionModel(block_out_channels=(64, 64), layers_per_block=1, mapping_dim=64)
     inputs = make_inputs(encoded, draws, CCLDScheduler(), 0.5)
     with torch.no_grad():
-        losses = v_prediction_losses(unet(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample, inputs.target)
+        losses = v_prediction_losses(
+            unet(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample, inputs.target
+        )
 
     for i in range(6):
         t = draws.t[i].double().item()
         alpha, sigma = math.cos(math.pi * t / 2), math.sin(math.pi * t / 2)
-        x0 = 0.5 * (encoded.latent_mean[i].double() + encoded.latent_std[i].double() * draws.posterior_noise[i].double())
+        x0 = 0.5 * (
+            encoded.latent_mean[i].double() + encoded.latent_std[i].double() * draws.posterior_noise[i].double()
+        )
         noise = draws.noise[i].double()
         condition = torch.zeros(512) if i % 3 == 1 else encoded.image_embeds[i]
         with torch.no_grad():

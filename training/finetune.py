@@ -252,7 +252,8 @@ def finetune(config: FinetuneConfig) -> None:
                     images_seen=images_seen,
                 )
                 progress_bar.set_postfix(loss=f"{entry['loss']:.4f}", bad_images=len(bad_images.reasons))
-            if config.demo_every and (step % config.demo_every == 0 or step in (first_step, last_step)):
+            is_first = checkpoint is None and step == first_step
+            if config.demo_every and (step % config.demo_every == 0 or is_first or step == last_step):
                 grid = paint()
             if step % config.checkpointing_steps == 0 or is_due:
                 name = f"step-{step:08d}"

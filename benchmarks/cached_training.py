@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""Training from a cache against training from pictures: images a second, in turn in one run.
+
+    python benchmarks/cached_training.py
+
+Takes networks of the published sizes (105M U-Net, kl-f8 autoencoder, CLOOB ViT-B/16) with random weights, and pictures
+of 320×280 random pixels. A step is what training/finetune.py does in one: read, encode if there is no cache, noise,
+forward, backward, AdamW, average.
+"""
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from tqdm.auto import tqdm
+
+from diffusers_ccld import (
+    CCLDScheduler,
+    CCLDUNet2DConditionModel,
+    CLOOBImageProcessor,
+    CLOOBVisionConfig,
+    CLOOBVisionModelWithProjection,
+)
+from diffusers_ccld.data import Preparation, TrainingImages, load_images
+from diffusers_ccld.latent_cache import EncodedImages, LatentCache, Manifest, encode_images, write_chunk
+from diffusers_ccld.losses import v_prediction_losses
+from diffusers_ccld.training_checkpoints import WeightAverage
+from diffusers_ccld.training_data import make_inputs
+from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=4, help="images a step (default: 4)")
+    parser.add_argument("--steps", type=int, default=5, help="steps of each kind, after one to warm up (default: 5)")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    unet = CCLDUNet2DConditionModel()
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+    ).eval()
+    image_encoder = CLOOBVisionModelWithProjection(CLOOBVisionConfig()).eval()
+    feature_extractor = CLOOBImageProcessor()
+    optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr=3e-5)
+    average, scheduler, times = WeightAverage(unet), CCLDScheduler(), TrainingTimes(0)
+
+    def step(batch, position):
+        if "pixel_values" in batch:
+            encoded = encode_images(vae, image_encoder, feature_extractor, batch["pixel_values"])
+        else:
+            encoded = EncodedImages(*(batch[name] for name in EncodedImages._fields))
+        draws = draw_for_training(0, times, range(position, position + args.batch_size), (4, 32, 32), 0.2)
+        inputs = make_inputs(encoded, draws, scheduler, 1 / 2.55)
+        prediction = unet(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
+        v_prediction_losses(prediction, inputs.target).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(0.99)
+
+    with tempfile.TemporaryDirectory() as folder:
+        sources = make_sources(Path(folder), vae, image_encoder, feature_extractor, 4 * args.batch_size)
+        seconds = {name: [] for name in sources}
+        for i in tqdm(range(args.steps + 1), desc="Measuring", unit="pair"):
+            for name, dataset in sources.items():
+                start = time.perf_counter()
+                step(dataset.__getitems__(list(range(i * args.batch_size, (i + 1) * args.batch_size))), 0)
+                seconds[name].append(time.perf_counter() - start)
+
+    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    print(
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    for name, median in medians.items():
+        print(
+            f"{name}: {args.batch_size / median:.3f} images a second (median of {args.steps} steps of {median:.2f} s)"
+        )
+    print(f"ratio of medians: {medians['pictures'] / medians['cache']:.2f}")
+
+
+def make_sources(folder, vae, image_encoder, feature_extractor, count):
+    """The same pictures as files and as a cache."""
+    rng = np.random.default_rng(0)
+    (folder / "pictures").mkdir()
+    for i in range(count):
+        pixels = rng.integers(0, 256, (280, 320, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "pictures" / f"{i:03d}.jpg", quality=90)
+    images = load_images(str(folder / "pictures"))
+    preparation = Preparation(256)
+    manifest = Manifest(
+        dataset="pictures",
+        split="train",
+        image_column="image",
+        images="",
+        num_images=count,
+        size=256,
+        random_crop=False,
+        random_flip=False,
+        variants=1,
+        min_side=32,
+        max_pixels=10**8,
+        seed=0,
+        vae="",
+        image_encoder="",
+        latent_shape=(4, 32, 32),
+        chunk_size=count,
+    )
+    manifest.write(folder / "cache")
+    parts = []
+    for i in tqdm(range(count), desc="Filling the cache", unit="image"):
+        pixels = torch.from_numpy(preparation.pixels(images[i]["image"], rng))[None]
+        parts.append(encode_images(vae, image_encoder, feature_extractor, pixels))
+    whole = EncodedImages(*(torch.cat(tensors) for tensors in zip(*parts)))
+    write_chunk(folder / "cache", 0, list(range(count)), whole, [])
+    return {"pictures": TrainingImages(images, preparation, seed=0), "cache": LatentCache(folder / "cache", seed=0)}
+
+
+if __name__ == "__main__":
+    main()
