@@ -77,6 +77,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         if plugin.zero_stage == 3:
             raise ValueError("The average of the weights needs them whole: take DeepSpeed's stage 1 or 2, or FSDP.")
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.train_batch_size
+        plugin.deepspeed_config["gradient_clipping"] = config.max_grad_norm or 0.0
     return accelerator
 
 
