@@ -8,8 +8,8 @@ import torch
 
 from diffusers_ccld.data import Preparation, StreamedImages, TrainingImages, images_fingerprint, load_images, name_of
 from diffusers_ccld.pictures import resize_and_crop
+from diffusers_ccld.training_log import BadImages
 from diffusers_ccld.training_randomness import BatchPositions, image_at
-from diffusers_ccld.training_utils import BadImages
 from picture_files import patchwork, write_broken_pictures, write_pictures
 
 WIKIART = {

@@ -19,7 +19,7 @@ from diffusers_ccld.original.conversion import convert
 from diffusers_ccld.original.reading import CheckpointError
 from diffusers_ccld.original.training_state import read_training_state
 from diffusers_ccld.training_checkpoints import list_checkpoints
-from diffusers_ccld.training_utils import read_log
+from diffusers_ccld.training_log import read_log
 from picture_files import write_broken_pictures, write_pictures
 
 SCRIPT = "training/finetune.py"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from scripts import run, run_here, start
 
 from diffusers_ccld.training_checkpoints import find_checkpoint, read_progress
-from diffusers_ccld.training_utils import read_log
+from diffusers_ccld.training_log import read_log
 from picture_files import patchwork
 
 SCRIPT = "training/finetune.py"

@@ -36,6 +36,7 @@ TRAINING_MODULES = [
     "training_checkpoints",
     "training_config",
     "training_data",
+    "training_log",
     "training_randomness",
     "training_result",
     "training_utils",

@@ -34,24 +34,26 @@ from diffusers_ccld.training_checkpoints import (
 )
 from diffusers_ccld.training_config import TrainingConfig, parse_config, save_config, setting
 from diffusers_ccld.training_data import encode_batch, load_training_data, make_inputs, training_resolution
+from diffusers_ccld.training_log import (
+    BadImages,
+    TrainingLog,
+    gather_bad_images,
+    log_image,
+    loss_by_quartile,
+    peak_memory_gib,
+)
 from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
 from diffusers_ccld.training_result import create_repository, push_folder, save_result
 from diffusers_ccld.training_utils import (
-    BadImages,
     Interruption,
-    TrainingLog,
     clip_gradient,
     describe_hardware,
     describe_run,
-    gather_bad_images,
     gather_stream_positions,
     load_components,
-    log_image,
-    loss_by_quartile,
     make_accelerator,
     make_optimizer,
     paint_demo,
-    peak_memory_gib,
     read_prompts,
     read_unet_config,
 )

@@ -32,8 +32,8 @@ from diffusers_ccld.latent_cache import (
 from diffusers_ccld.pictures import BadImageError
 from diffusers_ccld.training_config import DEFAULT_DATASET, ImageConfig, parse_config, setting
 from diffusers_ccld.training_data import training_resolution
+from diffusers_ccld.training_log import BadImages
 from diffusers_ccld.training_randomness import Purpose, generator_at
-from diffusers_ccld.training_utils import BadImages
 
 
 @dataclasses.dataclass(kw_only=True)

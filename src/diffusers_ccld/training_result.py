@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from PIL import Image
 
-from .training_utils import read_log
+from .training_log import read_log
 
 GRID_NAME = "samples.png"
 PROMPTS_NAME = "prompts.txt"
