@@ -10,7 +10,7 @@ from diffusers_ccld.data import Preparation, StreamedImages, TrainingImages, ima
 from diffusers_ccld.pictures import resize_and_crop
 from diffusers_ccld.training_log import BadImages
 from diffusers_ccld.training_randomness import BatchPositions, image_at
-from picture_files import patchwork, write_broken_pictures, write_pictures
+from picture_files import encoded, patchwork, write_broken_pictures, write_pictures
 
 WIKIART = {
     "image": datasets.Image(),
@@ -119,6 +119,8 @@ def test_a_data_loader_gives_the_same_whatever_reads_it(folder, workers):
         ("{saved}", {"image_column": "picture"}, "no column 'picture'"),
         ("{splits}", {"split": "validation"}, "no split 'validation'"),
         ("{folder}", {"streaming": True}, "leave out streaming"),
+        ("{folder}", {"split": "validation"}, "leave out dataset_split"),
+        ("{saved}", {"image_column": "style"}, "'style' has no images"),
         ("{saved}", {"streaming": True}, "leave out streaming"),
         ("{broken}", {}, "no dataset could be loaded"),
     ],
@@ -148,6 +150,13 @@ def test_the_fingerprint_changes_with_the_images(tmp_path, wikiart):
     assert images_fingerprint(undecoded) != images_fingerprint(undecoded.select([1, 0, *range(2, 12)]))
 
 
+def test_a_folder_may_be_moved(tmp_path):
+    write_pictures(tmp_path / "set", 4)
+    before = images_fingerprint(load_images(str(tmp_path / "set")))
+    (tmp_path / "set").rename(tmp_path / "elsewhere")
+    assert images_fingerprint(load_images(str(tmp_path / "elsewhere"))) == before
+
+
 def test_twenty_broken_images_among_two_hundred_are_named_and_replaced(tmp_path):
     good, broken = write_pictures(tmp_path / "good", 180), write_broken_pictures(tmp_path / "broken")
     order = np.random.default_rng(0).permutation(200)
@@ -157,7 +166,7 @@ def test_twenty_broken_images_among_two_hundred_are_named_and_replaced(tmp_path)
     for first in range(0, 200, 8):
         batch = dataset.__getitems__(list(range(first, first + 8)))
         assert batch["pixel_values"].shape == (8, 3, 32, 32)
-        bad_images.add(batch["looked_at"], batch["bad"])
+        bad_images.add(batch["num_looked_at"], batch["bad"])
     assert set(bad_images.reasons) == set(map(str, broken))
     listed = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert {entry["image"] for entry in listed} == set(map(str, broken)) and all(entry["reason"] for entry in listed)
@@ -166,20 +175,51 @@ def test_twenty_broken_images_among_two_hundred_are_named_and_replaced(tmp_path)
 
 def test_too_many_broken_images_stop_a_run(tmp_path):
     bad_images = BadImages(0.1)
-    bad_images.add(range(99), [(f"{i}.png", "damaged") for i in range(50)])  # too few to tell
+    bad_images.add(99, [(f"{i}.png", "damaged") for i in range(50)])  # too few to tell
     with pytest.raises(ValueError, match=r"50 of 100 pictures are bad, more than a share of 0.1.*0.png: damaged"):
-        bad_images.add([99], [])
+        bad_images.add(1, [])
     few = BadImages(0.1, num_images=5)
     with pytest.raises(ValueError, match="1 of 5 pictures"):
-        few.add(range(5), [("a.png", "damaged")])
+        few.add(5, [("a.png", "damaged")])
     write_broken_pictures(tmp_path)
     dataset = TrainingImages(load_images(str(tmp_path)), Preparation(32), seed=0)
     with pytest.raises(ValueError, match="in a row are no good"):
         dataset.__getitems__([0])
 
 
-def test_pictures_without_a_path_have_a_number():
-    assert name_of({"bytes": b"", "path": None}, 5) == "image 5" and name_of({"path": "a/b.png"}, 5) == "a/b.png"
+def test_bad_images_that_are_known_already_do_not_count_against_those_looked_at(tmp_path):
+    known = [(f"{i}.png", "damaged") for i in range(500)]
+    earlier = BadImages(0.2, 10_000, tmp_path / "bad.jsonl")
+    earlier.record(known)
+    resumed = BadImages(0.2, 10_000, tmp_path / "bad.jsonl")
+    for _ in range(20):  # the same bad image again in every epoch
+        resumed.add(100, [("0.png", "damaged")] * 15)
+    assert len(resumed.reasons) == 500
+
+
+def test_pictures_are_named_so_that_no_two_are_one():
+    assert name_of({"bytes": None, "path": "a/b.png"}, 5) == "a/b.png"
+    assert name_of({"bytes": b"x", "path": "image.png"}, 5) == "image.png [5]"
+    assert name_of({"bytes": b"x", "path": None}, 5) == "image [5]" and name_of(None, 5) == "image [5]"
+    assert name_of({"bytes": b"x", "path": None}) != name_of({"bytes": b"y", "path": None})
+
+
+def test_pictures_that_are_not_there_are_bad_ones(tmp_path):
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    good = {"bytes": encoded(patchwork(0), "PNG"), "path": None}
+    images = datasets.Dataset.from_list([{"image": good}, {"image": None}, {"image": good}], features=features)
+    images.to_parquet(tmp_path / "images.parquet")
+    images = load_images(str(tmp_path / "images.parquet"))
+    assert images_fingerprint(images)
+    batch = TrainingImages(images, Preparation(32), seed=0).__getitems__([0, 1, 2])
+    assert batch["pixel_values"].shape[0] == 3 and ("image [1]", "there is no picture") in batch["bad"]
+
+
+def test_a_folder_is_searched_for_what_can_be_read(tmp_path):
+    write_pictures(tmp_path, 3)
+    for name in ("notes.pdf", "._000.png", "data.csv", ".hidden.jpg"):
+        (tmp_path / name).write_bytes(b"no picture")
+    assert len(load_images(str(tmp_path))) == 3
 
 
 @pytest.fixture
@@ -208,7 +248,8 @@ def test_a_stream_gives_every_image_once_an_epoch_and_another_order_in_the_next(
     batches = stream_batches(stream, 0, 11)
     seen = contents(batches)
     assert len(set(seen[:11])) == 11 and set(seen[11:]) == set(seen[:11]) and seen[:11] != seen[11:]
-    assert {name for batch in batches for name, _ in batch["bad"]} == {"3.png"}
+    (bad,) = {name for batch in batches for name, _ in batch["bad"]}  # the same in both epochs
+    assert bad.startswith("3.png [")
 
 
 @pytest.mark.parametrize("done", range(1, 9))

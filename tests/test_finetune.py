@@ -290,6 +290,65 @@ def test_a_run_that_turns_nan_stops_and_keeps_the_step(trainable_folder, cache, 
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step-{step - 1:08d}"
 
 
+def test_settings_may_change_on_the_way_and_then_hold(trainable_folder, cache, tmp_path):
+    options = ("--cache", cache, "--lr_scheduler", "linear", "--checkpoints_total_limit", 0)
+    assert finetune(trainable_folder, tmp_path / "run", *options, "--max_steps", 3, "--learning_rate", 3e-3) == 0
+    options = (*options, "--max_steps", 6, "--learning_rate", 1e-3, "--resume", "latest")
+    assert finetune(trainable_folder, tmp_path / "run", *options) == 0
+    rates = [entry["learning_rate"] for entry in read_log(tmp_path / "run" / "metrics.jsonl")]
+    assert rates == pytest.approx([3e-3, 2e-3, 1e-3, 5e-4, 1e-3 / 3, 1e-3 / 6])
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["resume"] is None
+
+
+def test_another_accumulation_goes_on_with_the_same_gradients(trainable_folder, cache, tmp_path):
+    plain = ("--cache", cache, "--learning_rate", 1e-3, "--checkpointing_steps", 3)
+    assert finetune(trainable_folder, tmp_path / "whole", *plain, "--max_steps", 5) == 0
+    assert finetune(trainable_folder, tmp_path / "parts", *plain, "--max_steps", 3) == 0
+    split = ("--train_batch_size", 2, "--gradient_accumulation_steps", 2, "--max_steps", 5, "--resume", "latest")
+    assert finetune(trainable_folder, tmp_path / "parts", *plain, *split) == 0
+    whole, parts = (read_log(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    assert [e["grad_norm"] for e in whole] == pytest.approx([e["grad_norm"] for e in parts], rel=1e-4)
+
+
+def test_going_back_to_an_earlier_checkpoint_drops_what_came_after(trainable_folder, cache, tmp_path):
+    options = ("--cache", cache, "--checkpointing_steps", 1)
+    all_kept = (*options, "--checkpoints_total_limit", 0, "--max_steps", 6)
+    assert finetune(trainable_folder, tmp_path / "run", *all_kept) == 0
+    checkpoints = tmp_path / "run" / "checkpoints"
+    back = (*options, "--resume", checkpoints / "step-00000002", "--max_steps", 3, "--learning_rate", 1e-4)
+    assert finetune(trainable_folder, tmp_path / "run", *back) == 0
+    assert [path.name[-1] for path in list_checkpoints(checkpoints)] == ["1", "2", "3"]
+    assert [entry["step"] for entry in read_log(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_a_run_does_not_go_on_as_another(trainable_folder, cache, pictures, tmp_path, capsys):
+    assert finetune(trainable_folder, tmp_path / "run", "--dataset", pictures, "--max_steps", 2) == 0
+    for option, message in (
+        (("--dataset", pictures, "--random_flip"), "random_flip was False and is True"),
+        (("--dataset", pictures, "--seed", 1), "seed was 0 and is 1"),
+        (("--dataset", pictures, "--resolution", 64), "resolution was 32 and is 64"),
+        (("--dataset", pictures, "--lora_rank", 2), "lora was"),
+        (("--cache", cache), "cache was None"),
+        (("--dataset", pictures, "--max_steps", 1), "at step 2 already"),
+    ):
+        assert finetune(trainable_folder, tmp_path / "run", "--max_steps", 4, *option, "--resume", "latest") == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_tracker_that_is_not_installed_is_missed(trainable_folder, cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("diffusers_ccld.training_utils.get_available_trackers", lambda: ["tensorboard"])
+    assert finetune(trainable_folder, tmp_path / "run", "--cache", cache, "--report_to", "wandb") == 2
+    assert "--report_to wandb: not installed" in capsys.readouterr().err
+
+
+def test_errors_of_the_processes_that_read_are_one_line(trainable_folder, tmp_path, capsys):
+    write_broken_pictures(tmp_path / "broken")
+    options = ("--dataset", tmp_path / "broken", "--dataloader_num_workers", 2)
+    assert finetune(trainable_folder, tmp_path / "run", *options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: 100 pictures in a row are no good")
+
+
 def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
     good, broken = write_pictures(tmp_path / "good", 180), write_broken_pictures(tmp_path / "broken")
     order = np.random.default_rng(0).permutation(200)

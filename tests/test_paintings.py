@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("cv2")
-
 from diffusers_ccld.paintings import (
     MEDIA,
     NUM_COMBINATIONS,

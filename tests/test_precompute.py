@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -191,6 +192,14 @@ def test_folders_that_are_no_cache(cache, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"version": 1}))
     with pytest.raises(ValueError, match="damaged or of another version"):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["state.json", "bad_images.json", "data-00000-of-00001.arrow"])
+def test_a_damaged_chunk_is_found(damage, cache, tmp_path):
+    shutil.copytree(cache, tmp_path / "cache")
+    (tmp_path / "cache" / "chunk-00001" / damage).unlink()
+    with pytest.raises(ValueError, match="chunk-00001 is damaged; delete it"):
+        LatentCache(tmp_path / "cache", 0)
 
 
 def test_fingerprints_tell_models_apart(trainable):

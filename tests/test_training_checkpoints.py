@@ -12,6 +12,7 @@ from diffusers_ccld.training_checkpoints import (
     load_checkpoint,
     read_progress,
     save_checkpoint,
+    tidy_checkpoints,
 )
 
 
@@ -82,11 +83,14 @@ def test_checkpoints_restore_everything_and_old_ones_go(run, tmp_path):
     accelerator, net, optimizer, average = run
     for step in (1, 2, 3, 4):
         train(net, optimizer, average)
-        save_checkpoint(accelerator, average, {"step": step}, tmp_path / f"step-{step:08d}", limit=2)
+        progress = {"step": step, "identity": {"seed": 0, "size": [4, 4]}}
+        save_checkpoint(accelerator, average, progress, tmp_path / f"step-{step:08d}", limit=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
     newest = find_checkpoint(tmp_path, "latest")
-    assert read_progress(newest) == {"step": 4}
+    assert read_progress(newest, {"seed": 0, "size": (4, 4)})["step"] == 4
+    with pytest.raises(ValueError, match="another run: seed was 0 and is 1"):
+        read_progress(newest, {"seed": 1})
 
     train(net, optimizer, average)
     after = [p.detach().clone() for p in net.parameters()] + [a.clone() for a in average.averages.values()]
@@ -113,6 +117,30 @@ def test_only_complete_checkpoints_count(tmp_path):
         find_checkpoint(tmp_path, None)
     with pytest.raises(ValueError, match="there is no checkpoint"):
         find_checkpoint(tmp_path, str(tmp_path / "nowhere"))
+    (tmp_path / "new" / "step-00000001").mkdir(parents=True)
+    with pytest.raises(ValueError, match="checkpoints of another run"):
+        find_checkpoint(tmp_path / "new", str(tmp_path / "step-00000002"))
+
+
+def test_what_killed_processes_left_behind_goes_and_so_does_the_abandoned_future(tmp_path):
+    names = (".step-00000009.part", ".failed-step-00000009.part", ".step-00000001.old", "failed-step-00000005")
+    for name in (*names, "step-00000002", "step-00000003", "step-00000004"):
+        (tmp_path / name).mkdir()
+    tidy_checkpoints(tmp_path, None)
+    left = ["failed-step-00000005", "step-00000002", "step-00000003", "step-00000004"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    tidy_checkpoints(tmp_path, tmp_path / "step-00000002")
+    assert sorted(path.name for path in tmp_path.iterdir()) == left[:2]
+
+
+def test_a_checkpoint_that_is_damaged_says_so_in_one_line(run, tmp_path):
+    accelerator, _, _, average = run
+    save_checkpoint(accelerator, average, {"step": 1}, tmp_path / "step-00000001")
+    weights = tmp_path / "step-00000001" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50])
+    with pytest.raises(ValueError, match="step-00000001 cannot be loaded: it is damaged") as error:
+        load_checkpoint(accelerator, average, tmp_path / "step-00000001")
+    assert "\n" not in str(error.value)
 
 
 def test_a_checkpoint_that_fails_leaves_the_old_ones(run, tmp_path, monkeypatch):

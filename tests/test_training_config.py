@@ -27,6 +27,13 @@ def test_a_file_is_read_as_flags_are_and_flags_go_before_it(tmp_path):
     assert config.ema_decays == [0.9, 0.99] and config.max_grad_norm is None and config.trackers == ["wandb"]
 
 
+def test_words_that_yaml_takes_for_booleans_are_words(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("mixed_precision: no\nrandom_flip: no\ncompile: yes\n")
+    config = parse(*REQUIRED, "--config", str(path))
+    assert config.mixed_precision == "no" and config.random_flip is False and config.compile is True
+
+
 def test_saved_settings_are_read_again(tmp_path):
     config = parse(
         *REQUIRED, "--snr_gamma", "5", "--report_to", "none", "--ema_decays", "0.9", "--ema_decay_starts", "0"
@@ -39,7 +46,8 @@ def test_saved_settings_are_read_again(tmp_path):
     "text, message",
     [
         ("learning_rte: 1e-4", "unknown settings: learning_rte. There are model, "),
-        ("- a\n- b", "unknown settings"),
+        ("- a\n- b", "no settings of the form"),
+        ("run_name: {a: 1}", "run_name is a mapping"),
         ("a: [", "is no YAML"),
     ],
 )

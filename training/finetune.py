@@ -9,16 +9,15 @@ folder with the averaged weights, or with --lora_rank a LoRA.
 """
 
 import dataclasses
-import functools
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
-from diffusers.optimization import get_scheduler
 from PIL import Image
 from tqdm.auto import tqdm
 
-from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
+from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import run_reporting_errors, save_image
 from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
 from diffusers_ccld.noise_schedule import t_to_alpha_sigma
@@ -31,35 +30,44 @@ from diffusers_ccld.training_checkpoints import (
     read_progress,
     save_batch,
     save_checkpoint,
+    tidy_checkpoints,
 )
 from diffusers_ccld.training_config import TrainingConfig, parse_config, save_config, setting
-from diffusers_ccld.training_data import encode_batch, load_training_data, make_inputs, training_resolution
+from diffusers_ccld.training_data import (
+    encode_batch,
+    load_training_data,
+    make_batches,
+    make_inputs,
+    training_resolution,
+)
 from diffusers_ccld.training_log import (
     BadImages,
     TrainingLog,
     gather_bad_images,
     log_image,
     loss_by_quartile,
-    peak_memory_gib,
 )
 from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
 from diffusers_ccld.training_result import create_repository, push_folder, save_result
 from diffusers_ccld.training_utils import (
     Interruption,
     clip_gradient,
+    describe_dry_run,
     describe_hardware,
     describe_run,
     gather_stream_positions,
+    learning_rate_schedule,
     load_components,
     make_accelerator,
+    make_lora_config,
     make_optimizer,
+    make_unet,
     paint_demo,
     read_prompts,
-    read_unet_config,
+    set_learning_rate,
 )
 
 DRY_RUN_STEPS = 3
-LORA_MODULES = ["to_q", "to_k", "to_v", "to_out.0", "proj", "conv1", "conv2", "linear1", "linear2"]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -77,61 +85,51 @@ class FinetuneConfig(TrainingConfig):
         super().__post_init__()
         if self.lora_rank < 0 or (self.lora_alpha is not None and not self.lora_rank):
             raise ValueError("lora_rank must not be negative, and lora_alpha needs one.")
+        if self.lora_alpha is not None and not self.lora_alpha > 0:
+            raise ValueError("lora_alpha must be positive.")
         if self.original_checkpoint and (self.unet_config or self.lora_rank):
             raise ValueError("original_checkpoint goes on with a whole network: leave out unet_config and lora_rank.")
 
 
 def finetune(config: FinetuneConfig) -> None:
-    # Where it runs, and where it goes on from
     accelerator = make_accelerator(config)
     is_main = accelerator.is_main_process
     torch.manual_seed(config.seed)
     output_dir = Path(config.output_dir)
     checkpoint = find_checkpoint(output_dir / "checkpoints", config.resume)
-    progress = {"step": 0, "images_seen": 0, "log": {}, "stream": None}
-    if checkpoint is not None:
-        progress = read_progress(checkpoint)
     prompts = read_prompts(config.demo_prompts)
-    hub_name = config.hub_model_id or output_dir.resolve().name
-    if config.push_to_hub and not config.dry_run and is_main:
-        hub_name = create_repository(hub_name)
 
-    # The pipeline, and what of it is trained
+    # The pipeline, what of it is trained, and on which images
     components = load_components(config.model, with_unet=config.unet_config is None)
-    if config.unet_config is not None:
-        components["unet"] = CCLDUNet2DConditionModel.from_config(read_unet_config(config.unet_config))
-    unet = components["unet"]
+    unet = components.setdefault("unet", make_unet(config.unet_config) if config.unet_config else None)
     size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
     unet.register_to_config(sample_size=latent_shape[-1])
+    network_config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
     pipe = CCLDPipeline(**components).to(accelerator.device)
     if config.lora_rank:
-        from peft import LoraConfig
-
         unet.requires_grad_(False)
-        alpha = config.lora_alpha or config.lora_rank
-        unet.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=alpha, target_modules=LORA_MODULES))
+        unet.add_adapter(make_lora_config(config))
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
+    data = load_training_data(config, accelerator, pipe, size)
 
-    data = load_training_data(config, accelerator, pipe, size, progress)
+    # Where it goes on from
+    identity = {**data.identity, "network": network_config, "lora": [config.lora_rank, config.lora_alpha]}
+    progress = {"step": 0, "images_seen": 0, "log": {}, "stream": None}
+    if checkpoint is not None:
+        progress = read_progress(checkpoint, identity if is_main else {})
+    batches = make_batches(config, accelerator, data, size, progress)
     optimizer = make_optimizer(config, [p for p in unet.parameters() if p.requires_grad])
     original = None
     if config.original_checkpoint is not None and checkpoint is None:
         original = read_training_state(config.original_checkpoint, unet)
         original.load_into(unet, optimizer)
         progress["step"] = original.step
-    lr_scheduler = get_scheduler(
-        config.lr_scheduler,
-        optimizer,
-        num_warmup_steps=config.lr_warmup_steps,
-        num_training_steps=config.max_steps,
-        last_epoch=progress["step"] - 1,
-    )
+    if progress["step"] > config.max_steps:
+        raise ValueError(f"The run is at step {progress['step']} already, and max_steps is {config.max_steps}.")
     if config.compile:
         unet.compile()
-    make_unet = functools.partial(CCLDUNet2DConditionModel.from_config, dict(unet.config))
     network, optimizer = accelerator.prepare(unet, optimizer)
-    accelerator.register_for_checkpointing(lr_scheduler)
     average = WeightAverage(unet)
     if original is not None:
         average.assign(original.average)
@@ -140,43 +138,47 @@ def finetune(config: FinetuneConfig) -> None:
 
     # What it reports, and where
     step, images_seen = progress["step"], progress["images_seen"]
-    last_step = config.max_steps
-    if config.dry_run:
-        last_step = min(step + DRY_RUN_STEPS, last_step)
-    elif is_main:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, output_dir / "config.yaml")
-    accelerator.wait_for_everyone()
+    last_step = min(step + DRY_RUN_STEPS, config.max_steps) if config.dry_run else config.max_steps
     accelerator.print(describe_run(config, accelerator, unet, data.num_images, latent_shape))
-    if not config.dry_run:
-        accelerator.init_trackers(config.run_name, config=config.for_trackers())
-    log_path = output_dir / "metrics.jsonl"
-    log = TrainingLog(accelerator, None if config.dry_run else log_path)
+    hub_name = config.hub_model_id or output_dir.resolve().name
+    if is_main and not config.dry_run:
+        if config.push_to_hub:
+            hub_name = create_repository(hub_name)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        tidy_checkpoints(output_dir / "checkpoints", checkpoint)
+        save_config(dataclasses.replace(config, resume=None), output_dir / "config.yaml")
+    accelerator.wait_for_everyone()
+    log_path = None if config.dry_run else output_dir / "metrics.jsonl"
+    log = TrainingLog(accelerator, log_path)
     log.resume(step, progress["log"])
     bad_path = output_dir / "bad_images.jsonl" if is_main and not config.dry_run else None
     bad_images = BadImages(config.max_bad_share, data.num_images, bad_path)
-    bad_images.add([], data.bad)
+    bad_images.record(data.bad)
+    if not config.dry_run:
+        accelerator.init_trackers(config.run_name, config=config.for_trackers())
 
     def save_run(folder: Path, limit: int = 0) -> None:
-        position = {"step": step, "images_seen": images_seen, "log": log.sums, "data": data.identity}
-        position["stream"] = gather_stream_positions(accelerator, batch)
+        stream = gather_stream_positions(accelerator, batch)
+        position = {"step": step, "images_seen": images_seen, "log": log.sums, "stream": stream, "identity": identity}
         save_checkpoint(accelerator, average, position, folder, limit)
 
     def stop_if_not_finite(values: torch.Tensor, what: str) -> None:
         if torch.isfinite(values).all():
             return
-        aside = output_dir / f"failed-step-{step + 1:08d}"
+        where = ""
         if not config.dry_run:
+            aside = output_dir / f"failed-step-{step + 1:08d}"
             save_run(aside)
             tensors = {**inputs._asdict(), "losses": losses}
             save_batch(aside / f"batch-{accelerator.process_index}.safetensors", tensors)
+            where = f" What led to it is in {aside}; the newest checkpoint is of an earlier step."
         raise ValueError(
-            f"The {what} of step {step + 1} is not finite. What led to it is in {aside}; the newest checkpoint is of "
-            f"an earlier step. Try a lower learning rate, max_grad_norm, or more precision."
+            f"The {what} of step {step + 1} is not finite.{where} Try a lower learning rate, max_grad_norm, or more "
+            f"precision."
         )
 
     def paint() -> Image.Image | None:
-        with averaged_network(accelerator, unet, average, make_unet) as averaged:
+        with averaged_network(accelerator, unet, average, network_config) as averaged:
             if averaged is None:
                 return None
             pipe.unet = averaged
@@ -188,22 +190,23 @@ def finetune(config: FinetuneConfig) -> None:
                 num_inference_steps=config.demo_inference_steps,
                 guidance_scale=config.demo_guidance_scale,
             )
+            pipe.unet = unet
             (output_dir / "demos").mkdir(exist_ok=True)
             save_image(grid, output_dir / "demos" / f"step-{step:08d}.png")
             log_image(accelerator, "demo", grid, step)
             return grid
 
-    times = TrainingTimes(config.seed)
-    batches = iter(data.loader)
-    looked_at, bad, grid = [], [], None
+    times, learning_rate_at = TrainingTimes(config.seed), learning_rate_schedule(config)
+    num_looked_at, bad, grid = 0, [], None
     first_step, started = step + 1, time.monotonic()
     progress_bar = tqdm(initial=step, total=last_step, desc="Training", unit="step", disable=not is_main)
-    with Interruption() as interruption, progress_bar:
+    with closing(batches), Interruption() as interruption, progress_bar:
         is_interrupted = False
         while step < last_step and not is_interrupted:
+            set_learning_rate(optimizer, learning_rate_at(step), config.weight_decay)
             for _ in range(config.gradient_accumulation_steps):
                 batch = next(batches)
-                looked_at += batch["looked_at"]
+                num_looked_at += batch["num_looked_at"]
                 bad += batch["bad"]
                 first = images_seen + accelerator.process_index * config.train_batch_size
                 positions = range(first, first + config.train_batch_size)
@@ -230,44 +233,41 @@ def finetune(config: FinetuneConfig) -> None:
                 images_seen += config.train_batch_size * accelerator.num_processes
                 log.add(len(all_losses), loss=all_losses.tolist(), **loss_by_quartile(all_losses, all_times))
 
-            average.update(config.ema_decay_at(step))
-            learning_rate = lr_scheduler.get_last_lr()[0]
-            lr_scheduler.step()
+            if not accelerator.optimizer_step_was_skipped:
+                average.update(config.ema_decay_at(step))
+                log.add(grad_norm=grad_norm.tolist())
             step += 1
-            log.add(grad_norm=grad_norm.tolist())
             progress_bar.update()
             is_interrupted = interruption.requested(accelerator)
             if config.dry_run:
-                started = time.monotonic() if step == first_step else started  # the first step warms up
+                started = time.monotonic() if step == first_step < last_step else started  # the first warms up
                 continue
 
-            is_due = step == last_step or is_interrupted
-            if step % config.logging_steps == 0 or step % config.checkpointing_steps == 0 or is_due:
-                gather_bad_images(accelerator, bad_images, looked_at, bad)
-                looked_at, bad = [], []
-            if step % config.logging_steps == 0 or step == last_step:
+            is_logged = step % config.logging_steps == 0 or step == last_step
+            is_saved = step % config.checkpointing_steps == 0 or step == last_step or is_interrupted
+            is_first = step == first_step and checkpoint is None
+            is_shown = config.demo_every and (step % config.demo_every == 0 or step == last_step or is_first)
+            if is_logged or is_saved:
+                gather_bad_images(accelerator, bad_images, num_looked_at, bad)
+                num_looked_at, bad = 0, []
+            if is_logged:
                 entry = log.write(
                     step,
-                    learning_rate=learning_rate,
+                    learning_rate=learning_rate_at(step - 1),
                     ema_decay=config.ema_decay_at(step - 1),
                     bad_images=len(bad_images.reasons),
                     images_seen=images_seen,
                 )
                 progress_bar.set_postfix(loss=f"{entry['loss']:.4f}", bad_images=len(bad_images.reasons))
-            is_first = checkpoint is None and step == first_step
-            if config.demo_every and (step % config.demo_every == 0 or is_first or step == last_step):
+            if is_shown:
                 grid = paint()
-            if step % config.checkpointing_steps == 0 or is_due:
-                name = f"step-{step:08d}"
-                save_run(output_dir / "checkpoints" / name, config.checkpoints_total_limit)
+            if is_saved:
+                save_run(output_dir / "checkpoints" / f"step-{step:08d}", config.checkpoints_total_limit)
 
     # What comes of it
     if config.dry_run:
-        seconds = (time.monotonic() - started) / max(step - first_step, 1)
-        accelerator.print(
-            f"time: {seconds:.2f} s a step, {seconds * (config.max_steps - first_step + 1) / 3600:.2f} hours for all\n"
-            f"memory used so far: {peak_memory_gib():.2f} GiB; nothing was written"
-        )
+        measured = max(step - first_step, 1)
+        accelerator.print(describe_dry_run(config, (time.monotonic() - started) / measured, first_step))
     elif is_interrupted:
         accelerator.print(f"stopped after step {step}; go on with --resume latest")
         accelerator.end_training()
@@ -275,17 +275,17 @@ def finetune(config: FinetuneConfig) -> None:
     else:
         if config.demo_every and first_step > last_step:  # there was nothing left to train
             grid = paint()
-        with averaged_network(accelerator, unet, average, make_unet) as averaged:
+        with averaged_network(accelerator, unet, average, network_config) as averaged:
             if averaged is not None:
                 folder = output_dir / ("lora" if config.lora_rank else "pipeline")
                 facts = {
                     "began from": config.original_checkpoint or config.unet_config or config.model,
-                    "images": f"{data.identity['source']} ({data.num_images or 'a stream'})",
+                    "images": f"{data.source} ({data.num_images or 'a stream'})",
                     "steps": f"{step:,}, {images_seen:,} images seen",
                     "parameters": f"{sum(weight.numel() for weight in average.averages.values()):,} trained",
                     "hardware": describe_hardware(accelerator),
                 }
-                save_result(folder, pipe, averaged, config, facts, log_path, prompts, grid)
+                save_result(folder, pipe, averaged, config, data.source, facts, log_path, prompts, grid)
                 print(f"wrote {folder}")
                 if config.push_to_hub:
                     print(f"uploaded to {push_folder(folder, hub_name)}")

@@ -89,7 +89,9 @@ def sample_size_of(config: PrecomputeConfig) -> int:
 def precompute(config: PrecomputeConfig) -> None:
     device = usable_device(config.device)
     vae = AutoModel.from_pretrained(config.model, subfolder="vae").to(device)
-    image_encoder = CLOOBVisionModelWithProjection.from_pretrained(config.model, subfolder="image_encoder").to(device)
+    image_encoder = CLOOBVisionModelWithProjection.from_pretrained(
+        config.model, subfolder="image_encoder", dtype=torch.float32
+    ).to(device)
     feature_extractor = CLOOBImageProcessor.from_pretrained(config.model, subfolder="feature_extractor")
 
     source = config.dataset or DEFAULT_DATASET
@@ -146,7 +148,7 @@ def precompute(config: PrecomputeConfig) -> None:
                     pixels = torch.cat([pixels for _, pixels in good]).to(device)
                     encoded.append(encode_images(vae, image_encoder, feature_extractor, pixels))
                     rows += [index for index, _ in good for _ in range(manifest.variants)]
-                bad_images.add([index for index, _, _ in batch], [r for _, _, r in batch if r is not None])
+                bad_images.add(len(batch), [reason for _, _, reason in batch if reason is not None])
                 progress.update(len(batch))
             if not config.dry_run:
                 whole = EncodedImages(*(torch.cat(parts) for parts in zip(*encoded))) if encoded else None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import __version__
+from .files import moved_into_place
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -277,6 +278,5 @@ def open_image(path: Path):
 
 def save_image(image, path: Path, **options) -> None:
     """Saves a PNG file under a temporary name and moves it into place."""
-    temporary = path.with_name(f".{path.name}.part")
-    image.save(temporary, format="PNG", **options)
-    os.replace(temporary, path)
+    with moved_into_place(path) as temporary:
+        image.save(temporary, format="PNG", **options)

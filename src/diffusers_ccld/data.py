@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 import xxhash
 from PIL import Image
@@ -43,7 +44,10 @@ class Preparation(NamedTuple):
         across, down, chance = generator.random(3)
         if not self.random_crop:
             across = down = 0.5
-        image = resize_and_crop(open_picture(source, self.limits), self.size, across, down)
+        image = open_picture(source, self.limits)
+        if self.size**2 * max(image.size) / min(image.size) > self.limits.max_pixels:
+            raise BadImageError(f"{image.width}×{image.height} pixels are too long for their width")
+        image = resize_and_crop(image, self.size, across, down)
         if self.random_flip and chance < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return np.asarray(image).transpose(2, 0, 1)
@@ -73,17 +77,18 @@ def load_images(
     path = Path(source).expanduser()
     if path.suffix == ".txt" and path.is_file():
         listed = [line.strip() for line in path.read_text().splitlines()]
-        return _dataset_of_paths([path.parent / name for name in listed if name], source, streaming)
+        paths = [path.parent / name for name in listed if name]
+        return _dataset_of_paths(paths, source, split, image_column, streaming)
     if path.suffix == ".parquet" and path.is_file():
-        images = _load("parquet", source, "train", streaming, data_files=str(path))
-    elif path.is_dir() and any(path.glob("*.json")) and _is_saved_dataset(path):
+        images = _load("parquet", source, split, streaming, data_files=str(path))
+    elif path.is_dir() and _is_saved_dataset(path):
         images = _from_disk(path, split, streaming)
     elif path.is_dir() and any(path.rglob("*.parquet")):
         images = _load("parquet", source, split, streaming, data_dir=str(path))
     elif path.is_dir():
-        suffixes = Image.registered_extensions()
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-        return _dataset_of_paths(files, source, streaming)
+        known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        files = [p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file() and p.name[0] != "."]
+        return _dataset_of_paths(sorted(files), source, split, image_column, streaming)
     elif path.exists() or path.is_absolute() or source.startswith((".", "~")):
         raise ValueError(f"{source}: there is no such folder, dataset, or list of paths ending in .txt.")
     else:
@@ -98,12 +103,17 @@ def load_images(
     if image_column != "image":
         images = images.rename_column(image_column, "image")
     # Undecoded: a damaged picture would otherwise raise in the middle of an iteration.
-    return images.cast_column("image", datasets.Image(decode=False))
+    try:
+        return images.cast_column("image", datasets.Image(decode=False))
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{source}: the column {image_column!r} has no images. ({error})") from error
 
 
-def _dataset_of_paths(paths: list[Path], source: str, streaming: bool) -> datasets.Dataset:
+def _dataset_of_paths(paths, source, split, image_column, streaming):
     if not paths:
         raise ValueError(f"{source} has no images.")
+    if split != "train" or image_column != "image":
+        raise ValueError(f"{source}: files have neither splits nor columns; leave out dataset_split and image_column.")
     if streaming:
         raise ValueError(f"{source}: files of this machine are read one by one in any case; leave out streaming.")
     images = datasets.Dataset.from_dict({"image": [str(path) for path in paths]})
@@ -133,17 +143,24 @@ def _load(builder, source, split, streaming, **options):
         raise ValueError(f"{source}: no dataset could be loaded from there. ({reason})") from error
 
 
-def name_of(source: dict[str, Any], index: int) -> str:
-    """What a report calls a picture: its path if it has one, else its number."""
-    return source.get("path") or f"image {index}"
+def name_of(source: dict[str, Any] | None, index: int | None = None) -> str:
+    """What a report calls a picture: its file; inside a dataset its number, or in a stream a hash."""
+    path, data = (source or {}).get("path"), (source or {}).get("bytes")
+    if path is not None and data is None:
+        return path
+    mark = xxhash.xxh3_64_hexdigest(data or b"") if index is None else index
+    return f"{path or 'image'} [{mark}]"
 
 
 def images_fingerprint(images: datasets.Dataset) -> str:
     """A hash that changes when images do: of their contents, or of path, length and time of change of each file."""
     digest = xxhash.xxh3_128()
-    for batch in tqdm(images.iter(batch_size=256), desc="Comparing images", unit="batch", disable=len(images) < 4096):
-        for source in batch["image"]:
-            digest.update(f"{source['path']}\0".encode())
+    batches = range(0, len(images), 256)
+    for first in tqdm(batches, desc="Comparing images", unit="batch", disable=len(images) < 4096):
+        for source in images[first : first + 256]["image"]:
+            source = source or {"path": None, "bytes": b""}
+            # The name, not the place: a folder may be moved.
+            digest.update(f"{Path(source['path'] or '').name}\0".encode())
             if source["bytes"] is not None:
                 digest.update(source["bytes"])
             elif (path := Path(source["path"])).is_file():
@@ -177,11 +194,10 @@ class TrainingImages(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        """A batch: "pixel_values" (N, 3, size, size) uint8, "indices" (N,), "looked_at", "bad" [(name, reason), …]."""
-        pixels, indices, looked_at, bad = [], [], [], []
+        """A batch: "pixel_values" (N, 3, size, size) uint8, "indices" (N,), "num_looked_at", "bad" (name, reason)."""
+        pixels, indices, bad = [], [], []
         for position in positions:
             for index in self._candidates(position):
-                looked_at.append(index)
                 source = self.images[index]["image"]
                 try:
                     pixels.append(self.preparation.pixels(source, generator_at(self.seed, Purpose.CROP, position)))
@@ -195,7 +211,7 @@ class TrainingImages(torch.utils.data.Dataset):
         return {
             "pixel_values": torch.from_numpy(np.stack(pixels)),
             "indices": torch.tensor(indices),
-            "looked_at": looked_at,
+            "num_looked_at": len(indices) + len(bad),
             "bad": bad,
         }
 
@@ -238,21 +254,19 @@ class StreamedImages(torch.utils.data.IterableDataset):
         """Batches as those of `TrainingImages`, and beside them "epoch" and "offset": where the stream stands."""
         stream = self._sources()
         for positions in self.positions.batches():
-            pixels, looked_at, bad = [], [], []
+            pixels, bad = [], []
             while len(pixels) < len(positions):
                 epoch, offset, source = next(stream)
-                index = self.positions.rank + offset * self.positions.world_size
-                looked_at.append(index)
                 generator = generator_at(self.seed, Purpose.CROP, positions[len(pixels)])
                 try:
                     pixels.append(self.preparation.pixels(source, generator))
                 except BadImageError as error:
-                    bad.append((name_of(source, index), str(error)))
+                    bad.append((name_of(source), str(error)))
                     if len(bad) >= MAX_SUBSTITUTES + len(pixels):
                         raise ValueError(f"{len(bad)} pictures in a row are no good, the last: {bad[-1]}.") from error
             yield {
                 "pixel_values": torch.from_numpy(np.stack(pixels)),
-                "looked_at": looked_at,
+                "num_looked_at": len(pixels) + len(bad),
                 "bad": bad,
                 "epoch": epoch,
                 "offset": offset + 1,

@@ -26,6 +26,7 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 
 from .data import Preparation, images_fingerprint, load_images
+from .files import write_text
 from .modeling_cloob import CLOOBVisionModelWithProjection
 from .pictures import ImageLimits
 from .processing_cloob import CLOOBImageProcessor
@@ -179,9 +180,7 @@ class Manifest:
             self.require(asdict(Manifest.read(folder)), f"{folder} holds another cache; give another folder")
             return
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{MANIFEST_NAME}.{os.getpid()}"
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        os.replace(temporary, folder / MANIFEST_NAME)
+        write_text(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=2) + "\n")
 
     def require(self, values: Mapping[str, Any], complaint: str) -> None:
         """Raises `ValueError` with a complaint if any of these values differs from the manifest's."""
@@ -248,11 +247,28 @@ class LatentCache(torch.utils.data.Dataset):
                 f"{folder} is not complete: {len(missing)} of {len(chunks)} chunks are missing, the first "
                 f"{missing[0]}. Run training/precompute.py again with the same arguments."
             )
-        tables = [datasets.load_from_disk(str(path)) for path in chunks if (path / "state.json").is_file()]
-        if not tables:
+        tables, self.bad = [], []
+        for chunk, path in enumerate(chunks):
+            table, bad = self._read_chunk(chunk, path)
+            tables.append(table)
+            self.bad += bad
+        if not any(map(len, tables)):
             raise ValueError(f"{folder} has no good images.")
-        self.rows = datasets.concatenate_datasets(tables).with_format("numpy")
-        self.bad = [tuple(entry) for path in chunks for entry in json.loads((path / BAD_IMAGES_NAME).read_text())]
+        self.rows = datasets.concatenate_datasets([table for table in tables if len(table)]).with_format("numpy")
+
+    def _read_chunk(self, chunk, path):
+        manifest = self.manifest
+        expected = min(manifest.chunk_size, manifest.num_images - chunk * manifest.chunk_size)
+        try:
+            bad = [tuple(entry) for entry in json.loads((path / BAD_IMAGES_NAME).read_text())]
+            table = [] if len(bad) == expected else datasets.load_from_disk(str(path))
+            if len(table) // manifest.variants + len(bad) != expected:
+                raise ValueError("it has not as many images as it should")
+        except (ValueError, OSError, pa.ArrowException) as error:
+            raise ValueError(
+                f"{path} is damaged; delete it and run training/precompute.py again. ({error})"
+            ) from error
+        return table, bad
 
     def __len__(self) -> int:
         return len(self.rows) // self.manifest.variants
@@ -300,14 +316,14 @@ class LatentCache(torch.utils.data.Dataset):
             manifest.require({"num_images": len(images), "images": images_fingerprint(images)}, stale)
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        """A batch: the fields of `EncodedImages` and "indices", "looked_at", "bad" as those of `TrainingImages`."""
+        """A batch: the fields of `EncodedImages`, and "indices", "num_looked_at", "bad" as `TrainingImages` has."""
         rows = [self._row(position) for position in positions]
         batch = self.rows[rows]
         tensors = {name: torch.from_numpy(np.asarray(batch[name], dtype=np.float32)) for name in EncodedImages._fields}
         for name in ("latent_mean", "latent_std"):
             tensors[name] = tensors[name].unflatten(1, self.manifest.latent_shape)
         indices = batch["index"].tolist()
-        return {**tensors, "indices": torch.tensor(indices), "looked_at": indices, "bad": []}
+        return {**tensors, "indices": torch.tensor(indices), "num_looked_at": len(indices), "bad": []}
 
     def _row(self, position: int) -> int:
         variants = self.manifest.variants

@@ -1,6 +1,7 @@
 """Any picture file becomes a training image, or is found to be no good."""
 
 import io
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ class ImageLimits(NamedTuple):
     max_pixels: int = 100_000_000
 
 
-def open_picture(source: Mapping[str, Any], limits: ImageLimits) -> Image.Image:
+def open_picture(source: Mapping[str, Any] | None, limits: ImageLimits) -> Image.Image:
     """Decodes a picture of any format and mode to RGB, upright.
 
     Args:
@@ -36,6 +37,8 @@ def open_picture(source: Mapping[str, Any], limits: ImageLimits) -> Image.Image:
     Raises:
         BadImageError: If the picture is missing, damaged, truncated, tiny or enormous.
     """
+    if source is None:
+        raise BadImageError("there is no picture")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd EXIF data; the limits decide
@@ -50,7 +53,9 @@ def open_picture(source: Mapping[str, Any], limits: ImageLimits) -> Image.Image:
     except BadImageError:
         raise
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
-        raise BadImageError(f"{type(error).__name__}: {error}") from error
+        # Without addresses in memory, which would differ from run to run.
+        reason = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", str(error))
+        raise BadImageError(f"{type(error).__name__}: {reason}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -4,13 +4,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
+from diffusers import ModelMixin
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -87,7 +89,7 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 @contextmanager
 def averaged_network(
-    accelerator: Accelerator, network: nn.Module, average: WeightAverage, make_network: Callable[[], nn.Module]
+    accelerator: Accelerator, network: ModelMixin, average: WeightAverage, config: dict[str, Any]
 ) -> Iterator[nn.Module | None]:
     """The network with averaged weights, on the main process; `None` on the others. All processes have to take part.
 
@@ -95,14 +97,15 @@ def averaged_network(
         accelerator: The run's accelerator.
         network: The network, not wrapped.
         average: Its average.
-        make_network: Makes an empty network, for the weights of a sharded one.
+        config: Its configuration, to make a whole network of if it is sharded.
     """
     with average.in_place_of_weights():
         if is_sharded(accelerator):
             state = accelerator.get_state_dict(network)  # whole, on the main process alone
             whole = None
             if accelerator.is_main_process:
-                whole = make_network().to(accelerator.device).eval()
+                network_class = type(network).__mro__[1]  # sharding puts a class of its own before it
+                whole = network_class.from_config(config).to(accelerator.device).eval()
                 whole.load_state_dict(state)
             yield whole
         else:
@@ -123,16 +126,23 @@ def save_checkpoint(
         average: The weights' average.
         progress: What else decides the future, as JSON; the same on every process.
         folder: Where the checkpoint shall be.
-        limit: How many checkpoints to keep beside it; 0 for all.
+        limit: How many checkpoints to keep, this one included; 0 for all.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     temporary = folder.with_name(f".{folder.name}.part")
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
-    if accelerator.is_main_process or is_sharded(accelerator):
-        average.save(temporary / _average_name(accelerator))
+    try:
+        accelerator.save_state(str(temporary))
+        if accelerator.is_main_process or is_sharded(accelerator):
+            average.save(temporary / _average_name(accelerator))
+    except (SafetensorError, RuntimeError) as error:  # what a full disk is to the libraries
+        reason = str(error).partition("\n")[0]
+        raise OSError(f"{folder} cannot be written; the checkpoints before it are whole. ({reason})") from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (temporary / PROGRESS_NAME).write_text(json.dumps(progress, indent=2) + "\n")
@@ -141,14 +151,25 @@ def save_checkpoint(
         os.replace(temporary, folder)
         if limit:
             for old in list_checkpoints(folder.parent)[:-limit]:
-                _remove(old)
+                if old != folder:
+                    _remove(old)
     accelerator.wait_for_everyone()
 
 
 def load_checkpoint(accelerator: Accelerator, average: WeightAverage, folder: Path) -> None:
-    """Restores what `save_checkpoint` saved; its progress is `read_progress`'s."""
-    accelerator.load_state(str(folder))
-    average.load(folder / _average_name(accelerator))
+    """Restores what `save_checkpoint` saved; its progress is `read_progress`'s.
+
+    Raises:
+        ValueError: If it is damaged, or of another network.
+    """
+    try:
+        accelerator.load_state(str(folder))
+        average.load(folder / _average_name(accelerator))
+    except (SafetensorError, RuntimeError, OSError, EOFError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{folder} cannot be loaded: it is damaged, or of another network. ({reason})") from error
+    # Batches accumulated so far: a checkpoint has none, and accelerate's own count may be of another accumulation.
+    accelerator.step = 0
 
 
 def _average_name(accelerator):
@@ -190,14 +211,39 @@ def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
         return None
     if resume == "latest":
         return existing[-1] if existing else None
-    if not (Path(resume) / PROGRESS_NAME).is_file():
+    checkpoint = Path(resume)
+    if not (checkpoint / PROGRESS_NAME).is_file():
         raise ValueError(f"--resume {resume}: there is no checkpoint.")
-    return Path(resume)
+    if existing and checkpoint.resolve().parent != folder.resolve():
+        raise ValueError(f"--resume {resume}: {folder} has checkpoints of another run; give another output folder.")
+    return checkpoint
 
 
-def read_progress(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says of the run's progress."""
-    return json.loads((checkpoint / PROGRESS_NAME).read_text())
+def read_progress(checkpoint: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of the run's progress.
+
+    Args:
+        checkpoint: The checkpoint.
+        identity: What may not change while a run lasts, as JSON; "identity" of the progress that was saved.
+
+    Raises:
+        ValueError: If it has changed.
+    """
+    progress = json.loads((checkpoint / PROGRESS_NAME).read_text())
+    before, now = progress["identity"], json.loads(json.dumps(identity))
+    changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise ValueError(f"{checkpoint} is of another run: {'; '.join(changed)}.")
+    return progress
+
+
+def tidy_checkpoints(folder: Path, checkpoint: Path | None) -> None:
+    """Removes what killed processes have left behind, and the checkpoints after the one that a run goes on from."""
+    for leftover in [*folder.glob(".*step-*.part"), *folder.glob(".*step-*.old")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+    for later in list_checkpoints(folder):
+        if checkpoint is not None and later.name > checkpoint.name:
+            _remove(later)
 
 
 def _remove(folder: Path) -> None:

@@ -3,14 +3,14 @@
 import argparse
 import dataclasses
 import math
-import os
 import sys
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
+from .files import write_text
 from .pictures import ImageLimits
 
 DEFAULT_DATASET = "huggan/wikiart"
@@ -204,12 +204,19 @@ def _flags_of_yaml(config_class, path):
         entries = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"--config {path} is no YAML: {error}") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"--config {path} has no settings of the form `name: value`.")
+    types = get_type_hints(config_class)
     names = [field.name for field in dataclasses.fields(config_class)]
-    unknown = [str(key) for key in entries if key not in names] if isinstance(entries, dict) else ["a list"]
+    unknown = [str(key) for key in entries if key not in names]
     if unknown:
         raise ValueError(f"--config {path} has unknown settings: {', '.join(unknown)}. There are {', '.join(names)}.")
     flags = []
     for key, value in entries.items():
+        if isinstance(value, dict):
+            raise ValueError(f"--config {path}: {key} is a mapping, and settings are plain values.")
+        if isinstance(value, bool) and bool not in (types[key], *get_args(types[key])):
+            value = "yes" if value else "no"  # YAML takes these words for booleans
         if isinstance(value, list):
             flags += [f"--{key}", *(str(item) for item in value)]
         elif value is not None:
@@ -219,6 +226,4 @@ def _flags_of_yaml(config_class, path):
 
 def save_config(config: Any, path: Path) -> None:
     """Writes settings as a YAML file that `--config` reads."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-    os.replace(temporary, path)
+    write_text(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))

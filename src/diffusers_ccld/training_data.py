@@ -1,13 +1,17 @@
 """From a run's settings to its batches, and from a batch to what the network is to learn of it."""
 
-from collections.abc import Iterable
+import signal
+from collections.abc import Generator
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import datasets
 import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
+from torch.utils.data import DataLoader
 
-from .data import Preparation, StreamedImages, TrainingImages, load_images
+from .data import Preparation, StreamedImages, TrainingImages, images_fingerprint, load_images
 from .latent_cache import EncodedImages, LatentCache, canonical_source, encode_images
 from .scheduling_ccld import CCLDScheduler
 from .training_config import DEFAULT_DATASET, TrainingConfig
@@ -35,47 +39,43 @@ def training_resolution(
 
 
 class TrainingData(NamedTuple):
-    """The batches of one process.
+    """The images of a run.
 
     Attributes:
-        loader: Batches without end, each a mapping; `encode_batch` takes them.
+        dataset: What a data loader takes batches from; of a stream, the stream itself.
+        source: Where the images come from.
         identity: What may not change while the run lasts, as JSON.
         num_images: How many images there are; `None` if that is not known.
         bad: Bad images that are known already: name and reason of each.
     """
 
-    loader: Iterable[dict[str, Any]]
+    dataset: LatentCache | TrainingImages | datasets.IterableDataset
+    source: str
     identity: dict[str, Any]
     num_images: int | None
     bad: list[tuple[str, str]]
 
 
 def load_training_data(
-    config: TrainingConfig, accelerator: Accelerator, pipe: DiffusionPipeline, size: int, progress: dict[str, Any]
+    config: TrainingConfig, accelerator: Accelerator, pipe: DiffusionPipeline, size: int
 ) -> TrainingData:
-    """Finds the images, and begins with those that come next.
+    """Finds the images.
 
     Args:
         config: The run's settings.
         accelerator: Says which process this is.
         pipe: The pipeline whose autoencoder and image encoder a cache has to be of.
         size: Height and width of the training images in pixels.
-        progress: What a checkpoint says: "images_seen" and, if there is one, "data" and "stream".
 
     Raises:
-        ValueError: If there are no images, a cache is stale, or the run cannot go on with them.
+        ValueError: If there are none, or a cache is stale.
     """
-    preparation = Preparation(size, config.random_crop, config.random_flip, config.image_limits)
-    source = config.dataset or DEFAULT_DATASET
-    rank, world_size = accelerator.process_index, accelerator.num_processes
-    positions = BatchPositions(progress["images_seen"], config.train_batch_size, rank, world_size)
-    identity = {"source": canonical_source(config.cache or source), "seed": config.seed, "size": size}
-    bad = []
-
+    preparation = _preparation(config, size)
+    identity = {"seed": config.seed, "resolution": size}
     if config.cache is not None:
-        dataset = LatentCache(config.cache, config.seed)
+        cache = LatentCache(config.cache, config.seed)
         if accelerator.is_main_process:
-            dataset.check(
+            cache.check(
                 pipe.vae,
                 pipe.image_encoder,
                 preparation,
@@ -83,43 +83,79 @@ def load_training_data(
                 config.dataset_split,
                 config.image_column,
             )
-        bad = dataset.bad
-    else:
-        with accelerator.main_process_first():  # the others then find what the first has downloaded
-            images = load_images(source, config.dataset_split, config.image_column, config.streaming)
-        if config.streaming:
-            stream = progress["stream"] or [[0, 0]] * world_size
-            if len(stream) != world_size:
-                raise ValueError(
-                    f"The run has read its stream with {len(stream)} processes, each a share of its own. Go on with "
-                    f"as many: on {world_size}, images would be left out or come twice."
-                )
-            epoch, offset = stream[rank]
-            dataset = StreamedImages(images, preparation, config.seed, positions, epoch, offset)
-        else:
-            dataset = TrainingImages(images, preparation, config.seed)
+        identity |= {"cache": asdict(cache.manifest), "bad images": len(cache.bad)}
+        return TrainingData(cache, cache.manifest.dataset, identity, len(cache), cache.bad)
 
-    num_images = None if config.streaming else len(dataset)
-    identity["num_images"] = num_images
-    earlier = progress.get("data", identity)
-    changed = [f"{key} was {earlier[key]} and is {value}" for key, value in identity.items() if earlier[key] != value]
-    if changed:
-        raise ValueError(f"The run cannot go on with other images: {'; '.join(changed)}.")
-
-    options = {"num_workers": config.dataloader_num_workers, "pin_memory": accelerator.device.type == "cuda"}
+    source = canonical_source(config.dataset or DEFAULT_DATASET)
+    with accelerator.main_process_first():  # the others then find what the first has downloaded
+        images = load_images(source, config.dataset_split, config.image_column, config.streaming)
+    identity |= {"random_crop": config.random_crop, "random_flip": config.random_flip}
+    identity |= config.image_limits._asdict()
     if config.streaming:
-        # A stream has one reader: it does not divide into equal parts.
-        options["num_workers"] = min(config.dataloader_num_workers, 1)
-        loader = torch.utils.data.DataLoader(dataset, batch_size=None, **options)
-    else:
-        loader = torch.utils.data.DataLoader(
-            dataset, batch_sampler=positions.batches(), collate_fn=_as_it_is, **options
+        return TrainingData(images, source, identity | {"stream": source}, None, [])
+    identity["images"] = images_fingerprint(images) if accelerator.is_main_process else None
+    return TrainingData(TrainingImages(images, preparation, config.seed), source, identity, len(images), [])
+
+
+def _preparation(config, size):
+    return Preparation(size, config.random_crop, config.random_flip, config.image_limits)
+
+
+def make_batches(
+    config: TrainingConfig, accelerator: Accelerator, data: TrainingData, size: int, progress: dict[str, Any]
+) -> Generator[dict[str, Any]]:
+    """One process's batches without end, beginning with the one that comes next; `encode_batch` takes them.
+
+    To be closed, which ends the processes that read images: they heed no other signal to end.
+
+    Args:
+        config: The run's settings.
+        accelerator: Says which process this is.
+        data: The images.
+        size: Height and width of the training images in pixels.
+        progress: How far the run is: "images_seen" and, of a stream, "stream".
+
+    Raises:
+        ValueError: If a stream was read by another number of processes.
+    """
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    positions = BatchPositions(progress["images_seen"], config.train_batch_size, rank, world_size)
+    options = {
+        "num_workers": config.dataloader_num_workers,
+        "pin_memory": accelerator.device.type == "cuda",
+        "worker_init_fn": _leave_signals_to_the_trainer,
+    }
+    if not config.streaming:
+        return _iterate(DataLoader(data.dataset, batch_sampler=positions.batches(), collate_fn=_as_it_is, **options))
+
+    stream = progress["stream"] or [[0, 0]] * world_size
+    if len(stream) != world_size:
+        raise ValueError(
+            f"The run has read its stream with {len(stream)} processes, each a share of its own. Go on with as many: "
+            f"on {world_size}, images would be left out or come twice."
         )
-    return TrainingData(loader, identity, num_images, bad)
+    epoch, offset = stream[rank]
+    images = StreamedImages(data.dataset, _preparation(config, size), config.seed, positions, epoch, offset)
+    # A stream has one reader: it does not divide into equal parts.
+    options["num_workers"] = min(config.dataloader_num_workers, 1)
+    return _iterate(DataLoader(images, batch_size=None, **options))
+
+
+def _iterate(loader):
+    try:
+        yield from loader
+    except ValueError as error:  # what a worker raises comes with its traceback; the message is the last line
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
 
 
 def _as_it_is(batch):
     return batch
+
+
+def _leave_signals_to_the_trainer(_):
+    # Ctrl-C reaches all processes; the trainer needs its workers to finish the step and save.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def encode_batch(batch: dict[str, Any], pipe: DiffusionPipeline, device: torch.device) -> EncodedImages:

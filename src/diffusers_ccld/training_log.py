@@ -1,11 +1,11 @@
 """What a run reports while it lasts: figures to a file and to trackers, pictures, images that are no good."""
 
+import itertools
 import json
 import math
-import os
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from PIL import Image
+
+from .files import write_text
 
 # A share of bad images says nothing before so many were looked at.
 LEAST_LOOKED_AT = 100
@@ -80,12 +82,12 @@ def loss_by_quartile(losses: torch.Tensor, t: torch.Tensor) -> dict[str, list[fl
 
 
 class BadImages:
-    """Counts and lists pictures that are no good, and stops a run that meets too many.
+    """Lists pictures that are no good, and stops a run that meets too many.
 
     Args:
-        max_share: The share of all pictures looked at from which on there are too many.
+        max_share: The share of the pictures looked at from which on there are too many.
         num_images: How many pictures there are; unknown for a stream.
-        path: Where to list them; what is listed there already counts.
+        path: Where to list them, beside those that are listed there already.
     """
 
     def __init__(self, max_share: float, num_images: int | None = None, path: Path | None = None):
@@ -93,41 +95,47 @@ class BadImages:
         self.num_images = num_images
         self.path = path
         self.reasons: dict[str, str] = {}
-        self.looked_at: set[int] = set()
+        # Counted since the process began: a list of earlier bad images without the good ones would tell no share.
+        self.num_looked_at = self.num_bad = 0
         if path is not None and path.is_file():
-            for line in path.read_text().splitlines():
-                entry = json.loads(line)
-                self.reasons[entry["image"]] = entry["reason"]
+            entries = [json.loads(line) for line in path.read_text().splitlines()]
+            self.reasons = {entry["image"]: entry["reason"] for entry in entries}
 
-    def add(self, looked_at: Sequence[int], bad: Sequence[tuple[str, str]]) -> None:
-        """Notes which pictures were looked at, and which of them were bad.
+    def record(self, bad: Iterable[tuple[str, str]]) -> None:
+        """Lists bad pictures: name and reason of each."""
+        new = {name: reason for name, reason in bad if name not in self.reasons}
+        self.reasons.update(new)
+        if new and self.path is not None:
+            lines = [json.dumps({"image": name, "reason": reason}) for name, reason in self.reasons.items()]
+            write_text(self.path, "\n".join(lines) + "\n")
+
+    def add(self, num_looked_at: int, bad: Sequence[tuple[str, str]]) -> None:
+        """Notes how many pictures were looked at, and which of them were bad.
 
         Raises:
             ValueError: If too many are.
         """
-        self.looked_at.update(looked_at)
-        new = {name: reason for name, reason in bad if name not in self.reasons}
-        self.reasons.update(new)
-        if new and self.path is not None:
-            # Written whole, so that a line is never half there.
-            lines = [json.dumps({"image": name, "reason": reason}) for name, reason in self.reasons.items()]
-            write_text(self.path, "\n".join(lines) + "\n")
+        self.record(bad)
+        self.num_looked_at += num_looked_at
+        self.num_bad += len(bad)
         enough = min(LEAST_LOOKED_AT, self.num_images or LEAST_LOOKED_AT)
-        if len(self.looked_at) >= enough and len(self.reasons) > self.max_share * len(self.looked_at):
-            shown = "; ".join(f"{name}: {reason}" for name, reason in list(self.reasons.items())[:5])
+        if self.num_looked_at >= enough and self.num_bad > self.max_share * self.num_looked_at:
+            shown = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(self.reasons.items(), 5))
             raise ValueError(
-                f"{len(self.reasons)} of {len(self.looked_at)} pictures are bad, more than a share of "
-                f"{self.max_share:g}. Mend the images or raise --max_bad_share. The first: {shown}."
+                f"{self.num_bad} of {self.num_looked_at} pictures are bad, more than a share of {self.max_share:g}. "
+                f"Mend the images or raise --max_bad_share. The first: {shown}."
             )
 
 
-def gather_bad_images(accelerator: Accelerator, bad_images: BadImages, looked_at: list[int], bad: list) -> None:
+def gather_bad_images(
+    accelerator: Accelerator, bad_images: BadImages, num_looked_at: int, bad: Sequence[tuple[str, str]]
+) -> None:
     """Adds what all processes have met; all processes have to take part."""
     if accelerator.num_processes > 1:
-        found = gather_object([(looked_at, bad)])
-        looked_at = [index for indices, _ in found for index in indices]
+        found = gather_object([(num_looked_at, bad)])
+        num_looked_at = sum(count for count, _ in found)
         bad = [entry for _, entries in found for entry in entries]
-    bad_images.add(looked_at, bad)
+    bad_images.add(num_looked_at, bad)
 
 
 def log_image(accelerator: Accelerator, name: str, image: Image.Image, step: int) -> None:
@@ -144,10 +152,3 @@ def peak_memory_gib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file under a temporary name and moves it into place."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text)
-    os.replace(temporary, path)

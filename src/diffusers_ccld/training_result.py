@@ -61,12 +61,15 @@ def plot_losses(log: Path, path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def write_model_card(folder: Path, config: Any, facts: Mapping[str, str], how_to_use: str, has_grid: bool) -> None:
+def write_model_card(
+    folder: Path, config: Any, source: str, facts: Mapping[str, str], how_to_use: str, has_grid: bool
+) -> None:
     """Writes `README.md`.
 
     Args:
         folder: The model's.
-        config: The run's settings, a dataclass; `license`, `dataset` and `model` among them.
+        config: The run's settings, a dataclass; `license` and `model` among them.
+        source: Where the images came from: a path, or a name on the Hub.
         facts: What else is to be told in the table, by name.
         how_to_use: Lines of Python.
         has_grid: Whether there is a grid of samples in the folder.
@@ -78,7 +81,7 @@ def write_model_card(folder: Path, config: Any, facts: Mapping[str, str], how_to
         pipeline_tag="text-to-image",
         tags=["diffusers", "text-to-image", "ccld", "cloob"],
         base_model=config.model if is_hub_name else None,
-        datasets=[config.dataset] if config.dataset and not Path(config.dataset).exists() else None,
+        datasets=None if Path(source).is_absolute() else [source],
     )
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in SETTINGS_ASIDE}
     grid = f"![Samples, one for each line of {PROMPTS_NAME}]({GRID_NAME})\n" if has_grid else ""
@@ -145,6 +148,7 @@ def save_result(
     pipe: DiffusionPipeline,
     network: torch.nn.Module,
     config: Any,
+    source: str,
     facts: Mapping[str, str],
     log: Path,
     prompts: Sequence[str],
@@ -157,6 +161,7 @@ def save_result(
         pipe: The pipeline that the network belongs to.
         network: The trained network, or one with a trained LoRA, which is then saved alone.
         config: The run's settings.
+        source: Where its images came from.
         facts: What the card tells of the training, by name.
         log: The run's log.
         prompts: What the grid shows.
@@ -181,7 +186,8 @@ def save_result(
         grid.save(temporary / GRID_NAME)
         (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n")
     plot_losses(log, temporary / PLOT_NAME)
-    write_model_card(temporary, config, facts, USE_LORA if is_lora else USE_PIPELINE, grid is not None)
+    how_to_use = USE_LORA if is_lora else USE_PIPELINE
+    write_model_card(temporary, config, source, facts, how_to_use, has_grid=grid is not None)
 
     replaced = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(replaced, ignore_errors=True)

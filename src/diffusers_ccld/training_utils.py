@@ -1,27 +1,35 @@
-"""Plumbing that the training scripts share: processes, interruption, bad images, logs, demo grids."""
+"""Plumbing that the training scripts share: processes, components, optimisers, interruption, demo grids."""
 
 import inspect
 import json
 import math
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import PartialState
-from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, gather_object
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import ProjectConfiguration, gather_object
 from diffusers import AutoModel, DiffusionPipeline
+from diffusers.optimization import get_scheduler
 from diffusers.utils import make_image_grid
 from PIL import Image
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 from .modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
 from .training_config import TrainingConfig
+from .training_log import peak_memory_gib
 from .unet_ccld import CCLDUNet2DConditionModel
+
+LORA_MODULES = ["to_q", "to_k", "to_v", "to_out.0", "proj", "conv1", "conv2", "linear1", "linear2"]
 
 # The original authors' rule of thumb on how large a network may be for its images.
 MOST_PARAMETERS_PER_LATENT = 2 / 3
@@ -42,8 +50,12 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """The accelerator of a run: on a GPU if there is one, with several processes if it was launched so.
 
     Raises:
-        ValueError: If the processes that were launched do not find one another, or shard what cannot be.
+        ValueError: If a tracker is not installed, the processes that were launched do not find one another, or they
+            shard what cannot be.
     """
+    missing = set(config.trackers) - {str(tracker) for tracker in get_available_trackers()}
+    if missing:
+        raise ValueError(f"--report_to {' '.join(sorted(missing))}: not installed; pip install it, or leave it out.")
     wants_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     on_cpu = not torch.accelerator.is_available()
     if on_cpu and wants_fsdp and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -56,7 +68,6 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         cpu=on_cpu and not wants_fsdp,
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(),
         log_with=config.trackers or None,
         project_config=ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
         step_scheduler_with_optimizer=False,
@@ -89,9 +100,25 @@ def make_optimizer(config: TrainingConfig, parameters: Iterable[torch.nn.Paramet
         except ImportError as error:
             raise ValueError("--optimizer adamw8bit needs the package bitsandbytes: pip install it.") from error
         optimizer_class = bitsandbytes.optim.AdamW8bit
-    # The initial rate is what a schedule that begins in the middle of a run counts from.
-    group = {"params": list(parameters), "initial_lr": config.learning_rate}
-    return optimizer_class([group], lr=config.learning_rate, weight_decay=config.weight_decay)
+    return optimizer_class(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def learning_rate_schedule(config: TrainingConfig) -> Callable[[int], float]:
+    """The learning rate as a function of the step, so that nothing of it has to be saved."""
+    placeholder = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)
+    schedule = get_scheduler(
+        config.lr_scheduler,
+        placeholder,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=config.max_steps,
+    )
+    return lambda step: config.learning_rate * schedule.lr_lambdas[0](step)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float, weight_decay: float) -> None:
+    """Gives an optimiser the settings of a step; those that came with a checkpoint do not count."""
+    for group in optimizer.param_groups:
+        group["lr"], group["weight_decay"] = learning_rate, weight_decay
 
 
 def load_components(model: str, with_unet: bool = True) -> dict[str, Any]:
@@ -111,11 +138,12 @@ def load_components(model: str, with_unet: bool = True) -> dict[str, Any]:
 
 
 def _load_components(model, with_unet):
+    dtype = torch.float32  # whatever the files are in; diffusers does so by itself
     components = {
         "vae": AutoModel.from_pretrained(model, subfolder="vae"),
-        "text_encoder": CLOOBTextModelWithProjection.from_pretrained(model, subfolder="text_encoder"),
+        "text_encoder": CLOOBTextModelWithProjection.from_pretrained(model, subfolder="text_encoder", dtype=dtype),
         "tokenizer": CLOOBTokenizer.from_pretrained(model, subfolder="tokenizer"),
-        "image_encoder": CLOOBVisionModelWithProjection.from_pretrained(model, subfolder="image_encoder"),
+        "image_encoder": CLOOBVisionModelWithProjection.from_pretrained(model, subfolder="image_encoder", dtype=dtype),
         "feature_extractor": CLOOBImageProcessor.from_pretrained(model, subfolder="feature_extractor"),
         "scheduler": CCLDScheduler(),
     }
@@ -127,23 +155,36 @@ def _load_components(model, with_unet):
     return components
 
 
-def read_unet_config(path: str) -> dict[str, Any]:
-    """The configuration of a network, of a JSON file.
+def make_unet(path: str) -> CCLDUNet2DConditionModel:
+    """A new network, of the configuration in a JSON file.
 
     Raises:
-        ValueError: If there is no such file, or it has something else.
+        ValueError: If there is no such file, or it describes no network.
     """
     try:
         config = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"--unet_config {path}: there is no readable JSON file. ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"--unet_config {path} has no configuration.")
     known = inspect.signature(CCLDUNet2DConditionModel).parameters
     unknown = [key for key in config if key not in known and not key.startswith("_")]
     if unknown:
         raise ValueError(
             f"--unet_config {path} has unknown settings: {', '.join(unknown)}. There are {', '.join(known)}."
         )
-    return config
+    try:
+        return CCLDUNet2DConditionModel.from_config(config)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"--unet_config {path} describes no network: {error}") from error
+
+
+def make_lora_config(config: Any) -> "LoraConfig":
+    """A LoRA on every attention, convolution and modulation, of the settings' `lora_rank` and `lora_alpha`."""
+    from peft import LoraConfig
+
+    alpha = config.lora_rank if config.lora_alpha is None else config.lora_alpha
+    return LoraConfig(r=config.lora_rank, lora_alpha=alpha, target_modules=LORA_MODULES)
 
 
 def describe_hardware(accelerator: Accelerator) -> str:
@@ -170,6 +211,8 @@ def read_prompts(path: str | None) -> list[str]:
 
 class Interruption:
     """Notes SIGINT and SIGTERM, so that a run ends after its step. A second SIGINT ends it at once.
+
+    The processes that read images have to ignore both: the rest of the step needs them.
 
     Used as a context.
     """
@@ -242,6 +285,15 @@ def describe_run(
             f"latents; the network may learn the images by heart. Take more images, a smaller network or a LoRA."
         )
     return "\n".join(lines)
+
+
+def describe_dry_run(config: TrainingConfig, seconds: float, first_step: int) -> str:
+    """What steps of that many seconds make of a run, in lines of text."""
+    hours = seconds * (config.max_steps - first_step + 1) / 3600
+    return (
+        f"time: {seconds:.2f} s a step, {hours:.2f} hours for all\n"
+        f"memory used so far: {peak_memory_gib():.2f} GiB; nothing was written"
+    )
 
 
 def paint_demo(
