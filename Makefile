@@ -21,8 +21,8 @@ outputs/tiny/model_index.json: $(STAMP)
 		--autoencoder outputs/original/autoencoder.ckpt \
 		--autoencoder-config outputs/original/autoencoder.yaml --output outputs/tiny --overwrite
 
-test: $(STAMP)  ## the test suite
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the test suite, on two cores: one thread a process, or they wait for one another
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-slow: $(STAMP)  ## the tests that take minutes or gigabytes, for a nightly run
 	$(BIN)/python -m pytest -m slow

@@ -9,6 +9,7 @@ folder with the averaged weights, or with --lora_rank a LoRA.
 """
 
 import dataclasses
+import functools
 import time
 from contextlib import closing
 from pathlib import Path
@@ -105,6 +106,7 @@ def finetune(config: FinetuneConfig) -> None:
     size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
     unet.register_to_config(sample_size=latent_shape[-1])
     network_config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+    make_whole = functools.partial(type(unet).from_config, network_config)
     pipe = CCLDPipeline(**components).to(accelerator.device)
     if config.lora_rank:
         unet.requires_grad_(False)
@@ -178,7 +180,7 @@ def finetune(config: FinetuneConfig) -> None:
         )
 
     def paint() -> Image.Image | None:
-        with averaged_network(accelerator, unet, average, network_config) as averaged:
+        with averaged_network(accelerator, unet, average, make_whole) as averaged:
             if averaged is None:
                 return None
             pipe.unet = averaged
@@ -275,7 +277,7 @@ def finetune(config: FinetuneConfig) -> None:
     else:
         if config.demo_every and first_step > last_step:  # there was nothing left to train
             grid = paint()
-        with averaged_network(accelerator, unet, average, network_config) as averaged:
+        with averaged_network(accelerator, unet, average, make_whole) as averaged:
             if averaged is not None:
                 folder = output_dir / ("lora" if config.lora_rank else "pipeline")
                 facts = {

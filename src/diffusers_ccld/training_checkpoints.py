@@ -4,14 +4,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
-from diffusers import ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -89,7 +88,7 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 @contextmanager
 def averaged_network(
-    accelerator: Accelerator, network: ModelMixin, average: WeightAverage, config: dict[str, Any]
+    accelerator: Accelerator, network: nn.Module, average: WeightAverage, make_whole: Callable[[], nn.Module]
 ) -> Iterator[nn.Module | None]:
     """The network with averaged weights, on the main process; `None` on the others. All processes have to take part.
 
@@ -97,15 +96,14 @@ def averaged_network(
         accelerator: The run's accelerator.
         network: The network, not wrapped.
         average: Its average.
-        config: Its configuration, to make a whole network of if it is sharded.
+        make_whole: Makes a network of its kind; needed if it is sharded, for the averaged weights of all processes.
     """
     with average.in_place_of_weights():
         if is_sharded(accelerator):
             state = accelerator.get_state_dict(network)  # whole, on the main process alone
             whole = None
             if accelerator.is_main_process:
-                network_class = type(network).__mro__[1]  # sharding puts a class of its own before it
-                whole = network_class.from_config(config).to(accelerator.device).eval()
+                whole = make_whole().to(accelerator.device).eval()
                 whole.load_state_dict(state)
             yield whole
         else:
