@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from diffusers_ccld.training_config import TrainingConfig, parse_config, save_config
 
+CONFIGS = Path(__file__).parents[1] / "training" / "configs"
 REQUIRED = ["--model", "m", "--output_dir", "o"]
 
 
@@ -25,6 +28,11 @@ def test_a_file_is_read_as_flags_are_and_flags_go_before_it(tmp_path):
     config = parse("--config", str(path), "--seed", "7")
     assert config.learning_rate == 1e-4 and config.random_flip is True and config.seed == 7
     assert config.ema_decays == [0.9, 0.99] and config.max_grad_norm is None and config.trackers == ["wandb"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_repositorys_settings_are_read(path):
+    assert parse("--config", str(path)).output_dir
 
 
 def test_words_that_yaml_takes_for_booleans_are_words(tmp_path):
