@@ -5,7 +5,7 @@
 
 Takes networks of the published sizes (105M U-Net, kl-f8 autoencoder, CLOOB ViT-B/16) with random weights, and pictures
 of 320×280 random pixels. A step is what training/finetune.py does in one: read, encode if there is no cache, noise,
-forward, backward, AdamW, average.
+forward, backward, AdamW, average. What it measured stands in docs/training.md.
 """
 
 import argparse
