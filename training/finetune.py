@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from diffusers_ccld import CCLDPipeline
+from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors, save_image
 from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
 from diffusers_ccld.noise_schedule import t_to_alpha_sigma
@@ -51,6 +51,9 @@ from diffusers_ccld.training_log import (
 from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
 from diffusers_ccld.training_result import create_repository, push_folder, save_result
 from diffusers_ccld.training_utils import (
+    IMAGE_COMPONENTS,
+    TEXT_COMPONENTS,
+    UNET_COMPONENTS,
     Interruption,
     clip_gradient,
     describe_dry_run,
@@ -101,8 +104,12 @@ def finetune(config: FinetuneConfig) -> None:
     prompts = read_prompts(config.demo_prompts)
 
     # The pipeline, what of it is trained, and on which images
-    components = load_components(config.model, with_unet=config.unet_config is None)
-    unet = components.setdefault("unet", make_unet(config.unet_config) if config.unet_config else None)
+    components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS))
+    if config.unet_config is None:
+        components |= load_components(config.model, UNET_COMPONENTS)
+    else:
+        components |= {"unet": make_unet(config.unet_config), "scheduler": CCLDScheduler()}
+    unet = components["unet"]
     size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
     unet.register_to_config(sample_size=latent_shape[-1])
     network_config = {key: value for key, value in unet.config.items() if not key.startswith("_")}

@@ -14,10 +14,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from diffusers import AutoModel
 from tqdm.auto import tqdm
 
-from diffusers_ccld import CCLDUNet2DConditionModel, CLOOBImageProcessor, CLOOBVisionModelWithProjection
+from diffusers_ccld import CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors, usable_device
 from diffusers_ccld.data import images_fingerprint, load_images, name_of
 from diffusers_ccld.latent_cache import (
@@ -34,6 +33,7 @@ from diffusers_ccld.training_config import DEFAULT_DATASET, ImageConfig, parse_c
 from diffusers_ccld.training_data import training_resolution
 from diffusers_ccld.training_log import BadImages
 from diffusers_ccld.training_randomness import Purpose, generator_at
+from diffusers_ccld.training_utils import IMAGE_COMPONENTS, load_components
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -88,11 +88,9 @@ def sample_size_of(config: PrecomputeConfig) -> int:
 
 def precompute(config: PrecomputeConfig) -> None:
     device = usable_device(config.device)
-    vae = AutoModel.from_pretrained(config.model, subfolder="vae").to(device)
-    image_encoder = CLOOBVisionModelWithProjection.from_pretrained(
-        config.model, subfolder="image_encoder", dtype=torch.float32
-    ).to(device)
-    feature_extractor = CLOOBImageProcessor.from_pretrained(config.model, subfolder="feature_extractor")
+    components = load_components(config.model, IMAGE_COMPONENTS)
+    vae, image_encoder = components["vae"].to(device), components["image_encoder"].to(device)
+    feature_extractor = components["feature_extractor"]
 
     source = config.dataset or DEFAULT_DATASET
     images = load_images(source, config.dataset_split, config.image_column)

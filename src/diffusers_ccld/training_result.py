@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from PIL import Image
+from safetensors import SafetensorError
 
 from .training_log import read_log
 
@@ -166,6 +167,9 @@ def save_result(
         log: The run's log.
         prompts: What the grid shows.
         grid: A grid of samples, if there is one.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -181,7 +185,10 @@ def save_result(
         )
     else:
         pipe.register_modules(unet=network)
-        pipe.save_pretrained(temporary)
+        try:
+            pipe.save_pretrained(temporary)
+        except SafetensorError as error:  # what a full disk is to the library
+            raise OSError(f"{folder} cannot be written; the last checkpoint is whole. ({error})") from error
     if grid is not None:
         grid.save(temporary / GRID_NAME)
         (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n")

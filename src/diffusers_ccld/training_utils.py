@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,15 @@ from diffusers.optimization import get_scheduler
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
 from .modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
 from .training_config import TrainingConfig
 from .training_log import peak_memory_gib
 from .unet_ccld import CCLDUNet2DConditionModel
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 LORA_MODULES = ["to_q", "to_k", "to_v", "to_out.0", "proj", "conv1", "conv2", "linear1", "linear2"]
 
@@ -121,37 +122,42 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float, we
         group["lr"], group["weight_decay"] = learning_rate, weight_decay
 
 
-def load_components(model: str, with_unet: bool = True) -> dict[str, Any]:
-    """The components of a pipeline, by name; without the U-Net and its scheduler, the folder may lack both.
+IMAGE_COMPONENTS = ("vae", "image_encoder", "feature_extractor")
+TEXT_COMPONENTS = ("text_encoder", "tokenizer")
+UNET_COMPONENTS = ("unet", "scheduler")
+
+
+def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
+    """Components of a pipeline, by name, in float32; all but the U-Net are frozen.
 
     Args:
-        model: A folder or a name on the Hub.
-        with_unet: Whether to load the U-Net.
+        model: A folder or a name on the Hub; it may lack what is not asked for.
+        names: Which components.
 
     Raises:
-        ValueError: If a component is missing.
+        ValueError: If one is missing.
     """
-    try:
-        return _load_components(model, with_unet)
-    except OSError as error:
-        raise ValueError(f"--model {model} cannot be loaded: {str(error).strip().partition(chr(10))[0]}") from error
-
-
-def _load_components(model, with_unet):
-    dtype = torch.float32  # whatever the files are in; diffusers does so by itself
-    components = {
-        "vae": AutoModel.from_pretrained(model, subfolder="vae"),
-        "text_encoder": CLOOBTextModelWithProjection.from_pretrained(model, subfolder="text_encoder", dtype=dtype),
-        "tokenizer": CLOOBTokenizer.from_pretrained(model, subfolder="tokenizer"),
-        "image_encoder": CLOOBVisionModelWithProjection.from_pretrained(model, subfolder="image_encoder", dtype=dtype),
-        "feature_extractor": CLOOBImageProcessor.from_pretrained(model, subfolder="feature_extractor"),
-        "scheduler": CCLDScheduler(),
+    loaders = {
+        "vae": AutoModel.from_pretrained,
+        "unet": CCLDUNet2DConditionModel.from_pretrained,
+        "scheduler": CCLDScheduler.from_pretrained,
+        "tokenizer": CLOOBTokenizer.from_pretrained,
+        "feature_extractor": CLOOBImageProcessor.from_pretrained,
+        # diffusers loads in float32 whatever the file is in, transformers only if told.
+        "text_encoder": partial(CLOOBTextModelWithProjection.from_pretrained, dtype=torch.float32),
+        "image_encoder": partial(CLOOBVisionModelWithProjection.from_pretrained, dtype=torch.float32),
     }
-    for name in ("vae", "text_encoder", "image_encoder"):
-        components[name].requires_grad_(False).eval()
-    if with_unet:
-        components["unet"] = CCLDUNet2DConditionModel.from_pretrained(model, subfolder="unet").train()
-        components["scheduler"] = CCLDScheduler.from_pretrained(model, subfolder="scheduler")
+    components = {}
+    for name in names:
+        try:
+            components[name] = loaders[name](model, subfolder=name)
+        except OSError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"--model {model}: the {name} cannot be loaded. ({reason})") from error
+        if name == "unet":
+            components[name].train()
+        elif isinstance(components[name], torch.nn.Module):
+            components[name].requires_grad_(False).eval()
     return components
 
 
