@@ -13,6 +13,7 @@ import diffusers_ccld
 import original_files
 import picture_files
 from diffusers_ccld.original.conversion import convert
+from scripts import run_here
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +75,15 @@ def pictures(tmp_path_factory):
     """A folder of 24 pictures."""
     folder = tmp_path_factory.mktemp("pictures")
     picture_files.write_pictures(folder, 24)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(trainable_folder, pictures, tmp_path_factory):
+    """What training needs of these pictures, computed in advance."""
+    folder = tmp_path_factory.mktemp("cache")
+    options = ("--model", trainable_folder, "--dataset", pictures, "--output", folder, "--dataloader_num_workers", 0)
+    assert run_here("training/precompute.py", *options) == 0
     return folder
 
 

@@ -10,7 +10,6 @@ import yaml
 from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
-from scripts import run_here
 
 import original_files
 from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
@@ -21,6 +20,7 @@ from diffusers_ccld.original.training_state import read_training_state
 from diffusers_ccld.training_checkpoints import list_checkpoints
 from diffusers_ccld.training_log import read_log
 from picture_files import write_broken_pictures, write_pictures
+from scripts import run_here
 
 SCRIPT = "training/finetune.py"
 QUICK = ("--report_to", "none", "--demo_every", 0, "--logging_steps", 1, "--dataloader_num_workers", 0)
@@ -28,14 +28,6 @@ QUICK = ("--report_to", "none", "--demo_every", 0, "--logging_steps", 1, "--data
 
 def finetune(model, output, *arguments):
     return run_here(SCRIPT, "--model", model, "--output_dir", output, "--train_batch_size", 4, *QUICK, *arguments)
-
-
-@pytest.fixture(scope="module")
-def cache(trainable_folder, pictures, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    options = ("--model", trainable_folder, "--dataset", pictures, "--output", folder, "--dataloader_num_workers", 0)
-    assert run_here("training/precompute.py", *options) == 0
-    return folder
 
 
 def weights_of(folder):

@@ -12,21 +12,13 @@ import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
-from scripts import run, run_here, start
 
 from diffusers_ccld.training_checkpoints import find_checkpoint, read_progress
 from diffusers_ccld.training_log import read_log
 from picture_files import patchwork
+from scripts import run, run_here, start
 
 SCRIPT = "training/finetune.py"
-
-
-@pytest.fixture(scope="module")
-def cache(trainable_folder, pictures, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    options = ("--model", trainable_folder, "--dataset", pictures, "--output", folder, "--dataloader_num_workers", 0)
-    assert run_here("training/precompute.py", *options) == 0
-    return folder
 
 
 @pytest.fixture(scope="module")

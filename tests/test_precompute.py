@@ -9,13 +9,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from scripts import run, run_here, start
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.data import Preparation, load_images
 from diffusers_ccld.latent_cache import LatentCache, Manifest, encode_images, model_fingerprint
 from diffusers_ccld.pictures import ImageLimits
 from picture_files import patchwork, write_pictures
+from scripts import run, run_here, start
 
 SCRIPT = "training/precompute.py"
 

@@ -141,12 +141,13 @@ def precompute(config: PrecomputeConfig) -> None:
             rows, encoded, bad = [], [], []
             for batch in loader:
                 good = [(index, pixels) for index, pixels, _ in batch if pixels is not None]
-                bad += [reason for _, _, reason in batch if reason is not None]
+                bad_here = [reason for _, _, reason in batch if reason is not None]
                 if good:
                     pixels = torch.cat([pixels for _, pixels in good]).to(device)
                     encoded.append(encode_images(vae, image_encoder, feature_extractor, pixels))
                     rows += [index for index, _ in good for _ in range(manifest.variants)]
-                bad_images.add(len(batch), [reason for _, _, reason in batch if reason is not None])
+                bad += bad_here
+                bad_images.add(len(batch), bad_here)
                 progress.update(len(batch))
             if not config.dry_run:
                 whole = EncodedImages(*(torch.cat(parts) for parts in zip(*encoded))) if encoded else None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import __version__
+from .errors import first_line
 from .files import moved_into_place
 
 
@@ -151,10 +152,10 @@ def sample(args: argparse.Namespace) -> None:
     import diffusers
     import numpy as np
     import torch
-    from diffusers.utils import make_image_grid
-    from PIL import Image, PngImagePlugin
+    from PIL import PngImagePlugin
 
     from . import CCLDPipeline, CCLDScheduler
+    from .image_grid import image_grid
 
     parsed = [parse_weighted(text) for text in args.prompts]
     parsed_images = [parse_weighted_file(text) for text in args.image]
@@ -208,10 +209,7 @@ def sample(args: argparse.Namespace) -> None:
             save_image(image, path, pnginfo=metadata)
             print(path)
         pictures += images
-    columns = math.ceil(math.sqrt(len(pictures)))
-    blank = Image.new("RGB", pictures[0].size, "white")
-    rows = math.ceil(len(pictures) / columns)
-    grid = make_image_grid(pictures + [blank] * (rows * columns - len(pictures)), rows, columns)
+    grid = image_grid(pictures, columns=math.ceil(math.sqrt(len(pictures))))
     save_image(grid, args.output / "grid.png")
     print(args.output / "grid.png")
 
@@ -229,7 +227,7 @@ def usable_device(name: str | None):
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: there is no such device. ({str(error).partition(chr(10))[0]})") from error
+        raise ValueError(f"--device {name}: there is no such device. ({first_line(error)})") from error
 
 
 def parse_weighted(text: str) -> tuple[str, float | None]:

@@ -13,6 +13,7 @@ import xxhash
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .errors import first_line
 from .pictures import BadImageError, ImageLimits, open_picture, resize_and_crop
 from .training_randomness import BatchPositions, Purpose, generator_at, image_at
 
@@ -139,8 +140,7 @@ def _load(builder, source, split, streaming, **options):
     try:
         return datasets.load_dataset(builder, split=split, streaming=streaming, **options)
     except Exception as error:  # of the Hub, of parquet, of a network that is not there
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{source}: no dataset could be loaded from there. ({reason})") from error
+        raise ValueError(f"{source}: no dataset could be loaded from there. ({first_line(error)})") from error
 
 
 def name_of(source: dict[str, Any] | None, index: int | None = None) -> str:
@@ -153,7 +153,7 @@ def name_of(source: dict[str, Any] | None, index: int | None = None) -> str:
 
 
 def images_fingerprint(images: datasets.Dataset) -> str:
-    """A hash that changes when images do: of their contents, or of path, length and time of change of each file."""
+    """A hash that changes when images do: of their contents, or of name, length and time of change of each file."""
     digest = xxhash.xxh3_128()
     batches = range(0, len(images), 256)
     for first in tqdm(batches, desc="Comparing images", unit="batch", disable=len(images) < 4096):

@@ -216,10 +216,10 @@ def write_chunk(
         for name, tensor in encoded._asdict().items():
             rows = tensor.cpu().numpy().reshape(len(indices), -1)
             columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
-        progress_bars = datasets.are_progress_bars_disabled()
+        were_disabled = datasets.are_progress_bars_disabled()
         datasets.disable_progress_bars()
         datasets.Dataset(pa.table(columns)).save_to_disk(str(temporary))
-        if not progress_bars:
+        if not were_disabled:
             datasets.enable_progress_bars()
     (temporary / BAD_IMAGES_NAME).write_text(json.dumps(bad, indent=2) + "\n")
     os.replace(temporary, chunk_path(folder, chunk))

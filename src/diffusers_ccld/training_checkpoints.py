@@ -1,7 +1,6 @@
 """What decides a run's future, on disk: written whole or not at all, and the moving average of the weights."""
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from .errors import first_line
+from .files import remove_folder, replace_folder
 
 PROGRESS_NAME = "progress.json"
 CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
@@ -120,7 +122,7 @@ def save_checkpoint(
     """Writes a checkpoint under a temporary name, moves it into place, and removes old ones then.
 
     Args:
-        accelerator: Saves the network, optimiser, learning-rate schedule and generators.
+        accelerator: Saves the network, optimiser and generators.
         average: The weights' average.
         progress: What else decides the future, as JSON; the same on every process.
         folder: Where the checkpoint shall be.
@@ -139,18 +141,17 @@ def save_checkpoint(
         if accelerator.is_main_process or is_sharded(accelerator):
             average.save(temporary / _average_name(accelerator))
     except (SafetensorError, RuntimeError) as error:  # what a full disk is to the libraries
-        reason = str(error).partition("\n")[0]
-        raise OSError(f"{folder} cannot be written; the checkpoints before it are whole. ({reason})") from error
+        raise OSError(
+            f"{folder} cannot be written; the checkpoints before it are whole. ({first_line(error)})"
+        ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (temporary / PROGRESS_NAME).write_text(json.dumps(progress, indent=2) + "\n")
-        if folder.exists():
-            _remove(folder)
-        os.replace(temporary, folder)
+        replace_folder(temporary, folder)
         if limit:
             for old in list_checkpoints(folder.parent)[:-limit]:
                 if old != folder:
-                    _remove(old)
+                    remove_folder(old)
     accelerator.wait_for_everyone()
 
 
@@ -164,8 +165,9 @@ def load_checkpoint(accelerator: Accelerator, average: WeightAverage, folder: Pa
         accelerator.load_state(str(folder))
         average.load(folder / _average_name(accelerator))
     except (SafetensorError, RuntimeError, OSError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{folder} cannot be loaded: it is damaged, or of another network. ({reason})") from error
+        raise ValueError(
+            f"{folder} cannot be loaded: it is damaged, or of another network. ({first_line(error)})"
+        ) from error
     # Batches accumulated so far: a checkpoint has none, and accelerate's own count may be of another accumulation.
     accelerator.step = 0
 
@@ -241,12 +243,4 @@ def tidy_checkpoints(folder: Path, checkpoint: Path | None) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     for later in list_checkpoints(folder):
         if checkpoint is not None and later.name > checkpoint.name:
-            _remove(later)
-
-
-def _remove(folder: Path) -> None:
-    """Removes a checkpoint; half-removed it no longer has the name of one."""
-    doomed = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.replace(folder, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+            remove_folder(later)

@@ -1,7 +1,6 @@
 """What a run leaves behind: a pipeline folder or a LoRA, its card and a plot of its losses, on the Hub if wanted."""
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 
+from .errors import first_line
+from .files import replace_folder
 from .training_log import read_log
 
 GRID_NAME = "samples.png"
@@ -135,8 +136,9 @@ def create_repository(name: str) -> str:
     try:
         return HfApi().create_repo(name, exist_ok=True).repo_id
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"--push_to_hub: {name} cannot be written; is `hf auth login` done? ({reason})") from error
+        raise ValueError(
+            f"--push_to_hub: {name} cannot be written; is `hf auth login` done? ({first_line(error)})"
+        ) from error
 
 
 def push_folder(folder: Path, name: str) -> str:
@@ -195,10 +197,4 @@ def save_result(
     plot_losses(log, temporary / PLOT_NAME)
     how_to_use = USE_LORA if is_lora else USE_PIPELINE
     write_model_card(temporary, config, source, facts, how_to_use, has_grid=grid is not None)
-
-    replaced = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, replaced)
-    os.replace(temporary, folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+    replace_folder(temporary, folder)

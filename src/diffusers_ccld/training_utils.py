@@ -17,9 +17,10 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, gather_object
 from diffusers import AutoModel, DiffusionPipeline
 from diffusers.optimization import get_scheduler
-from diffusers.utils import make_image_grid
 from PIL import Image
 
+from .errors import first_line
+from .image_grid import image_grid
 from .modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
@@ -57,9 +58,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     missing = set(config.trackers) - {str(tracker) for tracker in get_available_trackers()}
     if missing:
         raise ValueError(f"--report_to {' '.join(sorted(missing))}: not installed; pip install it, or leave it out.")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
     wants_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     on_cpu = not torch.accelerator.is_available()
-    if on_cpu and wants_fsdp and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if on_cpu and wants_fsdp and launched > 1:
         # accelerate has no sharding on a CPU; it works, once accelerate takes the CPU for a device that it knows.
         PartialState(cpu=True)
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
@@ -71,9 +73,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=config.trackers or None,
         project_config=ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
-        step_scheduler_with_optimizer=False,
     )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise ValueError(
             f"{launched} processes were launched, and each would train on its own. Launch them with "
@@ -152,8 +152,7 @@ def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
         try:
             components[name] = loaders[name](model, subfolder=name)
         except OSError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"--model {model}: the {name} cannot be loaded. ({reason})") from error
+            raise ValueError(f"--model {model}: the {name} cannot be loaded. ({first_line(error)})") from error
         if name == "unet":
             components[name].train()
         elif isinstance(components[name], torch.nn.Module):
@@ -320,7 +319,4 @@ def paint_demo(
         batch = list(prompts[first : first + batch_size])
         generators = [torch.Generator().manual_seed(seed + first + i) for i in range(len(batch))]
         pictures += pipe(batch, generator=generators, **options).images
-    columns = min(4, len(pictures))
-    rows = math.ceil(len(pictures) / columns)
-    blank = Image.new("RGB", pictures[0].size, "white")
-    return make_image_grid(pictures + [blank] * (rows * columns - len(pictures)), rows, columns)
+    return image_grid(pictures, columns=min(4, len(pictures)))

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..errors import first_line
+
 # What the header of a Lightning training checkpoint of 2022 refers to beside tensors: callback classes, paths,
 # configurations. Nothing in it is needed, so each becomes a `Placeholder`.
 INERT_GLOBALS = re.compile(
@@ -129,12 +131,8 @@ def _load(path: Path):
 
 def _damaged(path, error):
     return CheckpointError(
-        f"{path}: the file is no PyTorch checkpoint, or a truncated one; get it again. ({_first_line(error)})"
+        f"{path}: the file is no PyTorch checkpoint, or a truncated one; get it again. ({first_line(error)})"
     )
-
-
-def _first_line(error):
-    return str(error).strip().partition("\n")[0]
 
 
 class ArrayDtype:
@@ -250,7 +248,7 @@ def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[s
         raise CheckpointError(f"{path}: {error}") from None
     except Exception as error:
         raise CheckpointError(
-            f"{path}: the file is no pickle, or a truncated one; get it again. ({_first_line(error)})"
+            f"{path}: the file is no pickle, or a truncated one; get it again. ({first_line(error)})"
         ) from error
 
     params = checkpoint.get("params") if isinstance(checkpoint, dict) else None
