@@ -20,6 +20,7 @@ from diffusers_ccld.paintings import (
     captions,
     is_held_out,
     make_dataset,
+    media,
     paint,
 )
 from diffusers_ccld.paintings.captions import KINDS, MOODS, SUBJECT_PHRASES, TECHNIQUES, TIMES
@@ -69,6 +70,13 @@ def test_a_painting_has_lights_darks_and_colours(index):
 def test_seeds_paint_different_pictures(attributes):
     paintings = np.stack([paint(attributes, seed) for seed in range(4)]).astype(float)
     assert all(np.abs(a - b).mean() > 8 for a, b in combinations(paintings, 2))
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_where_nothing_asks_for_a_brush_there_are_no_strokes(channels):
+    source = np.ones((256, 256, *channels), np.float32)
+    starts, stops = media.strokes(source, np.zeros((0, 2), np.float32), np.zeros(0, np.float32), 16, 0.3)
+    assert starts.shape == stops.shape == (0, 2)
 
 
 def test_each_attribute_changes_the_picture():

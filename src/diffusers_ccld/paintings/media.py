@@ -104,11 +104,12 @@ def strokes(
     """
     along = np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
     here, ends = pick(source, places), []
+    channels = tuple(range(1, here.ndim))
     for direction in (-1, 1):
         reach, going = np.full(len(places), 0.1, np.float32), np.ones(len(places), bool)
         for step in (0.2, 0.35, 0.5):
             there = pick(source, places + along * (direction * step * length))
-            going &= np.abs(there - here).reshape(len(places), -1).sum(-1) < tolerance
+            going &= np.abs(there - here).sum(channels) < tolerance
             reach[going] = step
         ends.append(places + along * (direction * length * reach)[:, None])
     return ends[0], ends[1]
