@@ -87,6 +87,19 @@ def cache(trainable_folder, pictures, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def paintings(tmp_path_factory):
+    """A folder of 48 paintings by code, with captions, saved by `datasets`."""
+    import datasets
+
+    folder = tmp_path_factory.mktemp("paintings")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        options = ("--num_images", 48, "--num_proc", 1, "--output", folder / "set")
+        assert run_here("training/make_paintings.py", *options) == 0
+    return folder / "set"
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)

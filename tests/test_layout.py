@@ -30,16 +30,20 @@ def test_the_scheduler_stands_on_the_noise_schedule_alone():
 
 
 TRAINING_MODULES = [
+    "caption_data",
     "data",
     "latent_cache",
     "pictures",
+    "reconstruction_losses",
     "training_checkpoints",
     "training_config",
     "training_data",
     "training_log",
     "training_randomness",
     "training_result",
+    "training_run",
     "training_utils",
+    "vocabulary",
 ]
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import original_files
-from diffusers_ccld.losses import cloob_loss, hopfield_retrieval, info_loob_loss
+from diffusers_ccld.losses import cloob_loss, cosine_distance, hopfield_retrieval, info_loob_loss, info_nce_loss
 
 REFERENCE = original_files.reference("cloob_loss")
 
@@ -37,3 +37,17 @@ def test_order_does_not_matter():
 def test_a_single_pair_is_refused():
     with pytest.raises(ValueError, match="two or more pairs"):
         cloob_loss(torch.ones(1, 4), torch.ones(1, 4))
+
+
+def test_info_nce_is_the_cross_entropy_of_picking_ones_own():
+    image, text = (torch.nn.functional.normalize(torch.randn(5, 8), dim=-1) for _ in range(2))
+    similarities = 20 * image @ text.T
+    rows = torch.stack([similarities[i].logsumexp(0) - similarities[i, i] for i in range(5)])
+    columns = torch.stack([similarities[:, i].logsumexp(0) - similarities[i, i] for i in range(5)])
+    torch.testing.assert_close(info_nce_loss(image, text, 20.0), (rows.mean() + columns.mean()) / 2)
+
+
+def test_the_cosine_distance_ends_where_embeddings_agree():
+    x = torch.nn.functional.normalize(torch.randn(5, 8), dim=-1)
+    torch.testing.assert_close(cosine_distance(x, x).item(), 0.0, atol=1e-6, rtol=0)
+    torch.testing.assert_close(cosine_distance(x, -x).item(), 2.0, atol=1e-6, rtol=0)

@@ -24,6 +24,8 @@ from diffusers_ccld.paintings import (
     paint,
 )
 from diffusers_ccld.paintings.captions import KINDS, MOODS, SUBJECT_PHRASES, TECHNIQUES, TIMES
+from diffusers_ccld.paintings.palettes import jittered
+from diffusers_ccld.paintings.scene import Scene
 
 ALL = [attributes_of(index) for index in range(NUM_COMBINATIONS)]
 EVERY_MEDIUM = [Attributes(SUBJECTS[i], medium, PALETTES[i]) for i, medium in enumerate(MEDIA)]
@@ -72,11 +74,12 @@ def test_seeds_paint_different_pictures(attributes):
     assert all(np.abs(a - b).mean() > 8 for a, b in combinations(paintings, 2))
 
 
-@pytest.mark.parametrize("channels", [(), (3,)])
-def test_where_nothing_asks_for_a_brush_there_are_no_strokes(channels):
-    source = np.ones((256, 256, *channels), np.float32)
-    starts, stops = media.strokes(source, np.zeros((0, 2), np.float32), np.zeros(0, np.float32), 16, 0.3)
-    assert starts.shape == stops.shape == (0, 2)
+@pytest.mark.parametrize("medium", MEDIA)
+def test_an_empty_canvas_is_painted_too(medium):
+    scene = Scene(jittered("fog", np.random.default_rng(0)), "fog", np.random.default_rng(0))
+    scene.colour[:] = 0.5
+    picture = media.TECHNIQUES[medium](scene, np.random.default_rng(0))
+    assert picture.shape == scene.colour.shape and np.isfinite(picture).all()
 
 
 def test_each_attribute_changes_the_picture():

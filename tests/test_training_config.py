@@ -53,7 +53,7 @@ def test_saved_settings_are_read_again(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("learning_rte: 1e-4", "unknown settings: learning_rte. There are model, "),
+        ("learning_rte: 1e-4", "unknown settings: learning_rte. There are dataset, "),
         ("- a\n- b", "no settings of the form"),
         ("run_name: {a: 1}", "run_name is a mapping"),
         ("a: [", "is no YAML"),

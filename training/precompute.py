@@ -40,6 +40,7 @@ from diffusers_ccld.training_utils import IMAGE_COMPONENTS, load_components
 class PrecomputeConfig(ImageConfig):
     """Settings of this script."""
 
+    model: str = setting(dataclasses.MISSING, "folder or Hub name of the pipeline")
     output: str = setting(dataclasses.MISSING, "folder of the cache")
     variants: int = setting(1, "differently cropped or mirrored versions of each image")
     batch_size: int = setting(16, "pictures encoded at once")

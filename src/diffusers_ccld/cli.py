@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import __version__
 from .errors import first_line
-from .files import moved_into_place
+from .files import save_image
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -272,9 +272,3 @@ def open_image(path: Path):
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: the file is no image, or a damaged one. ({error})") from error
     return image
-
-
-def save_image(image, path: Path, **options) -> None:
-    """Saves a PNG file under a temporary name and moves it into place."""
-    with moved_into_place(path) as temporary:
-        image.save(temporary, format="PNG", **options)

@@ -63,11 +63,12 @@ def load_images(
     """Finds a set of images.
 
     Args:
-        source: A folder of images (with subfolders), a text file with a path on every line, a folder that
-            `datasets` saved, a parquet file or a folder of such, or the name of a dataset on the Hub.
+        source: A folder of images (with subfolders), a text file with a path on every line, or what `load_examples`
+            takes.
         split: Which part of a dataset that has several.
         image_column: The column that the images are in.
-        streaming: Whether to read a dataset of the Hub or of parquet files as a stream, in place of downloading it.
+        streaming: Whether to read a dataset of the Hub or of files of this machine as a stream, in place of
+            downloading or converting it.
 
     Returns:
         A dataset with the column "image": undecoded pictures, each a mapping with "bytes" and "path".
@@ -80,27 +81,61 @@ def load_images(
         listed = [line.strip() for line in path.read_text().splitlines()]
         paths = [path.parent / name for name in listed if name]
         return _dataset_of_paths(paths, source, split, image_column, streaming)
-    if path.suffix == ".parquet" and path.is_file():
-        images = _load("parquet", source, split, streaming, data_files=str(path))
-    elif path.is_dir() and _is_saved_dataset(path):
-        images = _from_disk(path, split, streaming)
-    elif path.is_dir() and any(path.rglob("*.parquet")):
-        images = _load("parquet", source, split, streaming, data_dir=str(path))
-    elif path.is_dir():
+    if path.is_dir() and not _is_saved_dataset(path) and not _holds(path, ".parquet"):
         known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
         files = [p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file() and p.name[0] != "."]
-        return _dataset_of_paths(sorted(files), source, split, image_column, streaming)
+        if files or not _holds(path, ".tar"):
+            return _dataset_of_paths(sorted(files), source, split, image_column, streaming)
+    return select_images(load_examples(source, split, streaming), source, image_column)
+
+
+def load_examples(
+    source: str, split: str = "train", streaming: bool = False
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Finds a dataset, with all its columns.
+
+    Args:
+        source: A folder that `datasets` saved, a parquet file or a WebDataset shard (`.tar`), a folder of such, or
+            the name of a dataset on the Hub. The columns of a WebDataset are the endings of its files, such as "jpg"
+            and "txt".
+        split: Which part of a dataset that has several.
+        streaming: As for `load_images`.
+
+    Raises:
+        ValueError: If there is nothing, or not what was asked for.
+    """
+    path = Path(source).expanduser()
+    if path.suffix in _BUILDERS and path.is_file():
+        examples = _load(_BUILDERS[path.suffix], source, split, streaming, data_files=str(path))
+    elif path.is_dir() and _is_saved_dataset(path):
+        examples = _from_disk(path, split, streaming)
+    elif path.is_dir() and (found := [suffix for suffix in _BUILDERS if _holds(path, suffix)]):
+        examples = _load(_BUILDERS[found[0]], source, split, streaming, data_dir=str(path))
+    elif path.is_dir():
+        raise ValueError(
+            f"{source} is no folder that datasets saved, and has neither parquet files nor shards (.tar)."
+        )
     elif path.exists() or path.is_absolute() or source.startswith((".", "~")):
         raise ValueError(f"{source}: there is no such folder, dataset, or list of paths ending in .txt.")
     else:
-        images = _load(source, source, split, streaming)
+        examples = _load(source, source, split, streaming)
+    if isinstance(examples, datasets.Dataset) and len(examples) == 0:
+        raise ValueError(f"{source} has no images.")
+    return examples
 
-    columns = images.column_names
+
+def select_images(
+    examples: datasets.Dataset | datasets.IterableDataset, source: str, image_column: str
+) -> datasets.Dataset | datasets.IterableDataset:
+    """The images of a dataset, as `load_images` gives them.
+
+    Raises:
+        ValueError: If there is no such column, or no images in it.
+    """
+    columns = examples.column_names
     if columns is not None and image_column not in columns:
         raise ValueError(f"{source} has no column {image_column!r}; give image_column, one of {', '.join(columns)}.")
-    if isinstance(images, datasets.Dataset) and len(images) == 0:
-        raise ValueError(f"{source} has no images.")
-    images = images.select_columns(image_column)
+    images = examples.select_columns(image_column)
     if image_column != "image":
         images = images.rename_column(image_column, "image")
     # Undecoded: a damaged picture would otherwise raise in the middle of an iteration.
@@ -108,6 +143,13 @@ def load_images(
         return images.cast_column("image", datasets.Image(decode=False))
     except (TypeError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"{source}: the column {image_column!r} has no images. ({error})") from error
+
+
+_BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
+
+
+def _holds(path: Path, suffix: str) -> bool:
+    return any(file.name[0] != "." for file in path.rglob(f"*{suffix}"))
 
 
 def _dataset_of_paths(paths, source, split, image_column, streaming):

@@ -5,6 +5,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors import SafetensorError
+
+from .errors import first_line
 
 
 @contextmanager
@@ -34,9 +40,34 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+@contextmanager
+def folder_moved_into_place(folder: Path) -> Iterator[Path]:
+    """An empty folder of a temporary name to write into; it takes its place when the context ends without an error.
+
+    Raises:
+        OSError: If it cannot be written, whichever library finds that out.
+    """
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        replace_folder(temporary, folder)
+    except SafetensorError as error:  # what a full disk is to the library
+        raise OSError(f"{folder} cannot be written. ({first_line(error)})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_folder(folder: Path) -> None:
     """Removes a folder; half-removed it no longer has its name."""
     doomed = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(doomed, ignore_errors=True)
     os.replace(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def save_image(image: Image.Image, path: Path, **options: Any) -> None:
+    """Saves a PNG file; `options` are those of `PIL.Image.Image.save`."""
+    with moved_into_place(path) as temporary:
+        image.save(temporary, format="PNG", **options)

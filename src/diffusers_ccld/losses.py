@@ -66,6 +66,26 @@ def info_loob_loss(anchors: torch.Tensor, samples: torch.Tensor, inverse_tempera
     return (negatives - positives).mean()
 
 
+def info_nce_loss(
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, inverse_temperature: float = 30.0
+) -> torch.Tensor:
+    """CLIP's loss: every image is to pick its text from all of them, and every text its image (Radford et al. 2021).
+
+    Args:
+        image_embeds: (N, D), of unit length, gathered over all processes.
+        text_embeds: (N, D), likewise; `text_embeds[i]` belongs to `image_embeds[i]`.
+        inverse_temperature: 1/τ.
+    """
+    logits = inverse_temperature * image_embeds @ text_embeds.T
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def cosine_distance(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 − cosine between embeddings of unit length, (N, D) each, that belong together."""
+    return (1 - (image_embeds * text_embeds).sum(dim=-1)).mean()
+
+
 def cloob_loss(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,

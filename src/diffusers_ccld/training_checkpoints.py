@@ -42,6 +42,10 @@ class WeightAverage:
         weights = [_local(p).detach().float() for p in self.weights.values()]
         get_ema_multi_avg_fn(decay)(list(self.averages.values()), weights, None)
 
+    def move_weights_here(self) -> None:
+        """The network goes on from its average."""
+        self._assign(self.averages)
+
     @contextmanager
     def in_place_of_weights(self) -> Iterator[None]:
         """For a while, the network has the averaged weights."""

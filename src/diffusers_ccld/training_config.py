@@ -28,7 +28,6 @@ def setting(default: Any, help: str) -> Any:
 class ImageConfig:
     """Settings of every script that reads images."""
 
-    model: str = setting(dataclasses.MISSING, "folder or Hub name of the pipeline")
     dataset: str | None = setting(
         None,
         "images: a folder, a text file of paths, a folder saved by datasets, parquet, or a name on the Hub "
@@ -59,12 +58,10 @@ class ImageConfig:
 
 
 @dataclasses.dataclass(kw_only=True)
-class TrainingConfig(ImageConfig):
-    """Settings that all training has. The defaults are the original's recipe."""
+class RunConfig(ImageConfig):
+    """Settings of every training run: how it optimises, what it keeps, to whom it reports."""
 
-    output_dir: str = setting(dataclasses.MISSING, "folder for checkpoints, demos, logs and the result")
-    cache: str | None = setting(None, "train on what precompute.py has computed, in this folder")
-    streaming: bool = setting(False, "read the dataset as a stream, in place of downloading it")
+    output_dir: str = setting(dataclasses.MISSING, "folder for checkpoints, logs and the result")
 
     max_steps: int = setting(10_000, "optimisation steps of the whole run")
     train_batch_size: int = setting(64, "images a process takes at once")
@@ -77,14 +74,10 @@ class TrainingConfig(ImageConfig):
     lr_warmup_steps: int = setting(0, "steps over which the learning rate grows from zero; not for 'constant'")
     optimizer: Literal["adamw", "adamw8bit"] = setting("adamw", "adamw8bit needs the package bitsandbytes")
     max_grad_norm: float | None = setting(None, "clip the gradient to this norm (default: not)")
-    condition_dropout: float = setting(0.2, "share of images trained on with the zero condition")
-    snr_gamma: float | None = setting(None, "min-SNR weighting of the loss with this γ, 5 say (default: not)")
     ema_decays: list[float] = setting([0.99, 0.999, 0.9999], "decays of the weights' average, one after another")
     ema_decay_starts: list[int] = setting([0, 20_000, 200_000], "the step from which on each of them holds")
 
     mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(None, "default: what accelerate is configured for")
-    gradient_checkpointing: bool = setting(False, "compute activations twice, to save memory")
-    compile: bool = setting(False, "compile the network (torch.compile)")
 
     checkpointing_steps: int = setting(1000, "steps between two checkpoints")
     checkpoints_total_limit: int = setting(3, "checkpoints that are kept, 0 for all")
@@ -92,15 +85,6 @@ class TrainingConfig(ImageConfig):
     logging_steps: int = setting(10, "steps between two entries of the logs, which are means")
     report_to: list[str] = setting(["tensorboard"], "trackers: tensorboard, wandb, or none")
     run_name: str = setting("ccld", "what the trackers call the project")
-
-    demo_every: int = setting(2000, "steps between two demo grids, 0 for none")
-    demo_prompts: str | None = setting(None, "text file with a prompt on every line (default: eight of our own)")
-    demo_inference_steps: int = setting(50, "sampling steps of demo pictures")
-    demo_guidance_scale: float = setting(3.0, "guidance scale of demo pictures")
-
-    license: str | None = setting(None, "licence of the result, for its model card, such as 'mit'")
-    push_to_hub: bool = setting(False, "upload the result to the Hub")
-    hub_model_id: str | None = setting(None, "name of the result on the Hub (default: the output folder's)")
 
     def __post_init__(self):
         super().__post_init__()
@@ -110,15 +94,12 @@ class TrainingConfig(ImageConfig):
             "gradient_accumulation_steps",
             "checkpointing_steps",
             "logging_steps",
-            "demo_inference_steps",
         ):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1")
-        for name in ("lr_warmup_steps", "checkpoints_total_limit", "demo_every", "weight_decay"):
+        for name in ("lr_warmup_steps", "checkpoints_total_limit", "weight_decay"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative")
         _require(math.isfinite(self.learning_rate) and self.learning_rate > 0, "learning_rate must be positive")
-        _require(0 <= self.condition_dropout <= 1, "condition_dropout must lie between 0 and 1")
         _require(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive")
-        _require(self.snr_gamma is None or self.snr_gamma > 0, "snr_gamma must be positive")
         _require(
             self.lr_warmup_steps == 0 or self.lr_scheduler != "constant",
             "lr_warmup_steps needs another lr_scheduler than 'constant', such as 'constant_with_warmup'",
@@ -129,14 +110,9 @@ class TrainingConfig(ImageConfig):
             "ema_decay_starts must be as many ascending steps as there are ema_decays, the first 0",
         )
         _require(all(0 <= decay < 1 for decay in self.ema_decays), "ema_decays must lie between 0 and 1")
-        _require(not (self.cache and self.streaming), "a cache is not streamed: give either cache or streaming")
         unknown = set(self.report_to) - {"tensorboard", "wandb", "none"}
         _require(not unknown, f"report_to knows tensorboard, wandb and none, not {', '.join(sorted(unknown))}")
         _require(self.report_to.count("none") in (0, len(self.report_to)), "report_to: none stands alone")
-        _require(
-            self.demo_prompts is None or Path(self.demo_prompts).is_file(),
-            f"demo_prompts: there is no file {self.demo_prompts}",
-        )
 
     @property
     def trackers(self) -> list[str]:
@@ -151,6 +127,41 @@ class TrainingConfig(ImageConfig):
     def ema_decay_at(self, step: int) -> float:
         """Decay of the moving average in the update after `step` steps."""
         return [decay for decay, start in zip(self.ema_decays, self.ema_decay_starts) if step >= start][-1]
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingConfig(RunConfig):
+    """Settings of the training of a diffusion model. The defaults are the original's recipe."""
+
+    model: str = setting(dataclasses.MISSING, "folder or Hub name of the pipeline")
+    cache: str | None = setting(None, "train on what precompute.py has computed, in this folder")
+    streaming: bool = setting(False, "read the dataset as a stream, in place of downloading it")
+
+    condition_dropout: float = setting(0.2, "share of images trained on with the zero condition")
+    snr_gamma: float | None = setting(None, "min-SNR weighting of the loss with this γ, 5 say (default: not)")
+    gradient_checkpointing: bool = setting(False, "compute activations twice, to save memory")
+    compile: bool = setting(False, "compile the network (torch.compile)")
+
+    demo_every: int = setting(2000, "steps between two demo grids, 0 for none")
+    demo_prompts: str | None = setting(None, "text file with a prompt on every line (default: eight of our own)")
+    demo_inference_steps: int = setting(50, "sampling steps of demo pictures")
+    demo_guidance_scale: float = setting(3.0, "guidance scale of demo pictures")
+
+    license: str | None = setting(None, "licence of the result, for its model card, such as 'mit'")
+    push_to_hub: bool = setting(False, "upload the result to the Hub")
+    hub_model_id: str | None = setting(None, "name of the result on the Hub (default: the output folder's)")
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(self.demo_inference_steps >= 1, "demo_inference_steps must be at least 1")
+        _require(self.demo_every >= 0, "demo_every must not be negative")
+        _require(0 <= self.condition_dropout <= 1, "condition_dropout must lie between 0 and 1")
+        _require(self.snr_gamma is None or self.snr_gamma > 0, "snr_gamma must be positive")
+        _require(not (self.cache and self.streaming), "a cache is not streamed: give either cache or streaming")
+        _require(
+            self.demo_prompts is None or Path(self.demo_prompts).is_file(),
+            f"demo_prompts: there is no file {self.demo_prompts}",
+        )
 
 
 def _require(condition, message):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from .data import Preparation, StreamedImages, TrainingImages, images_fingerprint, load_images
 from .latent_cache import EncodedImages, LatentCache, canonical_source, encode_images
 from .scheduling_ccld import CCLDScheduler
-from .training_config import DEFAULT_DATASET, TrainingConfig
+from .training_config import DEFAULT_DATASET, RunConfig, TrainingConfig
 from .training_randomness import BatchPositions, TrainingDraws
 
 
@@ -70,9 +70,9 @@ def load_training_data(
     Raises:
         ValueError: If there are none, or a cache is stale.
     """
-    preparation = _preparation(config, size)
-    identity = {"seed": config.seed, "resolution": size}
     if config.cache is not None:
+        preparation = _preparation(config, size)
+        identity = {"seed": config.seed, "resolution": size}
         cache = LatentCache(config.cache, config.seed)
         if accelerator.is_main_process:
             cache.check(
@@ -85,16 +85,57 @@ def load_training_data(
             )
         identity |= {"cache": asdict(cache.manifest), "bad images": len(cache.bad)}
         return TrainingData(cache, cache.manifest.dataset, identity, len(cache), cache.bad)
+    return load_training_images(config, accelerator, size, config.streaming)
 
+
+def load_training_images(
+    config: RunConfig, accelerator: Accelerator, size: int, streaming: bool = False
+) -> TrainingData:
+    """Finds the images, as `load_training_data` does where there is no cache.
+
+    Args:
+        config: The run's settings.
+        accelerator: Says which process this is.
+        size: Height and width of the training images in pixels.
+        streaming: Whether to read them as a stream.
+
+    Raises:
+        ValueError: If there are none.
+    """
     source = canonical_source(config.dataset or DEFAULT_DATASET)
     with accelerator.main_process_first():  # the others then find what the first has downloaded
-        images = load_images(source, config.dataset_split, config.image_column, config.streaming)
-    identity |= {"random_crop": config.random_crop, "random_flip": config.random_flip}
-    identity |= config.image_limits._asdict()
-    if config.streaming:
+        images = load_images(source, config.dataset_split, config.image_column, streaming)
+    return make_training_data(config, accelerator, images, source, size)
+
+
+def make_training_data(
+    config: RunConfig,
+    accelerator: Accelerator,
+    images: datasets.Dataset | datasets.IterableDataset,
+    source: str,
+    size: int,
+) -> TrainingData:
+    """The images of a run, of those that were found.
+
+    Args:
+        config: The run's settings.
+        accelerator: Says which process this is.
+        images: Undecoded pictures, of `load_images`.
+        source: Where they come from.
+        size: Height and width of the training images in pixels.
+    """
+    identity = {
+        "seed": config.seed,
+        "resolution": size,
+        "random_crop": config.random_crop,
+        "random_flip": config.random_flip,
+        **config.image_limits._asdict(),
+    }
+    if isinstance(images, datasets.IterableDataset):
         return TrainingData(images, source, identity | {"stream": source}, None, [])
     identity["images"] = images_fingerprint(images) if accelerator.is_main_process else None
-    return TrainingData(TrainingImages(images, preparation, config.seed), source, identity, len(images), [])
+    training_images = TrainingImages(images, _preparation(config, size), config.seed)
+    return TrainingData(training_images, source, identity, len(images), [])
 
 
 def _preparation(config, size):
@@ -102,7 +143,7 @@ def _preparation(config, size):
 
 
 def make_batches(
-    config: TrainingConfig, accelerator: Accelerator, data: TrainingData, size: int, progress: dict[str, Any]
+    config: RunConfig, accelerator: Accelerator, data: TrainingData, size: int, progress: dict[str, Any]
 ) -> Generator[dict[str, Any]]:
     """One process's batches without end, beginning with the one that comes next; `encode_batch` takes them.
 
@@ -120,13 +161,8 @@ def make_batches(
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
     positions = BatchPositions(progress["images_seen"], config.train_batch_size, rank, world_size)
-    options = {
-        "num_workers": config.dataloader_num_workers,
-        "pin_memory": accelerator.device.type == "cuda",
-        "worker_init_fn": _leave_signals_to_the_trainer,
-    }
-    if not config.streaming:
-        return _iterate(DataLoader(data.dataset, batch_sampler=positions.batches(), collate_fn=_as_it_is, **options))
+    if not isinstance(data.dataset, datasets.IterableDataset):
+        return iterate(data.dataset, config.dataloader_num_workers, accelerator, batch_sampler=positions.batches())
 
     stream = progress["stream"] or [[0, 0]] * world_size
     if len(stream) != world_size:
@@ -137,11 +173,31 @@ def make_batches(
     epoch, offset = stream[rank]
     images = StreamedImages(data.dataset, _preparation(config, size), config.seed, positions, epoch, offset)
     # A stream has one reader: it does not divide into equal parts.
-    options["num_workers"] = min(config.dataloader_num_workers, 1)
-    return _iterate(DataLoader(images, batch_size=None, **options))
+    return iterate(images, min(config.dataloader_num_workers, 1), accelerator, batch_size=None)
 
 
-def _iterate(loader):
+def iterate(
+    dataset: torch.utils.data.Dataset | torch.utils.data.IterableDataset,
+    num_workers: int,
+    accelerator: Accelerator,
+    **options: Any,
+) -> Generator[dict[str, Any]]:
+    """The batches that a dataset makes, read by workers that leave signals to the trainer; to be closed.
+
+    Args:
+        dataset: Gives whole batches.
+        num_workers: How many processes read.
+        accelerator: Says where the batches go.
+        options: `batch_sampler`, or `batch_size=None` for a dataset that samples by itself.
+    """
+    loader = DataLoader(
+        dataset,
+        num_workers=num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+        worker_init_fn=_leave_signals_to_the_trainer,
+        collate_fn=_as_it_is,
+        **options,
+    )
     try:
         yield from loader
     except ValueError as error:  # what a worker raises comes with its traceback; the message is the last line

@@ -31,11 +31,18 @@ class Purpose(IntEnum):
     POSTERIOR = 3
     NOISE = 4
     DROPOUT = 5
+    CAPTION = 6
 
 
 def generator_at(seed: int, purpose: Purpose, position: int) -> np.random.Generator:
     """The generator of one purpose at one position; two calls with the same arguments draw the same numbers."""
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, position, 0]))
+
+
+def normal_at(seed: int, purpose: Purpose, positions: range, shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard normal numbers for each of N positions, (N, *shape), float32."""
+    draws = [generator_at(seed, purpose, position).standard_normal(shape, dtype=np.float32) for position in positions]
+    return torch.from_numpy(np.stack(draws))
 
 
 @functools.lru_cache(maxsize=2)  # a batch may lie in two epochs
@@ -131,17 +138,10 @@ def draw_for_training(
         condition_dropout: Probability of the zero condition.
     """
 
-    def normal(purpose):
-        draws = [
-            generator_at(seed, purpose, position).standard_normal(latent_shape, dtype=np.float32)
-            for position in positions
-        ]
-        return torch.from_numpy(np.stack(draws))
-
     chances = [generator_at(seed, Purpose.DROPOUT, position).random() for position in positions]
     return TrainingDraws(
         t=times.at(positions[0], len(positions)),
-        noise=normal(Purpose.NOISE),
-        posterior_noise=normal(Purpose.POSTERIOR),
+        noise=normal_at(seed, Purpose.NOISE, positions, latent_shape),
+        posterior_noise=normal_at(seed, Purpose.POSTERIOR, positions, latent_shape),
         is_dropped=torch.tensor(chances) < condition_dropout,
     )

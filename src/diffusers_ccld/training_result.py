@@ -1,7 +1,6 @@
 """What a run leaves behind: a pipeline folder or a LoRA, its card and a plot of its losses, on the Hub if wanted."""
 
 import dataclasses
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from PIL import Image
-from safetensors import SafetensorError
 
 from .errors import first_line
-from .files import replace_folder
+from .files import folder_moved_into_place
 from .training_log import read_log
 
 GRID_NAME = "samples.png"
@@ -44,20 +42,40 @@ UNKNOWN_LICENSE = "not stated by who trained it; those of the data and of the mo
 SETTINGS_ASIDE = {"output_dir", "resume", "dry_run", "dataloader_num_workers", "run_name", "push_to_hub"}
 
 
+TIME_LABELS = ("t < 1/4", "1/4 ≤ t < 1/2", "1/2 ≤ t < 3/4", "t ≥ 3/4")
+
+
 def plot_losses(log: Path, path: Path) -> None:
-    """Plots the losses of a log, whole and by quarter of the time, as a PNG file."""
+    """Plots the losses of a diffusion model's log, whole and by quarter of the time, as a PNG file."""
+    labels = {f"loss_t{i}": label for i, label in enumerate(TIME_LABELS)}
+    plot_log(log, path, {"loss": "all", **labels}, "mean squared error of v")
+
+
+def plot_log(
+    log: Path, path: Path, labels: Mapping[str, str] | Sequence[str], ylabel: str, yscale: str = "log"
+) -> None:
+    """Plots figures of a log over the steps, as a PNG file; those that the log does not have are left out.
+
+    Args:
+        log: The log.
+        path: The file.
+        labels: The figures' names in the log, and what the legend calls them; the first is drawn in black.
+        ylabel: What all of them are.
+        yscale: "log", or "linear" for what may be negative.
+    """
     from matplotlib.figure import Figure
 
     entries = read_log(log)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    labels = ("t < 1/4", "1/4 ≤ t < 1/2", "1/2 ≤ t < 3/4", "t ≥ 3/4")
-    for name, label, style in [("loss", "all", "k-"), *((f"loss_t{i}", text, "-") for i, text in enumerate(labels))]:
+    labels = labels if isinstance(labels, Mapping) else {name: name for name in labels}
+    for i, (name, label) in enumerate(labels.items()):
         points = [(entry["step"], entry[name]) for entry in entries if name in entry]
         if points:
             marker = "." if len(points) < 20 else None
-            axes.plot(*zip(*points), style, label=label, linewidth=1.2 if name == "loss" else 0.8, marker=marker)
-    axes.set(xlabel="step", ylabel="mean squared error of v", yscale="log")
+            style = {"color": "black", "linewidth": 1.2} if i == 0 else {"linewidth": 0.8}
+            axes.plot(*zip(*points), label=label, marker=marker, **style)
+    axes.set(xlabel="step", ylabel=ylabel, yscale=yscale)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=100)
@@ -173,28 +191,22 @@ def save_result(
     Raises:
         OSError: If it cannot be written.
     """
-    temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     is_lora = hasattr(network, "peft_config")
-    if is_lora:
-        from peft import get_peft_model_state_dict
+    with folder_moved_into_place(folder) as temporary:
+        if is_lora:
+            from peft import get_peft_model_state_dict
 
-        type(pipe).save_lora_weights(
-            temporary,
-            unet_lora_layers=get_peft_model_state_dict(network),
-            unet_lora_adapter_metadata=network.peft_config["default"].to_dict(),
-        )
-    else:
-        pipe.register_modules(unet=network)
-        try:
+            type(pipe).save_lora_weights(
+                temporary,
+                unet_lora_layers=get_peft_model_state_dict(network),
+                unet_lora_adapter_metadata=network.peft_config["default"].to_dict(),
+            )
+        else:
+            pipe.register_modules(unet=network)
             pipe.save_pretrained(temporary)
-        except SafetensorError as error:  # what a full disk is to the library
-            raise OSError(f"{folder} cannot be written; the last checkpoint is whole. ({error})") from error
-    if grid is not None:
-        grid.save(temporary / GRID_NAME)
-        (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n")
-    plot_losses(log, temporary / PLOT_NAME)
-    how_to_use = USE_LORA if is_lora else USE_PIPELINE
-    write_model_card(temporary, config, source, facts, how_to_use, has_grid=grid is not None)
-    replace_folder(temporary, folder)
+        if grid is not None:
+            grid.save(temporary / GRID_NAME)
+            (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n")
+        plot_losses(log, temporary / PLOT_NAME)
+        how_to_use = USE_LORA if is_lora else USE_PIPELINE
+        write_model_card(temporary, config, source, facts, how_to_use, has_grid=grid is not None)

@@ -15,7 +15,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.state import PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, gather_object
-from diffusers import AutoModel, DiffusionPipeline
+from diffusers import AutoencoderKL, AutoModel, DiffusionPipeline, ModelMixin
 from diffusers.optimization import get_scheduler
 from PIL import Image
 
@@ -24,7 +24,7 @@ from .image_grid import image_grid
 from .modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
-from .training_config import TrainingConfig
+from .training_config import RunConfig
 from .training_log import peak_memory_gib
 from .unet_ccld import CCLDUNet2DConditionModel
 
@@ -48,7 +48,7 @@ DEMO_PROMPTS = (
 )
 
 
-def make_accelerator(config: TrainingConfig) -> Accelerator:
+def make_accelerator(config: RunConfig) -> Accelerator:
     """The accelerator of a run: on a GPU if there is one, with several processes if it was launched so.
 
     Raises:
@@ -88,8 +88,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
-def make_optimizer(config: TrainingConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW with the settings' learning rate and weight decay.
+def make_optimizer(
+    config: RunConfig, parameters: Iterable[torch.nn.Parameter], **options: Any
+) -> torch.optim.Optimizer:
+    """AdamW with the settings' learning rate and weight decay, and other options, such as `betas`.
 
     Raises:
         ValueError: If its 8-bit form is asked for and not installed.
@@ -101,10 +103,10 @@ def make_optimizer(config: TrainingConfig, parameters: Iterable[torch.nn.Paramet
         except ImportError as error:
             raise ValueError("--optimizer adamw8bit needs the package bitsandbytes: pip install it.") from error
         optimizer_class = bitsandbytes.optim.AdamW8bit
-    return optimizer_class(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return optimizer_class(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
 
 
-def learning_rate_schedule(config: TrainingConfig) -> Callable[[int], float]:
+def learning_rate_schedule(config: RunConfig) -> Callable[[int], float]:
     """The learning rate as a function of the step, so that nothing of it has to be saved."""
     placeholder = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)
     schedule = get_scheduler(
@@ -160,28 +162,48 @@ def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
     return components
 
 
-def make_unet(path: str) -> CCLDUNet2DConditionModel:
-    """A new network, of the configuration in a JSON file.
+def load_autoencoder(model: str) -> AutoencoderKL:
+    """The autoencoder of a pipeline, in float32.
 
     Raises:
-        ValueError: If there is no such file, or it describes no network.
+        ValueError: If it is missing, or has no posterior to train.
+    """
+    vae = load_components(model, ["vae"])["vae"]
+    if not isinstance(vae, AutoencoderKL):
+        raise ValueError(f"--model {model}: its autoencoder is a {type(vae).__name__}; only AutoencoderKL is trained.")
+    return vae
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """The configuration in a JSON file.
+
+    Raises:
+        ValueError: If there is no such file, or no configuration in it.
     """
     try:
         config = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"--unet_config {path}: there is no readable JSON file. ({error})") from error
+        raise ValueError(f"{path}: there is no readable JSON file. ({error})") from error
     if not isinstance(config, dict):
-        raise ValueError(f"--unet_config {path} has no configuration.")
-    known = inspect.signature(CCLDUNet2DConditionModel).parameters
+        raise ValueError(f"{path} has no configuration.")
+    return config
+
+
+def make_from_json(model_class: type[ModelMixin], path: str) -> ModelMixin:
+    """A new network of diffusers, of the configuration in a JSON file.
+
+    Raises:
+        ValueError: If there is no such file, or it describes no such network.
+    """
+    config = read_json(path)
+    known = inspect.signature(model_class).parameters
     unknown = [key for key in config if key not in known and not key.startswith("_")]
     if unknown:
-        raise ValueError(
-            f"--unet_config {path} has unknown settings: {', '.join(unknown)}. There are {', '.join(known)}."
-        )
+        raise ValueError(f"{path} has unknown settings: {', '.join(unknown)}. There are {', '.join(known)}.")
     try:
-        return CCLDUNet2DConditionModel.from_config(config)
+        return model_class.from_config(config)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"--unet_config {path} describes no network: {error}") from error
+        raise ValueError(f"{path} describes no {model_class.__name__}: {error}") from error
 
 
 def make_lora_config(config: Any) -> "LoraConfig":
@@ -263,7 +285,7 @@ def gather_stream_positions(accelerator: Accelerator, batch: dict[str, Any]) -> 
 
 
 def describe_run(
-    config: TrainingConfig,
+    config: RunConfig,
     accelerator: Accelerator,
     network: torch.nn.Module,
     num_images: int | None,
@@ -292,7 +314,7 @@ def describe_run(
     return "\n".join(lines)
 
 
-def describe_dry_run(config: TrainingConfig, seconds: float, first_step: int) -> str:
+def describe_dry_run(config: RunConfig, seconds: float, first_step: int) -> str:
     """What steps of that many seconds make of a run, in lines of text."""
     hours = seconds * (config.max_steps - first_step + 1) / 3600
     return (

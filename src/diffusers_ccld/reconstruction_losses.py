@@ -1,0 +1,142 @@
+"""What makes a reconstruction a good one: colour, form and texture, without a network that would be downloaded."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+POOLED_BY = (2, 4, 8, 16)
+CHROMA_POOLED_BY = 4
+TEXTURE_SCALES = 3
+TEXTURE_WINDOW = 8
+LUMA = (0.299, 0.587, 0.114)
+
+# VGG-16's layers after which LPIPS compares: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3.
+VGG_LAYERS = (3, 8, 15, 22, 29)
+VGG_MEAN, VGG_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def pooled_loss(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error of the pictures made 2, 4, 8 and 16 times smaller: colours and forms before details.
+
+    Args:
+        reconstruction: (N, 3, H, W) in [−1, 1]; H and W at least 16.
+        target: Likewise.
+    """
+    difference = reconstruction - target
+    losses = [F.avg_pool2d(difference, factor).abs().mean() for factor in POOLED_BY]
+    return torch.stack(losses).mean()
+
+
+def chroma_loss(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error of red − green and blue − yellow, made 4 times smaller; arguments as for `pooled_loss`.
+
+    The absolute error of pixels is nearly as small for a grey picture as for a faintly coloured one, so that colour
+    is learnt late without this.
+    """
+    red, green, blue = F.avg_pool2d(reconstruction - target, CHROMA_POOLED_BY).unbind(1)
+    return ((red - green).abs() + (blue - (red + green) / 2).abs()).mean()
+
+
+def texture_loss(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of local contrast, in four directions and three scales; arguments as for `pooled_loss`.
+
+    A brush's marks are too many to be told one by one in the latents. This asks for as many and as strong ones
+    in the same place and direction, wherever each of them lies. It compares the local energies of oriented
+    derivatives, which are among the statistics of texture of Portilla and Simoncelli (2000).
+    """
+    luma = torch.tensor(LUMA, dtype=target.dtype, device=target.device).view(1, 3, 1, 1)
+    pictures = [(picture * luma).sum(1, keepdim=True) for picture in (reconstruction, target)]
+    losses = []
+    for scale in range(TEXTURE_SCALES):
+        if scale:
+            pictures = [F.avg_pool2d(picture, 2) for picture in pictures]
+        energies = [_local_contrasts(picture) for picture in pictures]
+        losses.append((energies[0] - energies[1]).abs().mean())
+    return torch.stack(losses).mean()
+
+
+def _local_contrasts(picture):
+    here = picture[..., :-1, :-1]
+    right, below, across = picture[..., :-1, 1:], picture[..., 1:, :-1], picture[..., 1:, 1:]
+    squares = torch.cat([right - here, below - here, across - here, below - right], dim=1).square()
+    # The constant keeps the root's slope finite where there is nothing to see.
+    window = min(TEXTURE_WINDOW, *squares.shape[2:])
+    return (F.avg_pool2d(squares, window, max(window // 2, 1)) + 1e-4).sqrt()
+
+
+class PerceptualLoss(nn.Module):
+    """Distance between pictures in the features of a VGG-16 (Zhang et al. 2018, the untuned distance of LPIPS).
+
+    Args:
+        weights: A state dict of torchvision's `vgg16`, trained on ImageNet; its classifier is not needed.
+
+    Raises:
+        ValueError: If it is another network's.
+    """
+
+    def __init__(self, weights: dict[str, torch.Tensor]):
+        super().__init__()
+        from torchvision.models.vgg import cfgs, make_layers
+
+        features = make_layers(cfgs["D"])
+        try:
+            prefix = "features."
+            features.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ValueError("The perceptual weights are not those of torchvision's vgg16.") from error
+        self.layers = features[: VGG_LAYERS[-1] + 1].eval().requires_grad_(False)
+        for layer in self.layers:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False  # the features before it are compared after it has run
+        self.register_buffer("mean", torch.tensor(VGG_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(VGG_STD).view(1, 3, 1, 1))
+
+    def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The mean distance; arguments as for `pooled_loss`, H and W at least 32."""
+        pictures = torch.cat([reconstruction, target])
+        features, loss = (pictures / 2 + 0.5 - self.mean) / self.std, 0.0
+        for i, layer in enumerate(self.layers):
+            features = layer(features)
+            if i in VGG_LAYERS:
+                mine, wanted = F.normalize(features, dim=1, eps=1e-8).chunk(2)
+                loss = loss + (mine - wanted).square().sum(dim=1).mean()
+        return loss
+
+
+class PatchDiscriminator(nn.Sequential):
+    """Tells patches of real pictures from reconstructed ones (Isola et al. 2017, "PatchGAN").
+
+    Takes pictures (N, 3, H, W) in [−1, 1], gives logits (N, 1, h, w), positive for real ones. Groups are normalised,
+    not batches, so that a picture's logits do not depend on its company.
+
+    Args:
+        channels: Channels behind the first convolution.
+        num_layers: Convolutions of stride 2; three see patches of 38 pixels.
+    """
+
+    def __init__(self, channels: int = 32, num_layers: int = 3):
+        layers = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for i in range(1, num_layers):
+            wide = channels * 2**i
+            layers += [nn.Conv2d(wide // 2, wide, 4, stride=2, padding=1), nn.GroupNorm(8, wide), nn.LeakyReLU(0.2)]
+        super().__init__(*layers, nn.Conv2d(channels * 2 ** (num_layers - 1), 1, 3, padding=1))
+
+
+def discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+    """The hinge loss of the discriminator (Lim and Ye 2017)."""
+    return (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()) / 2
+
+
+def adversarial_weight(reconstruction_loss: torch.Tensor, deception_loss: torch.Tensor, last_weight: torch.Tensor):
+    """The factor that makes both losses pull equally hard at the decoder's last weight, at most 10⁴.
+
+    After "Taming Transformers" (Esser et al. 2021), equation 7.
+
+    Args:
+        reconstruction_loss: Scalar, with a graph.
+        deception_loss: Scalar, likewise.
+        last_weight: Weight of the last layer.
+    """
+    pull = torch.autograd.grad(reconstruction_loss, last_weight, retain_graph=True)[0].norm()
+    other = torch.autograd.grad(deception_loss, last_weight, retain_graph=True)[0].norm()
+    return (pull / (other + 1e-6)).clamp(0, 1e4).detach()

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Paints a collection of pictures by code, with captions, and saves it as a dataset.
+
+python training/make_paintings.py --num_images 60000 --seed 1 --output DIR
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.paintings import make_dataset
+
+
+def make_paintings(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num_images", type=int, default=60_000, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="other seeds paint other pictures (default: %(default)s)")
+    parser.add_argument("--held_out", action="store_true", help="only combinations that are held out of all training")
+    parser.add_argument("--num_proc", type=int, default=2, help="painters at work at once (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="folder that is to be written")
+    arguments = parser.parse_args(argv)
+    if arguments.num_images < 1 or arguments.num_proc < 1:
+        raise ValueError("--num_images and --num_proc must be at least 1.")
+    if arguments.output.exists():
+        raise ValueError(f"{arguments.output} is there already.")
+    paintings = make_dataset(
+        arguments.num_images, seed=arguments.seed, held_out=arguments.held_out, num_proc=arguments.num_proc
+    )
+    temporary = arguments.output.with_name(f".{arguments.output.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    paintings.save_to_disk(temporary)
+    temporary.rename(arguments.output)
+    print(f"wrote {len(paintings):,} paintings to {arguments.output}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_reporting_errors(make_paintings))

@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""Trains CLOOB, an image encoder and a text encoder with a common space, on images with captions.
+
+    accelerate launch training/train_cloob.py --cloob_config JSON --dataset FOLDER --output_dir DIR
+
+With InfoLOOB of Hopfield retrievals, after a first part with InfoNCE, which is quicker to begin with. In a last part
+the text encoder alone is fitted to the image embeddings, whose place a diffusion model gives it later. Interrupted, it
+saves a checkpoint and goes on from there with --resume latest. The result is OUTPUT_DIR/cloob, with the folders
+text_encoder, tokenizer, image_encoder and feature_extractor that a pipeline has.
+"""
+
+import dataclasses
+import hashlib
+import json
+from contextlib import closing
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+
+from diffusers_ccld import (
+    CLOOBConfig,
+    CLOOBImageProcessor,
+    CLOOBModel,
+    CLOOBTextConfig,
+    CLOOBTokenizer,
+    CLOOBVisionConfig,
+)
+from diffusers_ccld.caption_data import CaptionedImages, kinds_of, load_captions
+from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.data import load_examples, select_images
+from diffusers_ccld.errors import first_line
+from diffusers_ccld.files import folder_moved_into_place
+from diffusers_ccld.latent_cache import canonical_source
+from diffusers_ccld.losses import cloob_loss, cosine_distance, info_nce_loss
+from diffusers_ccld.training_checkpoints import WeightAverage
+from diffusers_ccld.training_config import RunConfig, parse_config, setting
+from diffusers_ccld.training_data import iterate, make_training_data
+from diffusers_ccld.training_randomness import BatchPositions
+from diffusers_ccld.training_result import plot_log
+from diffusers_ccld.training_run import TrainingRun
+from diffusers_ccld.training_utils import load_components, make_optimizer, read_json
+from diffusers_ccld.vocabulary import train_tokenizer
+
+PARTS = ("text_encoder", "tokenizer", "image_encoder", "feature_extractor")
+
+
+@dataclasses.dataclass(kw_only=True)
+class CLOOBTrainingConfig(RunConfig):
+    """Settings of this script."""
+
+    model: str | None = setting(None, "folder or Hub name of the pipeline whose CLOOB is trained further")
+    inverse_temperature: float = setting(30.0, "inverse temperature of both losses")
+    hopfield_scale: float = setting(15.0, "inverse temperature of the Hopfield retrieval")
+    cloob_config: str | None = setting(None, "begin from scratch, with a CLOOB of this configuration (JSON)")
+    vocabulary_size: int | None = setting(
+        None, "make a tokenizer of so many tokens from the captions (default: CLIP's, of 49,408)"
+    )
+    caption_columns: list[str] = setting(["caption"], "columns with captions, of which one is drawn every time")
+    kind_columns: list[str] = setting(
+        [], "images that agree in these columns are kept out of each other's batches, where they can be"
+    )
+    info_nce_steps: int = setting(0, "steps at the beginning that are taken with InfoNCE")
+    refit_steps: int = setting(0, "steps at the end that fit the text encoder alone to the image embeddings")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.model is None) == (self.cloob_config is None):
+            raise ValueError("Give either model, to go on with its CLOOB, or cloob_config, to begin from scratch.")
+        if self.model is not None and self.vocabulary_size is not None:
+            raise ValueError("A CLOOB that has been trained has its vocabulary: leave out vocabulary_size.")
+        if self.dataset is None:
+            raise ValueError("Give a dataset of images with captions.")
+        if self.info_nce_steps < 0 or self.refit_steps < 0 or self.info_nce_steps + self.refit_steps > self.max_steps:
+            raise ValueError("info_nce_steps and refit_steps must not be negative, nor together more than max_steps.")
+        if not self.inverse_temperature > 0 or not self.hopfield_scale > 0:
+            raise ValueError("inverse_temperature and hopfield_scale must be positive.")
+        if self.train_batch_size < 2:
+            raise ValueError("train_batch_size must be at least 2: a pair is contrasted with the others.")
+
+    def part_at(self, step: int) -> str:
+        """Which of the run's three parts the step after `step` others belongs to."""
+        if step >= self.max_steps - self.refit_steps:
+            return "refit"
+        return "info_nce" if step < self.info_nce_steps else "cloob"
+
+
+def make_cloob(
+    config: CLOOBTrainingConfig, captions: list[list[str]]
+) -> tuple[CLOOBModel, CLOOBTokenizer, CLOOBImageProcessor]:
+    """The model to be trained, its tokenizer and its image processor.
+
+    Raises:
+        ValueError: If there is none, or its configuration is wrong.
+    """
+    scales = {"inverse_temperature": config.inverse_temperature, "hopfield_scale": config.hopfield_scale}
+    if config.model is not None:
+        parts = load_components(config.model, PARTS)
+        towers = {"text_config": parts["text_encoder"].config, "vision_config": parts["image_encoder"].config}
+        model = CLOOBModel(CLOOBConfig(**towers, **scales))
+        model.text_model, model.vision_model = parts["text_encoder"], parts["image_encoder"]
+        return model, parts["tokenizer"], parts["feature_extractor"]
+
+    values = read_json(config.cloob_config)
+    towers = {"text_config": CLOOBTextConfig, "vision_config": CLOOBVisionConfig}
+    known = {key: {field.name for field in dataclasses.fields(towers[key])} for key in towers}
+    for key, tower in values.items():
+        if key not in towers or not isinstance(tower, dict):
+            raise ValueError(f"{config.cloob_config}: {key} is not a mapping called text_config or vision_config.")
+        if unknown := tower.keys() - known[key]:
+            raise ValueError(f"{config.cloob_config}: {key} has unknown settings: {', '.join(sorted(unknown))}.")
+    text, vision = ({**values.get(key, {})} for key in towers)
+    length = text.get("max_position_embeddings", 77)
+    if config.vocabulary_size is None:
+        tokenizer = CLOOBTokenizer(model_max_length=length)
+    else:
+        texts = (caption for texts in captions for caption in texts)
+        tokenizer = train_tokenizer(texts, config.vocabulary_size, model_max_length=length)
+    tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text |= {"vocab_size": len(tokenizer), **tokens}
+    try:
+        model = CLOOBModel(CLOOBConfig(text_config=text, vision_config=vision, **scales))
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{config.cloob_config} describes no CLOOB: {first_line(error)}") from error
+    for tower in (model.config.text_config, model.config.vision_config):
+        if tower.hidden_size % tower.num_attention_heads:
+            raise ValueError(
+                f"{config.cloob_config}: a hidden_size of {tower.hidden_size} does not divide into "
+                f"{tower.num_attention_heads} heads."
+            )
+    return model, tokenizer, CLOOBImageProcessor(size=model.config.vision_config.image_size)
+
+
+class Embedding(nn.Module):
+    """Both towers as one call: image and text embeddings of unit length, (N, D) each."""
+
+    def __init__(self, model: CLOOBModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        image_embeds = self.model.vision_model(pixel_values=pixel_values).image_embeds
+        return image_embeds, self.model.text_model(input_ids=input_ids).text_embeds
+
+
+def gather_with_gradient(accelerator: Accelerator, embeds: torch.Tensor) -> torch.Tensor:
+    """Embeddings (N, D) of all processes, (world · N, D); those of this process keep their graph.
+
+    Every process computes the loss of the whole batch. Of its gradient each has the part that flows through its own
+    embeddings; the sum of the parts is the whole.
+    """
+    if accelerator.num_processes == 1:
+        return embeds
+    parts = list(gather(embeds.detach()).chunk(accelerator.num_processes))
+    parts[accelerator.process_index] = embeds
+    return torch.cat(parts)
+
+
+def train_cloob(config: CLOOBTrainingConfig) -> None:
+    run = TrainingRun(config)
+    accelerator = run.accelerator
+
+    # The images, their captions, and the model
+    source = canonical_source(config.dataset)
+    with accelerator.main_process_first():
+        examples = load_examples(source, config.dataset_split)
+    images = select_images(examples, source, config.image_column)
+    captions = load_captions(examples, config.caption_columns)
+    kinds = kinds_of(examples, config.kind_columns) if config.kind_columns else None
+    model, tokenizer, processor = make_cloob(config, captions)
+    size = config.resolution or processor.size
+    found = make_training_data(config, accelerator, images, source, size)
+    data = CaptionedImages(images, captions, found.dataset.preparation, config.seed, kinds)
+    told = json.dumps([captions, None if kinds is None else kinds.tolist(), tokenizer.get_vocab()], sort_keys=True)
+    run.identify(
+        {
+            **found.identity,
+            "captions": hashlib.sha256(told.encode()).hexdigest(),
+            "network": {name: list(weight.shape) for name, weight in model.named_parameters()},
+        }
+    )
+    model.requires_grad_(True).train()
+    optimizer = make_optimizer(config, model.parameters())
+    network, optimizer = accelerator.prepare(Embedding(model), optimizer)
+    run.restore(WeightAverage(model), [optimizer])
+    run.begin(len(data))
+    positions = BatchPositions(
+        run.images_seen, config.train_batch_size, accelerator.process_index, accelerator.num_processes
+    )
+    batches = iterate(data, config.dataloader_num_workers, accelerator, batch_sampler=positions.batches())
+    accelerator.print(f"parameters: {model.num_parameters():,}, images: {len(data):,}, tokens: {len(tokenizer):,}")
+
+    losses = {
+        "info_nce": partial(info_nce_loss, inverse_temperature=model.config.inverse_temperature),
+        "cloob": partial(
+            cloob_loss,
+            inverse_temperature=model.config.inverse_temperature,
+            hopfield_scale=model.config.hopfield_scale,
+        ),
+        "refit": cosine_distance,
+    }
+    with closing(batches), run:
+        while run.goes_on:
+            part = config.part_at(run.step)
+            if part == "refit" and run.step == config.max_steps - config.refit_steps:
+                run.average.move_weights_here()  # the images' embeddings are to be those of the result
+            for batch, _ in run.micro_batches(batches):
+                pictures = batch["pixel_values"].to(accelerator.device).float() / 255
+                pixel_values = processor.preprocess_training_images(pictures)
+                input_ids = tokenizer(batch["captions"], return_tensors="pt")["input_ids"].to(accelerator.device)
+                with accelerator.accumulate(network):
+                    image_embeds, text_embeds = network(pixel_values, input_ids)
+                    image_embeds, text_embeds = (
+                        gather_with_gradient(accelerator, embeds.float()) for embeds in (image_embeds, text_embeds)
+                    )
+                    if part == "refit":
+                        # Of no weight, but part of the graph: several processes expect a gradient of every weight.
+                        image_embeds = image_embeds.detach() + 0 * image_embeds
+                    loss = losses[part](image_embeds, text_embeds)
+                    # Processes average their gradients; the parts that they have are to be added.
+                    run.backward(loss * accelerator.num_processes, loss, pictures=pictures, input_ids=input_ids)
+                    if part == "refit":  # what has no gradient is not decayed either
+                        model.vision_model.zero_grad(set_to_none=True)
+                    run.clip_gradient(model.parameters(), pictures=pictures, input_ids=input_ids)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                similarity = image_embeds.detach() @ text_embeds.detach().T
+                hits = (similarity.argmax(dim=0) == torch.arange(len(similarity), device=similarity.device)).float()
+                run.log.add(
+                    len(similarity),
+                    loss=loss.item(),
+                    **{part: loss.item()},
+                    cosine=similarity.diagonal().mean().item(),
+                    top_1=hits.mean().item(),
+                )
+            run.finish_step()
+
+    # What comes of it
+    if run.end():
+        if accelerator.is_main_process:
+            folder = run.output_dir / "cloob"
+            with run.average.in_place_of_weights(), folder_moved_into_place(folder) as temporary:
+                for name, part in zip(PARTS, (model.text_model, tokenizer, model.vision_model, processor)):
+                    part.save_pretrained(temporary / name)
+                plot_log(run.log_path, temporary / "losses.png", tuple(losses), "loss", yscale="linear")
+            print(f"wrote {folder}")
+        accelerator.end_training()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_reporting_errors(lambda: train_cloob(parse_config(CLOOBTrainingConfig, __doc__))))

@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Trains the judge that reads subject, medium and palette off paintings; it never sees a generated one.
+
+    accelerate launch training/train_judge.py --dataset FOLDER --output_dir DIR
+
+The dataset is one of `make_paintings.py`'s. Generated pictures are a little softer and noisier than painted ones, so
+the paintings are blurred and made noisy now and then. The result is OUTPUT_DIR/judge.
+"""
+
+import dataclasses
+from contextlib import closing
+from pathlib import Path
+
+import datasets
+import torch
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as transforms
+
+from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.data import load_examples, select_images
+from diffusers_ccld.files import folder_moved_into_place
+from diffusers_ccld.paintings.judge import Judge
+from diffusers_ccld.training_checkpoints import WeightAverage
+from diffusers_ccld.training_config import RunConfig, parse_config, setting
+from diffusers_ccld.training_data import make_batches, make_training_data
+from diffusers_ccld.training_randomness import Purpose, generator_at
+from diffusers_ccld.training_result import plot_log
+from diffusers_ccld.training_run import TrainingRun
+from diffusers_ccld.training_utils import make_optimizer
+
+ATTRIBUTES = ("subject", "medium", "palette")
+
+
+@dataclasses.dataclass(kw_only=True)
+class JudgeConfig(RunConfig):
+    """Settings of this script."""
+
+    held_out_dataset: str | None = setting(
+        None, "folder of paintings of the held-out combinations: whoever judges them has to know them"
+    )
+    max_blur: float = setting(2.0, "deviation of the strongest blur, in pixels")
+    max_noise: float = setting(0.05, "deviation of the strongest noise, of pixels in [−1, 1]")
+
+    def __post_init__(self):
+        super().__post_init__()
+        folders = [self.dataset or "nothing", *([self.held_out_dataset] if self.held_out_dataset else [])]
+        for folder in folders:
+            if not Path(folder).is_dir():
+                raise ValueError(f"--dataset: {folder} is not a folder that make_paintings.py has written.")
+        if not self.max_blur > 0 or self.max_noise < 0:
+            raise ValueError("max_blur must be positive, and max_noise not negative.")
+
+
+def disturb(pictures: torch.Tensor, config: JudgeConfig, position: int) -> torch.Tensor:
+    """Blurs and adds noise to pictures (N, 3, H, W), by an amount drawn for the batch; every third stays as it is."""
+    rng = generator_at(config.seed, Purpose.NOISE, position)
+    blur, noise = rng.uniform(0.05, 1, 2) * (config.max_blur, config.max_noise)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    size = 2 * int(3 * config.max_blur) + 1
+    blurred = transforms.gaussian_blur(pictures, [size, size], [float(blur)])
+    disturbed = blurred + noise * torch.randn(pictures.shape, generator=generator).to(pictures)
+    keeps = torch.arange(len(pictures), device=pictures.device) % 3 == 0
+    return torch.where(keeps[:, None, None, None], pictures, disturbed)
+
+
+def train_judge(config: JudgeConfig) -> None:
+    run = TrainingRun(config)
+    accelerator = run.accelerator
+    size = config.resolution or 128
+    sources = [config.dataset, *([config.held_out_dataset] if config.held_out_dataset else [])]
+    examples = datasets.concatenate_datasets([load_examples(source, config.dataset_split) for source in sources])
+    if not set(ATTRIBUTES) <= set(examples.column_names):
+        raise ValueError(f"{config.dataset} was not written by make_paintings.py: it lacks {', '.join(ATTRIBUTES)}.")
+    images = select_images(examples, config.dataset, config.image_column)
+    data = make_training_data(config, accelerator, images, " + ".join(sources), size)
+    labels = {name: torch.tensor(examples[name][:]) for name in ATTRIBUTES}
+    run.identify(data.identity)
+    judge = Judge()
+    network, optimizer = accelerator.prepare(judge, make_optimizer(config, judge.parameters()))
+    run.restore(WeightAverage(judge), [optimizer])
+    run.begin(data.num_images)
+    batches = make_batches(config, accelerator, data, size, run.progress)
+
+    with closing(batches), run:
+        while run.goes_on:
+            for batch, positions in run.micro_batches(batches):
+                pictures = batch["pixel_values"].to(accelerator.device).float() / 127.5 - 1
+                with accelerator.accumulate(network):
+                    verdict = network(disturb(pictures, config, positions[0]))
+                    losses, right = [], {}
+                    for name in ATTRIBUTES:
+                        wanted = labels[name][batch["indices"]].to(accelerator.device)
+                        logits = getattr(verdict, name)
+                        losses.append(F.cross_entropy(logits, wanted, reduction="none"))
+                        right[name] = (logits.argmax(-1) == wanted).float()
+                    losses = torch.stack(losses).sum(dim=0)
+                    all_losses = run.backward(losses.mean(), losses, pictures=pictures)
+                    run.clip_gradient(judge.parameters(), pictures=pictures)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                all_right = accelerator.gather(right)
+                shares = {name: hits.tolist() for name, hits in all_right.items()}
+                run.log.add(len(all_losses), loss=all_losses.tolist(), **shares)
+            run.finish_step()
+
+    if run.end():
+        if accelerator.is_main_process:
+            folder = run.output_dir / "judge"
+            with folder_moved_into_place(folder) as temporary, run.average.in_place_of_weights():
+                judge.half().save_pretrained(temporary)
+                plot_log(run.log_path, temporary / "losses.png", ["loss"], "cross entropy of the three attributes")
+            print(f"wrote {folder}")
+        accelerator.end_training()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_reporting_errors(lambda: train_judge(parse_config(JudgeConfig, __doc__))))
