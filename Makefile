@@ -9,17 +9,10 @@ BIN := $(VENV)/bin
 RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
 STAMP := $(VENV)/built-from-$(RECIPE)
 
-.PHONY: paint test test-slow suites quality style wheel clean
+.PHONY: paint test test-slow suites quality style wheel default-model clean
 
-paint: outputs/tiny/model_index.json  ## paint four pictures with a small untrained model
-	$(BIN)/ccld sample "$(PROMPT)" --model outputs/tiny --steps 15 --output outputs/pictures
-
-outputs/tiny/model_index.json: $(STAMP)
-	$(BIN)/python tests/original_files.py outputs/original
-	$(BIN)/python conversion/convert_ckpt.py --unet outputs/original/unet.ckpt \
-		--cloob outputs/original/cloob.pkl --cloob-config outputs/original/cloob.json \
-		--autoencoder outputs/original/autoencoder.ckpt \
-		--autoencoder-config outputs/original/autoencoder.yaml --output outputs/tiny --overwrite
+paint: $(STAMP)  ## paint four pictures with the model that comes with the package
+	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
 
 test: $(STAMP)  ## the test suite, on two cores: one thread a process, or they wait for one another
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
@@ -50,6 +43,53 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[training,test,dev]"
 	touch $@
+
+# How the bundled model was made, every step from nothing: docs/default-model.md says how long each takes. Whatever is
+# interrupted goes on where it was.
+OUT := outputs/default
+CONFIGS := training/configs/default
+TRAIN = $(BIN)/python $(1) --resume latest
+
+default-model: models/judge/config.json src/diffusers_ccld/default_model/model_index.json  ## train the bundled model
+	$(BIN)/python benchmarks/evaluate_default.py --output $(OUT)/results.md
+
+$(OUT)/paintings/state.json: | $(STAMP)
+	$(BIN)/python training/make_paintings.py --num_images 60000 --seed 1 --output $(OUT)/paintings
+
+$(OUT)/held-out/state.json: | $(STAMP)
+	$(BIN)/python training/make_paintings.py --num_images 10000 --seed 1 --held_out --output $(OUT)/held-out
+
+$(OUT)/vae/vae/config.json: $(OUT)/paintings/state.json
+	$(call TRAIN,training/train_autoencoder.py --config $(CONFIGS)/vae.yaml)
+
+$(OUT)/cloob/cloob/losses.png: $(OUT)/paintings/state.json
+	$(call TRAIN,training/train_cloob.py --config $(CONFIGS)/cloob.yaml)
+
+models/judge/config.json: $(OUT)/paintings/state.json $(OUT)/held-out/state.json
+	$(call TRAIN,training/train_judge.py --config $(CONFIGS)/judge.yaml)
+	mkdir -p models/judge
+	cp $(OUT)/judge/judge/* models/judge
+
+$(OUT)/components.made: $(OUT)/vae/vae/config.json $(OUT)/cloob/cloob/losses.png
+	rm -rf $(OUT)/components $(OUT)/cache
+	cp -r $(OUT)/cloob/cloob $(OUT)/components
+	cp -r $(OUT)/vae/vae $(OUT)/components/vae
+	touch $@
+
+$(OUT)/cache.made: $(OUT)/components.made
+	$(BIN)/python training/precompute.py --model $(OUT)/components --dataset $(OUT)/paintings --resolution 128 \
+		--batch_size 64 --output $(OUT)/cache
+	touch $@
+
+$(OUT)/unet/pipeline/model_index.json: $(OUT)/cache.made
+	$(call TRAIN,training/finetune.py --config $(CONFIGS)/unet.yaml)
+
+$(OUT)/teacher/pipeline/model_index.json: $(OUT)/cache.made
+	$(call TRAIN,training/finetune.py --config $(CONFIGS)/teacher.yaml)
+
+src/diffusers_ccld/default_model/model_index.json: $(OUT)/unet/pipeline/model_index.json docs/default-model.md
+	$(BIN)/python training/bundle.py --pipeline $(OUT)/unet/pipeline --card docs/default-model.md \
+		--output src/diffusers_ccld/default_model
 
 clean:
 	rm -rf $(VENV) outputs dist build

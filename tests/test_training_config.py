@@ -1,10 +1,12 @@
-from pathlib import Path
+import json
+import runpy
 
 import pytest
 
 from diffusers_ccld.training_config import TrainingConfig, parse_config, save_config
+from scripts import ROOT
 
-CONFIGS = Path(__file__).parents[1] / "training" / "configs"
+CONFIGS = ROOT / "training" / "configs"
 REQUIRED = ["--model", "m", "--output_dir", "o"]
 
 
@@ -33,6 +35,29 @@ def test_a_file_is_read_as_flags_are_and_flags_go_before_it(tmp_path):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_repositorys_settings_are_read(path):
     assert parse("--config", str(path)).output_dir
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "config_class"),
+    [
+        ("vae", "train_autoencoder", "AutoencoderConfig"),
+        ("cloob", "train_cloob", "CLOOBTrainingConfig"),
+        ("judge", "train_judge", "JudgeConfig"),
+        ("unet", "finetune", "FinetuneConfig"),
+        ("teacher", "finetune", "FinetuneConfig"),
+    ],
+)
+def test_the_settings_of_the_bundled_model_are_read(name, script, config_class, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    script = runpy.run_path(str(ROOT / "training" / f"{script}.py"))
+    arguments = ["--config", f"training/configs/default/{name}.yaml", "--dataset", str(tmp_path)]
+    if name == "judge":
+        arguments += ["--held_out_dataset", str(tmp_path)]
+    config = parse_config(script[config_class], "", arguments)
+    assert config.output_dir == f"outputs/default/{name}"
+    for setting in ("vae_config", "cloob_config", "unet_config"):
+        if getattr(config, setting, None) is not None:
+            assert json.loads((ROOT / getattr(config, setting)).read_text())
 
 
 def test_words_that_yaml_takes_for_booleans_are_words(tmp_path):

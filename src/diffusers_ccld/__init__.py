@@ -1,5 +1,6 @@
 """CLOOB-Conditioned Latent Diffusion for diffusers. Importing it makes diffusers know its classes."""
 
+from .bundled import default_model
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
 from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .pipeline_ccld import CCLDPipeline
@@ -26,6 +27,7 @@ __all__ = [
     "CLOOBTokenizer",
     "CLOOBVisionConfig",
     "CLOOBVisionModelWithProjection",
+    "default_model",
 ]
 
 register()

@@ -124,7 +124,7 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[:WEIGHT]",
         help="an image prompt, may be given again and again",
     )
-    add("--model", required=True, metavar="DIR", help="folder or hub id of a pipeline")
+    add("--model", metavar="DIR", help="folder or hub id of a pipeline (default: the small one of the package)")
     add("-n", "--num-images", type=int, default=4, metavar="N", help="number of pictures (default: 4)")
     add("--steps", type=int, default=50, metavar="N", help="number of sampling steps (default: 50)")
     add("--seed", type=int, default=0, help="seed of the first picture; the others count up (default: 0)")
@@ -154,7 +154,7 @@ def sample(args: argparse.Namespace) -> None:
     import torch
     from PIL import PngImagePlugin
 
-    from . import CCLDPipeline, CCLDScheduler
+    from . import CCLDPipeline, CCLDScheduler, default_model
     from .image_grid import image_grid
 
     parsed = [parse_weighted(text) for text in args.prompts]
@@ -169,7 +169,7 @@ def sample(args: argparse.Namespace) -> None:
     device = usable_device(args.device)
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.dtype]
     diffusers.utils.logging.disable_progress_bar()
-    pipe = CCLDPipeline.from_pretrained(args.model, dtype=dtype).to(device)
+    pipe = CCLDPipeline.from_pretrained(args.model or default_model(), dtype=dtype).to(device)
     changes = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
     changes = {name: value for name, value in changes.items() if value is not None}
     if changes:
@@ -177,7 +177,7 @@ def sample(args: argparse.Namespace) -> None:
 
     settings = {
         "conditions": [[str(source), weight] for source, weight in named + named_images],
-        "model": args.model,
+        "model": args.model or "default",
         "steps": args.steps,
         "algorithm": pipe.scheduler.config.get("algorithm_type", type(pipe.scheduler).__name__),
         "timestep_schedule": pipe.scheduler.config.get("timestep_schedule"),

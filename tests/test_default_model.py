@@ -1,0 +1,119 @@
+"""The model that comes with the package: that it is small, that it loads, that it paints what it is told."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from diffusers_ccld import CCLDPipeline, default_model
+from diffusers_ccld.paintings import MEDIA, PALETTES, SUBJECTS, Attributes, captions
+from diffusers_ccld.paintings.judge import Judge
+from scripts import ROOT, run_here
+
+JUDGE = ROOT / "models" / "judge"
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = CCLDPipeline.from_pretrained(default_model())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return Judge.from_pretrained(JUDGE).eval()
+
+
+def generators(count):
+    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+
+def test_it_is_at_most_twelve_megabytes_of_half_precision():
+    files = [path for path in Path(default_model()).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 12e6
+    assert (Path(default_model()) / "README.md").is_file()
+
+
+def test_it_loads_in_single_precision_by_whichever_class():
+    pipe = DiffusionPipeline.from_pretrained(default_model())
+    assert isinstance(pipe, CCLDPipeline)
+    assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.image_encoder)} == {torch.float32}
+
+
+def test_it_paints_the_subject_medium_and_palette_it_is_told(pipe, judge):
+    """Twenty-four prompts; chance would be right about two subjects, four media and three palettes."""
+    rng = np.random.default_rng(0)
+    wanted = [
+        Attributes(subject, MEDIA[i % 6], PALETTES[(i + j * 3) % 8])
+        for j in range(2)
+        for i, subject in enumerate(rng.permutation(SUBJECTS))
+    ]
+    prompts = [captions(attributes, i, complete=True)[0] for i, attributes in enumerate(wanted)]
+    images = pipe(prompts, num_inference_steps=20, generator=generators(24)).images
+    found = judge.judge(images).attributes
+    right = np.sum([[a == b for a, b in zip(*pair)] for pair in zip(found, wanted)], axis=0)
+    assert right[0] >= 19 and right[1] >= 19 and right[2] >= 18, right
+
+
+def test_it_paints_what_a_picture_shows(pipe, judge):
+    from diffusers_ccld.paintings import paint
+
+    wanted = [Attributes(subject, "watercolor", "autumn") for subject in SUBJECTS]
+    pictures = [Image.fromarray(paint(attributes, 77)) for attributes in wanted]
+    images = pipe(image_prompt=pictures, num_inference_steps=20, generator=generators(len(pictures))).images
+    found = judge.judge(images).attributes
+    assert sum(a.subject == b.subject for a, b in zip(found, wanted)) >= 9
+
+
+def test_the_command_line_paints_with_it(tmp_path):
+    from diffusers_ccld.cli import main
+
+    assert main(["sample", "autumn watercolor", "-n", "2", "--steps", "3", "--output", str(tmp_path)]) == 0
+    assert Image.open(tmp_path / "00001.png").size == (128, 128)
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    return runpy.run_path(str(ROOT / "benchmarks" / "evaluate_default.py"))
+
+
+def test_the_frechet_distance_is_that_of_normal_distributions(evaluation):
+    distance = evaluation["frechet_distance"]
+    features = torch.randn(500, 8)
+    assert distance(features, features) == pytest.approx(0, abs=1e-6)
+    assert distance(features, features + 2) == pytest.approx(8 * 4, rel=1e-6)
+    # tr(Σ + 9Σ − 2·3Σ) = 4·tr Σ, and the means differ by twice the first one
+    expected = 4 * features.double().T.cov().trace() + 4 * features.double().mean(0).square().sum()
+    assert distance(features, 3 * features) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_every_combination_comes_before_one_comes_again(evaluation):
+    chosen = evaluation["choose"](180, True, 0)
+    assert all(chosen.count(attributes) in (2, 3) for attributes in set(chosen)) and len(set(chosen)) == 86
+
+
+def test_the_evaluation_reports_all_there_is_to_report(tmp_path, capsys):
+    options = ("--prompts", 10, "--steps", 1, "--batch-size", 10, "--output", tmp_path / "results.md")
+    assert run_here("benchmarks/evaluate_default.py", *options) == 0
+    text = (tmp_path / "results.md").read_text()
+    for words in ("fresh paintings", "PSNR", "top 1 of 100", "held-out combinations", "Fréchet", "Diversity"):
+        assert words in text
+    assert "nan" not in text
+    assert run_here("benchmarks/evaluate_default.py", "--prompts", 1) != 0
+    assert "at least 10" in capsys.readouterr().err
+
+
+def test_a_pipeline_that_is_too_large_is_not_bundled(pipeline_folder, tmp_path, capsys):
+    bundle = ("training/bundle.py", "--output", tmp_path / "small")
+    assert run_here(*bundle, "--pipeline", pipeline_folder, "--max_megabytes", 0.1) != 0
+    assert "more than --max_megabytes 0.1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert run_here(*bundle, "--pipeline", tmp_path) != 0
+    assert run_here(*bundle, "--pipeline", pipeline_folder, "--max_megabytes", 100, "--card", tmp_path / "no.md") != 0
+    assert run_here(*bundle, "--pipeline", pipeline_folder, "--max_megabytes", 100) == 0
+    assert CCLDPipeline.from_pretrained(tmp_path / "small", torch_dtype=torch.float16).unet.dtype == torch.float16
