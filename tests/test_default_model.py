@@ -37,6 +37,7 @@ def test_it_is_at_most_twelve_megabytes_of_half_precision():
     files = [path for path in Path(default_model()).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12e6
     assert (Path(default_model()) / "README.md").is_file()
+    assert not any("_name_or_path" in path.read_text() for path in files if path.suffix == ".json")
 
 
 def test_it_loads_in_single_precision_by_whichever_class():

@@ -33,10 +33,13 @@ def bundle(argv: list[str] | None = None) -> None:
     temporary = arguments.output.with_name(f".{arguments.output.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     pipe.save_pretrained(temporary)
-    for tower in ("text_encoder", "image_encoder"):
-        # transformers would load in the precision of the file: half is slow on a CPU, and less exact.
-        path = temporary / tower / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "float32"}, indent=2) + "\n")
+    for path in [temporary / "model_index.json", *temporary.glob("*/config.json")]:
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # where it was trained
+        if "dtype" in config:
+            # transformers would load in the precision of the file: half is slow on a CPU, and less exact.
+            config["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2) + "\n")
     if arguments.card is not None:
         shutil.copyfile(arguments.card, temporary / "README.md")
     megabytes = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file()) / 1e6
