@@ -13,7 +13,7 @@ import torch
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.files import replace_folder
+from diffusers_ccld.files import folder_moved_into_place
 
 
 def bundle(argv: list[str] | None = None) -> None:
@@ -29,24 +29,20 @@ def bundle(argv: list[str] | None = None) -> None:
         raise ValueError(f"--card {arguments.card}: there is no such file.")
 
     pipe = CCLDPipeline.from_pretrained(arguments.pipeline).to(torch.float16)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.output.with_name(f".{arguments.output.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    pipe.save_pretrained(temporary)
-    for path in [temporary / "model_index.json", *temporary.glob("*/config.json")]:
-        config = json.loads(path.read_text())
-        config.pop("_name_or_path", None)  # where it was trained
-        if "dtype" in config:
-            # transformers would load in the precision of the file: half is slow on a CPU, and less exact.
-            config["dtype"] = "float32"
-        path.write_text(json.dumps(config, indent=2) + "\n")
-    if arguments.card is not None:
-        shutil.copyfile(arguments.card, temporary / "README.md")
-    megabytes = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file()) / 1e6
-    if megabytes > arguments.max_megabytes:
-        shutil.rmtree(temporary)
-        raise ValueError(f"It has {megabytes:.1f} MB, more than --max_megabytes {arguments.max_megabytes:g}.")
-    replace_folder(temporary, arguments.output)
+    with folder_moved_into_place(arguments.output) as temporary:
+        pipe.save_pretrained(temporary)
+        for path in [temporary / "model_index.json", *temporary.glob("*/config.json")]:
+            config = json.loads(path.read_text())
+            config.pop("_name_or_path", None)  # where it was trained
+            if "dtype" in config:
+                # transformers would load in the precision of the file: half is slow on a CPU, and less exact.
+                config["dtype"] = "float32"
+            path.write_text(json.dumps(config, indent=2) + "\n")
+        if arguments.card is not None:
+            shutil.copyfile(arguments.card, temporary / "README.md")
+        megabytes = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file()) / 1e6
+        if megabytes > arguments.max_megabytes:
+            raise ValueError(f"It has {megabytes:.1f} MB, more than --max_megabytes {arguments.max_megabytes:g}.")
     print(f"wrote {arguments.output}, {megabytes:.1f} MB")
 
 

@@ -5,10 +5,10 @@ python training/make_paintings.py --num_images 60000 --seed 1 --output DIR
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.files import folder_moved_into_place
 from diffusers_ccld.paintings import make_dataset
 
 
@@ -27,10 +27,8 @@ def make_paintings(argv: list[str] | None = None) -> None:
     paintings = make_dataset(
         arguments.num_images, seed=arguments.seed, held_out=arguments.held_out, num_proc=arguments.num_proc
     )
-    temporary = arguments.output.with_name(f".{arguments.output.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    paintings.save_to_disk(temporary)
-    temporary.rename(arguments.output)
+    with folder_moved_into_place(arguments.output) as temporary:
+        paintings.save_to_disk(temporary)
     print(f"wrote {len(paintings):,} paintings to {arguments.output}")
 
 

@@ -36,7 +36,7 @@ from diffusers_ccld.reconstruction_losses import (
 )
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_config import RunConfig, parse_config, setting
-from diffusers_ccld.training_data import load_training_images, make_batches, training_resolution
+from diffusers_ccld.training_data import as_pictures, load_training_images, make_batches, training_resolution
 from diffusers_ccld.training_randomness import Purpose, normal_at
 from diffusers_ccld.training_result import plot_log
 from diffusers_ccld.training_run import TrainingRun
@@ -115,11 +115,6 @@ class Reconstructing(nn.Module):
 def kl_divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     """Divergence of the latents from a standard normal distribution, in nats, mean of all numbers."""
     return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-
-
-def as_pictures(batch: dict, device: torch.device | str) -> torch.Tensor:
-    """Bytes to [−1, 1]."""
-    return batch["pixel_values"].to(device, non_blocking=True).float() / 127.5 - 1
 
 
 @torch.no_grad()

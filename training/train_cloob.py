@@ -38,8 +38,7 @@ from diffusers_ccld.latent_cache import canonical_source
 from diffusers_ccld.losses import cloob_loss, cosine_distance, info_nce_loss
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_config import RunConfig, parse_config, setting
-from diffusers_ccld.training_data import iterate, make_training_data
-from diffusers_ccld.training_randomness import BatchPositions
+from diffusers_ccld.training_data import make_batches, make_training_data
 from diffusers_ccld.training_result import plot_log
 from diffusers_ccld.training_run import TrainingRun
 from diffusers_ccld.training_utils import load_components, make_optimizer, read_json
@@ -187,10 +186,7 @@ def train_cloob(config: CLOOBTrainingConfig) -> None:
     network, optimizer = accelerator.prepare(Embedding(model), optimizer)
     run.restore(WeightAverage(model), [optimizer])
     run.begin(len(data))
-    positions = BatchPositions(
-        run.images_seen, config.train_batch_size, accelerator.process_index, accelerator.num_processes
-    )
-    batches = iterate(data, config.dataloader_num_workers, accelerator, batch_sampler=positions.batches())
+    batches = make_batches(config, accelerator, found._replace(dataset=data), size, run.progress)
     accelerator.print(f"parameters: {model.num_parameters():,}, images: {len(data):,}, tokens: {len(tokenizer):,}")
 
     losses = {

@@ -22,7 +22,7 @@ from diffusers_ccld.files import folder_moved_into_place
 from diffusers_ccld.paintings.judge import Judge
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_config import RunConfig, parse_config, setting
-from diffusers_ccld.training_data import make_batches, make_training_data
+from diffusers_ccld.training_data import as_pictures, make_batches, make_training_data
 from diffusers_ccld.training_randomness import Purpose, generator_at
 from diffusers_ccld.training_result import plot_log
 from diffusers_ccld.training_run import TrainingRun
@@ -84,7 +84,7 @@ def train_judge(config: JudgeConfig) -> None:
     with closing(batches), run:
         while run.goes_on:
             for batch, positions in run.micro_batches(batches):
-                pictures = batch["pixel_values"].to(accelerator.device).float() / 127.5 - 1
+                pictures = as_pictures(batch, accelerator.device)
                 with accelerator.accumulate(network):
                     verdict = network(disturb(pictures, config, positions[0]))
                     losses, right = [], {}

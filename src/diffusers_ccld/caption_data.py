@@ -16,12 +16,7 @@ def load_captions(examples: datasets.Dataset, columns: Sequence[str]) -> list[li
     Raises:
         ValueError: If a column is missing, or an example has no caption.
     """
-    missing = set(columns) - set(examples.column_names)
-    if missing:
-        raise ValueError(
-            f"There is no column {', '.join(sorted(missing))}; give caption_columns, of "
-            f"{', '.join(examples.column_names)}."
-        )
+    _require_columns(examples, columns, "caption_columns")
     captions: list[list[str]] = [[] for _ in range(len(examples))]
     for column in columns:
         for texts, value in zip(captions, examples[column][:]):
@@ -109,9 +104,15 @@ def kinds_of(examples: datasets.Dataset, columns: Sequence[str]) -> np.ndarray:
     Raises:
         ValueError: If a column is missing.
     """
-    missing = set(columns) - set(examples.column_names)
-    if missing:
-        raise ValueError(f"There is no column {', '.join(sorted(missing))}.")
+    _require_columns(examples, columns, "kind_columns")
     known: dict[str, int] = {}
     values = map(repr, zip(*(examples[column][:] for column in columns)))
     return np.array([known.setdefault(value, len(known)) for value in values])
+
+
+def _require_columns(examples, columns, setting):
+    missing = set(columns) - set(examples.column_names)
+    if missing:
+        raise ValueError(
+            f"There is no column {', '.join(sorted(missing))}; give {setting}, of {', '.join(examples.column_names)}."
+        )

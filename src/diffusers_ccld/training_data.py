@@ -162,7 +162,7 @@ def make_batches(
     rank, world_size = accelerator.process_index, accelerator.num_processes
     positions = BatchPositions(progress["images_seen"], config.train_batch_size, rank, world_size)
     if not isinstance(data.dataset, datasets.IterableDataset):
-        return iterate(data.dataset, config.dataloader_num_workers, accelerator, batch_sampler=positions.batches())
+        return _iterate(data.dataset, config.dataloader_num_workers, accelerator, batch_sampler=positions.batches())
 
     stream = progress["stream"] or [[0, 0]] * world_size
     if len(stream) != world_size:
@@ -173,10 +173,10 @@ def make_batches(
     epoch, offset = stream[rank]
     images = StreamedImages(data.dataset, _preparation(config, size), config.seed, positions, epoch, offset)
     # A stream has one reader: it does not divide into equal parts.
-    return iterate(images, min(config.dataloader_num_workers, 1), accelerator, batch_size=None)
+    return _iterate(images, min(config.dataloader_num_workers, 1), accelerator, batch_size=None)
 
 
-def iterate(
+def _iterate(
     dataset: torch.utils.data.Dataset | torch.utils.data.IterableDataset,
     num_workers: int,
     accelerator: Accelerator,
@@ -212,6 +212,11 @@ def _leave_signals_to_the_trainer(_):
     # Ctrl-C reaches all processes; the trainer needs its workers to finish the step and save.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def as_pictures(batch: dict[str, Any], device: torch.device | str) -> torch.Tensor:
+    """The pictures of a batch, (N, 3, H, W) in [−1, 1], on a device."""
+    return batch["pixel_values"].to(device, non_blocking=True).float() / 127.5 - 1
 
 
 def encode_batch(batch: dict[str, Any], pipe: DiffusionPipeline, device: torch.device) -> EncodedImages:
