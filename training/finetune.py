@@ -9,7 +9,6 @@ folder with the averaged weights, or with --lora_rank a LoRA.
 """
 
 import dataclasses
-import functools
 from contextlib import closing
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
@@ -17,7 +16,8 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
 from diffusers_ccld.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.original.training_state import read_training_state
-from diffusers_ccld.training_checkpoints import WeightAverage, averaged_network
+from diffusers_ccld.student import network_settings
+from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_config import TrainingConfig, parse_config, setting
 from diffusers_ccld.training_data import (
     encode_batch,
@@ -27,21 +27,18 @@ from diffusers_ccld.training_data import (
     training_resolution,
 )
 from diffusers_ccld.training_log import loss_by_quartile
+from diffusers_ccld.training_pipeline import PipelineInTraining
 from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
-from diffusers_ccld.training_result import create_repository, push_folder, save_result
 from diffusers_ccld.training_run import TrainingRun
 from diffusers_ccld.training_utils import (
     IMAGE_COMPONENTS,
     TEXT_COMPONENTS,
     UNET_COMPONENTS,
-    describe_hardware,
     describe_run,
     load_components,
     make_from_json,
     make_lora_config,
     make_optimizer,
-    paint_demo,
-    read_prompts,
 )
 
 
@@ -69,7 +66,6 @@ class FinetuneConfig(TrainingConfig):
 def finetune(config: FinetuneConfig) -> None:
     run = TrainingRun(config, may_shard=True)
     accelerator = run.accelerator
-    prompts = read_prompts(config.demo_prompts)
 
     # The pipeline, what of it is trained, and on which images
     components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS))
@@ -81,15 +77,15 @@ def finetune(config: FinetuneConfig) -> None:
     unet = components["unet"]
     size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
     unet.register_to_config(sample_size=latent_shape[-1])
-    network_config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
-    make_whole = functools.partial(type(unet).from_config, network_config)
     pipe = CCLDPipeline(**components).to(accelerator.device)
+    data = load_training_data(config, accelerator, pipe, size)
+    pipeline = PipelineInTraining(run, pipe, data)
+    network_config = network_settings(unet)
     if config.lora_rank:
         unet.requires_grad_(False)
         unet.add_adapter(make_lora_config(config))
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    data = load_training_data(config, accelerator, pipe, size)
 
     # Where it goes on from
     run.identify({**data.identity, "network": network_config, "lora": [config.lora_rank, config.lora_alpha]})
@@ -108,28 +104,8 @@ def finetune(config: FinetuneConfig) -> None:
         average.assign(original.average)
     run.restore(average, [optimizer])
     accelerator.print(describe_run(config, accelerator, unet, data.num_images, latent_shape))
-    hub_name = config.hub_model_id or run.output_dir.resolve().name
-    if config.push_to_hub and accelerator.is_main_process and not config.dry_run:
-        hub_name = create_repository(hub_name)
+    pipeline.prepare_upload()
     run.begin(data.num_images, data.bad)
-    grid = None
-
-    def paint() -> None:
-        nonlocal grid
-        with averaged_network(accelerator, unet, average, make_whole) as averaged:
-            if averaged is None:
-                return
-            pipe.unet = averaged
-            grid = paint_demo(
-                pipe,
-                prompts,
-                config.seed,
-                batch_size=config.train_batch_size,
-                num_inference_steps=config.demo_inference_steps,
-                guidance_scale=config.demo_guidance_scale,
-            )
-            pipe.unet = unet
-            run.show("demo", grid)
 
     times = TrainingTimes(config.seed)
     with closing(batches), run:
@@ -152,26 +128,12 @@ def finetune(config: FinetuneConfig) -> None:
                     optimizer.zero_grad()
                 by_quartile = loss_by_quartile(all_losses, accelerator.gather(draws.t))
                 run.log.add(len(all_losses), loss=all_losses.tolist(), **by_quartile)
-            run.finish_step(config.demo_every, paint)
+            run.finish_step(config.demo_every, pipeline.paint)
 
     # What comes of it
     if run.end():
-        if config.demo_every and run.step < run.first_step:  # there was nothing left to train
-            paint()
-        with averaged_network(accelerator, unet, average, make_whole) as averaged:
-            if averaged is not None:
-                folder = run.output_dir / ("lora" if config.lora_rank else "pipeline")
-                facts = {
-                    "began from": config.original_checkpoint or config.unet_config or config.model,
-                    "images": f"{data.source} ({data.num_images or 'a stream'})",
-                    "steps": f"{run.step:,}, {run.images_seen:,} images seen",
-                    "parameters": f"{sum(weight.numel() for weight in average.averages.values()):,} trained",
-                    "hardware": describe_hardware(accelerator),
-                }
-                save_result(folder, pipe, averaged, config, data.source, facts, run.log_path, prompts, grid)
-                print(f"wrote {folder}")
-                if config.push_to_hub:
-                    print(f"uploaded to {push_folder(folder, hub_name)}")
+        began = config.original_checkpoint or config.unet_config or config.model
+        pipeline.save({"began from": began}, "lora" if config.lora_rank else "pipeline")
         accelerator.end_training()
 
 

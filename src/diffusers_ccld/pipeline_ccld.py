@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, VQModel
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel, VQModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
@@ -13,13 +13,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from .conditions import Condition, Guidance, Prompts, is_finite_number
+from .guidance import is_alone, is_told_guidance, is_used, predict_velocity
 from .modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
 from .unet_ccld import CCLDUNet2DConditionModel
-
-# Weights closer to zero than this are rounding errors of sums such as 1 − (g + (1 − g)).
-NEGLIGIBLE_WEIGHT = 1e-6
 
 
 class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin):
@@ -50,7 +48,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         vae: AutoencoderKL | VQModel,
         text_encoder: CLOOBTextModelWithProjection,
         tokenizer: CLOOBTokenizer,
-        unet: CCLDUNet2DConditionModel,
+        unet: CCLDUNet2DConditionModel | UNet2DConditionModel,
         scheduler: CCLDScheduler | SchedulerMixin,
         image_encoder: CLOOBVisionModelWithProjection | None = None,
         feature_extractor: CLOOBImageProcessor | None = None,
@@ -246,6 +244,9 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
     ) -> torch.Tensor:
         """The guided prediction, from one batched call of the network; terms of weight zero are left out of it.
 
+        A guidance-distilled network is told the weight of a single condition, and is then evaluated for nothing else.
+        Several conditions are combined by the formula, of predictions without guidance.
+
         Args:
             latents: Noisy latents, (N, C, H, W).
             timestep: The current timestep, a scalar.
@@ -257,17 +258,23 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         """
         device, dtype = latents.device, self.unet.dtype
         num_images, _, dim = condition_embeds.shape
+        guidance_scales = torch.ones_like(weights)
+        if is_told_guidance(self.unet):
+            is_told = is_alone(weights) & (weights > 1)
+            guidance_scales, weights = torch.where(is_told, weights, 1.0), torch.where(is_told, 1.0, weights)
         condition_embeds = torch.cat([condition_embeds, condition_embeds.new_zeros(num_images, 1, dim)], dim=1)
         weights = torch.cat([weights, 1 - weights.sum(dim=1, keepdim=True)], dim=1)
-        active = (weights.abs() > NEGLIGIBLE_WEIGHT).nonzero(as_tuple=True)
+        guidance_scales = torch.cat([guidance_scales, torch.ones(num_images, 1)], dim=1)
+        active = is_used(weights).nonzero(as_tuple=True)
         images, terms = (index.to(device) for index in active)
 
-        prediction = self.unet(
+        prediction = predict_velocity(
+            self.unet,
             latents[images].to(dtype),
             timestep.expand(len(images)),
-            encoder_hidden_states=condition_embeds[images, terms].to(dtype)[:, None],
-            return_dict=False,
-        )[0]
+            condition_embeds[images, terms].to(dtype)[:, None],
+            guidance_scales[active].to(device),
+        )
 
         # Summed by position, not by index_add, whose order of addition is not defined on every device.
         weighted = latents.new_zeros(*weights.shape, *prediction.shape[1:], dtype=torch.float32)

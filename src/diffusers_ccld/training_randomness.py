@@ -32,6 +32,8 @@ class Purpose(IntEnum):
     NOISE = 4
     DROPOUT = 5
     CAPTION = 6
+    CONDITION = 7
+    GUIDANCE = 8
 
 
 def generator_at(seed: int, purpose: Purpose, position: int) -> np.random.Generator:

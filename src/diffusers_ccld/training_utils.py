@@ -26,7 +26,6 @@ from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
 from .training_config import RunConfig
 from .training_log import peak_memory_gib
-from .unet_ccld import CCLDUNet2DConditionModel
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -141,7 +140,7 @@ def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
     """
     loaders = {
         "vae": AutoModel.from_pretrained,
-        "unet": CCLDUNet2DConditionModel.from_pretrained,
+        "unet": AutoModel.from_pretrained,
         "scheduler": CCLDScheduler.from_pretrained,
         "tokenizer": CLOOBTokenizer.from_pretrained,
         "feature_extractor": CLOOBImageProcessor.from_pretrained,

@@ -58,19 +58,28 @@ class ResidualMLP(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-    """Turns the condition (N, D) and the time (N,) into the vector (N, `mapping_dim`) that modulates all blocks."""
+    """Turns the condition (N, D) and the time (N,) into the vector (N, `mapping_dim`) that modulates all blocks.
 
-    def __init__(self, cross_attention_dim: int, mapping_dim: int):
+    With `guidance_dim` it takes an embedding of the guidance scale, (N, `guidance_dim`), too.
+    """
+
+    def __init__(self, cross_attention_dim: int, mapping_dim: int, guidance_dim: int | None = None):
         super().__init__()
+        num_features = cross_attention_dim + MAPPING_TIME_FEATURES
         self.fourier = FourierFeatures(MAPPING_TIME_FEATURES)
-        self.block1 = ResidualMLP(cross_attention_dim + MAPPING_TIME_FEATURES, mapping_dim, final_activation=True)
+        self.guidance = None if guidance_dim is None else nn.Linear(guidance_dim, num_features, bias=False)
+        self.block1 = ResidualMLP(num_features, mapping_dim, final_activation=True)
         self.block2 = ResidualMLP(mapping_dim, mapping_dim, final_activation=False)
 
-    def forward(self, condition: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, condition: torch.Tensor, t: torch.Tensor, guidance_embedding: torch.Tensor | None = None
+    ) -> torch.Tensor:
         # Unit variance per feature. The zero vector, which means "no condition", stays zero, for which the norm's
         # epsilon has to be representable: not in half precision.
         normalised = F.normalize(condition.float(), dim=-1) * condition.shape[-1] ** 0.5
         features = torch.cat([normalised, self.fourier(t)], dim=-1).to(condition.dtype)
+        if self.guidance is not None:
+            features = features + self.guidance(guidance_embedding.to(condition.dtype))
         return self.block2(self.block1(features))
 
 
@@ -211,6 +220,8 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         mapping_dim: Width of the mapping network.
         layers_per_block: Residual blocks a level has on its way down, and as many on its way up; one number, or one
             for every level.
+        time_cond_proj_dim: Width of the embedding of the guidance scale, for a network that was distilled to need one
+            evaluation where classifier-free guidance needs two; `None` for one that is not told the scale.
 
     Raises:
         ValueError: If the widths and depths do not describe a network.
@@ -232,6 +243,7 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         attention_head_dim: int = 64,
         mapping_dim: int = 1024,
         layers_per_block: int | tuple[int, ...] = 4,
+        time_cond_proj_dim: int | None = None,
     ):
         # The parent's __init__ would build Stable Diffusion's network; only its place in the class tree is wanted.
         ModelMixin.__init__(self)
@@ -246,7 +258,7 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         if len(depths) != len(widths) or any(depth < 1 for depth in depths):
             raise ValueError(f"layers_per_block={layers_per_block}: needs a positive number for each of {widths}.")
 
-        self.mapping = MappingNetwork(cross_attention_dim, mapping_dim)
+        self.mapping = MappingNetwork(cross_attention_dim, mapping_dim, time_cond_proj_dim)
         self.fourier = FourierFeatures(INPUT_TIME_FEATURES)
 
         self.down_blocks = nn.ModuleList()
@@ -289,6 +301,7 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
         encoder_hidden_states: torch.Tensor,
+        timestep_cond: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
         """Predicts v.
@@ -297,6 +310,8 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
             sample: Noisy latents, (N, `in_channels`, H, W); H and W multiples of 8 with the default four levels.
             timestep: In diffusers' units, one number or (N,): the continuous time is t = (timestep + 1) / 1000.
             encoder_hidden_states: CLOOB embeddings, (N, D) or (N, 1, D), of any length; zeros for no condition.
+            timestep_cond: Embeddings of the guidance scale, (N, `time_cond_proj_dim`), of
+                `guidance.guidance_scale_embedding`; `None` for a network that is not told the scale.
             return_dict: Whether to return an output object in place of a tuple.
 
         Returns:
@@ -305,10 +320,10 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         Raises:
             ValueError: If a shape does not fit.
         """
-        self._check_inputs(sample, timestep, encoder_hidden_states)
+        self._check_inputs(sample, timestep, encoder_hidden_states, timestep_cond)
         t = (torch.as_tensor(timestep, dtype=torch.float32, device=sample.device) + 1) / 1000
         t = t.expand(sample.shape[0])
-        emb = self.mapping(encoder_hidden_states.flatten(1).to(sample.dtype), t)
+        emb = self.mapping(encoder_hidden_states.flatten(1).to(sample.dtype), t, timestep_cond)
         time_planes = self.fourier(t).to(sample.dtype)[..., None, None].expand(-1, -1, *sample.shape[2:])
 
         hidden_states = torch.cat([sample, time_planes], dim=1)
@@ -322,7 +337,7 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
 
         return UNet2DConditionOutput(sample=hidden_states) if return_dict else (hidden_states,)
 
-    def _check_inputs(self, sample, timestep, encoder_hidden_states):
+    def _check_inputs(self, sample, timestep, encoder_hidden_states, timestep_cond):
         config = self.config
         multiple = 2 ** (len(config.block_out_channels) - 1)
         if sample.ndim != 4 or sample.shape[1] != config.in_channels or any(s % multiple for s in sample.shape[2:]):
@@ -343,6 +358,13 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         if isinstance(timestep, torch.Tensor) and tuple(timestep.shape) not in ((), (1,), (sample.shape[0],)):
             raise ValueError(
                 f"timestep has shape {tuple(timestep.shape)}; expected one number or ({sample.shape[0]},)."
+            )
+        expected = None if config.time_cond_proj_dim is None else (sample.shape[0], config.time_cond_proj_dim)
+        given = None if timestep_cond is None else tuple(timestep_cond.shape)
+        if given != expected:
+            raise ValueError(
+                f"timestep_cond, the embedding of the guidance scale, has shape {given}; this network takes "
+                f"{expected}."
             )
 
     def set_attention_slice(self, slice_size: str | int | list[int] | None = "auto") -> None:

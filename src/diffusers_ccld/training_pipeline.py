@@ -1,0 +1,95 @@
+"""The pipeline whose U-Net a run trains: it paints while the run lasts, and is saved and uploaded at its end."""
+
+import functools
+from collections.abc import Mapping
+
+from diffusers import DiffusionPipeline
+
+from .student import network_settings
+from .training_checkpoints import averaged_network
+from .training_data import TrainingData
+from .training_result import create_repository, push_folder, save_result
+from .training_run import TrainingRun
+from .training_utils import describe_hardware, paint_demo, read_prompts
+
+
+class PipelineInTraining:
+    """Shows and saves a pipeline whose U-Net is being trained.
+
+    Args:
+        run: The run; its settings are a `TrainingConfig`.
+        pipe: The pipeline, with the U-Net that is trained, not wrapped.
+        data: The run's images.
+
+    Raises:
+        ValueError: If the settings' prompts cannot be read.
+    """
+
+    def __init__(self, run: TrainingRun, pipe: DiffusionPipeline, data: TrainingData):
+        self.run, self.pipe, self.unet, self.data = run, pipe, pipe.unet, data
+        self.prompts = read_prompts(run.config.demo_prompts)
+        self._make_whole = functools.partial(type(pipe.unet).from_config, network_settings(pipe.unet))
+        self._grid = None
+
+    def prepare_upload(self) -> None:
+        """Makes sure that the result can be uploaded, if it is to be.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        config, run = self.run.config, self.run
+        self._hub_name = config.hub_model_id or run.output_dir.resolve().name
+        if config.push_to_hub and run.accelerator.is_main_process and not config.dry_run:
+            self._hub_name = create_repository(self._hub_name)
+
+    def paint(self) -> None:
+        """Paints the settings' prompts with the averaged weights; all processes have to take part."""
+        config = self.run.config
+        with self._averaged() as averaged:
+            if averaged is None:
+                return
+            self.pipe.unet = averaged
+            self._grid = paint_demo(
+                self.pipe,
+                self.prompts,
+                config.seed,
+                batch_size=config.train_batch_size,
+                num_inference_steps=config.demo_inference_steps,
+                guidance_scale=config.demo_guidance_scale,
+            )
+            self.pipe.unet = self.unet
+            self.run.show("demo", self._grid)
+
+    def save(self, facts: Mapping[str, str], name: str = "pipeline") -> None:
+        """Saves the pipeline with the averaged weights, and uploads it if asked; all processes have to take part.
+
+        Args:
+            facts: What the card tells of this training beside what it tells of all.
+            name: Of the folder in the run's.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        run, config, data = self.run, self.run.config, self.data
+        if config.demo_every and run.step < run.first_step:  # there was nothing left to train
+            self.paint()
+        with self._averaged() as averaged:
+            if averaged is None:
+                return
+            facts = {
+                **facts,
+                "images": f"{data.source} ({data.num_images or 'a stream'})",
+                "steps": f"{run.step:,}, {run.images_seen:,} images seen",
+                "parameters": f"{sum(weight.numel() for weight in run.average.averages.values()):,} trained",
+                "hardware": describe_hardware(run.accelerator),
+            }
+            folder = run.output_dir / name
+            save_result(
+                folder, self.pipe, averaged, config, data.source, facts, run.log_path, self.prompts, self._grid
+            )
+            print(f"wrote {folder}")
+            if config.push_to_hub:
+                print(f"uploaded to {push_folder(folder, self._hub_name)}")
+
+    def _averaged(self):
+        return averaged_network(self.run.accelerator, self.unet, self.run.average, self._make_whole)

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Makes a smaller network for a teacher's pipeline, for training/distill.py to train.
+
+    python training/create_student.py --teacher DIR --parameters 1_100_000 --output DIR
+    python training/create_student.py --teacher DIR --block_out_channels 192 192 384 384 --output DIR
+    python training/create_student.py --teacher DIR --preset wikiart-mini --output DIR
+    python training/create_student.py --teacher DIR --unet_config JSON --output DIR
+
+The result is a pipeline folder: the student, and everything else of the teacher's. What is not said of the student's
+shape is as the teacher's.
+"""
+
+import argparse
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import UNet2DConditionModel
+
+from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
+from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.files import folder_moved_into_place
+from diffusers_ccld.student import narrowed, network_settings, select_weights
+from diffusers_ccld.training_utils import IMAGE_COMPONENTS, TEXT_COMPONENTS, load_components, make_from_json, read_json
+
+# Widths of the published student as shares of the published teacher's, (768, 768, 1536, 1536).
+PRESETS = {"wikiart-mini": {"block_out_channels": [192, 192, 384, 384]}}
+
+# What the rest of the pipeline decides.
+BOUND_SETTINGS = ("in_channels", "out_channels", "cross_attention_dim")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", required=True, help="folder or Hub name of the teacher's pipeline")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    shape = parser.add_argument_group("the student's shape")
+    shape.add_argument("--parameters", type=int, help="the widest network of so many parameters at most")
+    shape.add_argument("--block_out_channels", type=int, nargs="+", help="width of every level")
+    shape.add_argument("--layers_per_block", type=int, nargs="+", help="residual blocks of every level")
+    shape.add_argument("--attention_head_dim", type=int, help="channels of an attention head")
+    shape.add_argument("--mapping_dim", type=int, help="width of the mapping network")
+    shape.add_argument("--preset", choices=PRESETS, help="the widths of a published student")
+    shape.add_argument(
+        "--unet_config", help="JSON file of the whole configuration, of our U-Net or of a stock UNet2DConditionModel"
+    )
+    parser.add_argument(
+        "--told_guidance", type=int, metavar="DIM", help="give it the guidance scale as an input of this width"
+    )
+    parser.add_argument(
+        "--init",
+        choices=("random", "teacher"),
+        default="random",
+        help="random weights, or a selection of the teacher's, whose depth it must then have (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    _check(parser, arguments)
+    return arguments
+
+
+def _check(parser, arguments):
+    given = {name for name, value in vars(arguments).items() if value is not None}
+    if len(given & {"parameters", "block_out_channels", "preset", "unet_config"}) != 1:
+        parser.error("give one of --parameters, --block_out_channels, --preset and --unet_config")
+    details = given & {"layers_per_block", "attention_head_dim", "mapping_dim", "told_guidance"}
+    if "unet_config" in given and details:
+        parser.error(f"--unet_config describes the whole network: leave out {', '.join(sorted(details))}")
+    if "parameters" in given and "mapping_dim" in given:
+        parser.error("--parameters decides on --mapping_dim, too: leave it out")
+    if "parameters" in given and arguments.parameters < 1:
+        parser.error("--parameters must be positive")
+
+
+def make_student(arguments: argparse.Namespace, teacher: CCLDUNet2DConditionModel) -> UNet2DConditionModel:
+    """The network that the arguments ask for, with random weights.
+
+    Raises:
+        ValueError: If there is no such network, or it does not fit the teacher's pipeline.
+    """
+    settings = network_settings(teacher)
+    if arguments.unet_config is not None:
+        name = read_json(arguments.unet_config).get("_class_name", CCLDUNet2DConditionModel.__name__)
+        if name not in ("UNet2DConditionModel", CCLDUNet2DConditionModel.__name__):
+            raise ValueError(f"{arguments.unet_config} describes a {name}; a student is one of the two U-Nets.")
+        student = make_from_json(getattr(diffusers, name), arguments.unet_config)
+    else:
+        for name in ("block_out_channels", "layers_per_block", "attention_head_dim", "mapping_dim"):
+            if getattr(arguments, name) is not None:
+                settings[name] = getattr(arguments, name)
+        settings |= PRESETS.get(arguments.preset, {})
+        settings["time_cond_proj_dim"] = arguments.told_guidance
+        if len(layers := arguments.layers_per_block or ()) == 1:
+            settings["layers_per_block"] = layers[0]
+        if arguments.parameters is not None:
+            settings = narrowed(settings, arguments.parameters)
+        student = CCLDUNet2DConditionModel(**settings)
+    differing = [name for name in BOUND_SETTINGS if student.config[name] != teacher.config[name]]
+    if differing:
+        both = [f"{name} is {student.config[name]} and {teacher.config[name]}" for name in differing]
+        raise ValueError(f"Student and teacher do not share a pipeline: {'; '.join(both)}.")
+    return student
+
+
+def create_student(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    if arguments.output.exists():
+        raise ValueError(f"--output {arguments.output} is there already; give another folder.")
+    teacher = load_components(arguments.teacher, ["unet"])["unet"]
+    torch.manual_seed(arguments.seed)
+    student = make_student(arguments, teacher)
+    if arguments.init == "teacher":
+        if not (isinstance(student, CCLDUNet2DConditionModel) and isinstance(teacher, CCLDUNet2DConditionModel)):
+            raise ValueError("--init teacher selects weights of our U-Net for our U-Net; this student is another one.")
+        select_weights(student, teacher)
+    rest = load_components(arguments.teacher, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, "scheduler"))
+    with folder_moved_into_place(arguments.output) as temporary:
+        CCLDPipeline(unet=student, **rest).save_pretrained(temporary)
+    share = student.num_parameters() / teacher.num_parameters()
+    print(f"parameters: {student.num_parameters():,}, {share:.1%} of the teacher's {teacher.num_parameters():,}")
+    print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_reporting_errors(create_student))

@@ -1,0 +1,255 @@
+#!/usr/bin/env python3
+"""Trains a small U-Net, the student, to say what a large one says, the teacher.
+
+    accelerate launch training/distill.py --config training/configs/distill/student.yaml
+    accelerate launch training/distill.py --teacher DIR --model STUDENT --cache DIR --output_dir DIR
+
+The student comes from training/create_student.py. By default it learns the teacher's predictions and the images; with
+--guidance_scales also to do with one evaluation where guidance needs two, and with --student_steps to paint in few
+steps. Interrupted, it saves a checkpoint and goes on from there with --resume latest, to the bit. The result is a
+pipeline folder with the averaged weights.
+"""
+
+import dataclasses
+from contextlib import closing
+
+import torch
+
+from diffusers_ccld import CCLDPipeline, CCLDScheduler
+from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.distillation import (
+    OtherConditions,
+    Strides,
+    Student,
+    Teacher,
+    draw_guidance_scales,
+    feature_losses,
+    make_projections,
+    stride_velocity,
+)
+from diffusers_ccld.guidance import is_told_guidance
+from diffusers_ccld.latent_cache import model_fingerprint
+from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
+from diffusers_ccld.noise_schedule import t_to_alpha_sigma
+from diffusers_ccld.student import network_settings
+from diffusers_ccld.training_checkpoints import WeightAverage
+from diffusers_ccld.training_config import TrainingConfig, parse_config, setting
+from diffusers_ccld.training_data import (
+    encode_batch,
+    load_training_data,
+    make_batches,
+    make_inputs,
+    training_resolution,
+)
+from diffusers_ccld.training_log import loss_by_quartile
+from diffusers_ccld.training_pipeline import PipelineInTraining
+from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
+from diffusers_ccld.training_run import TrainingRun
+from diffusers_ccld.training_utils import (
+    IMAGE_COMPONENTS,
+    TEXT_COMPONENTS,
+    UNET_COMPONENTS,
+    describe_run,
+    load_components,
+    make_optimizer,
+    read_prompts,
+)
+
+PROMPTS_AT_ONCE = 64
+
+# Of a network that is not trained, by what accelerate calls the precision of one that is.
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclasses.dataclass(kw_only=True)
+class DistillConfig(TrainingConfig):
+    """Settings of this script. `model` is the student's pipeline."""
+
+    teacher: str = setting(dataclasses.MISSING, "folder or Hub name of the teacher's pipeline")
+
+    task_weight: float = setting(1.0, "weight of the error against the images, as in training without a teacher")
+    output_weight: float = setting(1.0, "weight of the error against the teacher's prediction")
+    feature_weight: float = setting(0.0, "weight of the error against the teacher's features, between levels")
+
+    other_conditions: float = setting(0.0, "share of the images for which the teacher is asked with another condition")
+    condition_prompts: str | None = setting(
+        None, "text file of prompts, one on every line, to take other conditions from (default: random directions)"
+    )
+    guidance_scales: list[float] = setting(
+        [], "lowest and highest guidance scale; the student then learns guided predictions, told the scale"
+    )
+    student_steps: int | None = setting(None, "learn to paint in so many DDIM steps")
+    teacher_steps: int | None = setting(None, "DDIM steps of the teacher that they stand for, a multiple")
+
+    def __post_init__(self):
+        super().__post_init__()
+        weights = (self.task_weight, self.output_weight, self.feature_weight)
+        if min(weights) < 0 or not max(self.output_weight, self.feature_weight):
+            raise ValueError(
+                "Weights must not be negative, and output_weight or feature_weight positive: training without a "
+                "teacher is finetune.py's."
+            )
+        if not 0 <= self.other_conditions <= 1:
+            raise ValueError("other_conditions must lie between 0 and 1.")
+        if self.condition_prompts is not None and not self.other_conditions:
+            raise ValueError("condition_prompts needs other_conditions: the share of images that get one.")
+        if self.guidance_scales and (len(self.guidance_scales) != 2 or not self._are_scales(*self.guidance_scales)):
+            raise ValueError("guidance_scales are two numbers, the first at least 1, the second larger.")
+        if (self.student_steps is None) != (self.teacher_steps is None):
+            raise ValueError("student_steps and teacher_steps belong together: give both or neither.")
+        if self.task_weight and (self.guidance_scales or self.student_steps):
+            raise ValueError(
+                "The images do not tell guided predictions, nor long steps: with guidance_scales or student_steps "
+                "give task_weight 0."
+            )
+        if self.feature_weight and self.student_steps:
+            raise ValueError("The teacher has no features of a long step: with student_steps give feature_weight 0.")
+
+    @staticmethod
+    def _are_scales(lowest, highest):
+        return 1 <= lowest < highest < float("inf")
+
+
+def load_prompt_embeds(path: str | None, pipe: CCLDPipeline) -> torch.Tensor | None:
+    """Embeddings (M, D) of the prompts in a file; `None` without one.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if path is None:
+        return None
+    try:
+        prompts = read_prompts(path)
+    except OSError as error:
+        raise ValueError(f"--condition_prompts {path}: there is no such file.") from error
+    batches = [prompts[first : first + PROMPTS_AT_ONCE] for first in range(0, len(prompts), PROMPTS_AT_ONCE)]
+    with torch.no_grad():
+        return torch.cat([pipe.encode_prompt(batch)[0] for batch in batches]).float()
+
+
+def distill(config: DistillConfig) -> None:
+    run = TrainingRun(config)
+    accelerator = run.accelerator
+
+    # Student and teacher
+    components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, *UNET_COMPONENTS))
+    unet = components["unet"]
+    teacher_unet = load_components(config.teacher, ["unet"])["unet"]
+    teacher_fingerprint = model_fingerprint(teacher_unet)
+    # Not by diffusers' own `to`, which warns: what has to stay in float32 does.
+    torch.nn.Module.to(teacher_unet, accelerator.device, PRECISIONS.get(accelerator.mixed_precision, torch.float32))
+    for name in ("in_channels", "out_channels", "cross_attention_dim"):
+        if unet.config[name] != teacher_unet.config[name]:
+            raise ValueError(
+                f"The student's {name} is {unet.config[name]}, the teacher's {teacher_unet.config[name]}: a student "
+                f"has the latents and embeddings of its teacher. Make one with training/create_student.py."
+            )
+    if bool(config.guidance_scales) != is_told_guidance(unet):
+        raise ValueError(
+            "guidance_scales and a student that is told the scale belong together: make one with "
+            "training/create_student.py --told_guidance."
+        )
+    projections = torch.nn.ModuleList()
+    if config.feature_weight:
+        projections = make_projections(unet, teacher_unet)
+    teacher = Teacher(teacher_unet, compares_features=len(projections) > 0)
+    student = Student(unet, projections)
+
+    # What they are asked
+    size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
+    unet.register_to_config(sample_size=latent_shape[-1])
+    strides = None
+    if config.student_steps is not None:
+        # The only sampler whose steps are those that the student learns.
+        scheduler = CCLDScheduler.from_config(components["scheduler"].config, algorithm_type="ddim")
+        strides = Strides(config.student_steps, config.teacher_steps, scheduler.config.timestep_schedule)
+        components["scheduler"] = scheduler
+    pipe = CCLDPipeline(**components).to(accelerator.device)
+    prompt_embeds = load_prompt_embeds(config.condition_prompts, pipe)
+    others = OtherConditions(config.seed, config.other_conditions, prompt_embeds)
+    data = load_training_data(config, accelerator, pipe, size)
+    pipeline = PipelineInTraining(run, pipe, data)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+
+    # Where it goes on from
+    run.identify(
+        {
+            **data.identity,
+            "network": network_settings(unet),
+            "teacher": teacher_fingerprint,
+            "features": len(projections),
+        }
+    )
+    batches = make_batches(config, accelerator, data, size, run.progress)
+    optimizer = make_optimizer(config, [p for p in student.parameters() if p.requires_grad])
+    if config.compile:
+        unet.compile()
+    network, optimizer = accelerator.prepare(student, optimizer)
+    average = WeightAverage(student)
+    run.restore(average, [optimizer])
+    accelerator.print(describe_run(config, accelerator, student, data.num_images, latent_shape))
+    pipeline.prepare_upload()
+    run.begin(data.num_images, data.bad)
+
+    times = TrainingTimes(config.seed)
+    with closing(batches), run:
+        while run.goes_on:
+            for batch, positions in run.micro_batches(batches):
+                draws = draw_for_training(config.seed, times, positions, latent_shape, config.condition_dropout)
+                if strides is not None:
+                    stride_times = strides.times(draws.t)
+                    draws = draws._replace(t=stride_times[0])
+                draws = draws.to(accelerator.device)
+                encoded = encode_batch(batch, pipe, accelerator.device)
+                inputs = make_inputs(encoded, draws, pipe.scheduler, pipe.vae.config.scaling_factor)
+                condition, is_own = others.draw(inputs.condition, positions)
+                scales = None
+                if config.guidance_scales:
+                    scales = draw_guidance_scales(config.seed, positions, *config.guidance_scales)
+                    scales = scales.to(accelerator.device)
+
+                question = (inputs.noisy_latents, inputs.timesteps, condition, scales)
+                with accelerator.autocast():
+                    if strides is None:
+                        wanted = teacher(*question)
+                        velocity = wanted.velocity
+                    else:
+                        stride_times = stride_times.to(accelerator.device)
+                        velocity = stride_velocity(teacher, inputs.noisy_latents, stride_times, condition, scales)
+                with accelerator.accumulate(network):
+                    answer = network(*question)
+                    terms = {"output": v_prediction_losses(answer.velocity, velocity)}
+                    if config.task_weight:
+                        terms["task"] = v_prediction_losses(answer.velocity, inputs.target) * is_own
+                    if config.feature_weight:
+                        terms["feature"] = feature_losses(answer.features, wanted.features)
+                    losses = sum(getattr(config, f"{name}_weight") * term for name, term in terms.items())
+                    weights = 1.0
+                    if config.snr_gamma is not None:
+                        weights = min_snr_weights(*t_to_alpha_sigma(draws.t), config.snr_gamma)
+                    tensors = {**inputs._asdict(), "condition": condition, "velocity": velocity}
+                    all_losses = run.backward((weights * losses).mean(), losses, **tensors)
+                    run.clip_gradient(average.weights.values(), losses=losses, **tensors)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                by_quartile = loss_by_quartile(all_losses, accelerator.gather(draws.t))
+                by_term = accelerator.gather({name: term.detach() for name, term in terms.items()})
+                run.log.add(
+                    len(all_losses),
+                    loss=all_losses.tolist(),
+                    **by_quartile,
+                    **{name: values.tolist() for name, values in by_term.items()},
+                )
+            run.finish_step(config.demo_every, pipeline.paint)
+
+    # What comes of it
+    if run.end():
+        share = unet.num_parameters() / teacher_unet.num_parameters()
+        teacher_fact = f"{config.teacher}, of whose parameters it has {share:.1%}"
+        pipeline.save({"teacher": teacher_fact, "began from": config.model})
+        accelerator.end_training()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_reporting_errors(lambda: distill(parse_config(DistillConfig, __doc__))))
