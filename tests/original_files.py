@@ -94,8 +94,70 @@ def unet_state(size: str, tame: bool = True, seed: int = 0) -> dict[str, torch.T
     return state
 
 
+def _normalised_convolutions(name, ins, outs, shapes):
+    """Shapes of a residual block's tensors."""
+    for i, width in (("1", ins), ("2", outs)):
+        shapes[f"{name}.norm{i}.weight"] = shapes[f"{name}.norm{i}.bias"] = [width]
+        shapes[f"{name}.conv{i}.weight"], shapes[f"{name}.conv{i}.bias"] = [outs, width, 3, 3], [outs]
+    if ins != outs:
+        shapes[f"{name}.nin_shortcut.weight"], shapes[f"{name}.nin_shortcut.bias"] = [outs, ins, 1, 1], [outs]
+
+
+def _attention(name, width, shapes):
+    shapes[f"{name}.norm.weight"] = shapes[f"{name}.norm.bias"] = [width]
+    for part in ("q", "k", "v", "proj_out"):
+        shapes[f"{name}.{part}.weight"], shapes[f"{name}.{part}.bias"] = [width, width, 1, 1], [width]
+
+
+def autoencoder_shapes(kind: str, params: dict) -> dict[str, list[int]]:
+    """Names and shapes of an autoencoder's tensors, as a YAML file's `params` have them made.
+
+    Args:
+        kind: The class's name: AutoencoderKL, VQModel or GumbelVQ.
+        params: `embed_dim`, `ddconfig`, and of models with codes `n_embed`.
+    """
+    dd, shapes = params["ddconfig"], {}
+    widths = [dd["ch"] * multiplier for multiplier in dd["ch_mult"]]
+    z, embed, doubled = dd["z_channels"], params["embed_dim"], 2 if dd["double_z"] else 1
+    has_attention = dd.get("attn_type") != "none"
+    attends = [has_attention and dd["resolution"] // 2**i in dd["attn_resolutions"] for i in range(len(widths))]
+
+    def conv(name, ins, outs, size=3):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = [outs, ins, size, size], [outs]
+
+    def run(name, ins, width, blocks, attended):
+        for i in range(blocks):
+            _normalised_convolutions(f"{name}.block.{i}", ins if i == 0 else width, width, shapes)
+            if attended:
+                _attention(f"{name}.attn.{i}", width, shapes)
+
+    for side, first, last in (("encoder", widths[0], widths[-1]), ("decoder", widths[-1], widths[0])):
+        conv(f"{side}.conv_in", dd["in_channels"] if side == "encoder" else z, first)
+        for i in ("1", "2"):
+            _normalised_convolutions(f"{side}.mid.block_{i}", widths[-1], widths[-1], shapes)
+        if has_attention:
+            _attention(f"{side}.mid.attn_1", widths[-1], shapes)
+        shapes[f"{side}.norm_out.weight"] = shapes[f"{side}.norm_out.bias"] = [last]
+        conv(f"{side}.conv_out", last, doubled * z if side == "encoder" else dd["out_ch"])
+    for i, width in enumerate(widths):
+        run(f"encoder.down.{i}", widths[max(i - 1, 0)], width, dd["num_res_blocks"], attends[i])
+        run(f"decoder.up.{i}", widths[min(i + 1, len(widths) - 1)], width, dd["num_res_blocks"] + 1, attends[i])
+        if i < len(widths) - 1:
+            conv(f"encoder.down.{i}.downsample.conv", width, width)
+        if i > 0:
+            conv(f"decoder.up.{i}.upsample.conv", width, width)
+    conv("quant_conv", doubled * z, doubled * embed, 1)
+    conv("post_quant_conv", embed, z, 1)
+    if kind == "VQModel":
+        shapes["quantize.embedding.weight"] = [params["n_embed"], embed]
+    if kind == "GumbelVQ":
+        shapes["quantize.embed.weight"] = [params["n_embed"], embed]
+        conv("quantize.proj", embed, params["n_embed"], 1)
+    return shapes
+
+
 def autoencoder_state(kind: str, with_loss: bool = True) -> dict[str, torch.Tensor]:
-    """A KL autoencoder's state dict, with a little of its training loss's."""
+    """An autoencoder's state dict, with a little of its training loss's."""
     shapes = read_json("autoencoders")[kind]["keys"]
     state = {name: torch_weight(name, tuple(shape)) for name, shape in shapes.items()}
     if with_loss:
@@ -194,7 +256,9 @@ def write_autoencoder(path: Path, kind: str, bare: bool = False) -> Path:
     state = autoencoder_state(kind)
     torch.save(state if bare else {**lightning_header(), "state_dict": state}, path)
     params = read_json("autoencoders")[kind]["params"]
-    config = {"model": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": params}}
+    library, name = read_json("autoencoders")[kind]["class"].split(".")
+    module = {"ldm": "ldm.models.autoencoder", "taming": "taming.models.vqgan"}[library]
+    config = {"model": {"target": f"{module}.{name}", "params": params}}
     path.with_suffix(".yaml").write_text(yaml.safe_dump(config))
     return path
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -125,23 +124,6 @@ def test_the_student_samples_as_the_original_did(tmp_path):
             assert np.abs(actual[key].astype(int) - expected[key]).max() <= 2
         else:
             assert original_files.relative_error(actual[key], expected[key]) < 2e-3, key
-
-
-@pytest.mark.parametrize("kind", ["kl-f8-tiny", "kl-f8"])
-@torch.no_grad()
-def test_the_autoencoder_is_the_originals(kind, tmp_path):
-    source = original_files.write_autoencoder(tmp_path / "ae.ckpt", kind, bare=True)
-    assert convert("--autoencoder", source, "--autoencoder-scale", "2.55", "--output", tmp_path / "out") == 0
-    vae = AutoencoderKL.from_pretrained(tmp_path / "out" / "vae")
-    assert vae.config.scaling_factor == pytest.approx(1 / 2.55) and not vae.config.force_upcast
-    expected = original_files.reference(f"ae_{kind}")
-    size = original_files.read_json("autoencoders")[kind]["image_size"]
-    latents = vae.encode(torch.tanh(original_files.inputs("ae.image", (1, 3, size, size)))).latent_dist
-    assert original_files.relative_error(latents.mean, expected["mean"]) < 1e-4
-    assert original_files.relative_error(latents.logvar, expected["logvar"]) < 1e-4
-    decoded = vae.decode(original_files.inputs("ae.latent", expected["mean"].shape)).sample
-    stride = size // 64
-    assert original_files.relative_error(decoded[..., ::stride, ::stride], expected["decoded"]) < 1e-4
 
 
 def test_a_training_checkpoint_is_a_whole_pipeline(originals, pipeline_folder, tmp_path):
@@ -388,6 +370,7 @@ def write_yaml(path, content):
 def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
     kl = yaml.safe_load(originals.autoencoder_config.read_text())
     vq = {"model": {**kl["model"], "target": "ldm.models.autoencoder.VQModel"}}
+    dvae = {"model": {**kl["model"], "target": "dall_e.DVAE"}}
     other = json.loads(json.dumps(kl))
     other["model"]["params"]["ddconfig"]["ch_mult"] = [1, 2, 4, 4]
     attention = json.loads(json.dumps(kl))
@@ -413,10 +396,17 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
         (ae, "scale is not known.*--autoencoder-scale"),
         ((*ae, "--autoencoder-scale", "-1"), "positive number"),
         ((*ae, "--autoencoder-scale", "nan"), "positive number"),
-        (("--autoencoder", originals.unet, "--autoencoder-scale", "2.55"), "no KL autoencoder"),
+        (
+            ("--autoencoder", originals.unet, "--autoencoder-scale", "2.55"),
+            "no autoencoder of latent-diffusion",
+        ),
         ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "0.yaml", "model: [")), "no YAML"),
         ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "1.yaml", {"lr": 1})), "describes no autoencoder"),
-        ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "2.yaml", vq)), "VQModel, not"),
+        (
+            (*scaled, "--autoencoder-config", write_yaml(tmp_path / "2.yaml", vq)),
+            "kind is VQModel there",
+        ),
+        ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "6.yaml", dvae)), "describes a dall_e.DVAE"),
         (
             (*scaled, "--autoencoder-config", write_yaml(tmp_path / "3.yaml", other)),
             "does not belong to these weights",

@@ -3,6 +3,7 @@
 from .bundled import default_model
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
 from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from .modeling_gumbel_vq import GumbelVQModel
 from .pipeline_ccld import CCLDPipeline
 from .pipeline_ccld_img2img import CCLDImg2ImgPipeline
 from .pipeline_ccld_inpaint import CCLDInpaintPipeline
@@ -27,6 +28,7 @@ __all__ = [
     "CLOOBTokenizer",
     "CLOOBVisionConfig",
     "CLOOBVisionModelWithProjection",
+    "GumbelVQModel",
     "default_model",
 ]
 

@@ -64,7 +64,12 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--unet", type=Path, metavar="FILE", help="U-Net: a bare state dict or a Lightning training checkpoint")
     add("--cloob", type=Path, metavar="FILE", help="CLOOB pickle")
-    add("--autoencoder", type=Path, metavar="FILE", help="KL autoencoder")
+    add(
+        "--autoencoder",
+        type=Path,
+        metavar="FILE",
+        help="autoencoder, KL or VQ: of latent-diffusion or taming-transformers, bare or in a larger model",
+    )
     add(
         "--cloob-config",
         metavar="NAME|FILE",

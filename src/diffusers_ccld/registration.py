@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
 from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from .modeling_gumbel_vq import GumbelVQModel
 from .original.single_file import unet_from_single_file
 from .pipeline_ccld import CCLDPipeline
 from .pipeline_ccld_img2img import CCLDImg2ImgPipeline
@@ -24,7 +25,7 @@ from .unet_ccld import CCLDUNet2DConditionModel
 
 def register() -> None:
     """Registers all classes; to be called once, at import."""
-    for cls in (CCLDScheduler, CCLDUNet2DConditionModel):
+    for cls in (CCLDScheduler, CCLDUNet2DConditionModel, GumbelVQModel):
         setattr(diffusers, cls.__name__, cls)
     for mapping, cls in (
         (auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING, CCLDPipeline),

@@ -35,7 +35,9 @@ def training_resolution(
     resolution = resolution or sample_size * factor
     if resolution % factor:
         raise ValueError(f"--resolution must be a multiple of {factor}, the autoencoder's factor.")
-    return resolution, (vae.config.latent_channels, resolution // factor, resolution // factor)
+    # A VQ autoencoder's latents are what its codes are nearest to.
+    channels = vae.config.get("vq_embed_dim") or vae.config.latent_channels
+    return resolution, (channels, resolution // factor, resolution // factor)
 
 
 class TrainingData(NamedTuple):

@@ -1,20 +1,37 @@
-"""The original's KL autoencoder: how its size is read off, and what its tensors are called in diffusers.
+"""The autoencoders of latent-diffusion and taming-transformers: what they are, and what diffusers calls their tensors.
 
-After `ldm/models/autoencoder.py` and `ldm/modules/diffusionmodules/model.py` in CompVis/latent-diffusion.
+After `ldm/models/autoencoder.py` and `ldm/modules/diffusionmodules/model.py` in CompVis/latent-diffusion, and
+`taming/models/vqgan.py` and `taming/modules/vqvae/quantize.py` in CompVis/taming-transformers.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
+from diffusers import AutoencoderKL, VQModel
 
+from ..modeling_gumbel_vq import GumbelVQModel
 from .reading import CheckpointError, check_file
 from .tables import Entry
 
-# The perceptual loss and the discriminator of training, which every published file still holds.
-IGNORED = r"loss\..*"
+# What published files still hold of training: perceptual loss and discriminator, averaged weights, a random projection
+# that shows segmentations as colours.
+IGNORED = r"(loss|model_ema)\..*|colorize"
+
+# Under which names a larger model has its autoencoder: a transformer of taming-transformers, a diffusion model of
+# latent-diffusion.
+FIRST_STAGE = "first_stage_model."
+
+# What YAML files call each kind.
+TARGETS = {
+    "ldm.models.autoencoder.AutoencoderKL": AutoencoderKL,
+    "ldm.models.autoencoder.VQModel": VQModel,
+    "ldm.models.autoencoder.VQModelInterface": VQModel,
+    "taming.models.vqgan.VQModel": VQModel,
+    "taming.models.vqgan.GumbelVQ": GumbelVQModel,
+}
 
 ATTENTION = (
     ("norm.weight", "group_norm.weight", "same"),
@@ -37,9 +54,20 @@ RESIDUAL_BLOCK = (
 )
 
 
-def autoencoder_table(num_levels: int, layers_per_block: int) -> list[Entry]:
-    """All tensors that an autoencoder can have, shortcuts and attention that only some have included."""
-    entries = [*_pair("quant_conv", "quant_conv"), *_pair("post_quant_conv", "post_quant_conv")]
+CODES = {
+    AutoencoderKL: (),
+    VQModel: (Entry("quantize.embedding.weight", ("quantize.embedding.weight",)),),
+    GumbelVQModel: (
+        Entry("quantize.embed.weight", ("quantize.embedding.weight",)),
+        Entry("quantize.proj.weight", ("quantize.proj.weight",)),
+        Entry("quantize.proj.bias", ("quantize.proj.bias",)),
+    ),
+}
+
+
+def autoencoder_table(kind: type, num_levels: int, layers_per_block: int) -> list[Entry]:
+    """All tensors that an autoencoder of a kind can have, shortcuts and attention that only some have included."""
+    entries = [*CODES[kind], *_pair("quant_conv", "quant_conv"), *_pair("post_quant_conv", "post_quant_conv")]
     for side in ("encoder", "decoder"):
         for theirs, ours in (("conv_in", "conv_in"), ("norm_out", "conv_norm_out"), ("conv_out", "conv_out")):
             entries += _pair(f"{side}.{theirs}", f"{side}.{ours}")
@@ -74,28 +102,54 @@ def _attention(theirs, ours):
     return [Entry(f"{theirs}.{t}", (f"{ours}.{o}",), layout) for t, o, layout in ATTENTION]
 
 
-def infer_autoencoder_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Reads the arguments of `AutoencoderKL` off the shapes; `sample_size` and `scaling_factor` are not in them.
+class Autoencoder(NamedTuple):
+    """What a state dict holds.
 
-    Raises:
-        CheckpointError: If a tensor that tells the size is missing, so that this is no KL autoencoder.
+    Attributes:
+        kind: `AutoencoderKL`, `VQModel` or `GumbelVQModel`.
+        config: Its arguments; `sample_size` and `scaling_factor` are not in the weights.
     """
 
-    def shape(name):
-        if name not in state or state[name].ndim != 4:
-            raise CheckpointError(f"The file is no KL autoencoder of latent-diffusion: it lacks {name}.")
+    kind: type
+    config: dict[str, Any]
+
+    @property
+    def table(self) -> list[Entry]:
+        """What becomes of its tensors."""
+        config = self.config
+        return autoencoder_table(self.kind, len(config["block_out_channels"]), config["layers_per_block"])
+
+
+def first_stage(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The autoencoder in a state dict that may be a larger model's, and the names of what is left out."""
+    if not any(name.startswith(FIRST_STAGE) for name in state):
+        return dict(state), []
+    inner = {n.removeprefix(FIRST_STAGE): tensor for n, tensor in state.items() if n.startswith(FIRST_STAGE)}
+    return inner, [name for name in state if not name.startswith(FIRST_STAGE)]
+
+
+def infer_autoencoder(state: Mapping[str, torch.Tensor]) -> Autoencoder:
+    """Reads an autoencoder's kind and arguments off the names and shapes of its tensors.
+
+    Raises:
+        CheckpointError: If a tensor that tells them is missing, so that this is no autoencoder, or none that diffusers
+            has.
+    """
+
+    def shape(name, ndim=4):
+        if name not in state or state[name].ndim != ndim:
+            raise CheckpointError(f"The file is no autoencoder of latent-diffusion or taming-transformers: no {name}.")
         return state[name].shape
 
     levels = _count(state, "encoder.down.{}.block.0.conv1.weight")
     widths = tuple(shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels))
-    embed_dim, z_channels = shape("post_quant_conv.weight")[1], shape("post_quant_conv.weight")[0]
-    if shape("quant_conv.weight")[0] != 2 * embed_dim or embed_dim != z_channels:
-        raise CheckpointError(
-            f"The autoencoder has {z_channels} channels but embeddings of {embed_dim}; diffusers' AutoencoderKL has "
-            f"one number for both."
-        )
     has_attention = [f"encoder.down.{level}.attn.0.q.weight" in state for level in range(levels)]
-    return {
+    z_channels, embed_dim = shape("post_quant_conv.weight")[:2]
+    if any(".to_qkv." in name for name in state):
+        raise CheckpointError("The autoencoder has linear attention (attn_type: linear), which diffusers has not.")
+    if levels > 1 and "encoder.down.0.downsample.conv.weight" not in state:
+        raise CheckpointError("The autoencoder resizes without convolutions (resamp_with_conv: false).")
+    config = {
         "in_channels": shape("encoder.conv_in.weight")[1],
         "out_channels": shape("decoder.conv_out.weight")[0],
         "block_out_channels": widths,
@@ -104,7 +158,22 @@ def infer_autoencoder_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any
         "norm_num_groups": 32,
         "down_block_types": tuple("AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in has_attention),
         "up_block_types": tuple("AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in reversed(has_attention)),
+        "mid_block_add_attention": "encoder.mid.attn_1.q.weight" in state,
     }
+    for kind, name in ((VQModel, "quantize.embedding.weight"), (GumbelVQModel, "quantize.embed.weight")):
+        if name in state:
+            num_codes, code_dim = shape(name, 2)
+            if code_dim != embed_dim:
+                raise CheckpointError(f"The autoencoder has codes of {code_dim} numbers, embeddings of {embed_dim}.")
+            return Autoencoder(kind, {**config, "num_vq_embeddings": num_codes, "vq_embed_dim": embed_dim})
+    if shape("quant_conv.weight")[0] != 2 * embed_dim:
+        raise CheckpointError("The autoencoder has neither means and variances, as KL ones, nor codes, as VQ ones.")
+    if embed_dim != z_channels:
+        raise CheckpointError(
+            f"The autoencoder has {z_channels} channels but embeddings of {embed_dim}; diffusers' AutoencoderKL has "
+            f"one number for both."
+        )
+    return Autoencoder(AutoencoderKL, config)
 
 
 def _count(state, pattern):
@@ -112,15 +181,19 @@ def _count(state, pattern):
     while pattern.format(n) in state:
         n += 1
     if n == 0:
-        raise CheckpointError(f"The file is no KL autoencoder of latent-diffusion: it lacks {pattern.format(0)}.")
+        raise CheckpointError(
+            f"The file is no autoencoder of latent-diffusion or taming-transformers: it lacks {pattern.format(0)}."
+        )
     return n
 
 
-def read_autoencoder_yaml(path: str | Path) -> dict[str, Any]:
-    """The `model.params` of an autoencoder's YAML file.
+def read_autoencoder_yaml(path: str | Path) -> tuple[type | None, dict[str, Any]]:
+    """The kind of autoencoder that a YAML file describes, `None` if it does not say, and its `params`.
+
+    Of a transformer's or a diffusion model's file it is the first stage.
 
     Raises:
-        CheckpointError: If the file is missing, or describes no KL autoencoder.
+        CheckpointError: If the file is missing, or describes no autoencoder.
     """
     path = check_file(path)
     try:
@@ -128,46 +201,60 @@ def read_autoencoder_yaml(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: no YAML. ({str(error).partition(chr(10))[0]})") from error
     model = config.get("model") if isinstance(config, dict) else None
-    target = model.get("target", "") if isinstance(model, dict) else ""
     params = model.get("params") if isinstance(model, dict) else None
+    if isinstance(params, dict) and isinstance(params.get("first_stage_config"), dict):
+        model = params["first_stage_config"]
+        params = model.get("params")
     if not isinstance(params, dict) or not isinstance(params.get("ddconfig"), dict):
         raise CheckpointError(f"{path}: the file describes no autoencoder; it has no model.params.ddconfig.")
-    if target and target != "ldm.models.autoencoder.AutoencoderKL":
-        raise CheckpointError(f"{path}: the file describes a {target}, not an ldm.models.autoencoder.AutoencoderKL.")
-    return params
+    target = model.get("target")
+    if target is not None and target not in TARGETS:
+        raise CheckpointError(f"{path}: the file describes a {target}, which is none of {', '.join(TARGETS)}.")
+    return TARGETS.get(target), params
 
 
-def check_against_yaml(config: Mapping[str, Any], params: Mapping[str, Any], path: str | Path) -> None:
+def check_against_yaml(
+    autoencoder: Autoencoder, kind: type | None, params: Mapping[str, Any], path: str | Path
+) -> None:
     """Compares what the weights and what the YAML file say.
 
     Raises:
         CheckpointError: If they disagree, so that the two files do not belong together.
     """
-    dd = params["ddconfig"]
+    config, dd = autoencoder.config, params["ddconfig"]
     levels = len(config["block_out_channels"])
-    has_attention = [block_type.startswith("Attn") for block_type in config["down_block_types"]]
+    has_codes = autoencoder.kind is not AutoencoderKL
     ours = {
+        "kind": autoencoder.kind.__name__,
         "ch × ch_mult": list(config["block_out_channels"]),
         "num_res_blocks": config["layers_per_block"],
         "z_channels": config["latent_channels"],
-        "embed_dim": config["latent_channels"],
+        "embed_dim": config["vq_embed_dim"] if has_codes else config["latent_channels"],
         "in_channels": config["in_channels"],
         "out_ch": config["out_channels"],
-        "attention by level": has_attention,
-        "double_z": True,
+        "attention by level": [block_type.startswith("Attn") for block_type in config["down_block_types"]],
+        "attention in the middle": config["mid_block_add_attention"],
+        "double_z": not has_codes,
         "resamp_with_conv": True,
+        "n_embed": config["num_vq_embeddings"] if has_codes else None,
     }
     try:
+        attends = dd.get("attn_type", "vanilla") != "none"
         theirs = {
+            "kind": (kind or autoencoder.kind).__name__,
             "ch × ch_mult": [dd["ch"] * m for m in dd["ch_mult"]],
             "num_res_blocks": dd["num_res_blocks"],
             "z_channels": dd["z_channels"],
             "embed_dim": params["embed_dim"],
             "in_channels": dd["in_channels"],
             "out_ch": dd["out_ch"],
-            "attention by level": [dd["resolution"] // 2**i in dd["attn_resolutions"] for i in range(levels)],
-            "double_z": dd["double_z"],
+            "attention by level": [
+                attends and dd["resolution"] // 2**i in dd["attn_resolutions"] for i in range(levels)
+            ],
+            "attention in the middle": attends,
+            "double_z": dd.get("double_z", True),
             "resamp_with_conv": dd.get("resamp_with_conv", True),
+            "n_embed": params["n_embed"] if has_codes else None,
         }
         if not isinstance(dd["resolution"], int) or dd["resolution"] < 1:
             raise TypeError(f"resolution {dd['resolution']!r}")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoModel, DiffusionPipeline
 from PIL import Image
 
 from ..modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
@@ -26,7 +26,7 @@ def check_conversion(folder: Path) -> dict[str, str]:
     for name, (model_class, run) in RUNS.items():
         if not (folder / name).is_dir():
             continue
-        model = getattr(pipe, name) if pipe is not None else model_class.from_pretrained(folder / name)
+        model = getattr(pipe, name) if pipe is not None else model_class.from_pretrained(str(folder / name))
         _require_finite(name, run(model.float()))
         results[name] = "loaded and run"
     if pipe is not None:
@@ -53,8 +53,8 @@ def _run_unet(unet):
 
 def _run_vae(vae):
     size = 2 ** (len(vae.config.block_out_channels) + 2)
-    latents = vae.encode(torch.zeros(1, vae.config.in_channels, size, size)).latent_dist.mode()
-    return vae.decode(latents).sample
+    encoded = vae.encode(torch.zeros(1, vae.config.in_channels, size, size))
+    return vae.decode(encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents).sample
 
 
 def _run_text_encoder(text_encoder):
@@ -68,7 +68,7 @@ def _run_image_encoder(image_encoder):
 
 RUNS = {
     "unet": (CCLDUNet2DConditionModel, _run_unet),
-    "vae": (AutoencoderKL, _run_vae),
+    "vae": (AutoModel, _run_vae),
     "text_encoder": (CLOOBTextModelWithProjection, _run_text_encoder),
     "image_encoder": (CLOOBVisionModelWithProjection, _run_image_encoder),
 }

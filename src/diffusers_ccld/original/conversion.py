@@ -14,7 +14,6 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
 
 from ..configuration_cloob import CLOOBConfig
@@ -23,7 +22,7 @@ from ..pipeline_ccld import CCLDPipeline
 from ..processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..scheduling_ccld import CCLDScheduler
 from ..unet_ccld import CCLDUNet2DConditionModel
-from . import autoencoder as kl
+from .autoencoder import IGNORED, check_against_yaml, first_stage, infer_autoencoder, read_autoencoder_yaml
 from .check import check_conversion
 from .cloob import (
     HEAD_DIM,
@@ -83,7 +82,8 @@ def convert(
         unet: U-Net, bare or in a Lightning training checkpoint, whose autoencoder and CLOOB then serve where none
             is given.
         cloob: CLOOB pickle.
-        autoencoder: KL autoencoder, bare or under `state_dict`.
+        autoencoder: Autoencoder of latent-diffusion or taming-transformers, KL or VQ, bare or under `state_dict`, or
+            within a larger model.
         cloob_config: Name of a published CLOOB configuration or a JSON file; by default read off the weights.
         autoencoder_config: The autoencoder's YAML file, to check against; by default all is read off the weights.
         autoencoder_scale: What latents are multiplied with before decoding; by default the preset's, else the
@@ -191,16 +191,22 @@ def plan_unet(source: Source, preset: str | None, dtype: torch.dtype) -> list[Pl
 
 def plan_vae(source: Source, yaml_file: str | Path | None, scale: Scale, dtype: torch.dtype) -> list[Plan]:
     """The autoencoder."""
-    config = kl.infer_autoencoder_config(source.state)
+    source.state, left_out = first_stage(source.state)
+    source.ignored += left_out
+    autoencoder = infer_autoencoder(source.state)
     resolution = 256
     if yaml_file is not None:
-        params = kl.read_autoencoder_yaml(yaml_file)
-        kl.check_against_yaml(config, params, yaml_file)
+        kind, params = read_autoencoder_yaml(yaml_file)
+        check_against_yaml(autoencoder, kind, params, yaml_file)
         resolution = params["ddconfig"]["resolution"]
-    table = kl.autoencoder_table(len(config["block_out_channels"]), config["layers_per_block"])
-    scaling_factor = 1 / scale.value
-    model = _empty(AutoencoderKL, **config, sample_size=resolution, scaling_factor=scaling_factor, force_upcast=False)
-    return [Plan("vae", model, fill(model, source, table, kl.IGNORED, dtype))]
+    model = _empty(
+        autoencoder.kind,
+        **autoencoder.config,
+        sample_size=resolution,
+        scaling_factor=1 / scale.value,
+        force_upcast=False,
+    )
+    return [Plan("vae", model, fill(model, source, autoencoder.table, IGNORED, dtype))]
 
 
 def plan_cloob(source: Source, config: CLOOBConfig, dtype: torch.dtype) -> list[Plan]:
