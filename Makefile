@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
 STAMP := $(VENV)/built-from-$(RECIPE)
 
-.PHONY: paint test test-slow suites quality style wheel default-model clean
+.PHONY: paint test test-slow fuzz suites quality style wheel default-model clean
 
 paint: $(STAMP)  ## paint four pictures with the model that comes with the package
 	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
@@ -19,6 +19,9 @@ test: $(STAMP)  ## the test suite, on two cores: one thread a process, or they w
 
 test-slow: $(STAMP)  ## the tests that take minutes or gigabytes, for a nightly run
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/mutated_files.py --count 500
 
 suites: $(STAMP)  ## diffusers' own suites, from a checkout: make suites DIFFUSERS=path
 	@test -d "$(DIFFUSERS)/tests/pipelines" || { echo "Give DIFFUSERS=path of a checkout of diffusers." >&2; exit 2; }

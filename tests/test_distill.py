@@ -10,8 +10,11 @@ from test_guidance import STOCK
 
 import diffusers_ccld.training_utils
 from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
-from diffusers_ccld.latent_cache import model_fingerprint
+from diffusers_ccld.distillation import Teacher
+from diffusers_ccld.guidance import predict_velocity
+from diffusers_ccld.latent_cache import LatentCache, model_fingerprint
 from diffusers_ccld.training_log import read_log
+from diffusers_ccld.unet_ccld import MappingNetwork
 from scripts import run, run_here
 from training_processes import assert_same, kill_and_resume
 
@@ -108,7 +111,7 @@ def test_the_teacher_stays_as_it_is(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(diffusers_ccld.training_utils, "load_components", spy)
     assert run_here(SCRIPT, *arguments(tmp_path / "run", **EVERYTHING)) == 0
     (teacher,) = [components["unet"] for components in loaded if list(components) == ["unet"]]
-    (student,) = [components["unet"] for components in loaded if len(components) > 1]
+    (student,) = [components["unet"] for components in loaded if "unet" in components and len(components) > 1]
     before = CCLDUNet2DConditionModel.from_pretrained(arguments(tmp_path)[1], subfolder="unet")
     assert model_fingerprint(teacher) == model_fingerprint(before) != model_fingerprint(student)
 
@@ -128,37 +131,63 @@ def test_weights_count(arguments, tmp_path):
         assert entry["loss"] == pytest.approx(terms, rel=1e-5)
 
 
-def test_guidance_is_distilled(arguments, told_folder, tmp_path):
-    options = {"model": told_folder, "task_weight": 0, "guidance_scales": (1, 8), "max_steps": 150}
-    options |= {"learning_rate": 3e-3, "checkpointing_steps": 1000}
+def test_guidance_is_distilled(arguments, told_folder, trainable_folder, cache, tmp_path):
+    """The student heeds the scale: what it changes is what guidance changes."""
+    options = {"model": told_folder, "task_weight": 0, "max_guidance_scale": 8, "max_steps": 400}
+    options |= {"learning_rate": 1e-2, "ema_decays": 0.9, "ema_decay_starts": 0, "checkpointing_steps": 1000}
+    options |= {"train_batch_size": 8, "max_grad_norm": 1}
     assert run_here(SCRIPT, *arguments(tmp_path / "run", **options)) == 0
     losses = [entry["output"] for entry in read_log(tmp_path / "run" / "metrics.jsonl")]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
-    pipe = DiffusionPipeline.from_pretrained(tmp_path / "run" / "pipeline")
-    assert pipe.unet.mapping.guidance.weight.abs().max() > 0
+    student = DiffusionPipeline.from_pretrained(tmp_path / "run" / "pipeline").unet
+    teacher = Teacher(CCLDUNet2DConditionModel.from_pretrained(trainable_folder, subfolder="unet"))
+    images = LatentCache(cache, seed=0).__getitems__(range(24))
+    noisy = 0.45 * 2.0 * images["latent_mean"] + 0.89 * torch.randn(24, 4, 4, 4)  # at t = 0.7
+    question, scales = (noisy, torch.full((24,), 699.0), images["image_embeds"][:, None]), torch.full((24,), 8.0)
+    with torch.no_grad():
+        told = predict_velocity(student, *question, scales) - predict_velocity(student, *question)
+        wanted = teacher(*question, scales).velocity - teacher(*question).velocity
+    assert torch.cosine_similarity(told.flatten(), wanted.flatten(), dim=0) > 0.3
 
 
 def test_steps_are_distilled_of_a_guided_teacher(arguments, told_folder, tmp_path):
-    options = {"model": told_folder, "teacher": told_folder, "task_weight": 0, "guidance_scales": (1, 8)}
-    options |= {"student_steps": 2, "teacher_steps": 4, "demo_every": 1, "demo_inference_steps": 2}
+    options = {"model": told_folder, "teacher": told_folder, "task_weight": 0, "max_guidance_scale": 8}
+    options |= {"student_steps": 2, "teacher_steps": 4, "demo_every": 1, "demo_inference_steps": None}
     assert run_here(SCRIPT, *arguments(tmp_path / "run", **options)) == 0
     pipe = DiffusionPipeline.from_pretrained(tmp_path / "run" / "pipeline")
     assert pipe.scheduler.config.algorithm_type == "ddim"
-    calls = []
-    pipe.unet.register_forward_hook(lambda *_: calls.append(1))
+    assert "num_inference_steps=2" in (tmp_path / "run" / "pipeline" / "README.md").read_text()
+    rows = []
+    pipe.unet.register_forward_hook(lambda module, arguments, output: rows.append(len(output[0])))
     pipe.set_progress_bar_config(disable=True)
     pipe("a fox", num_inference_steps=2)
-    assert len(calls) == 2
+    assert rows == [1, 1]
 
 
-def test_conditions_from_prompts(arguments, tmp_path):
+def test_the_settings_of_a_run_can_be_read_back(arguments, tmp_path):
+    assert run_here(SCRIPT, *arguments(tmp_path / "run", max_steps=1)) == 0
+    again = ("--config", tmp_path / "run" / "config.yaml", "--output_dir", tmp_path / "again")
+    assert run_here(SCRIPT, *again) == 0
+    assert all(torch.equal(a, b) for a, b in zip(*(weights_of(tmp_path / n).values() for n in ("run", "again"))))
+
+
+def test_conditions_from_prompts(arguments, student_folder, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a fox\nfog\n")
     options = {"other_conditions": 1, "condition_prompts": prompts}
     assert run_here(SCRIPT, *arguments(tmp_path / "run", **options)) == 0
-    assert run_here(SCRIPT, *arguments(tmp_path / "turned", other_conditions=1)) == 0
-    a, b = (read_log(tmp_path / name / "metrics.jsonl")[0]["output"] for name in ("run", "turned"))
-    assert a != b
+    asked = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: asked.append(inputs[0]) if isinstance(module, MappingNetwork) else None
+    )
+    try:
+        options |= {"condition_dropout": 0, "max_steps": 1, "gradient_accumulation_steps": 4}
+        assert run_here(SCRIPT, *arguments(tmp_path / "spied", **options)) == 0
+    finally:
+        hook.remove()
+    known = CCLDPipeline.from_pretrained(student_folder).encode_prompt(["a fox", "fog"])[0]
+    distances = torch.cdist(torch.cat(asked), known).amin(dim=1)
+    assert len(distances) == 32 and distances.max() < 1e-2
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -166,7 +195,7 @@ def test_a_stock_student(told, arguments, trainable_folder, tmp_path):
     unet = UNet2DConditionModel(**STOCK, time_cond_proj_dim=16 if told else None)
     options = {"model": save_student(trainable_folder, tmp_path / "student", unet)}
     if told:
-        options |= {"task_weight": 0, "guidance_scales": (1, 4)}
+        options |= {"task_weight": 0, "max_guidance_scale": 4}
     assert run_here(SCRIPT, *arguments(tmp_path / "run", demo_every=2, **options)) == 0
     folder = tmp_path / "run" / "pipeline"
     assert type(UNet2DConditionModel.from_pretrained(folder / "unet")) is UNet2DConditionModel
@@ -209,6 +238,9 @@ def test_another_teacher_is_another_run(arguments, student_folder, tmp_path, cap
 
 # Wrong input
 
+STEPS = {"student_steps": 4, "teacher_steps": 8, "max_guidance_scale": 8, "task_weight": 0}
+STEPS |= {"demo_inference_steps": None}
+
 
 @pytest.mark.parametrize(
     "options, message",
@@ -218,24 +250,39 @@ def test_another_teacher_is_another_run(arguments, student_folder, tmp_path, cap
         ({"other_conditions": 1.5}, "between 0 and 1"),
         ({"condition_prompts": "missing.txt"}, "needs other_conditions"),
         ({"condition_prompts": "missing.txt", "other_conditions": 0.5}, "there is no such file"),
-        ({"guidance_scales": (1, 8)}, "give task_weight 0"),
-        ({"guidance_scales": (1, 8), "task_weight": 0}, "--told_guidance"),
-        ({"guidance_scales": (3,), "task_weight": 0}, "two numbers"),
-        ({"guidance_scales": (0.5, 3), "task_weight": 0}, "at least 1"),
+        ({"max_guidance_scale": 8}, "give task_weight 0"),
+        ({"max_guidance_scale": 8, "task_weight": 0}, "--told_guidance"),
+        ({"max_guidance_scale": 1, "task_weight": 0}, "larger than 1"),
         ({"student_steps": 4}, "belong together"),
-        ({"student_steps": 4, "teacher_steps": 6, "task_weight": 0}, "multiple of student_steps"),
-        ({"student_steps": 4, "teacher_steps": 8, "task_weight": 0, "feature_weight": 1}, "give feature_weight 0"),
-        ({"teacher": "nowhere"}, "the unet cannot be loaded"),
+        ({"student_steps": 4, "teacher_steps": 8}, "needs max_guidance_scale"),
+        ({**STEPS, "teacher_steps": 6}, "multiple of student_steps"),
+        ({**STEPS, "feature_weight": 1}, "give feature_weight 0"),
+        ({**STEPS, "snr_gamma": 5}, "leave it out"),
+        ({**STEPS, "demo_inference_steps": 7}, "can only be student_steps"),
+        ({"teacher": "nowhere"}, "nowhere: the vae cannot be loaded"),
     ],
 )
-def test_wrong_settings_are_refused(options, message, arguments, tmp_path, capsys):
+def test_wrong_settings_are_refused(options, message, arguments, told_folder, tmp_path, capsys):
+    if "student_steps" in options:
+        options = {"model": told_folder, **options}
     assert run_here(SCRIPT, *arguments(tmp_path / "run", **options)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_student_of_another_pipeline_is_refused(arguments, trainable_folder, tmp_path, capsys):
-    unet = CCLDUNet2DConditionModel(**SMALL, cross_attention_dim=64)
-    other = save_student(trainable_folder, tmp_path / "student", unet)
-    assert run_here(SCRIPT, *arguments(tmp_path / "run", model=other)) == 2
-    assert "cross_attention_dim is 64, the teacher's 512" in capsys.readouterr().err
+@pytest.mark.parametrize("change", ["autoencoder", "scale"])
+def test_a_student_of_another_pipeline_is_refused(change, arguments, student_folder, tmp_path, capsys):
+    pipe = CCLDPipeline.from_pretrained(student_folder)
+    if change == "autoencoder":
+        pipe.vae.encoder.conv_in.weight.data.mul_(1.1)
+    else:
+        pipe.vae.register_to_config(scaling_factor=0.3)
+    pipe.save_pretrained(tmp_path / "student")
+    assert run_here(SCRIPT, *arguments(tmp_path / "run", model=tmp_path / "student")) == 2
+    assert "differs from the teacher's" in capsys.readouterr().err
+
+
+def test_finetuning_refuses_a_network_that_is_told_the_scale(arguments, told_folder, cache, tmp_path, capsys):
+    options = ("--model", told_folder, "--cache", cache, "--output_dir", tmp_path / "run")
+    assert run_here("training/finetune.py", *options) == 2
+    assert "use distill.py" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -146,7 +146,7 @@ def test_a_single_step_of_the_teacher_is_its_own_velocity(unet):
     assert torch.allclose(velocity, wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [(4, 6), (0, 4)])
+@pytest.mark.parametrize("steps", [(4, 6), (0, 4), (4, 0), (4, -4)])
 def test_strides_of_unequal_length_are_refused(steps):
     with pytest.raises(ValueError, match="multiple of student_steps"):
         Strides(*steps, "spliced")
@@ -190,10 +190,10 @@ def test_prompts_are_drawn_from_all_of_them():
 
 
 def test_guidance_scales_cover_their_range_whatever_the_batch():
-    scales = draw_guidance_scales(3, range(500), 1, 8)
+    scales = draw_guidance_scales(3, range(500), 8)
     assert 1 <= scales.min() < 1.2 and 7.8 < scales.max() <= 8
-    assert torch.equal(scales[10:20], draw_guidance_scales(3, range(10, 20), 1, 8))
-    assert not torch.equal(scales[10:20], draw_guidance_scales(4, range(10, 20), 1, 8))
+    assert torch.equal(scales[10:20], draw_guidance_scales(3, range(10, 20), 8))
+    assert not torch.equal(scales[10:20], draw_guidance_scales(4, range(10, 20), 8))
 
 
 def test_an_answer_without_features(unet):

@@ -95,7 +95,13 @@ def test_a_network_that_is_told_insists_on_it():
     with pytest.raises(ValueError, match=r"timestep_cond.*None.*\(2, 16\)"):
         make_unet("ours")(noisy, timesteps, condition)
     with pytest.raises(ValueError, match=r"timestep_cond.*\(2, 16\).*None"):
-        make_unet("ours", None)(noisy, timesteps, condition, torch.zeros(2, 16))
+        make_unet("ours", None)(noisy, timesteps, condition, timestep_cond=torch.zeros(2, 16))
+
+
+@pytest.mark.parametrize("width", [-2, 0, 1, 2, 5])
+def test_embeddings_that_would_tell_nothing_are_refused(width):
+    with pytest.raises(ValueError, match=f"time_cond_proj_dim={width}"):
+        make_unet("ours", width)
 
 
 def test_saving_and_loading(told, tmp_path):

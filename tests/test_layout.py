@@ -34,6 +34,7 @@ TRAINING_MODULES = [
     "data",
     "distillation",
     "latent_cache",
+    "latent_scale",
     "pictures",
     "reconstruction_losses",
     "student",

@@ -56,6 +56,8 @@ def test_a_budget_is_used_and_not_exceeded(budget):
 
 
 def test_a_budget_that_no_network_meets_is_refused():
+    with pytest.raises(ValueError, match="no smaller network"):
+        narrowed(TEACHER, 10**9)
     with pytest.raises(ValueError, match=r"narrowest network with heads of 16 channels has .* more than 1,000"):
         narrowed(TEACHER, 1000)
 
@@ -111,12 +113,33 @@ def test_what_the_teacher_lacks_begins_at_zero():
     select_weights(student, teacher)
     assert student.mapping.guidance.weight.abs().max() == 0
     inputs = torch.randn(2, 4, 4, 4), 500, torch.randn(2, 512)
-    assert torch.equal(student(*inputs, torch.randn(2, 8)).sample, teacher(*inputs).sample)
+    assert torch.equal(student(*inputs, timestep_cond=torch.randn(2, 8)).sample, teacher(*inputs).sample)
 
 
-@pytest.mark.parametrize("change", [{"layers_per_block": 1}, {"block_out_channels": (128, 128)}])
+def test_a_teacher_that_is_told_the_scale_begins_one_that_is():
+    settings = TEACHER | {"time_cond_proj_dim": 8}
+    teacher, student = CCLDUNet2DConditionModel(**settings), CCLDUNet2DConditionModel(**settings)
+    select_weights(student, teacher)
+    assert torch.equal(student.mapping.guidance.weight, teacher.mapping.guidance.weight)
+    student = CCLDUNet2DConditionModel(**TEACHER | {"time_cond_proj_dim": 4})  # of other frequencies
+    select_weights(student, teacher)
+    assert student.mapping.guidance.weight.abs().max() == 0
+    student = CCLDUNet2DConditionModel(**TEACHER)
+    select_weights(student, teacher)
+    assert torch.equal(student.fourier.weight, teacher.fourier.weight)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers_per_block": 1},
+        {"block_out_channels": (128, 128)},
+        {"attention_head_dim": 8},
+        {"attention_head_dim": 32, "block_out_channels": (32, 64)},
+    ],
+)
 def test_other_depths_and_wider_students_are_refused(change):
-    with pytest.raises(ValueError, match="the same layers, none of them narrower"):
+    with pytest.raises(ValueError, match=r"the same layers|Whole heads"):
         select_weights(CCLDUNet2DConditionModel(**(TEACHER | change)), CCLDUNet2DConditionModel(**TEACHER))
 
 
@@ -148,7 +171,8 @@ def test_a_student_with_the_teachers_weights(teacher_folder, tmp_path):
 
 def test_a_stock_student_needs_none_of_our_classes(teacher_folder, tmp_path):
     config = tmp_path / "stock.json"
-    config.write_text(json.dumps({"_class_name": "UNet2DConditionModel", **STOCK}))
+    shape = {name: value for name, value in STOCK.items() if name != "sample_size"}  # it is the teacher's
+    config.write_text(json.dumps({"_class_name": "UNet2DConditionModel", **shape}))
     assert create(teacher_folder, tmp_path / "student", "--unet_config", config) == 0
     assert type(UNet2DConditionModel.from_pretrained(tmp_path / "student" / "unet")) is UNet2DConditionModel
     pipe = DiffusionPipeline.from_pretrained(tmp_path / "student")
@@ -163,6 +187,9 @@ def test_a_stock_student_needs_none_of_our_classes(teacher_folder, tmp_path):
         ((), "give one of --parameters"),
         (("--parameters", 9, "--preset", "wikiart-mini"), "give one of --parameters"),
         (("--parameters", 0), "must be positive"),
+        (("--parameters", 10**9), "no smaller network"),
+        (("--block_out_channels", 32, 64, "--attention_head_dim", 0), "must be positive"),
+        (("--block_out_channels", 32, 64, "--told_guidance", 3), "waves come in pairs"),
         (("--parameters", 10**5, "--mapping_dim", 64), "leave it out"),
         (("--parameters", 1000), "narrowest network"),
         (("--block_out_channels", 30, 60), "multiple of attention_head_dim"),
@@ -183,11 +210,18 @@ def test_students_of_another_pipeline_are_refused(teacher_folder, tmp_path, caps
     for settings, message in (
         ({"_class_name": "UNet2DConditionModel", **STOCK, "cross_attention_dim": 64}, "cross_attention_dim is 64"),
         ({"_class_name": "AutoencoderKL"}, "describes a AutoencoderKL"),
+        ({"_class_name": "UNet2DConditionModel", **STOCK, "num_class_embeds": 4}, "cannot be evaluated"),
         ({"_class_name": "UNet2DConditionModel", **STOCK}, "--init teacher selects weights of our U-Net"),
     ):
         config.write_text(json.dumps(settings))
         assert create(teacher_folder, tmp_path / "student", "--unet_config", config, "--init", "teacher") == 2
         assert message in capsys.readouterr().err
+
+
+def test_of_a_stock_teacher_nothing_can_be_narrowed(trainable_folder, tmp_path, capsys):
+    CCLDPipeline.from_pretrained(trainable_folder, unet=UNet2DConditionModel(**STOCK)).save_pretrained(tmp_path / "t")
+    assert create(tmp_path / "t", tmp_path / "student", "--parameters", 100_000) == 2
+    assert "give --unet_config" in capsys.readouterr().err
 
 
 def test_what_is_there_is_not_overwritten(teacher_folder, tmp_path, capsys):

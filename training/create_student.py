@@ -19,7 +19,9 @@ from diffusers import UNet2DConditionModel
 
 from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.errors import first_line
 from diffusers_ccld.files import folder_moved_into_place
+from diffusers_ccld.guidance import predict_velocity
 from diffusers_ccld.student import narrowed, network_settings, select_weights
 from diffusers_ccld.training_utils import IMAGE_COMPONENTS, TEXT_COMPONENTS, load_components, make_from_json, read_json
 
@@ -68,8 +70,10 @@ def _check(parser, arguments):
         parser.error(f"--unet_config describes the whole network: leave out {', '.join(sorted(details))}")
     if "parameters" in given and "mapping_dim" in given:
         parser.error("--parameters decides on --mapping_dim, too: leave it out")
-    if "parameters" in given and arguments.parameters < 1:
-        parser.error("--parameters must be positive")
+    for name in given & {"parameters", "block_out_channels", "layers_per_block", "attention_head_dim", "mapping_dim"}:
+        value = getattr(arguments, name)
+        if min(value if isinstance(value, list) else [value]) < 1:
+            parser.error(f"--{name} must be positive")
 
 
 def make_student(arguments: argparse.Namespace, teacher: CCLDUNet2DConditionModel) -> UNet2DConditionModel:
@@ -80,16 +84,22 @@ def make_student(arguments: argparse.Namespace, teacher: CCLDUNet2DConditionMode
     """
     settings = network_settings(teacher)
     if arguments.unet_config is not None:
-        name = read_json(arguments.unet_config).get("_class_name", CCLDUNet2DConditionModel.__name__)
+        config = read_json(arguments.unet_config)
+        name = config.get("_class_name", CCLDUNet2DConditionModel.__name__)
         if name not in ("UNet2DConditionModel", CCLDUNet2DConditionModel.__name__):
             raise ValueError(f"{arguments.unet_config} describes a {name}; a student is one of the two U-Nets.")
         student = make_from_json(getattr(diffusers, name), arguments.unet_config)
+        if "sample_size" not in config:
+            student.register_to_config(sample_size=teacher.config.sample_size)
+    elif not isinstance(teacher, CCLDUNet2DConditionModel):
+        raise ValueError("The teacher is no U-Net of ours, whose shape could be narrowed: give --unet_config.")
     else:
         for name in ("block_out_channels", "layers_per_block", "attention_head_dim", "mapping_dim"):
             if getattr(arguments, name) is not None:
                 settings[name] = getattr(arguments, name)
         settings |= PRESETS.get(arguments.preset, {})
-        settings["time_cond_proj_dim"] = arguments.told_guidance
+        if arguments.told_guidance is not None:
+            settings["time_cond_proj_dim"] = arguments.told_guidance
         if len(layers := arguments.layers_per_block or ()) == 1:
             settings["layers_per_block"] = layers[0]
         if arguments.parameters is not None:
@@ -99,7 +109,24 @@ def make_student(arguments: argparse.Namespace, teacher: CCLDUNet2DConditionMode
     if differing:
         both = [f"{name} is {student.config[name]} and {teacher.config[name]}" for name in differing]
         raise ValueError(f"Student and teacher do not share a pipeline: {'; '.join(both)}.")
+    try_once(student)
     return student
+
+
+@torch.no_grad()
+def try_once(student: UNet2DConditionModel) -> None:
+    """Evaluates a network as the pipeline will.
+
+    Raises:
+        ValueError: If it wants other inputs than a pipeline has for it.
+    """
+    config = student.config
+    size = 2 ** (len(config.block_out_channels) + 1)
+    noisy, condition = torch.zeros(1, config.in_channels, size, size), torch.zeros(1, 1, config.cross_attention_dim)
+    try:
+        predict_velocity(student, noisy, torch.zeros(1), condition)
+    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(f"The network cannot be evaluated as pipelines do it: {first_line(error)}") from error
 
 
 def create_student(argv: list[str] | None = None) -> None:

@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Trains a small U-Net, the student, to say what a large one says, the teacher.
 
-    accelerate launch training/distill.py --config training/configs/distill/student.yaml
+    accelerate launch training/distill.py --teacher DIR --model STUDENT --dataset FOLDER --output_dir DIR
     accelerate launch training/distill.py --teacher DIR --model STUDENT --cache DIR --output_dir DIR
 
 The student comes from training/create_student.py. By default it learns the teacher's predictions and the images; with
---guidance_scales also to do with one evaluation where guidance needs two, and with --student_steps to paint in few
-steps. Interrupted, it saves a checkpoint and goes on from there with --resume latest, to the bit. The result is a
-pipeline folder with the averaged weights.
+--max_guidance_scale to do with one evaluation where guidance needs two, with --student_steps to paint in few steps.
+Interrupted, it saves a checkpoint and goes on from there with --resume latest, to the bit. The result is a pipeline
+folder with the averaged weights.
 """
 
 import dataclasses
+import math
 from contextlib import closing
+from typing import Any
 
 import torch
 
@@ -31,7 +33,6 @@ from diffusers_ccld.guidance import is_told_guidance
 from diffusers_ccld.latent_cache import model_fingerprint
 from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
 from diffusers_ccld.noise_schedule import t_to_alpha_sigma
-from diffusers_ccld.student import network_settings
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_config import TrainingConfig, parse_config, setting
 from diffusers_ccld.training_data import (
@@ -52,6 +53,7 @@ from diffusers_ccld.training_utils import (
     describe_run,
     load_components,
     make_optimizer,
+    network_identity,
     read_prompts,
 )
 
@@ -75,8 +77,8 @@ class DistillConfig(TrainingConfig):
     condition_prompts: str | None = setting(
         None, "text file of prompts, one on every line, to take other conditions from (default: random directions)"
     )
-    guidance_scales: list[float] = setting(
-        [], "lowest and highest guidance scale; the student then learns guided predictions, told the scale"
+    max_guidance_scale: float | None = setting(
+        None, "learn guided predictions, told the scale, of all scales from 1 to this (default: unguided ones)"
     )
     student_steps: int | None = setting(None, "learn to paint in so many DDIM steps")
     teacher_steps: int | None = setting(None, "DDIM steps of the teacher that they stand for, a multiple")
@@ -93,21 +95,45 @@ class DistillConfig(TrainingConfig):
             raise ValueError("other_conditions must lie between 0 and 1.")
         if self.condition_prompts is not None and not self.other_conditions:
             raise ValueError("condition_prompts needs other_conditions: the share of images that get one.")
-        if self.guidance_scales and (len(self.guidance_scales) != 2 or not self._are_scales(*self.guidance_scales)):
-            raise ValueError("guidance_scales are two numbers, the first at least 1, the second larger.")
+        if self.max_guidance_scale is not None and not 1 < self.max_guidance_scale < math.inf:
+            raise ValueError("max_guidance_scale must be larger than 1.")
         if (self.student_steps is None) != (self.teacher_steps is None):
             raise ValueError("student_steps and teacher_steps belong together: give both or neither.")
-        if self.task_weight and (self.guidance_scales or self.student_steps):
-            raise ValueError(
-                "The images do not tell guided predictions, nor long steps: with guidance_scales or student_steps "
-                "give task_weight 0."
-            )
-        if self.feature_weight and self.student_steps:
-            raise ValueError("The teacher has no features of a long step: with student_steps give feature_weight 0.")
+        if self.task_weight and self.max_guidance_scale is not None:
+            raise ValueError("The images do not tell guided predictions: with max_guidance_scale give task_weight 0.")
+        if self.student_steps is not None:
+            self._check_steps()
 
-    @staticmethod
-    def _are_scales(lowest, highest):
-        return 1 <= lowest < highest < float("inf")
+    def _check_steps(self):
+        if self.max_guidance_scale is None:
+            raise ValueError(
+                "student_steps needs max_guidance_scale: long steps cannot be guided afterwards, by combining them."
+            )
+        if self.feature_weight:
+            raise ValueError("The teacher has no features of a long step: with student_steps give feature_weight 0.")
+        if self.snr_gamma is not None:
+            raise ValueError("With snr_gamma the first of the student's steps would not be learnt: leave it out.")
+        if self.demo_inference_steps not in (self.student_steps, TrainingConfig.demo_inference_steps):
+            raise ValueError(f"demo_inference_steps can only be student_steps, {self.student_steps}.")
+        self.demo_inference_steps = self.student_steps
+
+
+def require_same_pipeline(components: dict[str, Any], teacher: str) -> None:
+    """Makes sure that student and teacher speak of the same latents and embeddings.
+
+    Raises:
+        ValueError: If the teacher's pipeline has another autoencoder or image encoder.
+    """
+    theirs = load_components(teacher, ("vae", "image_encoder"))
+    factors = [parts["vae"].config.scaling_factor for parts in (components, theirs)]
+    differing = [
+        name for name, part in theirs.items() if model_fingerprint(part) != model_fingerprint(components[name])
+    ]
+    if differing or factors[0] != factors[1]:
+        raise ValueError(
+            f"The student's {' and '.join(differing) or 'scaling factor'} differs from the teacher's, so that they do "
+            f"not speak of the same pictures. Make a student with training/create_student.py --teacher {teacher}."
+        )
 
 
 def load_prompt_embeds(path: str | None, pipe: CCLDPipeline) -> torch.Tensor | None:
@@ -134,21 +160,16 @@ def distill(config: DistillConfig) -> None:
     # Student and teacher
     components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, *UNET_COMPONENTS))
     unet = components["unet"]
+    if (config.max_guidance_scale is not None) != is_told_guidance(unet):
+        raise ValueError(
+            "max_guidance_scale and a student that is told the scale belong together: make one with "
+            "training/create_student.py --told_guidance."
+        )
+    require_same_pipeline(components, config.teacher)
     teacher_unet = load_components(config.teacher, ["unet"])["unet"]
     teacher_fingerprint = model_fingerprint(teacher_unet)
     # Not by diffusers' own `to`, which warns: what has to stay in float32 does.
     torch.nn.Module.to(teacher_unet, accelerator.device, PRECISIONS.get(accelerator.mixed_precision, torch.float32))
-    for name in ("in_channels", "out_channels", "cross_attention_dim"):
-        if unet.config[name] != teacher_unet.config[name]:
-            raise ValueError(
-                f"The student's {name} is {unet.config[name]}, the teacher's {teacher_unet.config[name]}: a student "
-                f"has the latents and embeddings of its teacher. Make one with training/create_student.py."
-            )
-    if bool(config.guidance_scales) != is_told_guidance(unet):
-        raise ValueError(
-            "guidance_scales and a student that is told the scale belong together: make one with "
-            "training/create_student.py --told_guidance."
-        )
     projections = torch.nn.ModuleList()
     if config.feature_weight:
         projections = make_projections(unet, teacher_unet)
@@ -167,8 +188,8 @@ def distill(config: DistillConfig) -> None:
     pipe = CCLDPipeline(**components).to(accelerator.device)
     prompt_embeds = load_prompt_embeds(config.condition_prompts, pipe)
     others = OtherConditions(config.seed, config.other_conditions, prompt_embeds)
+    pipeline = PipelineInTraining(run, pipe)
     data = load_training_data(config, accelerator, pipe, size)
-    pipeline = PipelineInTraining(run, pipe, data)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
 
@@ -176,9 +197,12 @@ def distill(config: DistillConfig) -> None:
     run.identify(
         {
             **data.identity,
-            "network": network_settings(unet),
+            "network": network_identity(unet),
             "teacher": teacher_fingerprint,
             "features": len(projections),
+            "guidance": config.max_guidance_scale,
+            "steps": [config.student_steps, config.teacher_steps],
+            "conditions": [config.other_conditions, len(prompt_embeds) if prompt_embeds is not None else None],
         }
     )
     batches = make_batches(config, accelerator, data, size, run.progress)
@@ -188,7 +212,7 @@ def distill(config: DistillConfig) -> None:
     network, optimizer = accelerator.prepare(student, optimizer)
     average = WeightAverage(student)
     run.restore(average, [optimizer])
-    accelerator.print(describe_run(config, accelerator, student, data.num_images, latent_shape))
+    accelerator.print(describe_run(config, accelerator, student, data.num_images, latent_shape, teacher_unet))
     pipeline.prepare_upload()
     run.begin(data.num_images, data.bad)
 
@@ -205,8 +229,8 @@ def distill(config: DistillConfig) -> None:
                 inputs = make_inputs(encoded, draws, pipe.scheduler, pipe.vae.config.scaling_factor)
                 condition, is_own = others.draw(inputs.condition, positions)
                 scales = None
-                if config.guidance_scales:
-                    scales = draw_guidance_scales(config.seed, positions, *config.guidance_scales)
+                if config.max_guidance_scale is not None:
+                    scales = draw_guidance_scales(config.seed, positions, config.max_guidance_scale)
                     scales = scales.to(accelerator.device)
 
                 question = (inputs.noisy_latents, inputs.timesteps, condition, scales)
@@ -228,26 +252,31 @@ def distill(config: DistillConfig) -> None:
                     weights = 1.0
                     if config.snr_gamma is not None:
                         weights = min_snr_weights(*t_to_alpha_sigma(draws.t), config.snr_gamma)
-                    tensors = {**inputs._asdict(), "condition": condition, "velocity": velocity}
+                    tensors = {**inputs._asdict(), "asked": condition, "answer": velocity}
+                    if scales is not None:
+                        tensors["scales"] = scales
                     all_losses = run.backward((weights * losses).mean(), losses, **tensors)
                     run.clip_gradient(average.weights.values(), losses=losses, **tensors)
                     optimizer.step()
                     optimizer.zero_grad()
                 by_quartile = loss_by_quartile(all_losses, accelerator.gather(draws.t))
                 by_term = accelerator.gather({name: term.detach() for name, term in terms.items()})
-                run.log.add(
-                    len(all_losses),
-                    loss=all_losses.tolist(),
-                    **by_quartile,
-                    **{name: values.tolist() for name, values in by_term.items()},
-                )
+                if "task" in by_term:  # the mean of the images that were asked about
+                    by_term["task"] = by_term["task"][accelerator.gather(is_own)]
+                by_term = {name: values.tolist() for name, values in by_term.items()}
+                run.log.add(len(all_losses), loss=all_losses.tolist(), **by_quartile, **by_term)
             run.finish_step(config.demo_every, pipeline.paint)
 
     # What comes of it
     if run.end():
         share = unet.num_parameters() / teacher_unet.num_parameters()
         teacher_fact = f"{config.teacher}, of whose parameters it has {share:.1%}"
-        pipeline.save({"teacher": teacher_fact, "began from": config.model})
+        facts = {"teacher": teacher_fact, "began from": config.model}
+        if config.max_guidance_scale is not None:
+            facts["guidance"] = f"told the scale, 1 to {config.max_guidance_scale:g}: one evaluation a step"
+        if config.student_steps is not None:
+            facts["sampling"] = f"num_inference_steps={config.student_steps}; it has learnt no others"
+        pipeline.save(data, facts)
         accelerator.end_training()
 
 

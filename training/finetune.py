@@ -13,10 +13,10 @@ from contextlib import closing
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.guidance import is_told_guidance
 from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
 from diffusers_ccld.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.original.training_state import read_training_state
-from diffusers_ccld.student import network_settings
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_config import TrainingConfig, parse_config, setting
 from diffusers_ccld.training_data import (
@@ -39,6 +39,7 @@ from diffusers_ccld.training_utils import (
     make_from_json,
     make_lora_config,
     make_optimizer,
+    network_identity,
 )
 
 
@@ -78,17 +79,18 @@ def finetune(config: FinetuneConfig) -> None:
     size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
     unet.register_to_config(sample_size=latent_shape[-1])
     pipe = CCLDPipeline(**components).to(accelerator.device)
-    data = load_training_data(config, accelerator, pipe, size)
-    pipeline = PipelineInTraining(run, pipe, data)
-    network_config = network_settings(unet)
+    pipeline = PipelineInTraining(run, pipe)
+    if is_told_guidance(unet):
+        raise ValueError("The U-Net is told the guidance scale, which is learnt from a teacher alone: use distill.py.")
     if config.lora_rank:
         unet.requires_grad_(False)
         unet.add_adapter(make_lora_config(config))
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
+    data = load_training_data(config, accelerator, pipe, size)
 
     # Where it goes on from
-    run.identify({**data.identity, "network": network_config, "lora": [config.lora_rank, config.lora_alpha]})
+    run.identify({**data.identity, "network": network_identity(unet), "lora": [config.lora_rank, config.lora_alpha]})
     batches = make_batches(config, accelerator, data, size, run.progress)
     optimizer = make_optimizer(config, [p for p in unet.parameters() if p.requires_grad])
     original = None
@@ -133,7 +135,7 @@ def finetune(config: FinetuneConfig) -> None:
     # What comes of it
     if run.end():
         began = config.original_checkpoint or config.unet_config or config.model
-        pipeline.save({"began from": began}, "lora" if config.lora_rank else "pipeline")
+        pipeline.save(data, {"began from": began}, "lora" if config.lora_rank else "pipeline")
         accelerator.end_training()
 
 

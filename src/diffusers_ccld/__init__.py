@@ -10,6 +10,7 @@ from .pipeline_ccld_inpaint import CCLDInpaintPipeline
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .registration import register
 from .scheduling_ccld import CCLDScheduler
+from .standalone import save_standalone
 from .unet_ccld import CCLDUNet2DConditionModel
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "CLOOBVisionModelWithProjection",
     "GumbelVQModel",
     "default_model",
+    "save_standalone",
 ]
 
 register()

@@ -22,6 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, add_arguments, run, description in (
         ("sample", add_sample_arguments, sample, "paint from prompts"),
         ("convert", add_convert_arguments, convert, "convert the original's checkpoints to a diffusers folder"),
+        ("inspect", add_inspect_arguments, inspect, "tell what a file or folder is"),
+        ("export", add_export_arguments, export, "write the original's checkpoints of a diffusers folder"),
     ):
         command = commands.add_parser(name, help=description, description=run.__doc__)
         add_arguments(command)
@@ -35,6 +37,13 @@ def convert_main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=convert.__doc__)
     add_convert_arguments(parser)
     return run_reporting_errors(convert, parser.parse_args(argv))
+
+
+def export_main(argv: list[str] | None = None) -> int:
+    """Entry point of `conversion/export_ckpt.py`; gives the exit status."""
+    parser = argparse.ArgumentParser(description=export.__doc__)
+    add_export_arguments(parser)
+    return run_reporting_errors(export, parser.parse_args(argv))
 
 
 def run_reporting_errors(run: Callable[..., None], *args: object) -> int:
@@ -83,7 +92,14 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="what latents are multiplied with before decoding (default: the preset's, else the U-Net file's)",
     )
-    add("--preset", choices=sorted(PRESETS), help="a published model, for what its files do not say")
+    add(
+        "--preset",
+        choices=sorted(PRESETS),
+        help="a published model, for what its files do not say; without files, its own are downloaded",
+    )
+    add(
+        "--source-dir", type=Path, metavar="DIR", help="take the preset's files from this folder, do not download them"
+    )
     add(
         "--ema",
         action=argparse.BooleanOptionalAction,
@@ -92,12 +108,13 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="precision to save in (default: fp32)")
     add("--overwrite", action="store_true", help="replace components that the folder has already")
+    add("--standalone", action="store_true", help="add the code that lets the folder be used without this package")
     add("--output", type=Path, metavar="DIR", required=True, help="folder to write")
 
 
 def convert(args: argparse.Namespace) -> None:
     """Convert the original's checkpoints to a diffusers folder. Give any of --unet, --cloob and --autoencoder; all
-    three make a pipeline, and so does a training checkpoint that has all three inside."""
+    three make a pipeline, and so does a training checkpoint that has all three inside, and a --preset alone."""
     from .original.conversion import REPORT_NAME
     from .original.conversion import convert as convert_files
 
@@ -111,6 +128,44 @@ def convert(args: argparse.Namespace) -> None:
     for name, result in report["check"].items():
         print(f"check of {name}: {result}")
     print(f"wrote {args.output} (details in {args.output / REPORT_NAME})")
+
+
+# export
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="pipeline folder")
+    add("--unet", type=Path, metavar="FILE", help="write the U-Net to this file, as a bare state dict")
+    add("--autoencoder", type=Path, metavar="FILE", help="write the autoencoder to this file, its YAML file beside it")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write files that the original's scripts and notebooks read, of a folder's U-Net and autoencoder. The file of the
+    U-Net has the autoencoder's scale inside."""
+    from .original.export import export as export_files
+
+    for path in export_files(args.folder, args.unet, args.autoencoder):
+        print(f"wrote {path}")
+
+
+# inspect
+
+
+def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", type=Path, metavar="FILE|DIR", help="checkpoint of the original's, or folder of diffusers"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Tell what a file or folder is, and what to do with it. Nothing in it is run."""
+    from .original.inspection import as_lines
+    from .original.inspection import inspect as inspect_path
+
+    facts = inspect_path(args.path)
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(as_lines(facts)))
 
 
 # sample

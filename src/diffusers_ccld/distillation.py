@@ -168,7 +168,7 @@ class Strides:
     """
 
     def __init__(self, num_steps: int, teacher_steps: int, schedule: str):
-        if num_steps < 1 or teacher_steps % num_steps:
+        if not 1 <= num_steps <= teacher_steps or teacher_steps % num_steps:
             raise ValueError(f"teacher_steps={teacher_steps} must be a multiple of student_steps={num_steps}.")
         self.num_steps, self.substeps = num_steps, teacher_steps // num_steps
         self._times = torch.cat([sampling_times(teacher_steps, schedule), torch.zeros(1)]).float()
@@ -257,7 +257,7 @@ class OtherConditions:
         return math.cos(angle) * own + math.sin(angle) * length * F.normalize(direction, dim=0)
 
 
-def draw_guidance_scales(seed: int, positions: range, lowest: float, highest: float) -> torch.Tensor:
-    """Uniform guidance scales for each of N positions, (N,), float32."""
-    draws = [generator_at(seed, Purpose.GUIDANCE, position).uniform(lowest, highest) for position in positions]
+def draw_guidance_scales(seed: int, positions: range, highest: float) -> torch.Tensor:
+    """Uniform guidance scales from 1, which is no guidance, up, for each of N positions: (N,), float32."""
+    draws = [generator_at(seed, Purpose.GUIDANCE, position).uniform(1, highest) for position in positions]
     return torch.tensor(draws, dtype=torch.float32)

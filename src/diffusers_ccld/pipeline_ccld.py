@@ -523,7 +523,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
             raise ValueError(f"Callbacks can get {self._callback_tensor_inputs}, not {sorted(unknown)}.")
         if not is_finite_number(eta) or not 0 <= eta <= 1:
             raise ValueError(f"eta={eta!r} must be a number in [0, 1].")
-        if eta and isinstance(self.scheduler, CCLDScheduler) and not self.scheduler.accepts_eta(eta):
+        if eta and hasattr(self.scheduler, "accepts_eta") and not self.scheduler.accepts_eta(eta):
             raise ValueError(f'eta={eta} is an option of "ddim", not of "{self.scheduler.config.algorithm_type}".')
         self.prepare_extra_step_kwargs(None, eta)  # raises if the scheduler does not take eta
         prompts.check(self.unet.config.cross_attention_dim, self._has_image_encoder)

@@ -5,7 +5,10 @@ classes of its components in a module of `diffusers.pipelines` of the name that 
 has a hook for third parties, so importing this package puts its public names there. transformers has proper ones.
 """
 
+import functools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import diffusers
 from diffusers.pipelines import auto_pipeline
@@ -14,6 +17,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
 from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .modeling_gumbel_vq import GumbelVQModel
+from .original.presets import REPOSITORIES
 from .original.single_file import unet_from_single_file
 from .pipeline_ccld import CCLDPipeline
 from .pipeline_ccld_img2img import CCLDImg2ImgPipeline
@@ -21,6 +25,23 @@ from .pipeline_ccld_inpaint import CCLDInpaintPipeline
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
 from .unet_ccld import CCLDUNet2DConditionModel
+
+
+def download_pipeline(
+    download: Callable[..., str], cls: type[diffusers.DiffusionPipeline], pretrained_model_name: str, **kwargs: Any
+) -> str:
+    """diffusers' download of a pipeline, but for repositories of which it would only say that they hold none.
+
+    Raises:
+        ValueError: If it is one with the original's files.
+    """
+    preset = REPOSITORIES.get(str(pretrained_model_name))
+    if preset is not None:
+        raise ValueError(
+            f"{pretrained_model_name} holds the original's files, not a pipeline of diffusers. Convert them once: "
+            f"`ccld convert --preset {preset} --output DIR`, and load the folder DIR."
+        )
+    return download(cls, pretrained_model_name, **kwargs)
 
 
 def register() -> None:
@@ -38,6 +59,9 @@ def register() -> None:
     # The parent's would look for a Stable Diffusion U-Net in the file. It stands here because the U-Net's module
     # knows nothing of the original's formats.
     CCLDUNet2DConditionModel.from_single_file = classmethod(unet_from_single_file)
+    diffusers.DiffusionPipeline.download = classmethod(
+        functools.partial(download_pipeline, diffusers.DiffusionPipeline.download.__func__)
+    )
     diffusers.pipelines.diffusers_ccld = sys.modules[__package__]
 
     for config_class, model_class in (

@@ -9,6 +9,7 @@ from .unet_ccld import CCLDUNet2DConditionModel
 
 # Widths are tried from the teacher's own down, in so many equal steps.
 WIDTH_STEPS = 512
+GUIDANCE_WEIGHT = "mapping.guidance.weight"
 MAPPING_MULTIPLE = 16
 
 
@@ -32,20 +33,19 @@ def narrowed(settings: dict[str, Any], max_parameters: int) -> dict[str, Any]:
 
     Args:
         settings: Configuration of a CCLD U-Net; its `attention_head_dim` is what widths stay multiples of.
-        max_parameters: The budget.
+        max_parameters: The budget, smaller than the teacher.
 
     Raises:
-        ValueError: If no such network is small enough.
+        ValueError: If no such network is small enough, or the teacher is.
     """
     head_dim, tried = settings["attention_head_dim"], []
+    if count_parameters(settings) <= max_parameters:
+        raise ValueError(f"A budget of {max_parameters:,} parameters asks for no smaller network than there is.")
     for step in range(WIDTH_STEPS, 0, -1):
         share = step / WIDTH_STEPS
-        candidate = settings | {
-            "block_out_channels": [
-                max(round(share * width / head_dim), 1) * head_dim for width in settings["block_out_channels"]
-            ],
-            "mapping_dim": max(round(share * settings["mapping_dim"] / MAPPING_MULTIPLE), 1) * MAPPING_MULTIPLE,
-        }
+        widths = [max(int(share * width / head_dim), 1) * head_dim for width in settings["block_out_channels"]]
+        mapping_dim = max(int(share * settings["mapping_dim"] / MAPPING_MULTIPLE), 1) * MAPPING_MULTIPLE
+        candidate = settings | {"block_out_channels": widths, "mapping_dim": mapping_dim}
         if candidate not in tried:
             tried.append(candidate)
             if count_parameters(candidate) <= max_parameters:
@@ -68,27 +68,31 @@ def select_weights(student: CCLDUNet2DConditionModel, teacher: CCLDUNet2DConditi
     After "Initializing Models with Larger Ones" (Xu et al. 2024): of every tensor the evenly spread elements, which
     are the same channels wherever a channel is read or written. Beyond the paper, attention keeps whole heads, and
     weights are multiplied by √(inputs of the teacher / inputs of the student), so that sums of fewer terms are as
-    large. What the teacher does not have, the input of a guidance scale, begins at zero.
+    large. An input for the guidance scale that the teacher does not have begins at zero.
 
     Args:
         student: The student; its weights are replaced.
         teacher: A network of as many levels and blocks.
 
     Raises:
-        ValueError: If their depths differ.
+        ValueError: If their depths differ, or something of the student is larger.
     """
     theirs = teacher.state_dict()
-    new = {"mapping.guidance.weight"} - theirs.keys()
-    if student.state_dict().keys() - new != theirs.keys() - {"mapping.guidance.weight"} or any(
-        theirs[name].shape[axis] < size
-        for name, p in student.named_parameters()
-        if name not in new
-        for axis, size in enumerate(p.shape)
+    is_same_input = student.config.time_cond_proj_dim == teacher.config.time_cond_proj_dim
+    selectable = {n: p for n, p in student.named_parameters() if is_same_input or n != GUIDANCE_WEIGHT}
+    has_same_layers = student.state_dict().keys() - {GUIDANCE_WEIGHT} == theirs.keys() - {GUIDANCE_WEIGHT}
+    if not has_same_layers or any(
+        size > theirs[name].shape[axis] for name, p in selectable.items() for axis, size in enumerate(p.shape)
     ):
         raise ValueError("Weights can be selected from a teacher of the same layers, none of them narrower.")
     head_dims = (student.config.attention_head_dim, teacher.config.attention_head_dim)
+    both_widths = zip(student.config.block_out_channels, teacher.config.block_out_channels)
+    if head_dims[0] > head_dims[1] or any(w // head_dims[0] > t // head_dims[1] for w, t in both_widths):
+        raise ValueError(
+            "Whole heads can be selected from a teacher with as many in each level, none of them narrower."
+        )
     for name, parameter in student.named_parameters():
-        if name in new:
+        if name not in selectable:
             parameter.zero_()
             continue
         selected = theirs[name]

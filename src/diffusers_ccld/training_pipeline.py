@@ -19,14 +19,13 @@ class PipelineInTraining:
     Args:
         run: The run; its settings are a `TrainingConfig`.
         pipe: The pipeline, with the U-Net that is trained, not wrapped.
-        data: The run's images.
 
     Raises:
         ValueError: If the settings' prompts cannot be read.
     """
 
-    def __init__(self, run: TrainingRun, pipe: DiffusionPipeline, data: TrainingData):
-        self.run, self.pipe, self.unet, self.data = run, pipe, pipe.unet, data
+    def __init__(self, run: TrainingRun, pipe: DiffusionPipeline):
+        self.run, self.pipe, self.unet = run, pipe, pipe.unet
         self.prompts = read_prompts(run.config.demo_prompts)
         self._make_whole = functools.partial(type(pipe.unet).from_config, network_settings(pipe.unet))
         self._grid = None
@@ -60,17 +59,18 @@ class PipelineInTraining:
             self.pipe.unet = self.unet
             self.run.show("demo", self._grid)
 
-    def save(self, facts: Mapping[str, str], name: str = "pipeline") -> None:
+    def save(self, data: TrainingData, facts: Mapping[str, str], name: str = "pipeline") -> None:
         """Saves the pipeline with the averaged weights, and uploads it if asked; all processes have to take part.
 
         Args:
+            data: The run's images.
             facts: What the card tells of this training beside what it tells of all.
             name: Of the folder in the run's.
 
         Raises:
             OSError: If it cannot be written.
         """
-        run, config, data = self.run, self.run.config, self.data
+        run, config = self.run, self.run.config
         if config.demo_every and run.step < run.first_step:  # there was nothing left to train
             self.paint()
         with self._averaged() as averaged:

@@ -48,7 +48,7 @@ TIME_LABELS = ("t < 1/4", "1/4 ≤ t < 1/2", "1/2 ≤ t < 3/4", "t ≥ 3/4")
 def plot_losses(log: Path, path: Path) -> None:
     """Plots the losses of a diffusion model's log, whole and by quarter of the time, as a PNG file."""
     labels = {f"loss_t{i}": label for i, label in enumerate(TIME_LABELS)}
-    plot_log(log, path, {"loss": "all", **labels}, "mean squared error of v")
+    plot_log(log, path, {"loss": "all", **labels}, "loss")
 
 
 def plot_log(

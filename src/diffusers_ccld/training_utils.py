@@ -153,7 +153,7 @@ def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
         try:
             components[name] = loaders[name](model, subfolder=name)
         except OSError as error:
-            raise ValueError(f"--model {model}: the {name} cannot be loaded. ({first_line(error)})") from error
+            raise ValueError(f"{model}: the {name} cannot be loaded. ({first_line(error)})") from error
         if name == "unet":
             components[name].train()
         elif isinstance(components[name], torch.nn.Module):
@@ -211,6 +211,11 @@ def make_lora_config(config: Any) -> "LoraConfig":
 
     alpha = config.lora_rank if config.lora_alpha is None else config.lora_alpha
     return LoraConfig(r=config.lora_rank, lora_alpha=alpha, target_modules=LORA_MODULES)
+
+
+def network_identity(unet: torch.nn.Module) -> dict[str, Any]:
+    """What a run's checkpoints know a network by: its settings, but those that are not set."""
+    return {key: value for key, value in unet.config.items() if not key.startswith("_") and value is not None}
 
 
 def describe_hardware(accelerator: Accelerator) -> str:
@@ -289,8 +294,18 @@ def describe_run(
     network: torch.nn.Module,
     num_images: int | None,
     latent_shape: tuple[int, int, int],
+    teacher: torch.nn.Module | None = None,
 ) -> str:
-    """What a run is going to do, in lines of text, with a warning if the network is large for its images."""
+    """What a run is going to do, in lines of text, with a warning if the network is large for its images.
+
+    Args:
+        config: The run's settings.
+        accelerator: The run's accelerator.
+        network: What is trained, not wrapped.
+        num_images: How many images there are; `None` if that is not known.
+        latent_shape: (C, H, W) of their latents.
+        teacher: A frozen network beside it.
+    """
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     total = sum(p.numel() for p in network.parameters())
     per_step = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
@@ -302,7 +317,8 @@ def describe_run(
         lines.append(f"images: {num_images:,}, {per_step} a step; {config.max_steps:,} steps are {epochs:.1f} epochs")
     # The weights in float32; of the trained ones gradient, average and AdamW's two moments, too.
     moments = 2 if config.optimizer == "adamw8bit" else 8
-    gib = (4 * total + (4 + 4 + moments) * trained) / 2**30
+    frozen = sum(p.numel() * p.element_size() for p in teacher.parameters()) if teacher is not None else 0
+    gib = (4 * total + (4 + 4 + moments) * trained + frozen) / 2**30
     lines.append(f"memory: {gib:.2f} GiB for weights and optimiser, and activations beside them")
     latents = math.inf if num_images is None else num_images * math.prod(latent_shape)
     if trained > MOST_PARAMETERS_PER_LATENT * latents:

@@ -257,6 +257,8 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
             )
         if len(depths) != len(widths) or any(depth < 1 for depth in depths):
             raise ValueError(f"layers_per_block={layers_per_block}: needs a positive number for each of {widths}.")
+        if time_cond_proj_dim is not None and (time_cond_proj_dim < 4 or time_cond_proj_dim % 2):
+            raise ValueError(f"time_cond_proj_dim={time_cond_proj_dim}: waves come in pairs; give 4 or more.")
 
         self.mapping = MappingNetwork(cross_attention_dim, mapping_dim, time_cond_proj_dim)
         self.fourier = FourierFeatures(INPUT_TIME_FEATURES)
@@ -301,8 +303,8 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
         encoder_hidden_states: torch.Tensor,
-        timestep_cond: torch.Tensor | None = None,
         return_dict: bool = True,
+        timestep_cond: torch.Tensor | None = None,
     ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
         """Predicts v.
 
@@ -310,9 +312,9 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
             sample: Noisy latents, (N, `in_channels`, H, W); H and W multiples of 8 with the default four levels.
             timestep: In diffusers' units, one number or (N,): the continuous time is t = (timestep + 1) / 1000.
             encoder_hidden_states: CLOOB embeddings, (N, D) or (N, 1, D), of any length; zeros for no condition.
+            return_dict: Whether to return an output object in place of a tuple.
             timestep_cond: Embeddings of the guidance scale, (N, `time_cond_proj_dim`), of
                 `guidance.guidance_scale_embedding`; `None` for a network that is not told the scale.
-            return_dict: Whether to return an output object in place of a tuple.
 
         Returns:
             `UNet2DConditionOutput` whose `sample` is v, (N, `out_channels`, H, W); or a tuple with just that.

@@ -187,6 +187,15 @@ def _count(state, pattern):
     return n
 
 
+class PlainLoader(yaml.SafeLoader):
+    """Reads YAML without aliases, by which a short file can describe an endless one."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it refers to parts of itself")
+        return super().compose_node(parent, index)
+
+
 def read_autoencoder_yaml(path: str | Path) -> tuple[type | None, dict[str, Any]]:
     """The kind of autoencoder that a YAML file describes, `None` if it does not say, and its `params`.
 
@@ -197,8 +206,8 @@ def read_autoencoder_yaml(path: str | Path) -> tuple[type | None, dict[str, Any]
     """
     path = check_file(path)
     try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        config = yaml.load(path.read_text(), PlainLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path}: no YAML. ({str(error).partition(chr(10))[0]})") from error
     model = config.get("model") if isinstance(config, dict) else None
     params = model.get("params") if isinstance(model, dict) else None

@@ -18,9 +18,11 @@ from tqdm.auto import tqdm
 
 from ..configuration_cloob import CLOOBConfig
 from ..modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from ..modeling_gumbel_vq import GumbelVQModel
 from ..pipeline_ccld import CCLDPipeline
 from ..processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..scheduling_ccld import CCLDScheduler
+from ..standalone import write_code
 from ..unet_ccld import CCLDUNet2DConditionModel
 from .autoencoder import IGNORED, check_against_yaml, first_stage, infer_autoencoder, read_autoencoder_yaml
 from .check import check_conversion
@@ -33,6 +35,7 @@ from .cloob import (
     load_cloob_config,
     split_cloob,
 )
+from .downloads import preset_files
 from .presets import PRESETS
 from .reading import CheckpointError, sha256
 from .scale import Scale, choose_scale, stored_scale, warn_of_other_scale
@@ -66,9 +69,11 @@ def convert(
     autoencoder_config: str | Path | None = None,
     autoencoder_scale: float | None = None,
     preset: str | None = None,
+    source_dir: str | Path | None = None,
     ema: bool = True,
     dtype: str = "fp32",
     overwrite: bool = False,
+    standalone: bool = False,
     warn: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Converts any of a U-Net, a CLOOB and an autoencoder to the subfolders of a diffusers folder.
@@ -88,10 +93,12 @@ def convert(
         autoencoder_config: The autoencoder's YAML file, to check against; by default all is read off the weights.
         autoencoder_scale: What latents are multiplied with before decoding; by default the preset's, else the
             U-Net file's.
-        preset: Name of a published model, for what its files do not say.
+        preset: Name of a published model, for what its files do not say. Without any files, its own are downloaded.
+        source_dir: Folder to take the preset's files from, under their published names, in place of downloading them.
         ema: Whether to take the averaged weights of a training checkpoint, or the raw ones.
         dtype: "fp32", "fp16" or "bf16".
         overwrite: Whether components that the folder has already may be replaced.
+        standalone: Whether to add the code that lets the folder be used without this package; it has to be whole then.
         warn: What is told of things to know that do not stop the conversion.
 
     Returns:
@@ -101,8 +108,15 @@ def convert(
         CheckpointError: If a file is not what it should be, or the scale cannot be told.
     """
     output = Path(output).resolve()
-    _check_arguments(unet, cloob, autoencoder, autoencoder_scale, preset, ema, dtype)
+    has_files = any(file is not None for file in (unet, cloob, autoencoder))
+    _check_arguments(has_files, unet, autoencoder_scale, preset, source_dir, ema, dtype)
     earlier = _earlier_report(output)
+    if not has_files:
+        if not overwrite and (existing := [name for name in COMPONENTS if (output / name).exists()]):
+            raise CheckpointError(f"{output} has {', '.join(existing)} already; give --overwrite to replace them.")
+        files = preset_files(preset, source_dir)
+        unet, cloob, autoencoder = files["unet"], files["cloob"], files["autoencoder"]
+        autoencoder_config = autoencoder_config or files["autoencoder_config"]
     sources = find_sources(unet, cloob, autoencoder, ema)
     for option, value, source in (
         ("--autoencoder-config", autoencoder_config, "vae"),
@@ -128,6 +142,8 @@ def convert(
         config = _cloob_config(sources["cloob"], cloob_config, preset, warn)
         plans += plan_cloob(sources["cloob"], config, DTYPES[dtype])
     _check_widths(plans)
+    if standalone and len(plans) < len(COMPONENTS):
+        raise CheckpointError("--standalone needs a whole pipeline at once: U-Net, CLOOB and autoencoder.")
     existing = [plan.name for plan in plans if (output / plan.name).exists()]
     if existing and not overwrite:
         raise CheckpointError(f"{output} has {', '.join(existing)} already; give --overwrite to replace them.")
@@ -150,6 +166,9 @@ def convert(
             if all((folder / name).is_dir() for name in COMPONENTS):
                 _write_model_index(folder)
                 written.append("model_index.json")
+            if standalone:
+                write_code(folder)
+                written.append("pipeline.py")
             report["check"] = check_conversion(folder)
             (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n")
             _move_into_place(folder, [*written, REPORT_NAME], output)
@@ -160,10 +179,12 @@ def convert(
     return report
 
 
-def _check_arguments(unet, cloob, autoencoder, autoencoder_scale, preset, ema, dtype):
-    if unet is None and cloob is None and autoencoder is None:
-        raise CheckpointError("Nothing to convert: give --unet, --cloob or --autoencoder.")
-    if unet is None and not ema:
+def _check_arguments(has_files, unet, autoencoder_scale, preset, source_dir, ema, dtype):
+    if not has_files and preset is None:
+        raise CheckpointError("Nothing to convert: give --unet, --cloob or --autoencoder, or a published --preset.")
+    if source_dir is not None and (preset is None or has_files):
+        raise CheckpointError("--source-dir is where all files of a --preset are: give no other files beside it.")
+    if has_files and unet is None and not ema:
         raise CheckpointError("--no-ema was given, but no U-Net.")
     if preset is not None and preset not in PRESETS:
         raise CheckpointError(f"Unknown preset {preset!r}; there are {', '.join(PRESETS)}.")
@@ -361,7 +382,7 @@ def _write_model_index(folder: Path) -> None:
     index = {
         "_class_name": CCLDPipeline.__name__,
         "_diffusers_version": diffusers.__version__,
-        "vae": ["diffusers", vae_class],
+        "vae": ["diffusers_ccld" if vae_class == GumbelVQModel.__name__ else "diffusers", vae_class],
         **{name: ["diffusers_ccld", cls.__name__] for name, cls in classes.items()},
     }
     (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2) + "\n")

@@ -4,9 +4,10 @@ import hashlib
 import math
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -76,6 +77,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             has no use for. Such code is not run.
     """
     path = check_file(path)
+    _refuse_compressed(path)
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except ValueError:  # Files older than PyTorch 1.6 cannot be searched; without placeholders they still read safely.
@@ -103,11 +105,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
+def _refuse_compressed(path):
+    """PyTorch never compresses; what is compressed could unfold into anything."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise _damaged(path, error) from error
+    is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if is_compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise CheckpointError(f"{path}: the archive unfolds into more than it holds, which no checkpoint does.")
+
+
 def state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
     """A state dict that has been made sure to be one.
 
     Raises:
-        CheckpointError: If it is no mapping from names to ordinary tensors.
+        CheckpointError: If it is no mapping from names to ordinary tensors, or they are more than the file holds.
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: the state dict is a {type(content).__name__}.")
@@ -117,6 +133,9 @@ def state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
         is_tensor = isinstance(tensor, torch.Tensor)
         if not is_tensor or tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise CheckpointError(f"{path}: {name} is no ordinary tensor.")
+    # Tensors may share their memory, or have one number stand for many.
+    if sum(tensor.numel() * tensor.element_size() for tensor in content.values()) > path.stat().st_size:
+        raise CheckpointError(f"{path}: the tensors unfold into more numbers than the file holds.")
     return dict(content)
 
 
@@ -140,7 +159,7 @@ class ArrayDtype:
 
     def __init__(self, code: str, *_):
         if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[fiub][0-9]{1,2}", code):
-            raise CheckpointError(f"the file holds an array of {code!r}, which is no plain kind of number.")
+            raise CheckpointError(f"the file holds an array of {str(code)[:20]!r}, which is no plain kind of number.")
         self.code, self.order = code.lstrip("<>=|"), "="
 
     def __setstate__(self, state):
@@ -161,62 +180,67 @@ class ArrayDtype:
         return np.frombuffer(data, dtype).reshape(shape, order=order).astype(dtype.newbyteorder("="))
 
 
-class Array:
-    """Stands in for `numpy.ndarray` in a pickle; `value` is the array, once its content has been read."""
-
-    value: np.ndarray | None = None
-
-    def __setstate__(self, state):
-        _, shape, dtype, is_fortran, data = state
-        self.value = _dtype(dtype).array(data, shape, "F" if is_fortran else "C")
-
-
-def _dtype(dtype):
-    if not isinstance(dtype, ArrayDtype):
-        raise CheckpointError("the file holds an array without a kind of number.")
-    return dtype
-
-
-def _reconstruct(*_) -> Array:
-    return Array()
-
-
-def _frombuffer(data, dtype, shape, order) -> Array:
-    array = Array()
-    array.value = _dtype(dtype).array(bytes(data), shape, "F" if order == "F" else "C")
-    return array
-
-
-def _scalar(dtype, data=b"") -> Array:
-    return _frombuffer(data, dtype, (), "C")
-
-
-def _latin1_bytes(text: str, encoding: str) -> bytes:
-    """How an array's bytes are written in the oldest pickle formats, which have no bytes of their own."""
-    if encoding != "latin1":
-        raise CheckpointError(f"the file encodes bytes as {encoding!r}, which no array does.")
-    return text.encode("latin1")
-
-
-# All that the pickle of a numpy array refers to, under the names of numpy 1 and numpy 2, and what is made of it.
-# numpy's own functions are not: they can be called in ways that forge pointers.
-ARRAY_GLOBALS = {
-    ("numpy", "ndarray"): Array,
-    ("numpy", "dtype"): ArrayDtype,
-    ("_codecs", "encode"): _latin1_bytes,
-}
-for _package in ("numpy.core", "numpy._core"):
-    ARRAY_GLOBALS[f"{_package}.multiarray", "_reconstruct"] = _reconstruct
-    ARRAY_GLOBALS[f"{_package}.multiarray", "scalar"] = _scalar
-    ARRAY_GLOBALS[f"{_package}.numeric", "_frombuffer"] = _frombuffer
-
-
 class ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that makes numpy arrays of plain numbers and nothing else."""
+    """An unpickler that makes numpy arrays of plain numbers and nothing else.
+
+    numpy's own functions are not called: they can be called in ways that forge pointers. What is called instead is
+    made anew for every file, so that no file can leave something behind in it, and makes no more numbers than the file
+    has bytes: a pickle can refer to the same bytes again and again.
+
+    Args:
+        file: The file.
+        size: Its size in bytes.
+    """
+
+    def __init__(self, file: BinaryIO, size: int):
+        super().__init__(file)
+        left = size
+
+        def make(dtype: Any, data: Any, shape: Any, order: str) -> np.ndarray:
+            nonlocal left
+            if not isinstance(dtype, ArrayDtype):
+                raise CheckpointError("the file holds an array without a kind of number.")
+            array = dtype.array(data, shape, order)
+            left -= array.nbytes
+            if left < 0:
+                raise CheckpointError("the file unfolds into more numbers than it holds.")
+            return array
+
+        class Array(PickledArray):
+            def __setstate__(self, state):
+                _, shape, dtype, is_fortran, data = state
+                self.value = make(dtype, data, shape, "F" if is_fortran else "C")
+
+        class Dtype(ArrayDtype):
+            pass
+
+        def reconstruct(*_):
+            return Array()
+
+        def frombuffer(data, dtype, shape, order):
+            array = Array()
+            array.value = make(dtype, bytes(data), shape, "F" if order == "F" else "C")
+            return array
+
+        def scalar(dtype, data=b""):
+            return frombuffer(data, dtype, (), "C")
+
+        def latin1_bytes(text, encoding):
+            """How an array's bytes are written in the oldest pickle formats, which have no bytes of their own."""
+            if encoding != "latin1":
+                raise CheckpointError(f"the file encodes bytes as {str(encoding)[:20]!r}, which no array does.")
+            return text.encode("latin1")
+
+        # All that the pickle of a numpy array refers to, under the names of numpy 1 and numpy 2.
+        self._known = {("numpy", "ndarray"): Array, ("numpy", "dtype"): Dtype, ("_codecs", "encode"): latin1_bytes}
+        for package in ("numpy.core", "numpy._core"):
+            self._known[f"{package}.multiarray", "_reconstruct"] = reconstruct
+            self._known[f"{package}.multiarray", "scalar"] = scalar
+            self._known[f"{package}.numeric", "_frombuffer"] = frombuffer
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in ARRAY_GLOBALS:
-            return ARRAY_GLOBALS[module, name]
+        if (module, name) in self._known:
+            return self._known[module, name]
         if module.split(".")[0] in ("jax", "jaxlib"):
             raise CheckpointError(
                 "the file holds JAX arrays, straight from training, which need JAX to be read. Where JAX is "
@@ -226,6 +250,12 @@ class ArrayUnpickler(pickle.Unpickler):
             f"the file refers to {module}.{name}, which no CLOOB checkpoint needs and which could run code. Nothing "
             f'of it was run. (If it is a training checkpoint of yours, save its "params" alone.)'
         )
+
+
+class PickledArray:
+    """Stands in for `numpy.ndarray` in a pickle; `value` is the array, once its content has been read."""
+
+    value: np.ndarray | None = None
 
 
 def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -243,7 +273,7 @@ def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[s
     path = check_file(path)
     try:
         with path.open("rb") as file:
-            checkpoint = ArrayUnpickler(file).load()
+            checkpoint = ArrayUnpickler(file, path.stat().st_size).load()
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except Exception as error:
@@ -258,7 +288,7 @@ def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[s
     state = {}
     for module, leaves in (item for tree in trees for item in tree.items()):
         for leaf, array in leaves.items() if isinstance(leaves, dict) else [("", leaves)]:
-            if not isinstance(array, Array) or array.value is None or array.value.dtype.kind != "f":
+            if not isinstance(array, PickledArray) or array.value is None or array.value.dtype.kind != "f":
                 raise CheckpointError(f"{path}: {module}/{leaf} is no array of floating-point numbers.")
             state[f"{module}/{leaf}"] = torch.from_numpy(np.ascontiguousarray(array.value))
     return state, [str(key) for key in checkpoint if key != "params"]

@@ -1,0 +1,147 @@
+"""From a diffusers folder back to the original's files, for its scripts and notebooks."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from diffusers import AutoencoderKL, AutoModel, ModelMixin
+
+from ..errors import first_line
+from ..files import moved_into_place, write_text
+from ..unet_ccld import CCLDUNet2DConditionModel
+from .autoencoder import TARGETS, Autoencoder
+from .reading import CheckpointError
+from .tables import to_original
+from .unet import BLOCKS_PER_LEVEL, LEVEL_PREFIXES, SCALE_BUFFER, unet_table
+
+# What the original's U-Net has fixed.
+FIXED = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "attention_head_dim": 64,
+    "mapping_dim": 1024,
+    "layers_per_block": BLOCKS_PER_LEVEL,
+    "cross_attention_dim": 512,
+    "time_cond_proj_dim": None,
+}
+
+
+def export(folder: str | Path, unet: str | Path | None = None, autoencoder: str | Path | None = None) -> list[Path]:
+    """Writes files that the original reads, of the models in a pipeline's folder.
+
+    Args:
+        folder: The pipeline's folder.
+        unet: Where to write the U-Net, as a bare state dict with the autoencoder's scale.
+        autoencoder: Where to write the autoencoder, as a checkpoint with a `state_dict`; its YAML file goes beside it.
+
+    Returns:
+        The files.
+
+    Raises:
+        CheckpointError: If the folder lacks a model, or has one that the original has not.
+    """
+    if unet is None and autoencoder is None:
+        raise CheckpointError("Nothing to export: give --unet or --autoencoder.")
+    vae = load(folder, "vae")  # the U-Net's file has its scale
+    contents: dict[Path, Any] = {}
+    if unet is not None:
+        contents[Path(unet)] = unet_state(load(folder, "unet"), 1 / vae.config.scaling_factor)
+    if autoencoder is not None:
+        contents[Path(autoencoder)] = {"state_dict": autoencoder_state(vae)}
+        contents[Path(autoencoder).with_suffix(".yaml")] = autoencoder_yaml(vae)
+    if existing := [str(path) for path in contents if path.exists()]:
+        raise CheckpointError(f"{', '.join(existing)} is there already; give another name.")
+    for path, content in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            write_text(path, content)
+            continue
+        with moved_into_place(path) as temporary:
+            torch.save(content, temporary)
+    return list(contents)
+
+
+def load(folder: str | Path, name: str) -> ModelMixin:
+    """A model of a pipeline's folder, in float32.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
+    try:
+        return AutoModel.from_pretrained(str(folder), subfolder=name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: the {name} cannot be loaded. ({first_line(error)})") from error
+
+
+def unet_state(unet: ModelMixin, scale: float) -> dict[str, torch.Tensor]:
+    """The U-Net's tensors under the original's names.
+
+    Args:
+        unet: The U-Net.
+        scale: What latents are multiplied with before decoding.
+
+    Raises:
+        CheckpointError: If the original has no such U-Net.
+    """
+    if not isinstance(unet, CCLDUNet2DConditionModel):
+        raise CheckpointError(f"The original has no {type(unet).__name__}.")
+    config = unet.config
+    wrong = [f"{name} is {config[name]}, not {value}" for name, value in FIXED.items() if config[name] != value]
+    if len(config.block_out_channels) != len(LEVEL_PREFIXES):
+        wrong.append(f"it has {len(config.block_out_channels)} levels, not {len(LEVEL_PREFIXES)}")
+    if wrong:
+        raise CheckpointError(f"The original has no such U-Net: {'; '.join(wrong)}.")
+    return {SCALE_BUFFER: torch.tensor(scale), **to_original(unet.state_dict(), unet_table())}
+
+
+def autoencoder_state(vae: ModelMixin) -> dict[str, torch.Tensor]:
+    """The autoencoder's tensors under the original's names.
+
+    Raises:
+        CheckpointError: If it is none of latent-diffusion's or taming-transformers'.
+    """
+    if type(vae) not in TARGETS.values():
+        raise CheckpointError(f"The original has no {type(vae).__name__}.")
+    state = vae.state_dict()
+    converted = to_original(state, Autoencoder(type(vae), vae.config).table)
+    if len(converted) != len(state):
+        raise CheckpointError("The original has no such autoencoder: it has tensors that have no name there.")
+    return converted
+
+
+def autoencoder_yaml(vae: ModelMixin) -> str:
+    """The YAML file that the original makes the autoencoder from.
+
+    Raises:
+        CheckpointError: If it cannot be described there.
+    """
+    config = vae.config
+    widths, has_codes = config.block_out_channels, not isinstance(vae, AutoencoderKL)
+    if any(width % widths[0] for width in widths) or config.norm_num_groups != 32:
+        raise CheckpointError("The original's autoencoders have multiples of the first width, in 32 groups.")
+    dd = {
+        "double_z": not has_codes,
+        "z_channels": config.latent_channels,
+        "resolution": config.sample_size,
+        "in_channels": config.in_channels,
+        "out_ch": config.out_channels,
+        "ch": widths[0],
+        "ch_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": config.layers_per_block,
+        "attn_resolutions": [
+            config.sample_size // 2**level
+            for level, block_type in enumerate(config.down_block_types)
+            if block_type.startswith("Attn")
+        ],
+        "dropout": 0.0,
+    }
+    if not config.mid_block_add_attention:
+        dd["attn_type"] = "none"
+    params = {"embed_dim": config.vq_embed_dim if has_codes else config.latent_channels, "ddconfig": dd}
+    if has_codes:
+        params["n_embed"] = config.num_vq_embeddings
+    # Training's loss is not needed, and would have its networks downloaded.
+    params["lossconfig"] = {"target": "torch.nn.Identity"}
+    target = next(name for name, kind in TARGETS.items() if kind is type(vae))
+    return yaml.safe_dump({"model": {"target": target, "params": params}}, sort_keys=False)

@@ -1,0 +1,234 @@
+"""What a file or folder is, told without running anything in it and without making a model."""
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..errors import first_line
+from .autoencoder import first_stage, infer_autoencoder
+from .cloob import infer_cloob_config
+from .presets import PRESETS
+from .reading import CheckpointError, check_file, read_checkpoint, read_cloob_pickle, state_dict_of
+from .scale import choose_scale, stored_scale
+from .unet import TRAINING_SCALE, split_training_checkpoint, unet_config
+
+Facts = dict[str, Any]
+
+
+def inspect(path: str | Path) -> Facts:
+    """Tells what a file or folder is.
+
+    Of a PyTorch file, tensors are mapped into memory, not read; a pickle has to be read whole.
+
+    Args:
+        path: A file in one of the original's formats, a safetensors file, or a pipeline's folder.
+
+    Returns:
+        Facts by name, nested where something has parts; "kind" is among them, and "conversion" where there is one.
+
+    Raises:
+        CheckpointError: If it is nothing that is known here.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return inspect_folder(path)
+    check_file(path)
+    if path.suffix == ".safetensors":
+        return {"kind": "safetensors file", **_safetensors_facts(path)}
+    if not zipfile.is_zipfile(path) and (cloob := _cloob_pickle(path)) is not None:
+        return cloob
+    return inspect_checkpoint(path)
+
+
+def _cloob_pickle(path):
+    """Facts of a CLOOB pickle; `None` if PyTorch may know better what the file is."""
+    try:
+        state, rest = read_cloob_pickle(path)
+    except CheckpointError as error:
+        if "could run code" in str(error) or "unfolds" in str(error):
+            raise
+        return None
+    return {
+        "kind": "CLOOB pickle",
+        **cloob_facts(state),
+        "beside it": rest,
+        "conversion": f"ccld convert --cloob {path} --output DIR",
+    }
+
+
+def inspect_checkpoint(path: Path) -> Facts:
+    """Facts of a PyTorch file.
+
+    Raises:
+        CheckpointError: If it is none, or none of the known ones.
+    """
+    checkpoint = read_checkpoint(path)
+    if "state_dict" not in checkpoint:
+        return model_facts(state_dict_of(checkpoint, path), path)
+    state = state_dict_of(checkpoint["state_dict"], path)
+    if not any(name.startswith(("model.", "model_ema.")) for name in state):
+        return model_facts(state, path)
+    parts = split_training_checkpoint(state)
+    facts: Facts = {"kind": "training checkpoint of CCLD"}
+    facts |= {name: checkpoint[name] for name in ("epoch", "global_step") if isinstance(checkpoint.get(name), int)}
+    facts["has an average"] = "model_ema" in parts
+    if TRAINING_SCALE in state and state[TRAINING_SCALE].numel() == 1:
+        facts[TRAINING_SCALE] = float(state[TRAINING_SCALE])
+    for name, part in parts.items():
+        describe = {"ae_model": autoencoder_facts, "cloob": cloob_facts}.get(name, unet_facts)
+        facts[name] = describe(part)
+    return {**facts, "conversion": f"ccld convert --unet {path} --output DIR"}
+
+
+def model_facts(state: Mapping[str, torch.Tensor], path: Path) -> Facts:
+    """Facts of a file with a single model.
+
+    Raises:
+        CheckpointError: If it is neither a U-Net of CCLD nor an autoencoder.
+    """
+    if "mapping_timestep_embed.weight" in state:
+        return {
+            "kind": "U-Net of CCLD",
+            **unet_facts(state),
+            "conversion": f"ccld convert --unet {path} --output DIR",
+        }
+    inner, rest = first_stage(state)
+    facts = {"kind": "first stage of a larger model" if rest else "autoencoder", **autoencoder_facts(inner)}
+    if rest:
+        facts["tensors left out"] = len(rest)
+    return {**facts, "conversion": f"ccld convert --autoencoder {path} --autoencoder-scale X --output DIR"}
+
+
+def unet_facts(state: Mapping[str, torch.Tensor]) -> Facts:
+    """Facts of a U-Net: its shape, its scale, and which published model is of that shape."""
+    config, stored, warnings = unet_config(state), stored_scale(state), []
+    widths = config["block_out_channels"]
+    facts = {"widths": list(widths), "embedding": config["cross_attention_dim"], **_numbers(state)}
+    published = [name for name, preset in PRESETS.items() if preset.block_out_channels == widths]
+    facts["published models of this size"] = published or "none"
+    facts["autoencoder_scale in the file"] = "none" if stored is None else stored
+    try:
+        scale = choose_scale(None, None, stored, widths, warnings.append)
+        facts["scale to decode with"] = f"{scale.value:.6g}, from {scale.origin}"
+    except CheckpointError as error:
+        facts["scale to decode with"] = str(error)
+    return facts
+
+
+def autoencoder_facts(state: Mapping[str, torch.Tensor]) -> Facts:
+    """Facts of an autoencoder: its kind and its shape."""
+    autoencoder = infer_autoencoder(state)
+    config = autoencoder.config
+    facts = {
+        "becomes": autoencoder.kind.__name__,
+        "factor": 2 ** (len(config["block_out_channels"]) - 1),
+        "widths": list(config["block_out_channels"]),
+        "latent channels": config.get("vq_embed_dim", config["latent_channels"]),
+    }
+    if "num_vq_embeddings" in config:
+        facts["codes"] = config["num_vq_embeddings"]
+    return {**facts, **_numbers(state)}
+
+
+def cloob_facts(state: Mapping[str, torch.Tensor]) -> Facts:
+    """Facts of a CLOOB: its image size and its widths."""
+    config = infer_cloob_config(state)
+    return {
+        "image size": config.vision_config.image_size,
+        "patch size": config.vision_config.patch_size,
+        "layers": [config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers],
+        "widths": [config.vision_config.hidden_size, config.text_config.hidden_size],
+        "embedding": config.text_config.projection_dim,
+        **_numbers(state),
+    }
+
+
+def _numbers(state):
+    return {
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "precision": " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})),
+    }
+
+
+# Folders
+
+
+def inspect_folder(folder: Path) -> Facts:
+    """Facts of a pipeline's folder, or of a model's.
+
+    Raises:
+        CheckpointError: If it is neither.
+    """
+    if not (folder / "model_index.json").is_file():
+        if (folder / "config.json").is_file():
+            return {"kind": "model folder", **_model_folder_facts(folder)}
+        raise CheckpointError(f"{folder} is no folder of diffusers: it has neither model_index.json nor config.json.")
+    index = _json(folder / "model_index.json")
+    facts: Facts = {"kind": "pipeline folder", "pipeline": index.get("_class_name")}
+    for name, entry in index.items():
+        if isinstance(entry, list) and (folder / name).is_dir():
+            facts[name] = {"class": entry[-1], **_model_folder_facts(folder / name)}
+    return facts
+
+
+def _model_folder_facts(folder):
+    config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    kept = (
+        "_class_name",
+        "block_out_channels",
+        "sample_size",
+        "scaling_factor",
+        "projection_dim",
+        "time_cond_proj_dim",
+    )
+    facts = {name.removeprefix("_"): config[name] for name in kept if config.get(name) is not None}
+    for path in sorted(folder.glob("*.safetensors")):
+        facts |= _safetensors_facts(path)
+    scale = facts.get("scaling_factor")
+    if isinstance(scale, (int, float)) and scale > 0:
+        facts["scale to decode with"] = round(1 / scale, 6)
+    return facts
+
+
+def _json(path):
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: no JSON. ({first_line(error)})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} has no settings.")
+    return content
+
+
+def _safetensors_facts(path):
+    """Numbers of a safetensors file, from its header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - it is no mapping
+            shapes, dtypes = [s.get_shape() for s in slices], {s.get_dtype() for s in slices}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: the file is no safetensors file, or damaged. ({first_line(error)})") from error
+    return {
+        "tensors": len(shapes),
+        "parameters": sum(math.prod(shape) for shape in shapes),
+        "precision": " and ".join(sorted(dtypes)),
+    }
+
+
+def as_lines(facts: Facts, indent: str = "") -> list[str]:
+    """Facts as lines of text."""
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *as_lines(value, indent + "  ")]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{name}: {', '.join(map(str, value)) or 'nothing'}")
+        else:
+            lines.append(f"{indent}{name}: {value:,}" if type(value) is int else f"{indent}{name}: {value}")
+    return lines

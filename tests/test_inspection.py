@@ -1,0 +1,155 @@
+"""`ccld inspect`, and what files can do to it and to the converter."""
+
+import contextlib
+import json
+import pickle
+import subprocess
+import sys
+
+import mutated_files
+import pytest
+import torch
+import yaml
+from test_autoencoders import small_vq_state
+
+import original_files
+from diffusers_ccld import default_model
+from diffusers_ccld.cli import main
+from diffusers_ccld.original.autoencoder import read_autoencoder_yaml
+from diffusers_ccld.original.inspection import inspect, unet_facts
+from diffusers_ccld.original.reading import CheckpointError, read_checkpoint, read_cloob_pickle, state_dict_of
+from scripts import ROOT, environment
+
+
+def test_a_training_checkpoint(originals):
+    facts = inspect(originals.training)
+    assert facts["kind"] == "training checkpoint of CCLD" and facts["has an average"]
+    assert facts["global_step"] == 149999 and facts["scale_factor"] == pytest.approx(2.55)
+    assert facts["model"]["widths"] == facts["model_ema"]["widths"] == list(inspect(originals.unet)["widths"])
+    assert facts["ae_model"]["becomes"] == "AutoencoderKL" and facts["cloob"]["image size"] == 32
+    assert facts["conversion"] == f"ccld convert --unet {originals.training} --output DIR"
+
+
+def test_a_bare_unet(originals):
+    facts = inspect(originals.unet)
+    state = torch.load(originals.unet, weights_only=True)
+    assert facts["kind"] == "U-Net of CCLD" and facts["precision"] == "float32"
+    assert facts["parameters"] == sum(tensor.numel() for tensor in state.values())
+    assert facts["scale to decode with"] == "2.55, from the U-Net's file (autoencoder_scale)"
+    assert facts["published models of this size"] == "none"
+
+
+def test_a_published_size_with_another_scale_is_told_of():
+    state = {name: tensor.expand(shape) for name, (tensor, shape) in published_shapes().items()}
+    state["autoencoder_scale"] = torch.tensor(4.3084)
+    facts = unet_facts(state)
+    assert facts["published models of this size"] == ["wikiart-mini"]
+    assert "in doubt" in facts["scale to decode with"] and "--preset wikiart-mini" in facts["scale to decode with"]
+
+
+def published_shapes():
+    shapes = original_files.read_json("unet_shapes")["student-105m"]
+    return {n: (torch.zeros(()), tuple(shape)) for n, shape in shapes.items() if n != "autoencoder_scale"}
+
+
+def test_autoencoders(originals, tmp_path):
+    facts = inspect(originals.autoencoder)
+    assert facts["kind"] == "autoencoder" and facts["becomes"] == "AutoencoderKL" and facts["factor"] == 8
+    torch.save(
+        {f"first_stage_model.{n}": t for n, t in small_vq_state().items()} | {"x": torch.zeros(1)}, tmp_path / "a"
+    )
+    facts = inspect(tmp_path / "a")
+    assert facts["kind"] == "first stage of a larger model" and facts["tensors left out"] == 1
+    assert facts["becomes"] == "VQModel" and facts["codes"] == 64 and facts["latent channels"] == 4
+
+
+def test_a_cloob(originals):
+    facts = inspect(originals.cloob)
+    assert facts["kind"] == "CLOOB pickle" and facts["embedding"] == 512 and facts["beside it"] == ["epoch"]
+
+
+def test_folders(pipeline_folder):
+    facts = inspect(default_model())
+    assert facts["kind"] == "pipeline folder" and facts["unet"]["class"] == "CCLDUNet2DConditionModel"
+    assert facts["unet"]["parameters"] > 1e6
+    facts = inspect(pipeline_folder / "vae")
+    assert facts["kind"] == "model folder" and facts["scale to decode with"] == pytest.approx(2.55)
+    file = pipeline_folder / "vae" / "diffusion_pytorch_model.safetensors"
+    assert inspect(file)["parameters"] == facts["parameters"]
+
+
+def test_the_command(originals, tmp_path, capsys):
+    assert main(["inspect", str(originals.unet)]) == 0
+    parameters = inspect(originals.unet)["parameters"]
+    assert f"parameters: {parameters:,}\n" in capsys.readouterr().out
+    assert main(["inspect", str(originals.training), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["embedding"] == 512
+    for path in (tmp_path, tmp_path / "missing"):
+        assert main(["inspect", str(path)]) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_file_is_mapped_and_not_read(tmp_path):
+    """A file of 400 MB, most of it a discriminator, costs a fraction of that."""
+    state = original_files.autoencoder_state("kl-f8-tiny") | {"loss.large": torch.zeros(10**8)}
+    torch.save(state, tmp_path / "ae.ckpt")
+    code = (
+        "import resource, sys; from diffusers_ccld.original.inspection import inspect; "
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; inspect(sys.argv[1]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "ae.ckpt")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    assert int(result.stdout) < 100_000  # KiB
+
+
+# Files that unfold
+
+
+def test_tensors_that_unfold_are_refused(tmp_path):
+    path = tmp_path / "bomb.ckpt"
+    for tensors in ({"a": torch.zeros(1).expand(10**9)}, dict.fromkeys("abc", torch.zeros(10**5))):
+        torch.save(tensors, path)
+        with pytest.raises(CheckpointError, match="unfold into more numbers than the file holds"):
+            state_dict_of(read_checkpoint(path), path)
+
+
+def test_compressed_archives_are_refused(tmp_path):
+    mutated_files.bomb(tmp_path / "bomb.ckpt", None)
+    with pytest.raises(CheckpointError, match="unfolds into more than it holds"):
+        read_checkpoint(tmp_path / "bomb.ckpt")
+
+
+def test_arrays_of_the_same_bytes_are_refused(tmp_path):
+    mutated_files.repeated_arrays(tmp_path / "bomb.pkl", None)
+    with pytest.raises(CheckpointError, match="unfolds into more numbers than it holds"):
+        read_cloob_pickle(tmp_path / "bomb.pkl")
+
+
+def test_yaml_that_refers_to_itself_is_refused(tmp_path):
+    path = tmp_path / "bomb.yaml"
+    layers = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 20)]
+    path.write_text("\n".join(["l0: &l0 [x]", *layers]))
+    assert yaml.safe_load("a: &a [1]\nb: *a")  # which YAML allows
+    with pytest.raises(CheckpointError, match="refers to parts of itself"):
+        read_autoencoder_yaml(path)
+
+
+def test_hostile_pickles_would_do_harm_elsewhere(tmp_path):
+    """The opcodes are put together rightly: Python's own unpickler is caught by most of them."""
+    caught = 0
+    for data in mutated_files.hostile_pickles(tmp_path / "trace").values():
+        with contextlib.suppress(Exception):
+            pickle.loads(data)
+        if (tmp_path / "trace").exists():
+            caught += 1
+            (tmp_path / "trace").rmdir()
+    assert caught >= 7
+
+
+def test_mutated_and_hostile_files(tmp_path):
+    """A short version of `make fuzz`, in a process of its own: it forks."""
+    command = [sys.executable, str(ROOT / "tests" / "mutated_files.py"), "--count", "60"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "60 files" in result.stdout and "complaints: 0" in result.stdout
