@@ -5,7 +5,7 @@
 
 Prompts, seeds and paintings are fixed: the same model on the same machine gives the same numbers. The prompts are
 captions as CLOOB was trained with, of paintings that are nobody's; the diffusion network has met none. On two cores it
-takes some 30 minutes; --prompts 100 gives a rough idea sooner.
+takes some ten minutes; --prompts 100 gives a rough idea sooner.
 """
 
 import argparse

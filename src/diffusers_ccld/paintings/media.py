@@ -247,24 +247,18 @@ def pastel(scene: Scene, rng: np.random.Generator) -> Image:
 
 
 def pointillism(scene: Scene, rng: np.random.Generator) -> Image:
-    """Round dots of pure colour, some of the complementary one, in rows on the primed canvas that shows between."""
+    """Round dots of pure colour, each lighter or darker than its neighbours, on the bare canvas."""
     p = scene.palette
-    source = vivid(drawn(scene), 0.35)
+    source = vivid(drawn(scene), 0.4)
     detail = edginess(source)
-    ground = mix(p.paper, p.light if p.paper.mean() > 0.45 else p.dark, 0.45)
-    surface = mix(ground, blurred(source, 8), 0.4)
-    # The rows are as far apart as an autoencoder of factor 8 sees; dots at random it could neither keep nor invent.
-    for first, radius, needed in ((0, 7, 0), (8, 5, 0), (4, 3, 0.25)):
-        places = np.mgrid[first : CANVAS + 1 : 16, first : CANVAS + 1 : 16].reshape(2, -1).T.astype(np.float32)
-        places = rng.permutation(places + rng.normal(0, 0.8, places.shape).astype(np.float32))
+    surface = np.empty_like(source)
+    surface[:] = mix(p.paper, WHITE if p.paper.mean() > 0.45 else p.dark, 0.5)
+    # Most dots are about as large as what an autoencoder of factor 8 sees as one place, so that it can keep them.
+    for spacing, radius, needed in ((17, 8, 0), (16, 7, 0), (9, 4, 0.2)):
+        places = scatter(rng, spacing)
         places = places[pick(detail, places) >= needed]
-        if not len(places):
-            continue
-        colours = pick(source, places)
-        split = rng.normal(0, 0.04, (len(places), 3)) + rng.normal(0, 0.06, (len(places), 1))
-        opposite = 1.7 * luminance(colours[None])[0, :, None] - 0.7 * colours
-        complementary = rng.random((len(places), 1)) < (0.06 if not needed else 0)
-        colours = np.where(complementary, opposite, colours + split)
+        tone = rng.choice([-0.1, 0, 0.1], (len(places), 1)) + rng.normal(0, 0.04, (len(places), 3))
+        colours = pick(source, places) + tone
         for place, colour in zip(np.rint(places).astype(int).tolist(), colours.tolist()):
             cv2.circle(surface, place, radius, colour, -1)
     return surface
