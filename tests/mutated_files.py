@@ -65,6 +65,24 @@ def hostile_pickles(trace):
     }
 
 
+# Small pickles that would use up memory or time, or bring the interpreter down
+BOMBS = {
+    "memo": b"Nr" + struct.pack("<I", 2**31) + b".",
+    "deep": b"}N" + b"\x85" * 500_000 + b"Ns.",
+    "wide": b"}N\x85q\x00" + b"".join(b"h%c\x68%c\x86q%c" % (i, i, i + 1) for i in range(60)) + b"Ns.",
+    "bytearray": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05" + (2**35).to_bytes(5, "little") + b"\x85R.",
+    "zeros": b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(\x8a\x05"
+    + (2**35).to_bytes(5, "little")
+    + b"cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85RK\x01\x85X\x01\x00\x00\x00CtR.",
+    "encode": b"\x80\x02c_codecs\nencode\nq\x000X\x00\x00\x10\x00"
+    + b"a" * 2**20
+    + b"q\x010]"
+    + b"h\x00h\x01X\x06\x00\x00\x00latin1\x86Ra" * 1000
+    + b".",
+    "parts": b"]" * (2 * 10**6) + b".",
+}
+
+
 def as_torch_file(data, path):
     """A pickle in the archive that PyTorch writes."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -152,9 +170,9 @@ STATE_MUTATIONS = (swap_shapes, transpose, add_names, remove, unfold, share, mak
 
 
 def bomb(path, chance):
-    """An archive that unfolds into a hundred times its size."""
+    """An archive that unfolds into 512 MiB."""
     zeros = io.BytesIO()
-    torch.save({"net.0.main.0.weight": torch.zeros(2**25)}, zeros)
+    torch.save({"net.0.main.0.weight": torch.zeros(2**27)}, zeros)
     with zipfile.ZipFile(zeros) as sound, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for entry in sound.infolist():
             archive.writestr(entry.filename, sound.read(entry))
@@ -200,6 +218,13 @@ def mutated_files(folder, count, seed=0):
         path = name(".ckpt")
         as_torch_file(data, path)
         yield f"{opcode} in a PyTorch file", path, "--unet"
+    for what, data in BOMBS.items():
+        path = name(".pkl")
+        path.write_bytes(data)
+        yield f"the bomb {what} in a pickle", path, "--cloob"
+        path = name(".ckpt")
+        as_torch_file(data, path)
+        yield f"the bomb {what} in a PyTorch file", path, "--unet"
     for make, option in ((bomb, "--unet"), (repeated_arrays, "--cloob")):
         path = name(".ckpt")
         make(path, chance)

@@ -118,7 +118,9 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         if first >= len(CONTENT):
-            self.send_error(416)
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+            self.end_headers()
             return
         self.send_response(206 if first and self.path != "/whole" else 200)
         first = 0 if self.path == "/whole" else first
@@ -147,7 +149,7 @@ def test_a_broken_download_goes_on(server, tmp_path):
     assert not path.exists()
     download(f"{server}/broken", path)
     assert path.read_bytes() == CONTENT and [first for _, first in Server.asked] == [0, len(CONTENT) // 2]
-    assert [p.name for p in path.parent.iterdir()] == ["file"]
+    assert [p.name for p in path.parent.iterdir() if p.suffix != ".lock"] == ["file"]
 
 
 def test_a_server_that_always_begins_at_the_beginning(server, tmp_path):
@@ -162,12 +164,29 @@ def test_a_download_that_was_complete_but_for_its_name(server, tmp_path):
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
+def test_a_part_that_is_too_long_is_thrown_away(server, tmp_path):
+    (tmp_path / "file.part").write_bytes(CONTENT + b"from another run")
+    with pytest.raises(CheckpointError, match="Try again"):
+        download(f"{server}/file", tmp_path / "file")
+    download(f"{server}/file", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_two_processes_download_once(server, tmp_path):
+    threads = [threading.Thread(target=download, args=(f"{server}/file", tmp_path / "file")) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file").read_bytes() == CONTENT and len(Server.asked) == 1
+
+
 def test_fetching_checks_the_content_and_happens_once(server, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     good = PublishedFile("good", url=f"{server}/file", sha256=hashlib.sha256(CONTENT).hexdigest())
     assert fetch(good, tmp_path) == fetch(good, tmp_path) == tmp_path / "good"
     assert len(Server.asked) == 1
-    with pytest.raises(CheckpointError, match="SHA-256 is another"):
+    with pytest.raises(CheckpointError, match="is not what was published"):
         fetch(good._replace(name="bad", sha256="0" * 64), tmp_path)
     assert not (tmp_path / "bad").exists()
     with pytest.raises(OSError, match="404"):
@@ -178,7 +197,16 @@ def test_damaged_archives_are_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK")
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("other.ckpt", b"x")
-    for name in ("a.zip", "b.zip"):
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr("model.ckpt", b"x" * 1000)
+    damaged = bytearray((tmp_path / "c.zip").read_bytes())
+    damaged[100] ^= 1
+    (tmp_path / "c.zip").write_bytes(damaged)
+    with zipfile.ZipFile(tmp_path / "d.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.ckpt", b"x" * 10**6)
+    with pytest.raises(CheckpointError, match="unfolds into far more"):
+        unpack(tmp_path / "d.zip", "model.ckpt", tmp_path / "cache")
+    for name in ("a.zip", "b.zip", "c.zip"):
         with pytest.raises(CheckpointError, match=r"is damaged, or has no model\.ckpt"):
             unpack(tmp_path / name, "model.ckpt", tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())

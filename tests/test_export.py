@@ -103,6 +103,8 @@ def test_what_the_original_has_not_is_refused(pipeline_folder, tmp_path, capsys)
         ((default_model(), "--unet", out), "it has 3 levels, not 4"),
         ((default_model(), "--autoencoder", out), "in 32 groups"),
         ((pipeline_folder, "--unet", pipeline_folder / "model_index.json"), "is there already"),
+        ((pipeline_folder, "--unet", out, "--autoencoder", out), "need different names"),
+        ((pipeline_folder, "--autoencoder", tmp_path / "out.yaml"), "need different names"),
     ):
         assert export(*arguments) == 2
         assert message in capsys.readouterr().err

@@ -13,11 +13,17 @@ import yaml
 from test_autoencoders import small_vq_state
 
 import original_files
-from diffusers_ccld import default_model
+from diffusers_ccld import CCLDPipeline, default_model
 from diffusers_ccld.cli import main
 from diffusers_ccld.original.autoencoder import read_autoencoder_yaml
 from diffusers_ccld.original.inspection import inspect, unet_facts
-from diffusers_ccld.original.reading import CheckpointError, read_checkpoint, read_cloob_pickle, state_dict_of
+from diffusers_ccld.original.reading import (
+    CheckpointError,
+    HostileFileError,
+    read_checkpoint,
+    read_cloob_pickle,
+    state_dict_of,
+)
 from scripts import ROOT, environment
 
 
@@ -108,10 +114,65 @@ def test_a_file_is_mapped_and_not_read(tmp_path):
 
 def test_tensors_that_unfold_are_refused(tmp_path):
     path = tmp_path / "bomb.ckpt"
-    for tensors in ({"a": torch.zeros(1).expand(10**9)}, dict.fromkeys("abc", torch.zeros(10**5))):
-        torch.save(tensors, path)
-        with pytest.raises(CheckpointError, match="unfold into more numbers than the file holds"):
-            state_dict_of(read_checkpoint(path), path)
+    torch.save({"a": torch.zeros(1).expand(10**9)}, path)
+    with pytest.raises(HostileFileError, match="unfolds into more numbers than the file holds"):
+        state_dict_of(read_checkpoint(path), path)
+
+
+def test_tensors_that_share_their_memory_do_not_multiply(tmp_path, capsys):
+    state = original_files.autoencoder_state("kl-f8-tiny")
+    memory = torch.zeros(10**6)
+    shared = {name: memory[: tensor.numel()].view(tensor.shape) for name, tensor in state.items()}
+    torch.save(shared, tmp_path / "ae.ckpt")
+    arguments = (
+        "convert",
+        "--autoencoder",
+        tmp_path / "ae.ckpt",
+        "--autoencoder-scale",
+        1,
+        "--output",
+        tmp_path / "o",
+    )
+    assert main([str(argument) for argument in arguments]) == 2
+    assert "unfold into more numbers than the file holds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", mutated_files.BOMBS)
+@pytest.mark.parametrize("kind", ["pickle", "PyTorch file"])
+def test_pickles_that_use_up_memory_or_time_are_refused(name, kind, tmp_path):
+    path, data = tmp_path / "bomb", mutated_files.BOMBS[name]
+    if kind == "pickle":
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError):
+            read_cloob_pickle(path)
+    else:
+        mutated_files.as_torch_file(data, path)
+        with pytest.raises(CheckpointError):
+            read_checkpoint(path)
+
+
+def test_archives_that_readers_see_differently_are_refused(tmp_path):
+    mutated_files.bomb(tmp_path / "deflated.ckpt", None)
+    data = (tmp_path / "deflated.ckpt").read_bytes()
+    for changed in (data + b"PK\x05\x06", b"x" * 100 + data):
+        (tmp_path / "changed.ckpt").write_bytes(changed)
+        with pytest.raises(CheckpointError):
+            read_checkpoint(tmp_path / "changed.ckpt")
+
+
+def test_a_diffusion_model_of_latent_diffusion_is_a_first_stage(tmp_path):
+    larger = {f"first_stage_model.{name}": tensor for name, tensor in small_vq_state().items()}
+    larger |= {"model.diffusion_model.out.weight": torch.zeros(1), "model_ema.decay": torch.zeros(1)}
+    torch.save({"state_dict": {**larger, "betas": torch.zeros(3)}}, tmp_path / "ldm.ckpt")
+    facts = inspect(tmp_path / "ldm.ckpt")
+    assert facts["kind"] == "first stage of a larger model" and facts["becomes"] == "VQModel"
+
+
+def test_sharded_folders_are_summed(pipeline_folder, tmp_path):
+    pipe = CCLDPipeline.from_pretrained(pipeline_folder)
+    pipe.unet.save_pretrained(tmp_path / "unet", max_shard_size="2MB")
+    assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 1
+    assert inspect(tmp_path / "unet")["parameters"] == pipe.unet.num_parameters()
 
 
 def test_compressed_archives_are_refused(tmp_path):

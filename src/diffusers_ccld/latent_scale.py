@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffusers import AutoModel
+from diffusers import AutoencoderKL, AutoModel, VQModel
 from tqdm.auto import tqdm
 
 from .cli import usable_device
@@ -54,7 +54,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of the choice of images and of the interval (default: %(default)s)")
     add("--device", help="device to run on (default: the GPU if there is one)")
     arguments = parser.parse_args(argv)
-    if min(arguments.num_images, arguments.batch_size, arguments.resolution or 1) < 1:
+    numbers = (arguments.num_images, arguments.batch_size, arguments.resolution)
+    if min(number for number in numbers if number is not None) < 1:
         parser.error("numbers must be positive")
     return arguments
 
@@ -67,9 +68,12 @@ def load_vae(folder: Path) -> torch.nn.Module:
     """
     subfolder = "vae" if (folder / "vae").is_dir() else None
     try:
-        return AutoModel.from_pretrained(str(folder), subfolder=subfolder)
+        vae = AutoModel.from_pretrained(str(folder), subfolder=subfolder)
     except (OSError, ValueError) as error:
         raise ValueError(f"--vae {folder}: there is no autoencoder. ({first_line(error)})") from error
+    if not isinstance(vae, (AutoencoderKL, VQModel)):
+        raise ValueError(f"--vae {folder}: it is a {type(vae).__name__}, no autoencoder.")
+    return vae
 
 
 @torch.no_grad()

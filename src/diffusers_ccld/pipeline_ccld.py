@@ -68,10 +68,10 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
 
     def register_to_config(self, **kwargs) -> None:
         """Records components under this package's name, not its modules': the name stands in `model_index.json`."""
-        package = __package__.split(".")[0]
         for name, value in kwargs.items():
-            if isinstance(value, (tuple, list)) and str(value[0]).startswith(f"{package}."):
-                kwargs[name] = (package, *value[1:])
+            # In a folder that carries its code, the modules are diffusers' copies.
+            if isinstance(value, (tuple, list)) and str(value[0]).startswith(("diffusers_ccld.", "diffusers_modules")):
+                kwargs[name] = ("diffusers_ccld", *value[1:])
         super().register_to_config(**kwargs)
 
     @property

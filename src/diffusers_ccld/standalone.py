@@ -9,6 +9,7 @@ another.
 
 import ast
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ LIBRARY = PACKAGE.name
 HEADER = '''"""CLOOB-Conditioned Latent Diffusion for diffusers, in one file.
 
 Written by diffusers-ccld, from its own modules: {modules}. Do not edit it; get the package for anything else.
+
+Copyright (c) 2026 The diffusers-ccld authors. MIT licence: use, copy, change and pass it on, with this notice; without
+any warranty.
 """
 '''
 
@@ -89,16 +93,20 @@ def save_standalone(pipe: DiffusionPipeline, folder: str | Path, **options: Any)
 
     Raises:
         OSError: If it cannot be written.
+        ValueError: If it is to be uploaded, which has to come after the code is there.
     """
+    if options.get("push_to_hub"):
+        raise ValueError("Save the folder first, and upload all of it then: huggingface_hub.upload_folder.")
     pipe.save_pretrained(folder, **options)
     write_code(folder)
 
 
-def write_code(folder: str | Path) -> None:
+def write_code(folder: str | Path, components: Sequence[str] | None = None) -> None:
     """Adds the code files to a pipeline's folder.
 
     Args:
         folder: The folder.
+        components: The components whose code is written, by default all.
 
     Raises:
         OSError: If it is no pipeline's, or cannot be written.
@@ -107,5 +115,5 @@ def write_code(folder: str | Path) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     write_text(folder / "pipeline.py", source)
     for name, entry in index.items():
-        if isinstance(entry, list) and entry[0] == LIBRARY:
+        if isinstance(entry, list) and entry[0] == LIBRARY and (components is None or name in components):
             write_text(folder / name / f"{LIBRARY}.py", source)

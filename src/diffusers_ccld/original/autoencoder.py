@@ -24,6 +24,9 @@ IGNORED = r"(loss|model_ema)\..*|colorize"
 # latent-diffusion.
 FIRST_STAGE = "first_stage_model."
 
+# Twice what published ones have.
+MOST_LEVELS, MOST_BLOCKS = 12, 8
+
 # What YAML files call each kind.
 TARGETS = {
     "ldm.models.autoencoder.AutoencoderKL": AutoencoderKL,
@@ -142,6 +145,9 @@ def infer_autoencoder(state: Mapping[str, torch.Tensor]) -> Autoencoder:
         return state[name].shape
 
     levels = _count(state, "encoder.down.{}.block.0.conv1.weight")
+    blocks = _count(state, "encoder.down.0.block.{}.conv1.weight")
+    if levels > MOST_LEVELS or blocks > MOST_BLOCKS:
+        raise CheckpointError(f"The autoencoder has {levels} levels of {blocks} blocks, more than any that is known.")
     widths = tuple(shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels))
     has_attention = [f"encoder.down.{level}.attn.0.q.weight" in state for level in range(levels)]
     z_channels, embed_dim = shape("post_quant_conv.weight")[:2]
@@ -153,7 +159,7 @@ def infer_autoencoder(state: Mapping[str, torch.Tensor]) -> Autoencoder:
         "in_channels": shape("encoder.conv_in.weight")[1],
         "out_channels": shape("decoder.conv_out.weight")[0],
         "block_out_channels": widths,
-        "layers_per_block": _count(state, "encoder.down.0.block.{}.conv1.weight"),
+        "layers_per_block": blocks,
         "latent_channels": z_channels,
         "norm_num_groups": 32,
         "down_block_types": tuple("AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in has_attention),
@@ -207,7 +213,7 @@ def read_autoencoder_yaml(path: str | Path) -> tuple[type | None, dict[str, Any]
     path = check_file(path)
     try:
         config = yaml.load(path.read_text(), PlainLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: no YAML. ({str(error).partition(chr(10))[0]})") from error
     model = config.get("model") if isinstance(config, dict) else None
     params = model.get("params") if isinstance(model, dict) else None
@@ -217,8 +223,10 @@ def read_autoencoder_yaml(path: str | Path) -> tuple[type | None, dict[str, Any]
     if not isinstance(params, dict) or not isinstance(params.get("ddconfig"), dict):
         raise CheckpointError(f"{path}: the file describes no autoencoder; it has no model.params.ddconfig.")
     target = model.get("target")
-    if target is not None and target not in TARGETS:
-        raise CheckpointError(f"{path}: the file describes a {target}, which is none of {', '.join(TARGETS)}.")
+    if target is not None and (not isinstance(target, str) or target not in TARGETS):
+        raise CheckpointError(
+            f"{path}: the file describes a {str(target)[:80]}, which is none of {', '.join(TARGETS)}."
+        )
     return TARGETS.get(target), params
 
 
@@ -248,6 +256,8 @@ def check_against_yaml(
         "n_embed": config["num_vq_embeddings"] if has_codes else None,
     }
     try:
+        if not all(type(number) is int for number in (dd["ch"], dd["resolution"], *dd["ch_mult"])):
+            raise TypeError("ch, ch_mult or resolution")
         attends = dd.get("attn_type", "vanilla") != "none"
         theirs = {
             "kind": (kind or autoencoder.kind).__name__,

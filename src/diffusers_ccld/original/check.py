@@ -6,6 +6,7 @@ import torch
 from diffusers import AutoModel, DiffusionPipeline
 from PIL import Image
 
+from ..errors import first_line
 from ..modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..unet_ccld import CCLDUNet2DConditionModel
 from .reading import CheckpointError
@@ -27,9 +28,17 @@ def check_conversion(folder: Path) -> dict[str, str]:
         if not (folder / name).is_dir():
             continue
         model = getattr(pipe, name) if pipe is not None else model_class.from_pretrained(str(folder / name))
-        _require_finite(name, run(model.float()))
+        try:
+            _require_finite(name, run(model.float()))
+        except RuntimeError as error:
+            raise CheckpointError(f"The converted {name} cannot be run: {first_line(error)}") from error
         results[name] = "loaded and run"
     if pipe is not None:
+        latents = pipe.vae.config.get("vq_embed_dim") or pipe.vae.config.latent_channels
+        if latents != pipe.unet.config.in_channels:
+            raise CheckpointError(
+                f"The U-Net wants {pipe.unet.config.in_channels} channels of latents; the autoencoder makes {latents}."
+            )
         wanted, made = pipe.unet.config.cross_attention_dim, pipe.text_encoder.config.projection_dim
         if wanted != made:
             raise CheckpointError(f"The U-Net wants embeddings of width {wanted}; the CLOOB makes them of {made}.")

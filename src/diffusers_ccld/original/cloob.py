@@ -59,6 +59,7 @@ RANKS = {  # of tensors that are no matrices
     "text_projection.bias": 1,
     "visual_projection.bias": 1,
 }
+LARGEST_IMAGE = 1024  # pixels; trying a conversion with larger ones could take any amount of memory
 HEAD_DIM = 64  # of all published models; the weights do not tell it
 
 
@@ -172,6 +173,9 @@ def infer_cloob_config(state: Mapping[str, torch.Tensor]) -> CLOOBConfig:
     image_width, num_channels, patch_size, _ = tensors["image_encoder", "embeddings.patch_embedding.weight"]
     num_patches = tensors["image_encoder", "embeddings.position_embedding"][0] - 1
     projection_dim = tensors["text_encoder", "text_projection.bias"][0]
+    image_size = math.isqrt(max(num_patches, 0)) * patch_size
+    if not 0 < image_size <= LARGEST_IMAGE:
+        raise CheckpointError(f"The CLOOB takes images of {image_size} pixels, which none that is known does.")
     return CLOOBConfig(
         text_config={
             "vocab_size": vocab_size,
@@ -186,7 +190,7 @@ def infer_cloob_config(state: Mapping[str, torch.Tensor]) -> CLOOBConfig:
             "num_hidden_layers": num_layers["image_encoder"],
             "num_attention_heads": max(image_width // HEAD_DIM, 1),
             "num_channels": num_channels,
-            "image_size": math.isqrt(num_patches) * patch_size,
+            "image_size": image_size,
             "patch_size": patch_size,
             "projection_dim": projection_dim,
         },

@@ -37,7 +37,7 @@ from .cloob import (
 )
 from .downloads import preset_files
 from .presets import PRESETS
-from .reading import CheckpointError, sha256
+from .reading import CheckpointError, num_bytes, sha256
 from .scale import Scale, choose_scale, stored_scale, warn_of_other_scale
 from .sources import Source, find_sources
 from .tables import Entry, from_original
@@ -166,8 +166,8 @@ def convert(
             if all((folder / name).is_dir() for name in COMPONENTS):
                 _write_model_index(folder)
                 written.append("model_index.json")
-            if standalone:
-                write_code(folder)
+            if standalone or (output / "pipeline.py").is_file():
+                write_code(folder, [name for name in written if (folder / name).is_dir()])
                 written.append("pipeline.py")
             report["check"] = check_conversion(folder)
             (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n")
@@ -272,12 +272,17 @@ def _cloob_config(source, name_or_file, preset, warn):
 
 
 def _check_widths(plans):
-    """Raises if the embeddings of a CLOOB do not fit a U-Net that is converted with it."""
+    """Raises if the embeddings of a CLOOB or the latents of an autoencoder do not fit the U-Net beside them."""
     configs = {plan.name: plan.component.config for plan in plans if plan.report is not None}
     if "unet" in configs and "text_encoder" in configs:
         wanted, made = configs["unet"].cross_attention_dim, configs["text_encoder"].projection_dim
         if wanted != made:
             raise CheckpointError(f"The U-Net wants embeddings of width {wanted}; the CLOOB makes them of {made}.")
+    if "unet" in configs and "vae" in configs:
+        vae = configs["vae"]
+        wanted, made = configs["unet"].in_channels, vae.get("vq_embed_dim") or vae.latent_channels
+        if wanted != made:
+            raise CheckpointError(f"The U-Net wants {wanted} channels of latents; the autoencoder makes {made}.")
 
 
 def _empty(model_class, **config):
@@ -294,6 +299,8 @@ def fill(
     Raises:
         CheckpointError: If a tensor is missing, unknown, of the wrong shape, not finite, or too large for the dtype.
     """
+    if sum(map(num_bytes, source.state.values())) > source.path.stat().st_size:  # they may share their memory
+        raise CheckpointError(f"{source}: the tensors unfold into more numbers than the file holds.")
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state, ignored = from_original(source.state, table, shapes, ignore, str(source))
     # What `from_pretrained` keeps in float32, a file of half precision must not have rounded.

@@ -5,11 +5,12 @@ import shutil
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from tqdm.auto import tqdm
 
 from ..errors import first_line
@@ -19,6 +20,7 @@ from .reading import CheckpointError, sha256
 
 BLOCK = 2**20
 TIMEOUT = 30  # seconds without an answer
+MOST_UNFOLDED = 20  # of an archive's size; weights hardly shrink at all
 
 
 def preset_files(preset: str, folder: str | Path | None = None) -> dict[str, Path]:
@@ -42,7 +44,9 @@ def preset_files(preset: str, folder: str | Path | None = None) -> dict[str, Pat
     for option, file in published.items():
         try:
             found[option] = fetch(file, cache)
-        except (OSError, LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+        except CheckpointError:
+            raise
+        except Exception as error:  # the errors of a network have no ancestor in common
             rest = [other for name, other in published.items() if name not in found]
             raise CheckpointError(
                 f"{file.name} cannot be downloaded. ({first_line(error)}) {_by_hand(rest, 'a folder')}"
@@ -64,7 +68,8 @@ def _checked(file, folder, cache):
     path = folder / file.name
     if not path.is_file():  # unpacked already
         return folder / file.member
-    _check_sha256(file, path)
+    if file.sha256 is not None and sha256(path) != file.sha256:
+        raise CheckpointError(f"{path} is not the published {file.name}: its SHA-256 is another. Download it again.")
     return path if file.member is None else unpack(path, file.member, cache)
 
 
@@ -85,29 +90,43 @@ def fetch(file: PublishedFile, cache: Path) -> Path:
     if not path.is_file():
         if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
             raise OSError("HF_HUB_OFFLINE is set")
-        download(file.url, path)
-        try:
-            _check_sha256(file, path)
-        except CheckpointError:
-            path.unlink()
-            raise
+        download(file.url, path, file.sha256)
     return path if file.member is None else unpack(path, file.member, cache)
 
 
-def _check_sha256(file, path):
-    if file.sha256 is not None and sha256(path) != file.sha256:
-        raise CheckpointError(f"{path} is not the published {file.name}: its SHA-256 is another. Download it again.")
-
-
-def download(url: str, path: Path) -> None:
+def download(url: str, path: Path, expected_sha256: str | None = None) -> None:
     """Downloads a file under a temporary name, which a later call goes on with, and moves it into place.
+
+    Args:
+        url: Its address.
+        path: Where it shall be.
+        expected_sha256: Its SHA-256, if that is known.
 
     Raises:
         OSError: If it cannot be reached, or ends early.
+        CheckpointError: If it is not the one that was expected; it is deleted then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.part")
-    done = partial.stat().st_size if partial.exists() else 0
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.is_file():  # another process was quicker
+            return
+        done = partial.stat().st_size if partial.exists() else 0
+        total = _receive(url, partial, done)
+        size = partial.stat().st_size
+        if total is not None and size < total:
+            raise OSError(f"{url} ended after {size} of {total} bytes; try again, and it goes on there.")
+        is_good = total is None or size == total
+        if is_good and expected_sha256 is not None:
+            is_good = sha256(partial) == expected_sha256
+        if not is_good:
+            partial.unlink()
+            raise CheckpointError(f"{url} is not what was published, or was changed meanwhile. Try again.")
+        os.replace(partial, path)
+
+
+def _receive(url, partial, done):
+    """Appends what is lacking to a part of a file; gives the size of the whole, if the server tells."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
@@ -115,38 +134,35 @@ def download(url: str, path: Path) -> None:
                 done = 0
             length = response.headers.get("Content-Length")
             total = done + int(length) if length is not None else None
-            bar = tqdm(desc=path.name, initial=done, total=total, unit="B", unit_scale=True)
+            bar = tqdm(desc=partial.stem, initial=done, total=total, unit="B", unit_scale=True)
             with partial.open("ab" if done else "wb") as output, bar:
                 while block := response.read(BLOCK):
                     output.write(block)
                     bar.update(len(block))
+            return total
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not done:  # 416: there is nothing left to be sent
-            raise OSError(f"{url}: {error}") from error
-        total = done
-    if total is not None and partial.stat().st_size != total:
-        raise OSError(f"{url} ended after {partial.stat().st_size} of {total} bytes; try again, and it goes on there.")
-    os.replace(partial, path)
+        if error.code == 416 and done:  # there is nothing left to be sent, if this is the whole
+            size = error.headers.get("Content-Range", "").rpartition("/")[2]
+            return int(size) if size.isdigit() else done
+        raise OSError(f"{url}: {error}") from error
 
 
 def unpack(archive: Path, member: str, folder: Path) -> Path:
     """Takes one file out of a zip archive, unless that was done before.
 
     Raises:
-        CheckpointError: If the archive is damaged or lacks the file.
+        CheckpointError: If the archive is damaged, lacks the file, or unfolds into far more than it holds.
     """
-    path = folder / f"{archive.stem}-{member}"
+    path = folder / f"{archive.stem}-{sha256(archive)[:16]}-{member}"
     if path.is_file():
         return path
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with (
-            zipfile.ZipFile(archive) as content,
-            content.open(member) as source,
-            moved_into_place(path) as temporary,
-            temporary.open("wb") as output,
-        ):
-            shutil.copyfileobj(source, output, BLOCK)
-    except (KeyError, zipfile.BadZipFile, EOFError) as error:
+        with zipfile.ZipFile(archive) as content, content.open(member) as source:
+            if content.getinfo(member).file_size > MOST_UNFOLDED * archive.stat().st_size:
+                raise CheckpointError(f"{archive} unfolds into far more than it holds.")
+            with moved_into_place(path) as temporary, temporary.open("wb") as output:
+                shutil.copyfileobj(source, output, BLOCK)
+    except (KeyError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
         raise CheckpointError(f"{archive} is damaged, or has no {member}. ({first_line(error)})") from error
     return path

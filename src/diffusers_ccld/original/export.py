@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, AutoModel, ModelMixin
 
 from ..errors import first_line
 from ..files import moved_into_place, write_text
+from ..modeling_gumbel_vq import GumbelVQModel
 from ..unet_ccld import CCLDUNet2DConditionModel
 from .autoencoder import TARGETS, Autoencoder
 from .reading import CheckpointError
@@ -43,23 +44,29 @@ def export(folder: str | Path, unet: str | Path | None = None, autoencoder: str 
     """
     if unet is None and autoencoder is None:
         raise CheckpointError("Nothing to export: give --unet or --autoencoder.")
-    vae = load(folder, "vae")  # the U-Net's file has its scale
-    contents: dict[Path, Any] = {}
-    if unet is not None:
-        contents[Path(unet)] = unet_state(load(folder, "unet"), 1 / vae.config.scaling_factor)
+    paths = [Path(unet)] if unet is not None else []
     if autoencoder is not None:
-        contents[Path(autoencoder)] = {"state_dict": autoencoder_state(vae)}
-        contents[Path(autoencoder).with_suffix(".yaml")] = autoencoder_yaml(vae)
-    if existing := [str(path) for path in contents if path.exists()]:
+        paths += [Path(autoencoder), Path(autoencoder).with_suffix(".yaml")]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise CheckpointError(f"The files need different names: {', '.join(map(str, paths))}.")
+    vae = load(folder, "vae")  # the U-Net's file has its scale
+    if not vae.config.scaling_factor > 0:
+        raise CheckpointError(f"{folder}: the scaling_factor {vae.config.scaling_factor} is none.")
+    contents: list[Any] = []
+    if unet is not None:
+        contents.append(unet_state(load(folder, "unet"), 1 / vae.config.scaling_factor))
+    if autoencoder is not None:
+        contents += [{"state_dict": autoencoder_state(vae)}, autoencoder_yaml(vae)]
+    if existing := [str(path) for path in paths if path.exists()]:
         raise CheckpointError(f"{', '.join(existing)} is there already; give another name.")
-    for path, content in contents.items():
+    for path, content in zip(paths, contents):
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
             write_text(path, content)
             continue
         with moved_into_place(path) as temporary:
             torch.save(content, temporary)
-    return list(contents)
+    return paths
 
 
 def load(folder: str | Path, name: str) -> ModelMixin:
@@ -86,10 +93,13 @@ def unet_state(unet: ModelMixin, scale: float) -> dict[str, torch.Tensor]:
     """
     if not isinstance(unet, CCLDUNet2DConditionModel):
         raise CheckpointError(f"The original has no {type(unet).__name__}.")
-    config = unet.config
+    config = dict(unet.config)
+    depths = config["layers_per_block"]  # one number, or one for every level
+    config["layers_per_block"] = depths[0] if not isinstance(depths, int) and len(set(depths)) == 1 else depths
+    num_levels = len(config["block_out_channels"])
     wrong = [f"{name} is {config[name]}, not {value}" for name, value in FIXED.items() if config[name] != value]
-    if len(config.block_out_channels) != len(LEVEL_PREFIXES):
-        wrong.append(f"it has {len(config.block_out_channels)} levels, not {len(LEVEL_PREFIXES)}")
+    if num_levels != len(LEVEL_PREFIXES):
+        wrong.append(f"it has {num_levels} levels, not {len(LEVEL_PREFIXES)}")
     if wrong:
         raise CheckpointError(f"The original has no such U-Net: {'; '.join(wrong)}.")
     return {SCALE_BUFFER: torch.tensor(scale), **to_original(unet.state_dict(), unet_table())}
@@ -105,7 +115,7 @@ def autoencoder_state(vae: ModelMixin) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"The original has no {type(vae).__name__}.")
     state = vae.state_dict()
     converted = to_original(state, Autoencoder(type(vae), vae.config).table)
-    if len(converted) != len(state):
+    if len(converted) != len(state) or "quant_conv.weight" not in converted:
         raise CheckpointError("The original has no such autoencoder: it has tensors that have no name there.")
     return converted
 
@@ -143,5 +153,7 @@ def autoencoder_yaml(vae: ModelMixin) -> str:
         params["n_embed"] = config.num_vq_embeddings
     # Training's loss is not needed, and would have its networks downloaded.
     params["lossconfig"] = {"target": "torch.nn.Identity"}
+    if isinstance(vae, GumbelVQModel):
+        params["temperature_scheduler_config"] = {"target": "torch.nn.Identity"}  # of training, too
     target = next(name for name, kind in TARGETS.items() if kind is type(vae))
     return yaml.safe_dump({"model": {"target": target, "params": params}}, sort_keys=False)

@@ -14,11 +14,12 @@ from ..errors import first_line
 from .autoencoder import first_stage, infer_autoencoder
 from .cloob import infer_cloob_config
 from .presets import PRESETS
-from .reading import CheckpointError, check_file, read_checkpoint, read_cloob_pickle, state_dict_of
+from .reading import CheckpointError, HostileFileError, check_file, read_checkpoint, read_cloob_pickle, state_dict_of
 from .scale import choose_scale, stored_scale
 from .unet import TRAINING_SCALE, split_training_checkpoint, unet_config
 
 Facts = dict[str, Any]
+NUMBERS = ("tensors", "parameters")
 
 
 def inspect(path: str | Path) -> Facts:
@@ -50,8 +51,10 @@ def _cloob_pickle(path):
     """Facts of a CLOOB pickle; `None` if PyTorch may know better what the file is."""
     try:
         state, rest = read_cloob_pickle(path)
+    except HostileFileError:
+        raise
     except CheckpointError as error:
-        if "could run code" in str(error) or "unfolds" in str(error):
+        if "JAX" in str(error):
             raise
         return None
     return {
@@ -72,18 +75,19 @@ def inspect_checkpoint(path: Path) -> Facts:
     if "state_dict" not in checkpoint:
         return model_facts(state_dict_of(checkpoint, path), path)
     state = state_dict_of(checkpoint["state_dict"], path)
-    if not any(name.startswith(("model.", "model_ema.")) for name in state):
+    if not any(f"{part}.mapping_timestep_embed.weight" in state for part in ("model", "model_ema")):
         return model_facts(state, path)
     parts = split_training_checkpoint(state)
     facts: Facts = {"kind": "training checkpoint of CCLD"}
     facts |= {name: checkpoint[name] for name in ("epoch", "global_step") if isinstance(checkpoint.get(name), int)}
     facts["has an average"] = "model_ema" in parts
-    if TRAINING_SCALE in state and state[TRAINING_SCALE].numel() == 1:
+    if TRAINING_SCALE in state and state[TRAINING_SCALE].numel() == 1 and state[TRAINING_SCALE].is_floating_point():
         facts[TRAINING_SCALE] = float(state[TRAINING_SCALE])
     for name, part in parts.items():
         describe = {"ae_model": autoencoder_facts, "cloob": cloob_facts}.get(name, unet_facts)
         facts[name] = describe(part)
-    return {**facts, "conversion": f"ccld convert --unet {path} --output DIR"}
+    ema = "" if "model_ema" in parts else " --no-ema"
+    return {**facts, "conversion": f"ccld convert --unet {path}{ema} --output DIR"}
 
 
 def model_facts(state: Mapping[str, torch.Tensor], path: Path) -> Facts:
@@ -172,7 +176,7 @@ def inspect_folder(folder: Path) -> Facts:
     index = _json(folder / "model_index.json")
     facts: Facts = {"kind": "pipeline folder", "pipeline": index.get("_class_name")}
     for name, entry in index.items():
-        if isinstance(entry, list) and (folder / name).is_dir():
+        if isinstance(entry, list) and entry and (folder / name).is_dir():
             facts[name] = {"class": entry[-1], **_model_folder_facts(folder / name)}
     return facts
 
@@ -189,7 +193,9 @@ def _model_folder_facts(folder):
     )
     facts = {name.removeprefix("_"): config[name] for name in kept if config.get(name) is not None}
     for path in sorted(folder.glob("*.safetensors")):
-        facts |= _safetensors_facts(path)
+        found = _safetensors_facts(path)
+        is_shard = "-of-" in path.name
+        facts |= {name: facts.get(name, 0) + n if is_shard and name in NUMBERS else n for name, n in found.items()}
     scale = facts.get("scaling_factor")
     if isinstance(scale, (int, float)) and scale > 0:
         facts["scale to decode with"] = round(1 / scale, 6)

@@ -3,11 +3,12 @@
 import hashlib
 import math
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +23,20 @@ INERT_GLOBALS = re.compile(
 )
 
 
+# Beyond what any checkpoint has: the parts of a pickle, tuples in one another, and text that is used repeatedly.
+MOST_OPCODES = 10**6
+MOST_NESTED = 32
+MOST_PARTS = 10**5
+MOST_REPEATED = 2**24
+LEGACY_PICKLES = 5
+
+
 class CheckpointError(ValueError):
     """A file is not what it should be. The message says what is wrong and what to do about it."""
+
+
+class HostileFileError(CheckpointError):
+    """A file is made to do harm: to run code, or to unfold into more than it holds."""
 
 
 class Placeholder:
@@ -77,7 +90,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             has no use for. Such code is not run.
     """
     path = check_file(path)
-    _refuse_compressed(path)
+    try:
+        _check_archive(path)
+    except CheckpointError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, EOFError) as error:
+        raise _damaged(path, error) from error
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except ValueError:  # Files older than PyTorch 1.6 cannot be searched; without placeholders they still read safely.
@@ -85,7 +103,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:
         raise _damaged(path, error) from error
     if refused := [name for name in unsafe if not INERT_GLOBALS.match(name)]:
-        raise CheckpointError(
+        raise HostileFileError(
             f"{path}: the file refers to {', '.join(sorted(refused))}, which no checkpoint of CCLD needs and which "
             f"could run code. Nothing of it was run. Get the file from a source you trust."
         )
@@ -105,18 +123,114 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
-def _refuse_compressed(path):
-    """PyTorch never compresses; what is compressed could unfold into anything."""
-    if not zipfile.is_zipfile(path):
-        return
+def _check_archive(path):
+    """Refuses archives that PyTorch would not have written, and pickles in them that are made to do harm.
+
+    PyTorch never compresses; what is compressed could unfold into anything. Nor does it write anything before the
+    archive: then its reader and Python's might find different ones.
+    """
+    with path.open("rb") as file:
+        begins_as_archive = file.read(4) == b"PK\x03\x04"
+        if not begins_as_archive and not zipfile.is_zipfile(path):
+            file.seek(0)
+            for _ in range(LEGACY_PICKLES):  # the format before PyTorch 1.6 has several, one after another
+                check_pickle(file)
+            return
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise _damaged(path, error) from error
-    is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if is_compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise CheckpointError(f"{path}: the archive unfolds into more than it holds, which no checkpoint does.")
+            is_plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            begins_at_once = min((entry.header_offset for entry in entries), default=0) == 0
+            if not is_plain or not begins_at_once or sum(e.file_size for e in entries) > path.stat().st_size:
+                raise HostileFileError("the archive unfolds into more than it holds, which no checkpoint does.")
+            for entry in entries:
+                if entry.filename.endswith("data.pkl"):
+                    with archive.open(entry) as pickled:
+                        check_pickle(pickled)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"the archive is damaged; get the file again. ({first_line(error)})") from error
+
+
+class _Value(NamedTuple):
+    """What is known of a value on a pickle's stack.
+
+    Attributes:
+        depth: How deep tuples are nested in it.
+        parts: How many parts they have.
+        text: How many characters of text.
+    """
+
+    depth: int = 0
+    parts: int = 1
+    text: int = 0
+
+
+def check_pickle(file: BinaryIO) -> None:
+    """Walks through a pickle without making anything of it.
+
+    Python's unpicklers can be made to use up memory and time by a few bytes: with huge numbers in their memo, with
+    tuples of tuples that are hashed as keys, with `bytearray(10**12)`.
+
+    Args:
+        file: The file, at the pickle's beginning; afterwards at its end.
+
+    Raises:
+        HostileFileError: If the pickle is of that kind.
+        ValueError: If it is none.
+    """
+    stack: list[_Value | None] = []  # None is a mark
+    memo: dict[int, _Value] = {}
+    read = passed = 0  # characters of text in the file, and as arguments of calls
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        name = opcode.name
+        if count > MOST_OPCODES:
+            raise HostileFileError("the file is made of more parts than any checkpoint.")
+        text = len(argument) if isinstance(argument, str) else 0
+        read += text
+        if name == "GLOBAL" and argument.endswith(" bytearray"):
+            raise HostileFileError("the file makes an array of bytes of any size.")
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            index = len(memo) if argument is None else argument
+            if index > count:
+                raise HostileFileError("the file numbers its parts beyond their number.")
+            memo[index] = stack[-1] if stack and stack[-1] is not None else _Value()
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo.get(argument, _Value()))
+        elif name == "MARK":
+            stack.append(None)
+        else:
+            popped = _pop(stack, opcode)
+            if name == "REDUCE":
+                passed += sum(value.text for value in popped)
+            for _ in opcode.stack_after:
+                if name.startswith("TUPLE") or name == "EMPTY_TUPLE":
+                    depth = 1 + max((value.depth for value in popped), default=0)
+                    parts, text = 1 + sum(v.parts for v in popped), sum(v.text for v in popped)
+                    value = _Value(depth, parts, text)
+                    if value.depth > MOST_NESTED or value.parts > MOST_PARTS:
+                        raise HostileFileError("the file nests tuples in tuples.")
+                else:
+                    value = popped[0] if name == "DUP" and popped else _Value(text=text)
+                stack.append(value)
+        if passed > read + MOST_REPEATED:  # by `_codecs.encode` of the same text again and again
+            raise HostileFileError("the file unfolds into more bytes than it holds.")
+
+
+def _pop(stack, opcode):
+    """Takes off a stack what an opcode takes; of a stack that is not as it should be, what is there."""
+    popped = []
+    if pickletools.markobject in opcode.stack_before:
+        while stack and (value := stack.pop()) is not None:
+            popped.append(value)
+        number = opcode.stack_before.index(pickletools.markobject)
+    else:
+        number = len(opcode.stack_before)
+    for _ in range(number):
+        value = stack.pop() if stack else None
+        popped.append(value or _Value())
+    return popped
 
 
 def state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -133,10 +247,14 @@ def state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
         is_tensor = isinstance(tensor, torch.Tensor)
         if not is_tensor or tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise CheckpointError(f"{path}: {name} is no ordinary tensor.")
-    # Tensors may share their memory, or have one number stand for many.
-    if sum(tensor.numel() * tensor.element_size() for tensor in content.values()) > path.stat().st_size:
-        raise CheckpointError(f"{path}: the tensors unfold into more numbers than the file holds.")
+        if num_bytes(tensor) > tensor.untyped_storage().nbytes():  # one number may stand for many
+            raise HostileFileError(f"{path}: {name} unfolds into more numbers than the file holds.")
     return dict(content)
+
+
+def num_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's numbers, each counted by itself."""
+    return tensor.numel() * tensor.element_size()
 
 
 def _load(path: Path):
@@ -167,16 +285,18 @@ class ArrayDtype:
             raise CheckpointError("the file holds an array of an unknown byte order.")
         self.order = state[1]
 
-    def array(self, data: bytes, shape: tuple[int, ...], order: str) -> np.ndarray:
+    def array(self, data: Any, shape: Any, order: str, left: int) -> np.ndarray:
         """The array of these bytes.
 
         Raises:
-            CheckpointError: If they do not have the length of the shape.
+            CheckpointError: If they do not have the length of the shape, or are more than what is left to be made.
         """
         dtype = np.dtype(self.code).newbyteorder(self.order)
-        is_shape = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+        is_shape = isinstance(shape, tuple) and len(shape) <= 32 and all(type(n) is int and n >= 0 for n in shape)
         if not is_shape or not isinstance(data, (bytes, bytearray)) or len(data) != math.prod(shape) * dtype.itemsize:
             raise CheckpointError("the file holds an array whose data and shape differ in length.")
+        if len(data) > left:
+            raise HostileFileError("the file unfolds into more numbers than it holds.")
         return np.frombuffer(data, dtype).reshape(shape, order=order).astype(dtype.newbyteorder("="))
 
 
@@ -194,16 +314,14 @@ class ArrayUnpickler(pickle.Unpickler):
 
     def __init__(self, file: BinaryIO, size: int):
         super().__init__(file)
-        left = size
+        left = left_encoded = size
 
         def make(dtype: Any, data: Any, shape: Any, order: str) -> np.ndarray:
             nonlocal left
             if not isinstance(dtype, ArrayDtype):
                 raise CheckpointError("the file holds an array without a kind of number.")
-            array = dtype.array(data, shape, order)
+            array = dtype.array(data, shape, order, left)
             left -= array.nbytes
-            if left < 0:
-                raise CheckpointError("the file unfolds into more numbers than it holds.")
             return array
 
         class Array(PickledArray):
@@ -219,7 +337,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
         def frombuffer(data, dtype, shape, order):
             array = Array()
-            array.value = make(dtype, bytes(data), shape, "F" if order == "F" else "C")
+            array.value = make(dtype, data, shape, "F" if order == "F" else "C")
             return array
 
         def scalar(dtype, data=b""):
@@ -229,6 +347,10 @@ class ArrayUnpickler(pickle.Unpickler):
             """How an array's bytes are written in the oldest pickle formats, which have no bytes of their own."""
             if encoding != "latin1":
                 raise CheckpointError(f"the file encodes bytes as {str(encoding)[:20]!r}, which no array does.")
+            nonlocal left_encoded
+            left_encoded -= len(text)
+            if left_encoded < 0:
+                raise HostileFileError("the file unfolds into more bytes than it holds.")
             return text.encode("latin1")
 
         # All that the pickle of a numpy array refers to, under the names of numpy 1 and numpy 2.
@@ -246,7 +368,7 @@ class ArrayUnpickler(pickle.Unpickler):
                 "the file holds JAX arrays, straight from training, which need JAX to be read. Where JAX is "
                 'installed, save it with numpy arrays: jax.tree_util.tree_map(numpy.asarray, file["params"]).'
             )
-        raise CheckpointError(
+        raise HostileFileError(
             f"the file refers to {module}.{name}, which no CLOOB checkpoint needs and which could run code. Nothing "
             f'of it was run. (If it is a training checkpoint of yours, save its "params" alone.)'
         )
@@ -273,9 +395,11 @@ def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[s
     path = check_file(path)
     try:
         with path.open("rb") as file:
+            check_pickle(file)
+            file.seek(0)
             checkpoint = ArrayUnpickler(file, path.stat().st_size).load()
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error}") from None
     except Exception as error:
         raise CheckpointError(
             f"{path}: the file is no pickle, or a truncated one; get it again. ({first_line(error)})"

@@ -32,9 +32,9 @@ def stored_scale(state: Mapping[str, torch.Tensor]) -> float | None:
     if SCALE_BUFFER not in state:
         return None
     buffer = state[SCALE_BUFFER]
-    value = float(buffer) if buffer.numel() == 1 else math.nan
+    value = float(buffer) if buffer.numel() == 1 and buffer.is_floating_point() else math.nan
     if not (math.isfinite(value) and value > 0):
-        raise CheckpointError(f"The U-Net's file has {SCALE_BUFFER} = {buffer}, which is no scale.")
+        raise CheckpointError(f"The U-Net's file has {SCALE_BUFFER} = {str(buffer)[:80]}, which is no scale.")
     return value
 
 

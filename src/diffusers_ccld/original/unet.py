@@ -88,6 +88,8 @@ def unet_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         if name not in state or state[name].ndim != (2 if "mapping" in name else 4):
             raise CheckpointError(f"The file is no U-Net of CCLD: it lacks {name}.")
     mapping_dim, mapping_in = state["mapping.0.main.0.weight"].shape
+    if state[firsts[0]].shape[1] <= INPUT_TIME_FEATURES or mapping_in <= MAPPING_TIME_FEATURES:
+        raise CheckpointError("The file is no U-Net of CCLD: its first layers have no room for latents or embeddings.")
     return {
         "sample_size": 32,
         "in_channels": state[firsts[0]].shape[1] - INPUT_TIME_FEATURES,
