@@ -27,7 +27,7 @@ import original_files
 from diffusers_ccld.cli import main
 
 # What the libraries' code, and running the small result once, take in any case.
-FIXED_MEMORY = 192 * 2**20
+FIXED_MEMORY = 320 * 2**20
 
 
 # Hostile pickles: every way in which a pickle imports or calls

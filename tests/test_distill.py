@@ -1,6 +1,7 @@
 """`training/distill.py`: what it computes, what it writes, what it refuses."""
 
 import json
+import runpy
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
 from diffusers_ccld.distillation import Teacher
 from diffusers_ccld.guidance import predict_velocity
 from diffusers_ccld.latent_cache import LatentCache, model_fingerprint
+from diffusers_ccld.training_config import parse_config
 from diffusers_ccld.training_log import read_log
 from diffusers_ccld.unet_ccld import MappingNetwork
-from scripts import run, run_here
+from scripts import ROOT, run, run_here
 from training_processes import assert_same, kill_and_resume
 
 SCRIPT = "training/distill.py"
@@ -234,6 +236,12 @@ def test_another_teacher_is_another_run(arguments, student_folder, tmp_path, cap
     changed = arguments(tmp_path / "run", max_steps=2, teacher=student_folder)
     assert run_here(SCRIPT, *changed, "--resume", "latest") == 2
     assert "teacher was" in capsys.readouterr().err
+
+
+def test_the_recipe_for_wikiart_can_be_read():
+    config_class = runpy.run_path(str(ROOT / SCRIPT))["DistillConfig"]
+    path = ROOT / "training" / "configs" / "distill_wikiart.yaml"
+    assert parse_config(config_class, "", ["--config", str(path)]).teacher == "ccld-wikiart"
 
 
 # Wrong input

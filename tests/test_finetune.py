@@ -356,7 +356,7 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
     "arguments, message",
     [
         (["--dataset", "/nowhere"], "no such folder"),
-        (["--model", "/nowhere"], "--model /nowhere: the vae cannot be loaded"),
+        (["--model", "/nowhere"], "/nowhere: the vae cannot be loaded"),
         (["--cache", "{empty}"], "is no cache"),
         (["--cache", "{cache}", "--random_flip"], "is stale"),
         (["--cache", "{cache}", "--dataset", "{empty}"], "is stale"),

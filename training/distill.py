@@ -13,14 +13,16 @@ folder with the averaged weights.
 import dataclasses
 import math
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.distillation import (
+    Answer,
     OtherConditions,
+    Question,
     Strides,
     Student,
     Teacher,
@@ -153,6 +155,77 @@ def load_prompt_embeds(path: str | None, pipe: CCLDPipeline) -> torch.Tensor | N
         return torch.cat([pipe.encode_prompt(batch)[0] for batch in batches]).float()
 
 
+class Lesson(NamedTuple):
+    """A question for the student, and what its answer is compared with.
+
+    Attributes:
+        question: What both networks are asked, of N images.
+        wanted: The teacher's answer, or what one long step has to be to lead where the teacher's steps lead.
+        target: v of the images, (N, C, H, W).
+        is_own: Whether the condition is the image's own, (N,); the images tell nothing of others.
+        t: The times, (N,).
+    """
+
+    question: Question
+    wanted: Answer
+    target: torch.Tensor
+    is_own: torch.Tensor
+    t: torch.Tensor
+
+    def terms(self, answer: Answer, config: DistillConfig) -> dict[str, torch.Tensor]:
+        """The terms of the student's loss, (N,) each, by the name of their weight."""
+        terms = {"output": v_prediction_losses(answer.velocity, self.wanted.velocity)}
+        if config.task_weight:
+            terms["task"] = v_prediction_losses(answer.velocity, self.target) * self.is_own
+        if config.feature_weight:
+            terms["feature"] = feature_losses(answer.features, self.wanted.features)
+        return terms
+
+
+class Lessons:
+    """Makes lessons of batches of images.
+
+    Args:
+        config: The run's settings.
+        pipe: The student's pipeline, on the device to work on.
+        teacher: The teacher.
+        strides: The student's steps, if they are to be few.
+        others: Conditions that are not the images' own.
+        latent_shape: (C, H, W) of the latents.
+    """
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        pipe: CCLDPipeline,
+        teacher: Teacher,
+        strides: Strides | None,
+        others: OtherConditions,
+        latent_shape: tuple[int, int, int],
+    ):
+        self.config, self.pipe, self.teacher, self.strides = config, pipe, teacher, strides
+        self.others, self.latent_shape, self.times = others, latent_shape, TrainingTimes(config.seed)
+
+    def of(self, batch: dict[str, Any], positions: range) -> Lesson:
+        """The lesson of a batch of images or of a cache, at these positions of the run."""
+        config, device = self.config, self.pipe.device
+        draws = draw_for_training(config.seed, self.times, positions, self.latent_shape, config.condition_dropout)
+        times = None if self.strides is None else self.strides.times(draws.t).to(device)
+        draws = draws.to(device) if times is None else draws.to(device)._replace(t=times[0])
+        encoded = encode_batch(batch, self.pipe, device)
+        inputs = make_inputs(encoded, draws, self.pipe.scheduler, self.pipe.vae.config.scaling_factor)
+        condition, is_own = self.others.draw(inputs.condition, positions)
+        scales = None
+        if config.max_guidance_scale is not None:
+            scales = draw_guidance_scales(config.seed, positions, config.max_guidance_scale).to(device)
+        question = Question(inputs.noisy_latents, inputs.timesteps, condition, scales)
+        if times is None:
+            wanted = self.teacher(*question)
+        else:
+            wanted = Answer(stride_velocity(self.teacher, inputs.noisy_latents, times, condition, scales), [])
+        return Lesson(question, wanted, inputs.target, is_own, draws.t)
+
+
 def distill(config: DistillConfig) -> None:
     run = TrainingRun(config)
     accelerator = run.accelerator
@@ -216,53 +289,26 @@ def distill(config: DistillConfig) -> None:
     pipeline.prepare_upload()
     run.begin(data.num_images, data.bad)
 
-    times = TrainingTimes(config.seed)
+    lessons = Lessons(config, pipe, teacher, strides, others, latent_shape)
     with closing(batches), run:
         while run.goes_on:
             for batch, positions in run.micro_batches(batches):
-                draws = draw_for_training(config.seed, times, positions, latent_shape, config.condition_dropout)
-                if strides is not None:
-                    stride_times = strides.times(draws.t)
-                    draws = draws._replace(t=stride_times[0])
-                draws = draws.to(accelerator.device)
-                encoded = encode_batch(batch, pipe, accelerator.device)
-                inputs = make_inputs(encoded, draws, pipe.scheduler, pipe.vae.config.scaling_factor)
-                condition, is_own = others.draw(inputs.condition, positions)
-                scales = None
-                if config.max_guidance_scale is not None:
-                    scales = draw_guidance_scales(config.seed, positions, config.max_guidance_scale)
-                    scales = scales.to(accelerator.device)
-
-                question = (inputs.noisy_latents, inputs.timesteps, condition, scales)
-                with accelerator.autocast():
-                    if strides is None:
-                        wanted = teacher(*question)
-                        velocity = wanted.velocity
-                    else:
-                        stride_times = stride_times.to(accelerator.device)
-                        velocity = stride_velocity(teacher, inputs.noisy_latents, stride_times, condition, scales)
+                lesson = lessons.of(batch, positions)
                 with accelerator.accumulate(network):
-                    answer = network(*question)
-                    terms = {"output": v_prediction_losses(answer.velocity, velocity)}
-                    if config.task_weight:
-                        terms["task"] = v_prediction_losses(answer.velocity, inputs.target) * is_own
-                    if config.feature_weight:
-                        terms["feature"] = feature_losses(answer.features, wanted.features)
+                    terms = lesson.terms(network(*lesson.question), config)
                     losses = sum(getattr(config, f"{name}_weight") * term for name, term in terms.items())
                     weights = 1.0
                     if config.snr_gamma is not None:
-                        weights = min_snr_weights(*t_to_alpha_sigma(draws.t), config.snr_gamma)
-                    tensors = {**inputs._asdict(), "asked": condition, "answer": velocity}
-                    if scales is not None:
-                        tensors["scales"] = scales
+                        weights = min_snr_weights(*t_to_alpha_sigma(lesson.t), config.snr_gamma)
+                    tensors = lesson.question.tensors()
                     all_losses = run.backward((weights * losses).mean(), losses, **tensors)
                     run.clip_gradient(average.weights.values(), losses=losses, **tensors)
                     optimizer.step()
                     optimizer.zero_grad()
-                by_quartile = loss_by_quartile(all_losses, accelerator.gather(draws.t))
+                by_quartile = loss_by_quartile(all_losses, accelerator.gather(lesson.t))
                 by_term = accelerator.gather({name: term.detach() for name, term in terms.items()})
                 if "task" in by_term:  # the mean of the images that were asked about
-                    by_term["task"] = by_term["task"][accelerator.gather(is_own)]
+                    by_term["task"] = by_term["task"][accelerator.gather(lesson.is_own)]
                 by_term = {name: values.tolist() for name, values in by_term.items()}
                 run.log.add(len(all_losses), loss=all_losses.tolist(), **by_quartile, **by_term)
             run.finish_step(config.demo_every, pipeline.paint)

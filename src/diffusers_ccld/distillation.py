@@ -78,6 +78,26 @@ def feature_losses(projected: list[torch.Tensor], wanted: list[torch.Tensor]) ->
 # Networks
 
 
+class Question(NamedTuple):
+    """What networks are asked of N images.
+
+    Attributes:
+        noisy_latents: (N, C, H, W).
+        timesteps: In diffusers' units, (N,).
+        condition: CLOOB embeddings, (N, 1, D); zero for no condition.
+        guidance_scales: How much to guide towards the condition, (N,), if at all.
+    """
+
+    noisy_latents: torch.Tensor
+    timesteps: torch.Tensor
+    condition: torch.Tensor
+    guidance_scales: torch.Tensor | None = None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What there is of it, by name."""
+        return {name: tensor for name, tensor in self._asdict().items() if tensor is not None}
+
+
 class Answer(NamedTuple):
     """What a network says of N images: v, (N, C, H, W), and features if they are compared."""
 

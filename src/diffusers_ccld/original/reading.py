@@ -24,7 +24,7 @@ INERT_GLOBALS = re.compile(
 
 
 # Beyond what any checkpoint has: the parts of a pickle, tuples in one another, and text that is used repeatedly.
-MOST_OPCODES = 10**6
+MOST_OPCODES = 300_000
 MOST_NESTED = 32
 MOST_PARTS = 10**5
 MOST_REPEATED = 2**24
@@ -167,6 +167,9 @@ class _Value(NamedTuple):
     text: int = 0
 
 
+_PLAIN = _Value()
+
+
 def check_pickle(file: BinaryIO) -> None:
     """Walks through a pickle without making anything of it.
 
@@ -195,9 +198,9 @@ def check_pickle(file: BinaryIO) -> None:
             index = len(memo) if argument is None else argument
             if index > count:
                 raise HostileFileError("the file numbers its parts beyond their number.")
-            memo[index] = stack[-1] if stack and stack[-1] is not None else _Value()
+            memo[index] = stack[-1] if stack and stack[-1] is not None else _PLAIN
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo.get(argument, _Value()))
+            stack.append(memo.get(argument, _PLAIN))
         elif name == "MARK":
             stack.append(None)
         else:
@@ -212,7 +215,7 @@ def check_pickle(file: BinaryIO) -> None:
                     if value.depth > MOST_NESTED or value.parts > MOST_PARTS:
                         raise HostileFileError("the file nests tuples in tuples.")
                 else:
-                    value = popped[0] if name == "DUP" and popped else _Value(text=text)
+                    value = popped[0] if name == "DUP" and popped else _Value(text=text) if text else _PLAIN
                 stack.append(value)
         if passed > read + MOST_REPEATED:  # by `_codecs.encode` of the same text again and again
             raise HostileFileError("the file unfolds into more bytes than it holds.")
@@ -229,7 +232,7 @@ def _pop(stack, opcode):
         number = len(opcode.stack_before)
     for _ in range(number):
         value = stack.pop() if stack else None
-        popped.append(value or _Value())
+        popped.append(value or _PLAIN)
     return popped
 
 
