@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import struct
 import subprocess
 import sys
 
@@ -158,6 +159,13 @@ def test_archives_that_readers_see_differently_are_refused(tmp_path):
         (tmp_path / "changed.ckpt").write_bytes(changed)
         with pytest.raises(CheckpointError):
             read_checkpoint(tmp_path / "changed.ckpt")
+
+
+def test_an_archive_of_several_disks_is_refused(tmp_path):
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2)
+    (tmp_path / "a.ckpt").write_bytes(b"something" + locator + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(CheckpointError):
+        inspect(tmp_path / "a.ckpt")
 
 
 def test_a_diffusion_model_of_latent_diffusion_is_a_first_stage(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,15 @@ from ..errors import first_line
 from .autoencoder import first_stage, infer_autoencoder
 from .cloob import infer_cloob_config
 from .presets import PRESETS
-from .reading import CheckpointError, HostileFileError, check_file, read_checkpoint, read_cloob_pickle, state_dict_of
+from .reading import (
+    CheckpointError,
+    HostileFileError,
+    check_file,
+    is_archive,
+    read_checkpoint,
+    read_cloob_pickle,
+    state_dict_of,
+)
 from .scale import choose_scale, stored_scale
 from .unet import TRAINING_SCALE, split_training_checkpoint, unet_config
 
@@ -42,7 +49,7 @@ def inspect(path: str | Path) -> Facts:
     check_file(path)
     if path.suffix == ".safetensors":
         return {"kind": "safetensors file", **_safetensors_facts(path)}
-    if not zipfile.is_zipfile(path) and (cloob := _cloob_pickle(path)) is not None:
+    if not is_archive(path) and (cloob := _cloob_pickle(path)) is not None:
         return cloob
     return inspect_checkpoint(path)
 

@@ -123,19 +123,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive: to PyTorch by its beginning, or to Python by its end."""
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            return True
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it says that it is one, of several disks
+        return True
+
+
 def _check_archive(path):
     """Refuses archives that PyTorch would not have written, and pickles in them that are made to do harm.
 
     PyTorch never compresses; what is compressed could unfold into anything. Nor does it write anything before the
     archive: then its reader and Python's might find different ones.
     """
-    with path.open("rb") as file:
-        begins_as_archive = file.read(4) == b"PK\x03\x04"
-        if not begins_as_archive and not zipfile.is_zipfile(path):
-            file.seek(0)
+    if not is_archive(path):
+        with path.open("rb") as file:
             for _ in range(LEGACY_PICKLES):  # the format before PyTorch 1.6 has several, one after another
                 check_pickle(file)
-            return
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
