@@ -240,7 +240,7 @@ def test_another_teacher_is_another_run(arguments, student_folder, tmp_path, cap
 
 def test_the_recipe_for_wikiart_can_be_read():
     config_class = runpy.run_path(str(ROOT / SCRIPT))["DistillConfig"]
-    path = ROOT / "training" / "configs" / "distill_wikiart.yaml"
+    path = ROOT / "training" / "configs" / "distill" / "wikiart.yaml"
     assert parse_config(config_class, "", ["--config", str(path)]).teacher == "ccld-wikiart"
 
 
