@@ -185,6 +185,16 @@ def test_a_pipeline_on_a_vq_autoencoder(originals, tmp_path):
     assert torch.allclose(pixels, (expected / 2 + 0.5).clamp(0, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [{"ch_mult": [1] * 9}, {"num_res_blocks": 5}])
+def test_sizes_that_no_trial_run_could_bear_are_refused(size, tmp_path, capsys):
+    kind, params = published_params("vq-f4-noattn")
+    params["ddconfig"] |= {"ch": 32, **size}
+    shapes = original_files.autoencoder_shapes(kind, params)
+    torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "ae.ckpt")
+    assert convert(tmp_path / "ae.ckpt", tmp_path / "out") == 2
+    assert "more than any that is known" in capsys.readouterr().err
+
+
 def without(state, *parts):
     return {name: tensor for name, tensor in state.items() if not any(part in name for part in parts)}
 

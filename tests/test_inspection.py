@@ -161,6 +161,18 @@ def test_archives_that_readers_see_differently_are_refused(tmp_path):
             read_checkpoint(tmp_path / "changed.ckpt")
 
 
+def test_an_encrypted_archive_is_refused(originals, tmp_path):
+    data = bytearray(originals.unet.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # of every entry, twice over
+        at = data.find(signature)
+        while at >= 0:
+            data[at + flags] |= 1
+            at = data.find(signature, at + 4)
+    (tmp_path / "a.ckpt").write_bytes(data)
+    with pytest.raises(CheckpointError):
+        inspect(tmp_path / "a.ckpt")
+
+
 def test_an_archive_of_several_disks_is_refused(tmp_path):
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2)
     (tmp_path / "a.ckpt").write_bytes(b"something" + locator + b"PK\x05\x06" + bytes(18))

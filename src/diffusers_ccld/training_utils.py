@@ -24,6 +24,7 @@ from .image_grid import image_grid
 from .modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
+from .student import network_settings
 from .training_config import RunConfig
 from .training_log import peak_memory_gib
 
@@ -215,7 +216,7 @@ def make_lora_config(config: Any) -> "LoraConfig":
 
 def network_identity(unet: torch.nn.Module) -> dict[str, Any]:
     """What a run's checkpoints know a network by: its settings, but those that are not set."""
-    return {key: value for key, value in unet.config.items() if not key.startswith("_") and value is not None}
+    return {name: value for name, value in network_settings(unet).items() if value is not None}
 
 
 def describe_hardware(accelerator: Accelerator) -> str:

@@ -13,7 +13,8 @@ import yaml
 from diffusers import AutoencoderKL, VQModel
 
 from ..modeling_gumbel_vq import GumbelVQModel
-from .reading import CheckpointError, check_file
+from .errors import CheckpointError
+from .reading import check_file
 from .tables import Entry
 
 # What published files still hold of training: perceptual loss and discriminator, averaged weights, a random projection
@@ -24,8 +25,8 @@ IGNORED = r"(loss|model_ema)\..*|colorize"
 # latent-diffusion.
 FIRST_STAGE = "first_stage_model."
 
-# Twice what published ones have.
-MOST_LEVELS, MOST_BLOCKS = 12, 8
+# Published ones have up to 6 and 2. A conversion's trial run takes a picture of 2 to the power of levels + 2 pixels.
+MOST_LEVELS, MOST_BLOCKS = 8, 4
 
 # What YAML files call each kind.
 TARGETS = {

@@ -9,7 +9,7 @@ from PIL import Image
 from ..errors import first_line
 from ..modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..unet_ccld import CCLDUNet2DConditionModel
-from .reading import CheckpointError
+from .errors import CheckpointError
 
 
 @torch.no_grad()

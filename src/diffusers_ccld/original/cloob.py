@@ -13,7 +13,7 @@ import torch
 
 from ..configuration_cloob import CLOOBConfig
 from ..processing_cloob import IMAGE_MEAN, IMAGE_STD
-from .reading import CheckpointError
+from .errors import CheckpointError
 from .tables import Entry
 
 # Here; in the pickles of JAX parameters and how it lies there; in the PyTorch port that training checkpoints hold.

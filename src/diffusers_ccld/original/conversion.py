@@ -36,8 +36,9 @@ from .cloob import (
     split_cloob,
 )
 from .downloads import preset_files
+from .errors import CheckpointError
 from .presets import PRESETS
-from .reading import CheckpointError, num_bytes, sha256
+from .reading import num_bytes, sha256
 from .scale import Scale, choose_scale, stored_scale, warn_of_other_scale
 from .sources import Source, find_sources
 from .tables import Entry, from_original

@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from ..errors import first_line
 from ..files import moved_into_place
+from .errors import CheckpointError
 from .presets import PRESETS, PublishedFile
-from .reading import CheckpointError, sha256
+from .reading import sha256
 
 BLOCK = 2**20
 TIMEOUT = 30  # seconds without an answer
@@ -163,6 +164,6 @@ def unpack(archive: Path, member: str, folder: Path) -> Path:
                 raise CheckpointError(f"{archive} unfolds into far more than it holds.")
             with moved_into_place(path) as temporary, temporary.open("wb") as output:
                 shutil.copyfileobj(source, output, BLOCK)
-    except (KeyError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
+    except (KeyError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:
         raise CheckpointError(f"{archive} is damaged, or has no {member}. ({first_line(error)})") from error
     return path

@@ -12,7 +12,7 @@ from ..files import moved_into_place, write_text
 from ..modeling_gumbel_vq import GumbelVQModel
 from ..unet_ccld import CCLDUNet2DConditionModel
 from .autoencoder import TARGETS, Autoencoder
-from .reading import CheckpointError
+from .errors import CheckpointError
 from .tables import to_original
 from .unet import BLOCKS_PER_LEVEL, LEVEL_PREFIXES, SCALE_BUFFER, unet_table
 

@@ -12,16 +12,9 @@ from safetensors import SafetensorError, safe_open
 from ..errors import first_line
 from .autoencoder import first_stage, infer_autoencoder
 from .cloob import infer_cloob_config
+from .errors import CheckpointError, HostileFileError
 from .presets import PRESETS
-from .reading import (
-    CheckpointError,
-    HostileFileError,
-    check_file,
-    is_archive,
-    read_checkpoint,
-    read_cloob_pickle,
-    state_dict_of,
-)
+from .reading import check_file, is_archive, read_checkpoint, read_cloob_pickle, state_dict_of
 from .scale import choose_scale, stored_scale
 from .unet import TRAINING_SCALE, split_training_checkpoint, unet_config
 
@@ -61,7 +54,7 @@ def _cloob_pickle(path):
     except HostileFileError:
         raise
     except CheckpointError as error:
-        if "JAX" in str(error):
+        if "the file holds JAX arrays" in str(error):
             raise
         return None
     return {
@@ -191,14 +184,14 @@ def inspect_folder(folder: Path) -> Facts:
 def _model_folder_facts(folder):
     config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
     kept = (
-        "_class_name",
         "block_out_channels",
         "sample_size",
         "scaling_factor",
         "projection_dim",
         "time_cond_proj_dim",
     )
-    facts = {name.removeprefix("_"): config[name] for name in kept if config.get(name) is not None}
+    facts = {"class": config["_class_name"]} if "_class_name" in config else {}
+    facts |= {name: config[name] for name in kept if config.get(name) is not None}
     for path in sorted(folder.glob("*.safetensors")):
         found = _safetensors_facts(path)
         is_shard = "-of-" in path.name

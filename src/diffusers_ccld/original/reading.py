@@ -3,18 +3,19 @@
 import hashlib
 import math
 import pickle
-import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from ..errors import first_line
+from .errors import CheckpointError, HostileFileError
+from .pickle_walk import check_pickle
 
 # What the header of a Lightning training checkpoint of 2022 refers to beside tensors: callback classes, paths,
 # configurations. Nothing in it is needed, so each becomes a `Placeholder`.
@@ -23,20 +24,7 @@ INERT_GLOBALS = re.compile(
 )
 
 
-# Beyond what any checkpoint has: the parts of a pickle, tuples in one another, and text that is used repeatedly.
-MOST_OPCODES = 300_000
-MOST_NESTED = 32
-MOST_PARTS = 10**5
-MOST_REPEATED = 2**24
-LEGACY_PICKLES = 5
-
-
-class CheckpointError(ValueError):
-    """A file is not what it should be. The message says what is wrong and what to do about it."""
-
-
-class HostileFileError(CheckpointError):
-    """A file is made to do harm: to run code, or to unfold into more than it holds."""
+LEGACY_PICKLES = 5  # one after another, in the format before PyTorch 1.6
 
 
 class Placeholder:
@@ -94,7 +82,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         _check_archive(path)
     except CheckpointError as error:
         raise type(error)(f"{path}: {error}") from None
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, EOFError) as error:
+    # Encrypted archives and those of several disks end in a RuntimeError; pickles that are none in the others.
+    except (zipfile.BadZipFile, RuntimeError, ValueError, LookupError, OverflowError, EOFError, OSError) as error:
         raise _damaged(path, error) from error
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -142,107 +131,19 @@ def _check_archive(path):
     """
     if not is_archive(path):
         with path.open("rb") as file:
-            for _ in range(LEGACY_PICKLES):  # the format before PyTorch 1.6 has several, one after another
+            for _ in range(LEGACY_PICKLES):
                 check_pickle(file)
         return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            is_plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-            begins_at_once = min((entry.header_offset for entry in entries), default=0) == 0
-            if not is_plain or not begins_at_once or sum(e.file_size for e in entries) > path.stat().st_size:
-                raise HostileFileError("the archive unfolds into more than it holds, which no checkpoint does.")
-            for entry in entries:
-                if entry.filename.endswith("data.pkl"):
-                    with archive.open(entry) as pickled:
-                        check_pickle(pickled)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"the archive is damaged; get the file again. ({first_line(error)})") from error
-
-
-class _Value(NamedTuple):
-    """What is known of a value on a pickle's stack.
-
-    Attributes:
-        depth: How deep tuples are nested in it.
-        parts: How many parts they have.
-        text: How many characters of text.
-    """
-
-    depth: int = 0
-    parts: int = 1
-    text: int = 0
-
-
-_PLAIN = _Value()
-
-
-def check_pickle(file: BinaryIO) -> None:
-    """Walks through a pickle without making anything of it.
-
-    Python's unpicklers can be made to use up memory and time by a few bytes: with huge numbers in their memo, with
-    tuples of tuples that are hashed as keys, with `bytearray(10**12)`.
-
-    Args:
-        file: The file, at the pickle's beginning; afterwards at its end.
-
-    Raises:
-        HostileFileError: If the pickle is of that kind.
-        ValueError: If it is none.
-    """
-    stack: list[_Value | None] = []  # None is a mark
-    memo: dict[int, _Value] = {}
-    read = passed = 0  # characters of text in the file, and as arguments of calls
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        name = opcode.name
-        if count > MOST_OPCODES:
-            raise HostileFileError("the file is made of more parts than any checkpoint.")
-        text = len(argument) if isinstance(argument, str) else 0
-        read += text
-        if name == "GLOBAL" and argument.endswith(" bytearray"):
-            raise HostileFileError("the file makes an array of bytes of any size.")
-        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            index = len(memo) if argument is None else argument
-            if index > count:
-                raise HostileFileError("the file numbers its parts beyond their number.")
-            memo[index] = stack[-1] if stack and stack[-1] is not None else _PLAIN
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo.get(argument, _PLAIN))
-        elif name == "MARK":
-            stack.append(None)
-        else:
-            popped = _pop(stack, opcode)
-            if name == "REDUCE":
-                passed += sum(value.text for value in popped)
-            for _ in opcode.stack_after:
-                if name.startswith("TUPLE") or name == "EMPTY_TUPLE":
-                    depth = 1 + max((value.depth for value in popped), default=0)
-                    parts, text = 1 + sum(v.parts for v in popped), sum(v.text for v in popped)
-                    value = _Value(depth, parts, text)
-                    if value.depth > MOST_NESTED or value.parts > MOST_PARTS:
-                        raise HostileFileError("the file nests tuples in tuples.")
-                else:
-                    value = popped[0] if name == "DUP" and popped else _Value(text=text) if text else _PLAIN
-                stack.append(value)
-        if passed > read + MOST_REPEATED:  # by `_codecs.encode` of the same text again and again
-            raise HostileFileError("the file unfolds into more bytes than it holds.")
-
-
-def _pop(stack, opcode):
-    """Takes off a stack what an opcode takes; of a stack that is not as it should be, what is there."""
-    popped = []
-    if pickletools.markobject in opcode.stack_before:
-        while stack and (value := stack.pop()) is not None:
-            popped.append(value)
-        number = opcode.stack_before.index(pickletools.markobject)
-    else:
-        number = len(opcode.stack_before)
-    for _ in range(number):
-        value = stack.pop() if stack else None
-        popped.append(value or _PLAIN)
-    return popped
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        is_plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        begins_at_once = min((entry.header_offset for entry in entries), default=0) == 0
+        if not is_plain or not begins_at_once or sum(e.file_size for e in entries) > path.stat().st_size:
+            raise HostileFileError("the archive unfolds into more than it holds, which no checkpoint does.")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                with archive.open(entry) as pickled:
+                    check_pickle(pickled)
 
 
 def state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:

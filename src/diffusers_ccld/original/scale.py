@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from .errors import CheckpointError
 from .presets import PRESETS
-from .reading import CheckpointError
 from .unet import SCALE_BUFFER
 
 SCALE_TOLERANCE = 1e-3  # relative; the published values have that many digits

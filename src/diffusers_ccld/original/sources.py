@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from .reading import CheckpointError, read_checkpoint, read_cloob_pickle, state_dict_of
+from .errors import CheckpointError
+from .reading import read_checkpoint, read_cloob_pickle, state_dict_of
 from .unet import TRAINING_SCALE, split_training_checkpoint
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from .reading import CheckpointError
+from .errors import CheckpointError
 
 # How the same weight lies in memory on either side: (from the original, to the original).
 LAYOUTS = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from .reading import CheckpointError, read_checkpoint, state_dict_of
+from .errors import CheckpointError
+from .reading import read_checkpoint, state_dict_of
 from .tables import from_original
 from .unet import SCALE_BUFFER, split_training_checkpoint, unet_table
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..unet_ccld import INPUT_TIME_FEATURES, MAPPING_TIME_FEATURES
-from .reading import CheckpointError
+from .errors import CheckpointError
 from .tables import Entry
 
 # Levels are nested in one another; each prefix holds the numbered layers of one.
