@@ -54,6 +54,21 @@ class EncodedImages(NamedTuple):
 
 
 @torch.no_grad()
+def encode_latents(vae: AutoencoderKL | VQModel, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the latents' posterior, not scaled, (N, C, H, W) each, float32.
+
+    Args:
+        vae: The autoencoder; of one without a posterior the deviation is zero.
+        pictures: (N, 3, size, size) in [−1, 1], on its device.
+    """
+    encoded = vae.encode(pictures.to(vae.dtype))
+    if hasattr(encoded, "latent_dist"):
+        return encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
+    mean = encoded.latents.float()
+    return mean, torch.zeros_like(mean)
+
+
+@torch.no_grad()
 def encode_images(
     vae: AutoencoderKL | VQModel,
     image_encoder: CLOOBVisionModelWithProjection,
@@ -69,12 +84,7 @@ def encode_images(
         pixel_values: (N, 3, size, size), uint8, on the models' device.
     """
     pixels = pixel_values.float() / 255
-    encoded = vae.encode((pixels * 2 - 1).to(vae.dtype))
-    if hasattr(encoded, "latent_dist"):
-        mean, std = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
-    else:
-        mean = encoded.latents.float()
-        std = torch.zeros_like(mean)
+    mean, std = encode_latents(vae, pixels * 2 - 1)
     embeds = image_encoder(feature_extractor.preprocess_training_images(pixels).to(image_encoder.dtype)).image_embeds
     return EncodedImages(mean, std, embeds.float())
 

@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 from .cli import usable_device
 from .data import Preparation, TrainingImages, load_images
 from .errors import first_line
-from .latent_cache import canonical_source
+from .latent_cache import canonical_source, encode_latents
 from .pictures import ImageLimits
+from .training_data import as_pictures
 
 RESAMPLINGS = 2000
 CONFIDENCE = 95  # per cent
@@ -76,23 +77,17 @@ def load_vae(folder: Path) -> torch.nn.Module:
     return vae
 
 
-@torch.no_grad()
 def moments(vae: torch.nn.Module, batches: Iterator[torch.Tensor]) -> np.ndarray:
     """Mean and mean square of samples of each image's latents, exactly: (N, 2).
 
     Args:
         vae: The autoencoder.
-        batches: Pictures (n, 3, H, W) in [−1, 1].
+        batches: Pictures (n, 3, H, W) in [−1, 1], on its device.
     """
     rows = []
     for pictures in batches:
-        encoded = vae.encode(pictures.to(vae.device, vae.dtype))
-        if hasattr(encoded, "latent_dist"):
-            mean, variance = encoded.latent_dist.mean, encoded.latent_dist.var
-        else:
-            mean, variance = encoded.latents, torch.zeros_like(encoded.latents)
-        mean, variance = mean.double().flatten(1), variance.double().flatten(1)
-        rows.append(torch.stack([mean.mean(dim=1), (mean**2 + variance).mean(dim=1)], dim=1).cpu())
+        mean, std = (part.double().flatten(1) for part in encode_latents(vae, pictures))
+        rows.append(torch.stack([mean.mean(dim=1), (mean**2 + std**2).mean(dim=1)], dim=1).cpu())
     return torch.cat(rows).numpy()
 
 
@@ -125,7 +120,7 @@ def measure_scale(argv: list[str] | None = None) -> None:
     def batches() -> Iterator[torch.Tensor]:
         for first in tqdm(range(0, count, arguments.batch_size), desc="Encoding", unit="batch"):
             batch = images.__getitems__(range(first, min(first + arguments.batch_size, count)))
-            yield batch["pixel_values"].float() / 127.5 - 1
+            yield as_pictures(batch, vae.device)
 
     scale = pooled_scale(moments(vae, batches()), arguments.seed)
     print(f"scale of {count:,} images: {scale.value:.4f} ({CONFIDENCE} %: {scale.lowest:.4f} to {scale.highest:.4f})")

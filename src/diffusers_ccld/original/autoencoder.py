@@ -124,6 +124,11 @@ class Autoencoder(NamedTuple):
         return autoencoder_table(self.kind, len(config["block_out_channels"]), config["layers_per_block"])
 
 
+def latent_channels(config: Mapping[str, Any]) -> int:
+    """Channels of an autoencoder's latents; a VQ autoencoder's are what its codes are nearest to."""
+    return config.get("vq_embed_dim") or config["latent_channels"]
+
+
 def first_stage(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The autoencoder in a state dict that may be a larger model's, and the names of what is left out."""
     if not any(name.startswith(FIRST_STAGE) for name in state):

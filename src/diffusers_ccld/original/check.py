@@ -9,6 +9,7 @@ from PIL import Image
 from ..errors import first_line
 from ..modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..unet_ccld import CCLDUNet2DConditionModel
+from .autoencoder import latent_channels
 from .errors import CheckpointError
 
 
@@ -34,7 +35,7 @@ def check_conversion(folder: Path) -> dict[str, str]:
             raise CheckpointError(f"The converted {name} cannot be run: {first_line(error)}") from error
         results[name] = "loaded and run"
     if pipe is not None:
-        latents = pipe.vae.config.get("vq_embed_dim") or pipe.vae.config.latent_channels
+        latents = latent_channels(pipe.vae.config)
         if latents != pipe.unet.config.in_channels:
             raise CheckpointError(
                 f"The U-Net wants {pipe.unet.config.in_channels} channels of latents; the autoencoder makes {latents}."

@@ -24,7 +24,14 @@ from ..processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..scheduling_ccld import CCLDScheduler
 from ..standalone import write_code
 from ..unet_ccld import CCLDUNet2DConditionModel
-from .autoencoder import IGNORED, check_against_yaml, first_stage, infer_autoencoder, read_autoencoder_yaml
+from .autoencoder import (
+    IGNORED,
+    check_against_yaml,
+    first_stage,
+    infer_autoencoder,
+    latent_channels,
+    read_autoencoder_yaml,
+)
 from .check import check_conversion
 from .cloob import (
     HEAD_DIM,
@@ -113,8 +120,7 @@ def convert(
     _check_arguments(has_files, unet, autoencoder_scale, preset, source_dir, ema, dtype)
     earlier = _earlier_report(output)
     if not has_files:
-        if not overwrite and (existing := [name for name in COMPONENTS if (output / name).exists()]):
-            raise CheckpointError(f"{output} has {', '.join(existing)} already; give --overwrite to replace them.")
+        _check_is_free(output, COMPONENTS, overwrite)
         files = preset_files(preset, source_dir)
         unet, cloob, autoencoder = files["unet"], files["cloob"], files["autoencoder"]
         autoencoder_config = autoencoder_config or files["autoencoder_config"]
@@ -145,9 +151,7 @@ def convert(
     _check_widths(plans)
     if standalone and len(plans) < len(COMPONENTS):
         raise CheckpointError("--standalone needs a whole pipeline at once: U-Net, CLOOB and autoencoder.")
-    existing = [plan.name for plan in plans if (output / plan.name).exists()]
-    if existing and not overwrite:
-        raise CheckpointError(f"{output} has {', '.join(existing)} already; give --overwrite to replace them.")
+    _check_is_free(output, [plan.name for plan in plans], overwrite)
 
     report = _make_report(plans, sources, scale, preset, dtype, earlier)
     for source in sources.values():
@@ -178,6 +182,12 @@ def convert(
             shutil.rmtree(output)
         raise
     return report
+
+
+def _check_is_free(output, names, overwrite):
+    existing = [name for name in names if (output / name).exists()]
+    if existing and not overwrite:
+        raise CheckpointError(f"{output} has {', '.join(existing)} already; give --overwrite to replace them.")
 
 
 def _check_arguments(has_files, unet, autoencoder_scale, preset, source_dir, ema, dtype):
@@ -280,8 +290,7 @@ def _check_widths(plans):
         if wanted != made:
             raise CheckpointError(f"The U-Net wants embeddings of width {wanted}; the CLOOB makes them of {made}.")
     if "unet" in configs and "vae" in configs:
-        vae = configs["vae"]
-        wanted, made = configs["unet"].in_channels, vae.get("vq_embed_dim") or vae.latent_channels
+        wanted, made = configs["unet"].in_channels, latent_channels(configs["vae"])
         if wanted != made:
             raise CheckpointError(f"The U-Net wants {wanted} channels of latents; the autoencoder makes {made}.")
 

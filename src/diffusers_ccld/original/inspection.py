@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import first_line
-from .autoencoder import first_stage, infer_autoencoder
+from .autoencoder import first_stage, infer_autoencoder, latent_channels
 from .cloob import infer_cloob_config
 from .errors import CheckpointError, HostileFileError
 from .presets import PRESETS
@@ -133,7 +133,7 @@ def autoencoder_facts(state: Mapping[str, torch.Tensor]) -> Facts:
         "becomes": autoencoder.kind.__name__,
         "factor": 2 ** (len(config["block_out_channels"]) - 1),
         "widths": list(config["block_out_channels"]),
-        "latent channels": config.get("vq_embed_dim", config["latent_channels"]),
+        "latent channels": latent_channels(config),
     }
     if "num_vq_embeddings" in config:
         facts["codes"] = config["num_vq_embeddings"]
