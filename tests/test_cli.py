@@ -7,7 +7,8 @@ from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
 from diffusers_ccld import CCLDPipeline
-from diffusers_ccld.cli import main, parse_weighted, parse_weighted_file
+from diffusers_ccld.cli import main
+from diffusers_ccld.weighted_sources import parse_weighted, parse_weighted_file
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ import torch
 from tqdm.auto import tqdm
 
 from diffusers_ccld import CCLDUNet2DConditionModel
-from diffusers_ccld.cli import run_reporting_errors, usable_device
+from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.data import images_fingerprint, load_images, name_of
+from diffusers_ccld.devices import usable_device
 from diffusers_ccld.latent_cache import (
     EncodedImages,
     Manifest,

@@ -16,8 +16,8 @@ import torch
 from diffusers import AutoencoderKL, AutoModel, VQModel
 from tqdm.auto import tqdm
 
-from .cli import usable_device
 from .data import Preparation, TrainingImages, load_images
+from .devices import usable_device
 from .errors import first_line
 from .latent_cache import canonical_source, encode_latents
 from .pictures import ImageLimits

@@ -1,0 +1,1 @@
+"""The commands of `ccld`: every module has a HELP, an `add_arguments` and a `run`, which imports what it needs."""

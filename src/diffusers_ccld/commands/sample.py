@@ -1,0 +1,116 @@
+"""`ccld sample`."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+from .. import __version__
+from ..devices import usable_device
+from ..files import save_image
+from ..weighted_sources import open_image, parse_weighted, parse_weighted_file
+
+HELP = "paint from prompts"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..noise_schedule import TIMESTEP_SCHEDULES
+    from ..scheduling_ccld import ALGORITHMS
+
+    add = parser.add_argument
+    add("prompts", nargs="*", metavar="PROMPT", help='what to paint; "a red fox:2.5" gives it the weight 2.5')
+    add(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE[:WEIGHT]",
+        help="an image prompt, may be given again and again",
+    )
+    add("--model", metavar="DIR", help="folder or hub id of a pipeline (default: the small one of the package)")
+    add("-n", "--num-images", type=int, default=4, metavar="N", help="number of pictures (default: 4)")
+    add("--steps", type=int, default=50, metavar="N", help="number of sampling steps (default: 50)")
+    add("--seed", type=int, default=0, help="seed of the first picture; the others count up (default: 0)")
+    add(
+        "--guidance-scale",
+        type=float,
+        default=3.0,
+        metavar="G",
+        help="weight of what comes without a weight of its own (default: 3); several share it evenly",
+    )
+    add("--algorithm", choices=ALGORITHMS, help="sampler (default: the model's own)")
+    add("--timestep-schedule", choices=TIMESTEP_SCHEDULES, help="spacing of the steps (default: the model's own)")
+    add("--eta", type=float, default=0.0, help="share of fresh noise for ddim, 0 to 1 (default: 0)")
+    add("--height", type=int, metavar="PIXELS", help="height (default: the model's own)")
+    add("--width", type=int, metavar="PIXELS", help="width (default: the model's own)")
+    add("--batch-size", type=int, default=4, metavar="N", help="pictures made at once (default: 4)")
+    add("--device", help="device to run on (default: the GPU if there is one)")
+    add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="precision to run in (default: fp32)")
+    add("--output", type=Path, default=Path("outputs"), metavar="DIR", help="folder to write to (default: outputs)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Paint pictures that match all prompts and image prompts together, as PNG files and a grid. Without any, paint
+    whatever the model likes. Prompts are text alone: none is ever fetched as an address."""
+    import diffusers
+    import numpy as np
+    import torch
+    from PIL import PngImagePlugin
+
+    from .. import CCLDPipeline, CCLDScheduler, default_model
+    from ..image_grid import image_grid
+
+    parsed = [parse_weighted(text) for text in args.prompts]
+    parsed_images = [parse_weighted_file(text) for text in args.image]
+    share = args.guidance_scale / max(sum(weight is None for _, weight in parsed + parsed_images), 1)
+    named = [(text, share if weight is None else weight) for text, weight in parsed]
+    named_images = [(path, share if weight is None else weight) for path, weight in parsed_images]
+    conditions = named + [(open_image(path), weight) for path, weight in named_images]
+    if args.num_images < 1 or args.batch_size < 1:
+        raise ValueError("--num-images and --batch-size must be at least 1.")
+
+    device = usable_device(args.device)
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.dtype]
+    diffusers.utils.logging.disable_progress_bar()
+    pipe = CCLDPipeline.from_pretrained(args.model or default_model(), dtype=dtype).to(device)
+    changes = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if changes:
+        pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **changes)
+
+    settings = {
+        "conditions": [[str(source), weight] for source, weight in named + named_images],
+        "model": args.model or "default",
+        "steps": args.steps,
+        "algorithm": pipe.scheduler.config.get("algorithm_type", type(pipe.scheduler).__name__),
+        "timestep_schedule": pipe.scheduler.config.get("timestep_schedule"),
+        "eta": args.eta,
+        "version": __version__,
+    }
+    pictures = []
+    seeds = range(args.seed, args.seed + args.num_images)
+    for start in range(0, args.num_images, args.batch_size):
+        batch = seeds[start : start + args.batch_size]
+        images = pipe(
+            conditions=conditions,
+            num_images_per_prompt=len(batch),
+            num_inference_steps=args.steps,
+            eta=args.eta,
+            height=args.height,
+            width=args.width,
+            generator=[torch.Generator().manual_seed(seed) for seed in batch],
+            output_type="np",
+        ).images
+        if not np.isfinite(images).all():
+            raise ValueError("The model gave values that are not finite. Try --dtype fp32.")
+        args.output.mkdir(parents=True, exist_ok=True)
+        images = pipe.image_processor.numpy_to_pil(images)
+        for seed, image in zip(batch, images):
+            metadata = PngImagePlugin.PngInfo()
+            metadata.add_text("ccld", json.dumps({**settings, "seed": seed, "size": list(image.size)}))
+            path = args.output / f"{seed:05d}.png"
+            save_image(image, path, pnginfo=metadata)
+            print(path)
+        pictures += images
+    grid = image_grid(pictures, columns=math.ceil(math.sqrt(len(pictures))))
+    save_image(grid, args.output / "grid.png")
+    print(args.output / "grid.png")
