@@ -162,8 +162,10 @@ def test_steps_are_distilled_of_a_guided_teacher(arguments, told_folder, tmp_pat
     rows = []
     pipe.unet.register_forward_hook(lambda module, arguments, output: rows.append(len(output[0])))
     pipe.set_progress_bar_config(disable=True)
-    pipe("a fox", num_inference_steps=2)
+    pipe("a fox")
     assert rows == [1, 1]
+    with pytest.raises(ValueError, match="up to 8"):
+        pipe("a fox", guidance_scale=9.0)
 
 
 def test_the_settings_of_a_run_can_be_read_back(arguments, tmp_path):
@@ -261,6 +263,7 @@ STEPS |= {"demo_inference_steps": None}
         ({"max_guidance_scale": 8}, "give task_weight 0"),
         ({"max_guidance_scale": 8, "task_weight": 0}, "--told_guidance"),
         ({"max_guidance_scale": 1, "task_weight": 0}, "larger than 1"),
+        ({"max_guidance_scale": 2, "task_weight": 0, "demo_guidance_scale": 3}, "demo_guidance_scale is beyond"),
         ({"student_steps": 4}, "belong together"),
         ({"student_steps": 4, "teacher_steps": 8}, "needs max_guidance_scale"),
         ({**STEPS, "teacher_steps": 6}, "multiple of student_steps"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 
-from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
+from diffusers_ccld import CCLDImg2ImgPipeline, CCLDPipeline, CCLDUNet2DConditionModel
 from diffusers_ccld.guidance import guidance_scale_embedding, predict_velocity
 
 STOCK = {
@@ -110,3 +110,18 @@ def test_saving_and_loading(told, tmp_path):
     assert type(loaded.unet) is type(told.unet) and loaded.unet.config.time_cond_proj_dim == 16
     with torch.no_grad():
         assert torch.equal(predict_velocity(loaded.unet, *question()), predict_velocity(told.unet, *question()))
+
+
+def test_what_a_network_was_taught_is_saved_with_its_pipeline(told, tmp_path):
+    """Steps are by default the network's own, and a guidance scale beyond what it knows is refused."""
+    told.register_to_config(default_num_inference_steps=2, max_guidance_scale=4.0)
+    told.save_pretrained(tmp_path)
+    pipe = CCLDPipeline.from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    pipe("a fox", guidance_scale=4.0, output_type="latent")
+    assert pipe.num_timesteps == len(pipe.scheduler.timesteps) and pipe.scheduler.num_inference_steps == 2
+    with pytest.raises(ValueError, match=r"up to 4; 4\.5 is beyond"):
+        pipe("a fox", guidance_scale=4.5)
+    pipe(conditions=[("a fox", 3.0), ("snow", 3.0)], output_type="latent")  # combined by the formula: told of none
+    img2img = CCLDImg2ImgPipeline.from_pipe(pipe)
+    assert (img2img.config.default_num_inference_steps, img2img.config.max_guidance_scale) == (2, 4.0)

@@ -99,6 +99,8 @@ class DistillConfig(TrainingConfig):
             raise ValueError("condition_prompts needs other_conditions: the share of images that get one.")
         if self.max_guidance_scale is not None and not 1 < self.max_guidance_scale < math.inf:
             raise ValueError("max_guidance_scale must be larger than 1.")
+        if self.max_guidance_scale is not None and self.demo_guidance_scale > self.max_guidance_scale:
+            raise ValueError("demo_guidance_scale is beyond max_guidance_scale, the largest that the student learns.")
         if (self.student_steps is None) != (self.teacher_steps is None):
             raise ValueError("student_steps and teacher_steps belong together: give both or neither.")
         if self.task_weight and self.max_guidance_scale is not None:
@@ -258,7 +260,10 @@ def distill(config: DistillConfig) -> None:
         scheduler = CCLDScheduler.from_config(components["scheduler"].config, algorithm_type="ddim")
         strides = Strides(config.student_steps, config.teacher_steps, scheduler.config.timestep_schedule)
         components["scheduler"] = scheduler
-    pipe = CCLDPipeline(**components).to(accelerator.device)
+    taught = {"max_guidance_scale": config.max_guidance_scale}
+    if config.student_steps is not None:
+        taught["default_num_inference_steps"] = config.student_steps
+    pipe = CCLDPipeline(**components, **taught).to(accelerator.device)
     prompt_embeds = load_prompt_embeds(config.condition_prompts, pipe)
     others = OtherConditions(config.seed, config.other_conditions, prompt_embeds)
     pipeline = PipelineInTraining(run, pipe)
@@ -321,7 +326,7 @@ def distill(config: DistillConfig) -> None:
         if config.max_guidance_scale is not None:
             facts["guidance"] = f"told the scale, 1 to {config.max_guidance_scale:g}: one evaluation a step"
         if config.student_steps is not None:
-            facts["sampling"] = f"num_inference_steps={config.student_steps}; it has learnt no others"
+            facts["sampling"] = f"num_inference_steps={config.student_steps}, its default; it has learnt no others"
         pipeline.save(data, facts)
         accelerator.end_training()
 

@@ -37,6 +37,10 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         scheduler: The sampler; `CCLDScheduler` or any of diffusers' made from its config.
         image_encoder: CLOOB's image encoder, for image prompts.
         feature_extractor: Its image processor.
+        default_num_inference_steps: Number of sampling steps where a call says none; what a network that was distilled
+            to few steps has learnt.
+        max_guidance_scale: The largest guidance scale that a guidance-distilled network has been taught; `None` if
+            there is no such limit.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
@@ -52,6 +56,8 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         scheduler: CCLDScheduler | SchedulerMixin,
         image_encoder: CLOOBVisionModelWithProjection | None = None,
         feature_extractor: CLOOBImageProcessor | None = None,
+        default_num_inference_steps: int = 50,
+        max_guidance_scale: float | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -62,6 +68,9 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
             scheduler=scheduler,
             image_encoder=image_encoder,
             feature_extractor=feature_extractor,
+        )
+        self.register_to_config(
+            default_num_inference_steps=default_num_inference_steps, max_guidance_scale=max_guidance_scale
         )
         self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.size_multiple)
@@ -324,7 +333,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         image_prompt: Image.Image | list[Image.Image] | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         guidance_scale: float = 3.0,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
@@ -350,7 +359,8 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
             height: Height of the result in pixels, a multiple of 64 for an f8 autoencoder; by default that of the
                 training images.
             width: Width of the result in pixels, likewise.
-            num_inference_steps: Number of sampling steps; `CCLDScheduler` says how many evaluations they cost.
+            num_inference_steps: Number of sampling steps, by default the model's own, 50 but for distilled ones;
+                `CCLDScheduler` says how many evaluations they cost.
             guidance_scale: Weight g of the condition against the zero condition. 1 is none.
             negative_prompt: What to keep away from: a condition of weight 1 − g.
             image_prompt_weight: Share of the guidance scale that the image prompt has beside a prompt, 0 to 1.
@@ -381,6 +391,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         default_height, default_width = (default, default) if isinstance(default, int) else default
         height = default_height * self.vae_scale_factor if height is None else height
         width = default_width * self.vae_scale_factor if width is None else width
+        num_inference_steps = self.steps_or_default(num_inference_steps)
         prompts = Prompts(
             prompt,
             image_prompt,
@@ -423,6 +434,10 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         )
         return self.finish(latents, output_type, return_dict)
 
+    def steps_or_default(self, num_inference_steps: int | None) -> int:
+        """A number of sampling steps; the model's own where none was given."""
+        return self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
+
     def denoise(
         self,
         latents: torch.Tensor,
@@ -448,7 +463,11 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
 
         Returns:
             Latents at the end.
+
+        Raises:
+            ValueError: If a guidance-distilled network would be told a scale that it has not been taught.
         """
+        self._check_taught(guidance.weights(guidance_scale))
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
         condition_embeds = guidance.condition_embeds
         with self.progress_bar(total=len(timesteps)) as progress_bar:
@@ -469,6 +488,14 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
                     condition_embeds = changed.pop("condition_embeds", condition_embeds)
                 progress_bar.update()
         return latents
+
+    def _check_taught(self, weights):
+        limit = self.config.max_guidance_scale
+        told = weights[is_alone(weights)]
+        if limit is not None and (told > limit).any():
+            raise ValueError(
+                f"The network has been taught guidance scales up to {limit:g}; {told.max():g} is beyond what it knows."
+            )
 
     def finish(self, latents: torch.Tensor, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple:
         """The output of a call, of its latents."""

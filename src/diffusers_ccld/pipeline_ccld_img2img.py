@@ -96,7 +96,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         image_prompt: Image.Image | list[Image.Image] | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         guidance_scale: float = 3.0,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
@@ -138,6 +138,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             image_prompt_weight,
             conditions,
         )
+        num_inference_steps = self.steps_or_default(num_inference_steps)
         pixels, num_images = self._check_image_inputs(
             prompts,
             image,
@@ -173,7 +174,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         self,
         image: ImageInput,
         strength: float = 0.9,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         conditions: list | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -183,7 +184,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         Args:
             image: The picture, or a batch; see `prepare_image`.
             strength: Time in (0, 1) up to which to invert.
-            num_inference_steps: Number of steps that a run from 0 to 1 would have.
+            num_inference_steps: Number of steps that a run from 0 to 1 would have; by default the model's own.
             conditions: Weighted conditions of the inversion, as in `CCLDPipeline`; by default the zero condition.
             height: Height in pixels; by default the picture's own, rounded down to a possible one.
             width: Width in pixels, likewise.
@@ -195,7 +196,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             ValueError: If the arguments do not go together or the scheduler cannot invert.
         """
         pixels = self.prepare_image(image, height, width)
-        times = self._inversion_times(num_inference_steps, strength)
+        times = self._inversion_times(self.steps_or_default(num_inference_steps), strength)
         prompts = Prompts(conditions=conditions or [])
         prompts.check(self.unet.config.cross_attention_dim, self._has_image_encoder)
         guidance = self.prepare_guidance(prompts).for_images(len(pixels))
@@ -222,7 +223,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         image: ImageInput,
         prompt: str | list[str] | None = None,
         strength: float = 0.9,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         guidance_scale: float = 3.0,
         negative_prompt: str | list[str] | None = None,
         image_prompt: Image.Image | list[Image.Image] | None = None,
@@ -242,7 +243,8 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             image: The picture to change, or a batch; see `prepare_image`.
             prompt: As in `CCLDPipeline`, and so are the arguments not named here.
             strength: Time in (0, 1) up to which to invert; the higher, the greater the change.
-            num_inference_steps: Number of steps that a run from 0 to 1 would have; it is taken there and back.
+            num_inference_steps: Number of steps that a run from 0 to 1 would have, by default the model's own; it is
+                taken there and back.
 
         Returns:
             `ImagePipelineOutput` with `images`, or a tuple with just these.
@@ -257,6 +259,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             image_prompt_weight=image_prompt_weight,
             conditions=conditions,
         )
+        num_inference_steps = self.steps_or_default(num_inference_steps)
         pixels, num_images = self._check_image_inputs(
             prompts,
             image,

@@ -45,7 +45,7 @@ class CCLDInpaintPipeline(CCLDImg2ImgPipeline):
         image_prompt: Image.Image | list[Image.Image] | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         guidance_scale: float = 3.0,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
@@ -91,6 +91,7 @@ class CCLDInpaintPipeline(CCLDImg2ImgPipeline):
             image_prompt_weight,
             conditions,
         )
+        num_inference_steps = self.steps_or_default(num_inference_steps)
         pixels, num_images = self._check_image_inputs(
             prompts,
             image,

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", metavar="DIR", help="folder or hub id of a pipeline (default: the small one of the package)")
     add("-n", "--num-images", type=int, default=4, metavar="N", help="number of pictures (default: 4)")
-    add("--steps", type=int, default=50, metavar="N", help="number of sampling steps (default: 50)")
+    add("--steps", type=int, metavar="N", help="number of sampling steps (default: the model's own, mostly 50)")
     add("--seed", type=int, default=0, help="seed of the first picture; the others count up (default: 0)")
     add(
         "--guidance-scale",
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     settings = {
         "conditions": [[str(source), weight] for source, weight in named + named_images],
         "model": args.model or "default",
-        "steps": args.steps,
+        "steps": pipe.steps_or_default(args.steps),
         "algorithm": pipe.scheduler.config.get("algorithm_type", type(pipe.scheduler).__name__),
         "timestep_schedule": pipe.scheduler.config.get("timestep_schedule"),
         "eta": args.eta,
