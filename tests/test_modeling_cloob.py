@@ -9,6 +9,7 @@ from diffusers_ccld import (
     CLOOBModel,
     CLOOBTextModelWithProjection,
     CLOOBTokenizer,
+    CLOOBVisionConfig,
     CLOOBVisionModelWithProjection,
 )
 from diffusers_ccld.losses import cloob_loss
@@ -199,3 +200,20 @@ def test_auto_classes_find_the_preprocessors(pipeline_folder):
 def test_towers_of_different_spaces_do_not_join():
     with pytest.raises(ValueError, match="different spaces"):
         CLOOBModel(CLOOBConfig(text_config={"projection_dim": 256}))
+
+
+@torch.no_grad()
+def test_patches_may_be_made_by_convolutions(tmp_path):
+    """One vector a patch, as with a projection, and the same after saving; an image's own whatever is beside it."""
+    settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    config = CLOOBVisionConfig(**settings, stem_channels=[8, 16, 16])
+    image_encoder = CLOOBVisionModelWithProjection(config).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    output = image_encoder(pixels)
+    assert output.last_hidden_state.shape == (2, 1 + 16, 32)
+    assert torch.allclose(image_encoder(pixels[:1]).image_embeds, output.image_embeds[:1], atol=1e-6)
+    image_encoder.save_pretrained(tmp_path)
+    again = CLOOBVisionModelWithProjection.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(pixels).image_embeds, output.image_embeds)
+    half = again.to(torch.bfloat16)(pixels).image_embeds
+    assert half.dtype == torch.bfloat16 and torch.cosine_similarity(half.float(), output.image_embeds).min() > 0.99

@@ -155,10 +155,39 @@ def test_a_trained_cloob_is_trained_further_on_a_webdataset(whole, arguments, tm
     assert max((before[name] - after[name]).abs().max() for name in before) < 0.01
 
 
+def test_a_new_image_encoder_learns_the_space_of_a_text_encoder_that_stays(whole, arguments, tmp_path):
+    convolutional = {"vision_config": {**TOWER, "image_size": 32, "patch_size": 8, "stem_channels": [8, 16, 16]}}
+    (tmp_path / "cloob.json").write_text(json.dumps(convolutional))
+    options = {"cloob_config": tmp_path / "cloob.json", "vocabulary_size": None, "model": whole / "cloob"}
+    options |= {"trained_towers": "image", "refit_steps": 30, "lr_scheduler": "constant"}
+    assert run_here(SCRIPT, *arguments(tmp_path / "run", 40, **options)) == 0
+    before, after = weights_of(whole)["text_encoder"], weights_of(tmp_path / "run")["text_encoder"]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    image_encoder = CLOOBVisionModelWithProjection.from_pretrained(tmp_path / "run" / "cloob" / "image_encoder")
+    assert image_encoder.config.stem_channels == [8, 16, 16]
+    log = read_log(tmp_path / "run" / "metrics.jsonl")
+    assert log[-1]["refit"] < 0.7 * log[10]["refit"]
+
+
+@pytest.mark.parametrize("trained", ["image", "text"])
+def test_one_tower_can_be_trained_alone(whole, arguments, trained, tmp_path):
+    options = {"cloob_config": None, "vocabulary_size": None, "model": whole / "cloob", "trained_towers": trained}
+    assert run_here(SCRIPT, *arguments(tmp_path / "run", 3, refit_steps=1, **options)) == 0
+    before, after = weights_of(whole), weights_of(tmp_path / "run")
+    moved = {
+        tower for tower in before if any(not torch.equal(before[tower][n], after[tower][n]) for n in before[tower])
+    }
+    assert moved == {f"{trained}_encoder"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "somewhere"}, "Give either model"),
+        ({"cloob_config": None}, "Give model, to go on with its CLOOB, or cloob_config"),
+        ({"model": "somewhere", "vocabulary_size": None}, "needs trained_towers image"),
+        ({"trained_towers": "image"}, "trained_towers needs a model"),
+        ({"trained_towers": "images"}, "choose both, image or text"),
+        ({"cloob_config": "{stem}"}, "as many as it takes to halve a patch of 8"),
         ({"dataset": None}, "Give a dataset of images with captions"),
         ({"caption_columns": ["title"]}, "no column title"),
         ({"kind_columns": ["sort"]}, "no column sort"),
@@ -180,6 +209,7 @@ def test_what_does_not_go_is_refused_before_any_work(options, message, arguments
         "{wrong}": {"towers": 2},
         "{typo}": {"text_config": {"hiden_size": 32}},
         "{heads}": {**CONFIG, "text_config": {**TOWER, "num_attention_heads": 5}},
+        "{stem}": {**CONFIG, "vision_config": {**CONFIG["vision_config"], "stem_channels": [8, 16]}},
         "{text}": {"text_config": {**TOWER, "hidden_size": "large"}},
     }
     for name, content in files.items():

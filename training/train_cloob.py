@@ -4,7 +4,8 @@
     accelerate launch training/train_cloob.py --cloob_config JSON --dataset FOLDER --output_dir DIR
 
 With InfoLOOB of Hopfield retrievals, after a first part with InfoNCE, which is quicker to begin with. In a last part
-the text encoder alone is fitted to the image embeddings, whose place a diffusion model gives it later. Interrupted, it
+the text encoder alone is fitted to the image embeddings, whose place a diffusion model gives it later. Or a new image
+encoder learns the space of a text encoder that stays as it is (--trained_towers image). Interrupted, it
 saves a checkpoint and goes on from there with --resume latest. The result is OUTPUT_DIR/cloob, with the folders
 text_encoder, tokenizer, image_encoder and feature_extractor that a pipeline has.
 """
@@ -14,6 +15,7 @@ import hashlib
 import json
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -54,7 +56,13 @@ class CLOOBTrainingConfig(RunConfig):
     model: str | None = setting(None, "folder or Hub name of the pipeline whose CLOOB is trained further")
     inverse_temperature: float = setting(30.0, "inverse temperature of both losses")
     hopfield_scale: float = setting(15.0, "inverse temperature of the Hopfield retrieval")
-    cloob_config: str | None = setting(None, "begin from scratch, with a CLOOB of this configuration (JSON)")
+    cloob_config: str | None = setting(
+        None, "begin from scratch, with a CLOOB of this configuration (JSON); beside model with a new image encoder"
+    )
+    trained_towers: str = setting(
+        "both",
+        "encoders that are trained: both, image or text; the other keeps its weights, and the space its meaning",
+    )
     vocabulary_size: int | None = setting(
         None, "make a tokenizer of so many tokens from the captions (default: CLIP's, of 49,408)"
     )
@@ -63,12 +71,22 @@ class CLOOBTrainingConfig(RunConfig):
         [], "images that agree in these columns are kept out of each other's batches, where they can be"
     )
     info_nce_steps: int = setting(0, "steps at the beginning that are taken with InfoNCE")
-    refit_steps: int = setting(0, "steps at the end that fit the text encoder alone to the image embeddings")
+    refit_steps: int = setting(
+        0,
+        "steps at the end that fit the text encoder alone to the image embeddings (the image encoder, if only that "
+        "is trained, to the text embeddings)",
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        if (self.model is None) == (self.cloob_config is None):
-            raise ValueError("Give either model, to go on with its CLOOB, or cloob_config, to begin from scratch.")
+        if self.model is None and self.cloob_config is None:
+            raise ValueError("Give model, to go on with its CLOOB, or cloob_config, to begin from scratch.")
+        if self.trained_towers not in ("both", "image", "text"):
+            raise ValueError(f"trained_towers={self.trained_towers!r}: choose both, image or text.")
+        if self.trained_towers != "both" and self.model is None:
+            raise ValueError("trained_towers needs a model: an encoder that is not trained has to be a trained one.")
+        if self.model is not None and self.cloob_config is not None and self.trained_towers != "image":
+            raise ValueError("A new image encoder for a trained text encoder needs trained_towers image.")
         if self.model is not None and self.vocabulary_size is not None:
             raise ValueError("A CLOOB that has been trained has its vocabulary: leave out vocabulary_size.")
         if self.dataset is None:
@@ -96,22 +114,21 @@ def make_cloob(
         ValueError: If there is none, or its configuration is wrong.
     """
     scales = {"inverse_temperature": config.inverse_temperature, "hopfield_scale": config.hopfield_scale}
+    text, vision = ({}, {}) if config.cloob_config is None else read_towers(config.cloob_config)
     if config.model is not None:
         parts = load_components(config.model, PARTS)
-        towers = {"text_config": parts["text_encoder"].config, "vision_config": parts["image_encoder"].config}
-        model = CLOOBModel(CLOOBConfig(**towers, **scales))
-        model.text_model, model.vision_model = parts["text_encoder"], parts["image_encoder"]
+        new = config.cloob_config is not None
+        towers = {
+            "text_config": parts["text_encoder"].config,
+            "vision_config": vision if new else parts["image_encoder"].config,
+        }
+        model = make_model(config.cloob_config or config.model, **towers, **scales)
+        model.text_model = parts["text_encoder"]
+        if new:
+            return model, parts["tokenizer"], CLOOBImageProcessor(size=model.config.vision_config.image_size)
+        model.vision_model = parts["image_encoder"]
         return model, parts["tokenizer"], parts["feature_extractor"]
 
-    values = read_json(config.cloob_config)
-    towers = {"text_config": CLOOBTextConfig, "vision_config": CLOOBVisionConfig}
-    known = {key: {field.name for field in dataclasses.fields(towers[key])} for key in towers}
-    for key, tower in values.items():
-        if key not in towers or not isinstance(tower, dict):
-            raise ValueError(f"{config.cloob_config}: {key} is not a mapping called text_config or vision_config.")
-        if unknown := tower.keys() - known[key]:
-            raise ValueError(f"{config.cloob_config}: {key} has unknown settings: {', '.join(sorted(unknown))}.")
-    text, vision = ({**values.get(key, {})} for key in towers)
     length = text.get("max_position_embeddings", 77)
     if config.vocabulary_size is None:
         tokenizer = CLOOBTokenizer(model_max_length=length)
@@ -120,17 +137,45 @@ def make_cloob(
         tokenizer = train_tokenizer(texts, config.vocabulary_size, model_max_length=length)
     tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text |= {"vocab_size": len(tokenizer), **tokens}
+    model = make_model(config.cloob_config, text_config=text, vision_config=vision, **scales)
+    return model, tokenizer, CLOOBImageProcessor(size=model.config.vision_config.image_size)
+
+
+def read_towers(path: str) -> tuple[dict, dict]:
+    """The settings of text and image encoder in a JSON file.
+
+    Raises:
+        ValueError: If it has others.
+    """
+    values = read_json(path)
+    towers = {"text_config": CLOOBTextConfig, "vision_config": CLOOBVisionConfig}
+    known = {key: {field.name for field in dataclasses.fields(towers[key])} for key in towers}
+    for key, tower in values.items():
+        if key not in towers or not isinstance(tower, dict):
+            raise ValueError(f"{path}: {key} is not a mapping called text_config or vision_config.")
+        if unknown := tower.keys() - known[key]:
+            raise ValueError(f"{path}: {key} has unknown settings: {', '.join(sorted(unknown))}.")
+    text, vision = ({**values.get(key, {})} for key in towers)
+    return text, vision
+
+
+def make_model(source: str, **settings: Any) -> CLOOBModel:
+    """A model with random weights, of the settings of a `CLOOBConfig`.
+
+    Raises:
+        ValueError: If there is none; `source` is what is to blame.
+    """
     try:
-        model = CLOOBModel(CLOOBConfig(text_config=text, vision_config=vision, **scales))
+        model = CLOOBModel(CLOOBConfig(**settings))
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise ValueError(f"{config.cloob_config} describes no CLOOB: {first_line(error)}") from error
+        raise ValueError(f"{source} describes no CLOOB: {first_line(error)}") from error
     for tower in (model.config.text_config, model.config.vision_config):
         if tower.hidden_size % tower.num_attention_heads:
             raise ValueError(
-                f"{config.cloob_config}: a hidden_size of {tower.hidden_size} does not divide into "
+                f"{source}: a hidden_size of {tower.hidden_size} does not divide into "
                 f"{tower.num_attention_heads} heads."
             )
-    return model, tokenizer, CLOOBImageProcessor(size=model.config.vision_config.image_size)
+    return model
 
 
 class Embedding(nn.Module):
@@ -181,8 +226,11 @@ def train_cloob(config: CLOOBTrainingConfig) -> None:
             "network": {name: list(weight.shape) for name, weight in model.named_parameters()},
         }
     )
-    model.requires_grad_(True).train()
-    optimizer = make_optimizer(config, model.parameters())
+    model.train()
+    model.text_model.requires_grad_(config.trained_towers != "image")
+    model.vision_model.requires_grad_(config.trained_towers != "text")
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = make_optimizer(config, trained)
     network, optimizer = accelerator.prepare(Embedding(model), optimizer)
     run.restore(WeightAverage(model), [optimizer])
     run.begin(len(data))
@@ -201,7 +249,8 @@ def train_cloob(config: CLOOBTrainingConfig) -> None:
     with closing(batches), run:
         while run.goes_on:
             part = config.part_at(run.step)
-            if part == "refit" and run.step == config.max_steps - config.refit_steps:
+            text_alone = part == "refit" and config.trained_towers != "image"
+            if text_alone and run.step == config.max_steps - config.refit_steps:
                 run.average.move_weights_here()  # the images' embeddings are to be those of the result
             for batch, _ in run.micro_batches(batches):
                 pictures = batch["pixel_values"].to(accelerator.device).float() / 255
@@ -212,15 +261,15 @@ def train_cloob(config: CLOOBTrainingConfig) -> None:
                     image_embeds, text_embeds = (
                         gather_with_gradient(accelerator, embeds.float()) for embeds in (image_embeds, text_embeds)
                     )
-                    if part == "refit":
+                    if text_alone:
                         # Of no weight, but part of the graph: several processes expect a gradient of every weight.
                         image_embeds = image_embeds.detach() + 0 * image_embeds
                     loss = losses[part](image_embeds, text_embeds)
                     # Processes average their gradients; the parts that they have are to be added.
                     run.backward(loss * accelerator.num_processes, loss, pictures=pictures, input_ids=input_ids)
-                    if part == "refit":  # what has no gradient is not decayed either
+                    if text_alone:  # what has no gradient is not decayed either
                         model.vision_model.zero_grad(set_to_none=True)
-                    run.clip_gradient(model.parameters(), pictures=pictures, input_ids=input_ids)
+                    run.clip_gradient(trained, pictures=pictures, input_ids=input_ids)
                     optimizer.step()
                     optimizer.zero_grad()
                 similarity = image_embeds.detach() @ text_embeds.detach().T

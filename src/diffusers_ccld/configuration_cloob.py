@@ -55,6 +55,9 @@ class CLOOBVisionConfig(PreTrainedConfig):
         num_channels: Channels of an image.
         image_size: Height and width of an image in pixels.
         patch_size: Height and width of a patch in pixels.
+        stem_channels: Widths, multiples of 8, of the convolutions that make patches into vectors, each of which halves
+            height and width: three for patches of 8 pixels. By default patches are projected as they are, as in the
+            published models.
         hidden_act: Activation; "gelu" is the exact one, which CCLD was trained with.
         layer_norm_eps: Epsilon of the layer normalisations.
     """
@@ -70,11 +73,19 @@ class CLOOBVisionConfig(PreTrainedConfig):
     num_channels: int = 3
     image_size: int = 224
     patch_size: int = 16
+    stem_channels: list[int] | tuple[int, ...] | None = None
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self, **kwargs):
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
+        if self.stem_channels is not None and (
+            2 ** len(self.stem_channels) != self.patch_size or any(width % 8 for width in self.stem_channels)
+        ):
+            raise ValueError(
+                f"stem_channels={list(self.stem_channels)} must be multiples of 8, and as many as it takes to halve a "
+                f"patch of {self.patch_size} pixels to one."
+            )
         super().__post_init__(**kwargs)
 
 

@@ -5,6 +5,7 @@ After `cloob_training/model_pt.py` in crowsonkb/cloob-training, the PyTorch port
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -147,15 +148,32 @@ class CLOOBTextEmbeddings(nn.Module):
         return self.token_embedding(input_ids) + self.position_embedding
 
 
+class CLOOBConvolutionalStem(nn.Sequential):
+    """Patches made into vectors by small convolutions, with which a transformer learns from fewer images.
+
+    After Xiao et al., 2021, "Early Convolutions Help Transformers See Better" (arXiv:2106.14881), with normalisations
+    that are independent of the batch.
+    """
+
+    def __init__(self, config: CLOOBVisionConfig):
+        layers: list[nn.Module] = []
+        for narrow, wide in pairwise([config.num_channels, *config.stem_channels]):
+            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False), nn.GroupNorm(8, wide), nn.GELU()]
+        super().__init__(*layers, nn.Conv2d(config.stem_channels[-1], config.hidden_size, 1))
+
+
 class CLOOBVisionEmbeddings(nn.Module):
     """Patch embeddings behind a class embedding, plus position embeddings."""
 
     def __init__(self, config: CLOOBVisionConfig):
         super().__init__()
         num_patches = (config.image_size // config.patch_size) ** 2
-        self.patch_embedding = nn.Conv2d(
-            config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
-        )
+        if config.stem_channels is not None:
+            self.patch_embedding = CLOOBConvolutionalStem(config)
+        else:
+            self.patch_embedding = nn.Conv2d(
+                config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
+            )
         self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
         self.position_embedding = nn.Parameter(torch.empty(num_patches + 1, config.hidden_size))
 
@@ -184,7 +202,7 @@ class CLOOBPreTrainedModel(PreTrainedModel):
             initialization.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             if module.bias is not None:
                 initialization.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
             initialization.ones_(module.weight)
             initialization.zeros_(module.bias)
         elif isinstance(module, (CLOOBTextEmbeddings, CLOOBVisionEmbeddings)):
@@ -298,7 +316,7 @@ class CLOOBVisionModelWithProjection(CLOOBPreTrainedModel):
         size = self.config.image_size
         if pixel_values.shape[-2:] != (size, size):
             raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}; expected (N, 3, {size}, {size}).")
-        hidden_states = self.embeddings(pixel_values.to(self.embeddings.patch_embedding.weight.dtype))
+        hidden_states = self.embeddings(pixel_values.to(self.embeddings.class_embedding.dtype))
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         image_embeds = F.normalize(self.visual_projection(hidden_states[:, 0]), dim=-1)
