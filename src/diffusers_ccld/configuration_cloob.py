@@ -1,5 +1,7 @@
 """Configurations of the CLOOB text and image encoders."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -87,6 +89,13 @@ class CLOOBVisionConfig(PreTrainedConfig):
                 f"patch of {self.patch_size} pixels to one."
             )
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As written to files; without a stem as before there were any, so that fingerprints of caches still hold."""
+        values = super().to_dict()
+        if values["stem_channels"] is None:
+            del values["stem_channels"]
+        return values
 
 
 @strict
