@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
 STAMP := $(VENV)/built-from-$(RECIPE)
 
-.PHONY: paint test test-slow fuzz suites quality style wheel default-model clean
+.PHONY: paint test test-slow fuzz suites quality style wheel default-model default-teacher distillation-table clean
 
 paint: $(STAMP)  ## paint four pictures with the model that comes with the package
 	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
@@ -55,6 +55,11 @@ TRAIN = $(BIN)/python $(1) --resume latest
 
 default-model: models/judge/config.json src/diffusers_ccld/default_model/model_index.json  ## train the bundled model
 	$(BIN)/python benchmarks/evaluate_default.py --output $(OUT)/results.md
+
+default-teacher: $(OUT)/teacher/pipeline/model_index.json  ## train the larger model that students learn from
+
+distillation-table: default-teacher  ## train and measure the students of docs/distillation.md
+	$(BIN)/python benchmarks/distillation_table.py --cache $(OUT)/cache --output $(OUT)/distillation
 
 $(OUT)/paintings/state.json: | $(STAMP)
 	$(BIN)/python training/make_paintings.py --num_images 60000 --seed 1 --output $(OUT)/paintings

@@ -297,3 +297,17 @@ def test_finetuning_refuses_a_network_that_is_told_the_scale(arguments, told_fol
     options = ("--model", told_folder, "--cache", cache, "--output_dir", tmp_path / "run")
     assert run_here("training/finetune.py", *options) == 2
     assert "use distill.py" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_the_recipes_of_the_table_are_whole(tmp_path, capsys):
+    """Every recipe has its settings, and they are settings of the script that trains it."""
+    from distillation_table import ALL_RECIPES, RECIPES
+
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == ALL_RECIPES.keys()
+    for name, recipe in ALL_RECIPES.items():
+        options = ["--config", RECIPES / f"{name}.yaml", "--model", "nowhere", "--cache", tmp_path / "no-cache"]
+        options += ["--output_dir", tmp_path / name]
+        if recipe.script == "distill.py":
+            options += ["--teacher", "nowhere"]
+        assert run_here(f"training/{recipe.script}", *options) == 2
+        assert "nowhere" in capsys.readouterr().err
