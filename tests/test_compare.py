@@ -233,3 +233,19 @@ def test_a_sheet_has_room_for_every_picture():
 
 def test_thumbnails_are_small():
     assert len(thumbnail(Image.effect_noise((900, 600), 50))) < 40_000
+
+
+@pytest.mark.slow
+def test_open_clip_scores_with_weights_from_a_file(trainable_folder, prompts, tmp_path, capsys):
+    import open_clip
+    import torch
+
+    weights = tmp_path / "weights.pt"
+    torch.save(open_clip.create_model("ViT-S-32-alt").state_dict(), weights)
+    options = ("--open-clip", "ViT-S-32-alt", "--open-clip-weights")
+    assert compare(tmp_path / "out", prompts, f"a={trainable_folder}", "-n", 1, *options, weights) == 0
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert -1 <= scores["models"]["a"]["open_clip_similarity"]["mean"] <= 1
+    assert "Prompt similarity, open_clip" in (tmp_path / "out" / "index.html").read_text()
+    assert compare(tmp_path / "out", prompts, "default", *options, __file__) == 2
+    assert "not the weights of ViT-S-32-alt" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def _score_table(models: dict[str, dict[str, Any]]) -> str:
             rows.append(_row("td", cells, f"<th scope='row'>{escape(group)}</th>", "group"))
     if any("copying" in model for model in models.values()):
         cells = [_verdict(model["copying"]) for model in models.values()]
-        rows.append(_row("td", cells, "<th scope='row'>Training images<small>see below</small></th>"))
+        rows.append(_row("td", cells, "<th scope='row'>Images learnt by heart<small>see below</small></th>"))
     return f"<table><thead>{rows[0]}</thead><tbody>{''.join(rows[1:])}</tbody></table>"
 
 
