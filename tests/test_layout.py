@@ -31,12 +31,14 @@ def test_the_scheduler_stands_on_the_noise_schedule_alone():
 
 TRAINING_MODULES = [
     "caption_data",
+    "compare",
     "data",
     "distillation",
     "latent_cache",
     "latent_scale",
     "pictures",
     "reconstruction_losses",
+    "reference_images",
     "student",
     "training_checkpoints",
     "training_config",
@@ -62,7 +64,7 @@ def test_sampling_needs_no_training_module():
 
 
 def test_importing_the_package_loads_nothing_that_sampling_does_not_need():
-    heavy = "{'open_clip', 'datasets', 'gradio', 'matplotlib', 'cv2'}"
+    heavy = "{'open_clip', 'datasets', 'gradio', 'matplotlib', 'cv2', 'torchmetrics'}"
     code = f"import sys, diffusers_ccld; print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

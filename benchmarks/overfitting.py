@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Whether `ccld compare` tells a model that has learnt its images by heart from one that has not.
+
+    python benchmarks/overfitting.py --output outputs/overfitting
+
+fine-tunes the bundled model on twelve paintings for 1,000 epochs, and on 1,500 paintings for
+300 steps, and compares each with the bundled one. The prompts are captions of the twelve, and of other paintings. What
+is finished is kept when it is started again. It takes about half an hour on two cores.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diffusers_ccld import default_model
+from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.files import folder_moved_into_place, write_text
+from diffusers_ccld.paintings import NUM_COMBINATIONS, Attributes, attributes_of, captions, is_held_out, paint
+
+FINETUNE = Path(__file__).parents[1] / "training" / "finetune.py"
+
+# Number of paintings and seed of the first one; none of them is in the bundled model's training set.
+SETS = {"twelve": (12, 40_000_000), "many": (1500, 60_000_000), "held-out": (400, 50_000_000)}
+
+# Which set, number of steps, learning rate.
+RUNS = {"overfitted": ("twelve", 1000, 5e-4), "healthy": ("many", 300, 1e-4)}
+
+
+def subjects_of(name: str) -> list[tuple[Attributes, int]]:
+    """What each painting of a set shows, and its seed: all combinations in turn, in an order of the set's own."""
+    count, first_seed = SETS[name]
+    combinations = [a for a in map(attributes_of, range(NUM_COMBINATIONS)) if not is_held_out(a)]
+    order = np.random.default_rng(first_seed).permutation(len(combinations))
+    return [(combinations[order[i % len(order)]], first_seed + i) for i in range(count)]
+
+
+def save_paintings(name: str, folder: Path) -> None:
+    with folder_moved_into_place(folder) as temporary:
+        for i, (attributes, seed) in enumerate(subjects_of(name)):
+            Image.fromarray(paint(attributes, seed)).save(temporary / f"{i:04d}-{'-'.join(attributes)}.png")
+
+
+def prompts() -> str:
+    learnt = [f"[learnt] {captions(attributes, seed, complete=True)[0]}" for attributes, seed in subjects_of("twelve")]
+    others = [f"[other] {captions(attributes_of((97 * i + 13) % 576), i, complete=True)[0]}" for i in range(12)]
+    return "\n".join([*learnt, *others]) + "\n"
+
+
+def run(*command: object) -> None:
+    subprocess.run([sys.executable, *map(str, command)], check=True)
+
+
+def overfitting(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("outputs/overfitting"), help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    output = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    for name in SETS:
+        if not (output / name).is_dir():
+            save_paintings(name, output / name)
+    write_text(output / "prompts.txt", prompts())
+    for name, (paintings, steps, learning_rate) in RUNS.items():
+        if not (output / name / "pipeline").is_dir():
+            run(
+                *(FINETUNE, "--model", default_model(), "--dataset", output / paintings),
+                *("--output_dir", output / name, "--resume", "latest", "--max_steps", steps, "--seed", 0),
+                *("--train_batch_size", 12, "--learning_rate", learning_rate),
+                *("--ema_decays", 0.98, "--ema_decay_starts", 0, "--checkpointing_steps", 100),
+                *("--report_to", "none", "--dataloader_num_workers", 0),
+            )
+    for name, (paintings, _, _) in RUNS.items():
+        comparison = output / f"comparison-{name}"
+        run(
+            *("-m", "diffusers_ccld", "compare", "default", f"{name}={output / name / 'pipeline'}"),
+            *("--prompts", output / "prompts.txt", "--train-images", output / paintings),
+            *("--held-out-images", output / "held-out", "--steps", arguments.steps, "--output", comparison),
+            *("--batch-size", 16),
+        )
+        for model, scores in json.loads((comparison / "scores.json").read_text())["models"].items():
+            copying = scores["copying"]
+            verdict = "copies" if copying["is_copying"] else "no sign of copying"
+            print(
+                f"{model}, of {paintings}: {copying['copies']:.1%} copies, {copying['held_out_copies']:.1%} of "
+                f"held-out images, p = {copying['p_value']:.2g}: {verdict}"
+            )
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_reporting_errors(overfitting))
