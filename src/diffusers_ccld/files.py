@@ -27,7 +27,7 @@ def moved_into_place(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole."""
     with moved_into_place(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def replace_folder(temporary: Path, folder: Path) -> None:
