@@ -112,6 +112,22 @@ def test_other_settings_are_refused_or_made_anew(pipeline_folder, tmp_path, pain
     assert painted["count"] == 4 and contents(tmp_path / "a")["00001.png"] != before["00001.png"]
 
 
+def test_damaged_settings_are_told(pipeline_folder, tmp_path, capsys):
+    for text in ("{", "[1]", "3"):
+        (tmp_path / "interpolation.json").write_text(text)
+        assert interpolate(pipeline_folder, tmp_path, "a fox", "snow") == 2
+        assert "is damaged" in capsys.readouterr().err
+    assert names(tmp_path) == ["interpolation.json"]
+
+
+def test_half_precision_and_a_prompt_longer_than_a_name_of_a_file(pipeline_folder, tmp_path):
+    arguments = ("a fox " * 60, "snow:1", "--frames", "2", "--dtype", "bf16", "--negative-prompt", "fog")
+    assert interpolate(pipeline_folder, tmp_path / "a", *arguments) == 0
+    with Image.open(tmp_path / "a" / "00001.png") as frame:
+        settings = json.loads(frame.text["ccld"])
+    assert settings["dtype"] == "bf16" and settings["negative_prompt"] == "fog"
+
+
 def test_a_folder_of_something_else_is_left_alone(pipeline_folder, tmp_path, capsys):
     (tmp_path / "00000.png").write_text("mine")
     for options in ((), ("--overwrite",), ("--dry-run",)):
@@ -135,6 +151,7 @@ def test_a_dry_run_tells_the_work_and_does_none(pipeline_folder, tmp_path, paint
         (("a fox", "@nowhere.png"), "no such file"),
         (("a fox", f"@{__file__}"), "no image"),
         (("a fox", __file__), "write '@"),
+        (("a fox", f"{__file__}:2"), "write '@"),
         (("a fox", ":3"), "before the colon"),
         (("a fox", "snow", "--frames", "1"), "fewer than the 2 waypoints"),
         (("a fox", "snow", "--frame-rate", "0"), "--frame-rate"),

@@ -40,6 +40,8 @@ class PictureFolder(MutableMapping):
         return self.path(position).is_file()
 
     def __getitem__(self, position: float) -> Image.Image:
+        if position not in self:
+            raise KeyError(position)
         with Image.open(self.path(position)) as picture:
             picture.load()
             return picture
@@ -76,7 +78,7 @@ def open_picture_folder(output: Path, settings: dict[str, Any], overwrite: bool)
     if overwrite and folder.is_dir():
         remove_folder(folder)
     output.mkdir(parents=True, exist_ok=True)
-    write_text(settings_path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    write_text(settings_path, json.dumps(settings, indent=2) + "\n")
     return PictureFolder(folder, settings)
 
 
@@ -90,8 +92,8 @@ def check_picture_folder(output: Path, settings: dict[str, Any], overwrite: bool
     if overwrite:
         return
     try:
-        found = json.loads(settings_path.read_text())
-    except ValueError as error:
+        found = dict(json.loads(settings_path.read_text()))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{settings_path} is damaged; give --overwrite to paint anew.") from error
     if found != settings:
         names = ", ".join(sorted(name for name in {*found, *settings} if found.get(name) != settings.get(name)))

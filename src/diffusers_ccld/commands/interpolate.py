@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import math
+import os
 from pathlib import Path
 
 from .. import __version__
@@ -157,10 +158,10 @@ def parse_waypoint(text: str) -> tuple[str | Path, float | None]:
     """
     if text.startswith("@"):
         return parse_weighted_file(text[1:])
-    path, _ = parse_weighted_file(text)
-    if path.suffix and path.is_file():
+    prompt, weight = parse_weighted(text)
+    if any(os.path.isfile(name) and Path(name).suffix for name in (text, prompt)):
         raise ValueError(f"{text!r} names a file; write {'@' + text!r} for a picture as a waypoint.")
-    return parse_weighted(text)
+    return prompt, weight
 
 
 def describe(source: str | Path, weight: float) -> list:
