@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 import diffusers_ccld.interpolation as interpolation
+from diffusers_ccld.animation_files import check_picture_folder
 from diffusers_ccld.cli import main
 from diffusers_ccld.interpolation import picture_distance
 
@@ -75,7 +76,7 @@ def test_animations_have_all_frames_and_no_end(pipeline_folder, tmp_path, name, 
 
 
 def test_an_interrupted_run_goes_on_where_it_was(pipeline_folder, tmp_path, painted, capsys):
-    arguments = ("a fox", "snow", "--seed", "1,2", "--frames", "6", "--batch-size", "2")
+    arguments = ("a fox", "snow", "--seed", "1,2", "--frames", "6", "--batch-size", "2", "--max-pictures", "12")
     assert interpolate(pipeline_folder, tmp_path / "whole", *arguments) == 0
     number_of_whole, painted["count"] = painted["count"], 0
     painted["interrupt_after"] = 4
@@ -112,12 +113,12 @@ def test_other_settings_are_refused_or_made_anew(pipeline_folder, tmp_path, pain
     assert painted["count"] == 4 and contents(tmp_path / "a")["00001.png"] != before["00001.png"]
 
 
-def test_damaged_settings_are_told(pipeline_folder, tmp_path, capsys):
-    for text in ("{", "[1]", "3"):
-        (tmp_path / "interpolation.json").write_text(text)
-        assert interpolate(pipeline_folder, tmp_path, "a fox", "snow") == 2
-        assert "is damaged" in capsys.readouterr().err
-    assert names(tmp_path) == ["interpolation.json"]
+@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+def test_damaged_settings_are_told(tmp_path, text):
+    (tmp_path / "interpolation.json").write_text(text)
+    with pytest.raises(ValueError, match="is damaged"):
+        check_picture_folder(tmp_path, {"seeds": [1]}, overwrite=False)
+    check_picture_folder(tmp_path, {"seeds": [1]}, overwrite=True)
 
 
 def test_half_precision_and_a_prompt_longer_than_a_name_of_a_file(pipeline_folder, tmp_path):
@@ -130,9 +131,11 @@ def test_half_precision_and_a_prompt_longer_than_a_name_of_a_file(pipeline_folde
 
 def test_a_folder_of_something_else_is_left_alone(pipeline_folder, tmp_path, capsys):
     (tmp_path / "00000.png").write_text("mine")
-    for options in ((), ("--overwrite",), ("--dry-run",)):
-        assert interpolate(pipeline_folder, tmp_path, "a fox", "snow", *options) == 2
-        assert "something else" in capsys.readouterr().err
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="something else"):
+            check_picture_folder(tmp_path, {}, overwrite)
+    assert interpolate(pipeline_folder, tmp_path, "a fox", "snow", "--overwrite") == 2
+    assert "something else" in capsys.readouterr().err
     assert names(tmp_path) == ["00000.png"]
 
 
