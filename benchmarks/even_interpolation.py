@@ -6,7 +6,7 @@ Prints a Markdown table:
     python benchmarks/even_interpolation.py
 
 Steps are distances between consecutive frames; the numbers are the largest over the median one, in pixels (root mean
-square) and in CLOOB's embedding of the frames. On two cores it takes some ten minutes.
+square) and in CLOOB's embedding of the frames. It paints some 530 pictures.
 """
 
 import argparse
