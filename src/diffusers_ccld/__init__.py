@@ -2,6 +2,7 @@
 
 from .bundled import default_model
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
+from .interpolation import interpolate
 from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .modeling_gumbel_vq import GumbelVQModel
 from .pipeline_ccld import CCLDPipeline
@@ -31,6 +32,7 @@ __all__ = [
     "CLOOBVisionModelWithProjection",
     "GumbelVQModel",
     "default_model",
+    "interpolate",
     "save_standalone",
 ]
 

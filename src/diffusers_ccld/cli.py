@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable
 
 from . import __version__
-from .commands import compare, convert, export, inspect, sample
+from .commands import compare, convert, export, inspect, interpolate, sample
+
+COMMANDS = (sample, interpolate, compare, convert, inspect, export)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,8 +17,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ccld", description="CLOOB-Conditioned Latent Diffusion for diffusers.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    modules = {"sample": sample, "compare": compare, "convert": convert, "inspect": inspect, "export": export}
-    for name, command in modules.items():
+    for command in COMMANDS:
+        name = command.__name__.rpartition(".")[2]
         command_parser = commands.add_parser(name, help=command.HELP, description=command.run.__doc__)
         command.add_arguments(command_parser)
         command_parser.set_defaults(run=command.run)
