@@ -5,7 +5,7 @@
 
 Prompts, seeds and paintings are fixed: the same model on the same machine gives the same numbers. The prompts are
 captions as CLOOB was trained with, of paintings that are nobody's; the diffusion network has met none. On two cores it
-takes some ten minutes; --prompts 100 gives a rough idea sooner.
+takes some 15 minutes; --prompts 100 gives a rough idea sooner.
 """
 
 import argparse
@@ -176,8 +176,12 @@ def evaluate(argv: list[str] | None = None) -> None:
         "of seen combinations": agreement(judge, images[: len(seen)], seen),
         "of held-out combinations": agreement(judge, images[len(seen) :], held_out),
     }
-    guided = generate(pipe, held_out_paintings, True, options, arguments.batch_size)
-    rows["image prompts, held out"] = agreement(judge, guided, held_out)
+    guided = generate(pipe, paintings, True, options, arguments.batch_size)
+    rows |= {
+        "image prompts": agreement(judge, guided, everything),
+        "image prompts of seen combinations": agreement(judge, guided[: len(seen)], seen),
+        "image prompts of held-out combinations": agreement(judge, guided[len(seen) :], held_out),
+    }
     report("Generated from prompts, % right", table(rows))
     distances = {
         "generated": frechet_distance(judge.judge(images).features, judge.judge(paintings).features),
