@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,17 @@ CARD_NAME = "README.md"
 GRID_NAME = "samples.png"
 PROMPTS_NAME = "prompts.txt"
 PLOT_NAME = "losses.png"
+
+SAMPLE_PROMPTS = (
+    "A sunset landscape painting, oil on canvas",
+    "A winter landscape in the mountains",
+    "The moon over the sea at night",
+    "A portrait of a woman, charcoal drawing",
+    "A still life with fruit and flowers",
+    "A city street in the rain, impressionism",
+    "Autumn trees, watercolor",
+    "An abstract composition in red and blue",
+)
 
 TEXT_TO_IMAGE = "text-to-image"
 
@@ -119,9 +131,13 @@ judge = Judge.from_pretrained({name}).eval()
 )
 
 
+# What means something to Markdown; an underscore does not within a word.
+MARKS = re.compile(r"[\\`*{}\[\]<>|#!~$&]|(?<![^\W_])_|_(?![^\W_])")
+
+
 def escaped(text: object) -> str:
     """Text in one line that Markdown takes literally, in a table's cell, too."""
-    return re.sub(r"([\\`*_{}\[\]<>|#!~$&])", r"\\\1", " ".join(str(text).split()))
+    return MARKS.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
 def is_place(text: str) -> bool:
@@ -186,14 +202,18 @@ def save_card(
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {escaped(kind.title)}",
-        kind.introduction,
+        _wrapped(kind.introduction),
         grid,
         "## Use",
         fenced(kind.use.format(**names), "python"),
         *sections,
-        f"## Limitations\n\n{kind.limitations}",
+        f"## Limitations\n\n{_wrapped(kind.limitations)}",
     ]
     ModelCard("\n\n".join(part for part in parts if part) + "\n").save(folder / CARD_NAME)
+
+
+def _wrapped(text):
+    return "\n\n".join(textwrap.fill(paragraph, 119) for paragraph in text.split("\n\n"))
 
 
 def settings_section(settings: Mapping[str, Any]) -> str:
