@@ -11,7 +11,7 @@ from scripts import ROOT, environment
 
 EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "quickstart.ipynb"
-FEWER = "num_inference_steps, num_pictures, max_steps = 1, 8, 1"
+FEWER = "num_inference_steps, num_pictures, max_steps = 6, 8, 1"  # below six, none is under a strength of 0.3
 
 
 def position_of_parameters(notebook):
