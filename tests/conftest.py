@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -98,6 +99,50 @@ def paintings(tmp_path_factory):
         options = ("--num_images", 48, "--num_proc", 1, "--output", folder / "set")
         assert run_here("training/make_paintings.py", *options) == 0
     return folder / "set"
+
+
+class FakeHub:
+    """Takes the Hub's place, and notes what it is asked for.
+
+    Attributes:
+        created: Names of repositories and whether they are private.
+        uploads: Files by repository, each by its path.
+        refuses: The call that fails, of the three.
+    """
+
+    def __init__(self):
+        self.created, self.uploads, self.refuses = [], {}, None
+
+    def create_repo(self, repo_id, private=None, exist_ok=False, **options):
+        self._answer("create_repo")
+        self.created.append((repo_id, private))
+        return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"somebody/{repo_id}")
+
+    def auth_check(self, repo_id, write=False):
+        assert write
+        self._answer("auth_check")
+
+    def upload_folder(self, repo_id, folder_path, ignore_patterns=(), **options):
+        self._answer("upload_folder")
+        paths = [path for path in Path(folder_path).rglob("*") if path.is_file() and path.name not in ignore_patterns]
+        self.uploads[repo_id] = {path.relative_to(folder_path).as_posix(): path.read_bytes() for path in paths}
+        return f"https://huggingface.co/{repo_id}/tree/main"
+
+    def _answer(self, call):
+        if call == self.refuses:
+            raise OSError("403 Forbidden.\nmore")
+
+
+@pytest.fixture
+def hub(monkeypatch) -> FakeHub:
+    """The Hub, without a network."""
+    fake = FakeHub()
+    for call in ("create_repo", "auth_check", "upload_folder"):
+        monkeypatch.setattr(f"huggingface_hub.HfApi.{call}", staticmethod(getattr(fake, call)))
+    monkeypatch.setattr("diffusers.utils.hub_utils.create_repo", fake.create_repo)
+    monkeypatch.setattr("diffusers.utils.hub_utils.upload_folder", fake.upload_folder)
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.create_repo", fake.create_repo)
+    return fake
 
 
 @pytest.fixture(autouse=True)

@@ -92,6 +92,7 @@ def test_the_script_converts_and_reports(originals, tmp_path):
         *COMPONENTS,
         "model_index.json",
         "conversion_report.json",
+        "README.md",
     }
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -151,7 +152,7 @@ def test_parts_converted_one_by_one_make_a_pipeline(originals, pipeline_folder, 
     output = tmp_path / "out"
     unet = originals.unet
     assert convert("--unet", unet, "--output", output) == 0
-    assert sorted(p.name for p in output.iterdir()) == ["conversion_report.json", "scheduler", "unet"]
+    assert sorted(p.name for p in output.iterdir()) == ["README.md", "conversion_report.json", "scheduler", "unet"]
     assert convert("--cloob", originals.cloob, "--cloob-config", originals.cloob_config, "--output", output) == 0
     assert not (output / "model_index.json").exists()
     assert convert("--autoencoder", originals.autoencoder, "--autoencoder-scale", "2.55", "--output", output) == 0

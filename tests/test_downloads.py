@@ -16,6 +16,7 @@ from diffusers_ccld.cli import convert_main
 from diffusers_ccld.original import downloads, presets
 from diffusers_ccld.original.downloads import download, fetch, preset_files, unpack
 from diffusers_ccld.original.presets import PRESETS, PublishedFile
+from diffusers_ccld.original.published import PUBLICATIONS
 from diffusers_ccld.original.reading import CheckpointError
 
 
@@ -71,6 +72,7 @@ def test_files_in_a_folder(preset, small_presets, tmp_path, monkeypatch):
     assert pipe.vae.config.scaling_factor == pytest.approx(1 / PRESETS[preset].autoencoder_scale)
     report = json.loads((tmp_path / "out" / "conversion_report.json").read_text())
     assert len(report["sources"]) == 3
+    assert f"# {PUBLICATIONS[preset].title}\n" in (tmp_path / "out" / "README.md").read_text()
     assert convert("--preset", preset, "--source-dir", source, "--output", tmp_path / "out") == 2
 
 

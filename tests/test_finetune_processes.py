@@ -205,38 +205,15 @@ class TestStreams:
 
 
 class TestTheHub:
-    @pytest.fixture
-    def hub(self, monkeypatch):
-        """Takes the place of the Hub, and notes what it is asked for."""
-        calls = []
-
-        class Repository:
-            repo_id = "somebody/paintings"
-
-        def create_repo(self, name, exist_ok):
-            calls.append(("create", name))
-            return Repository
-
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            calls.append(("upload", repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
-            return "https://huggingface.co/somebody/paintings/tree/main"
-
-        monkeypatch.setattr("huggingface_hub.HfApi.create_repo", create_repo)
-        monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload_folder)
-        return calls
-
     def test_the_result_is_uploaded(self, hub, arguments, tmp_path, capsys):
-        options = ("--push_to_hub", "--hub_model_id", "paintings")
+        options = ("--push_to_hub", "--hub_model_id", "paintings", "--hub_private_repo")
         assert run_here(SCRIPT, *arguments("cache", tmp_path / "run", steps=1), *options) == 0
-        (create, upload) = hub
-        assert create == ("create", "paintings") and upload[:2] == ("upload", "somebody/paintings")
-        assert {"README.md", "model_index.json", "unet", "samples.png", "losses.png"} <= set(upload[2])
+        assert hub.created == [("paintings", True)] and list(hub.uploads) == ["somebody/paintings"]
+        assert {"README.md", "model_index.json", "samples.png", "losses.png"} <= set(hub.uploads["somebody/paintings"])
         assert "https://huggingface.co/somebody/paintings" in capsys.readouterr().out
+        assert 'from_pretrained("somebody/paintings")' in (tmp_path / "run" / "pipeline" / "README.md").read_text()
 
-    def test_a_hub_that_refuses_does_so_before_any_work(self, monkeypatch, arguments, tmp_path, capsys):
-        def create_repo(self, name, exist_ok):
-            raise OSError("Invalid username or password.\nmore")
-
-        monkeypatch.setattr("huggingface_hub.HfApi.create_repo", create_repo)
+    def test_a_hub_that_refuses_does_so_before_any_work(self, hub, arguments, tmp_path, capsys):
+        hub.refuses = "create_repo"
         assert run_here(SCRIPT, *arguments("cache", tmp_path / "run"), "--push_to_hub") == 2
         assert "hf auth login" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -27,9 +27,10 @@ def test_pictures_are_judged_alone_and_at_any_multiple_of_64_pixels():
     torch.testing.assert_close(larger.features, together.features)
 
 
-def test_it_learns_and_is_saved_in_half_precision(paintings, tmp_path):
+def test_it_learns_and_is_saved_in_half_precision(hub, paintings, tmp_path):
     options = ("--train_batch_size", 8, "--max_steps", 30, "--learning_rate", 1e-3, "--logging_steps", 1)
     options = (*options, "--report_to", "none", "--dataloader_num_workers", 0, "--resolution", 64)
+    options = (*options, "--push_to_hub", "--hub_model_id", "judge")
     assert run_here("training/train_judge.py", "--dataset", paintings, "--output_dir", tmp_path, *options) == 0
     log = read_log(tmp_path / "metrics.jsonl")
     assert sum(entry["loss"] for entry in log[-5:]) < 0.9 * sum(entry["loss"] for entry in log[:5])
@@ -37,6 +38,8 @@ def test_it_learns_and_is_saved_in_half_precision(paintings, tmp_path):
     saved = load_file(tmp_path / "judge" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float16}
     assert Judge.from_pretrained(tmp_path / "judge").dtype == torch.float32
+    card = hub.uploads["somebody/judge"]["README.md"].decode()
+    assert 'Judge.from_pretrained("somebody/judge")' in card and str(paintings) not in card
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,10 @@ def test_it_learns_and_gives_an_autoencoder_of_unit_variance(vae_config, picture
     posterior = vae.encode(torch.stack(pixels[:, :32].split(32, dim=2))).latent_dist
     latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
     assert 0.7 < (latents * vae.config.scaling_factor).std() < 1.4
-    assert (tmp_path / "vae" / "losses.png").is_file()
+    card = (tmp_path / "vae" / "README.md").read_text()
+    assert (tmp_path / "vae" / "losses.png").is_file() and "](losses.png)" in card
+    assert "AutoencoderKL.from_pretrained" in card and f"{vae.config.scaling_factor:.6g}, measured on 24" in card
+    assert str(tmp_path) not in card and str(pictures) not in card
 
 
 @pytest.fixture(scope="module")

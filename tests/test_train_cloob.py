@@ -86,7 +86,9 @@ def test_it_learns_whose_caption_is_whose_and_gives_the_parts_of_a_pipeline(argu
     nearest = (texts @ images.T).argmax(dim=1)
     same = [examples["caption"][i] == examples["caption"][j] for i, j in enumerate(nearest.tolist())]
     assert sum(same) >= 14
-    assert (folder / "losses.png").is_file()
+    card = (folder / "README.md").read_text()
+    assert (folder / "losses.png").is_file() and "](losses.png)" in card
+    assert 'subfolder="text_encoder"' in card and "240, 3,840 images seen" in card and str(tmp_path) not in card
 
 
 @pytest.fixture(scope="module")

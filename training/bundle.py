@@ -14,36 +14,60 @@ import torch
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.files import folder_moved_into_place
+from diffusers_ccld.hub import add_hub_arguments, chosen_repository, forget_places, push_folder
+from diffusers_ccld.model_cards import CARD_NAME, GRID_NAME, PIPELINE, PLOT_NAME, PROMPTS_NAME, save_card, table
 
 
 def bundle(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", type=Path, required=True, help="the trained pipeline's folder")
-    parser.add_argument("--card", type=Path, help="a model card, to go with it as README.md")
+    parser.add_argument(
+        "--card", type=Path, help="a model card, to go with it as README.md (default: the pipeline's, or a short one)"
+    )
     parser.add_argument("--max_megabytes", type=float, default=12, help="refuse to be larger (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; what is there goes")
+    add_hub_arguments(parser)
     arguments = parser.parse_args(argv)
     if not (arguments.pipeline / "model_index.json").is_file():
         raise ValueError(f"--pipeline {arguments.pipeline}: there is no pipeline.")
     if arguments.card is not None and not arguments.card.is_file():
         raise ValueError(f"--card {arguments.card}: there is no such file.")
+    name = arguments.output.resolve().name
+    hub_name = chosen_repository(arguments, name)
 
     pipe = CCLDPipeline.from_pretrained(arguments.pipeline).to(torch.float16)
     with folder_moved_into_place(arguments.output) as temporary:
         pipe.save_pretrained(temporary)
-        for path in [temporary / "model_index.json", *temporary.glob("*/config.json")]:
+        forget_places(temporary)
+        for path in temporary.glob("*/config.json"):
             config = json.loads(path.read_text())
-            config.pop("_name_or_path", None)  # where it was trained
             if "dtype" in config:
                 # transformers would load in the precision of the file: half is slow on a CPU, and less exact.
                 config["dtype"] = "float32"
             path.write_text(json.dumps(config, indent=2) + "\n")
-        if arguments.card is not None:
-            shutil.copyfile(arguments.card, temporary / "README.md")
+        add_card(temporary, arguments.card or arguments.pipeline / CARD_NAME, hub_name or name, pipe)
         megabytes = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file()) / 1e6
         if megabytes > arguments.max_megabytes:
             raise ValueError(f"It has {megabytes:.1f} MB, more than --max_megabytes {arguments.max_megabytes:g}.")
     print(f"wrote {arguments.output}, {megabytes:.1f} MB")
+    if hub_name is not None:
+        print(f"uploaded to {push_folder(arguments.output, hub_name)}")
+
+
+def add_card(folder: Path, card: Path, name: str, pipe: CCLDPipeline) -> None:
+    """Adds the card and the pictures that it shows, or a short one where there is none."""
+    if card.is_file():
+        shutil.copyfile(card, folder / CARD_NAME)
+        for shown in (GRID_NAME, PROMPTS_NAME, PLOT_NAME):
+            if (card.parent / shown).is_file() and shown in card.read_text():
+                shutil.copyfile(card.parent / shown, folder / shown)
+        return
+    facts = {
+        part: f"{component.num_parameters():,} parameters"
+        for part, component in pipe.components.items()
+        if hasattr(component, "num_parameters")
+    }
+    save_card(folder, PIPELINE, name, f"## Its parts, in half precision\n\n{table(facts)}")
 
 
 if __name__ == "__main__":

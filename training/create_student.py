@@ -22,6 +22,8 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.errors import first_line
 from diffusers_ccld.files import folder_moved_into_place
 from diffusers_ccld.guidance import predict_velocity
+from diffusers_ccld.hub import add_hub_arguments, chosen_repository, forget_places, push_folder
+from diffusers_ccld.model_cards import STUDENT, save_card, shareable, table
 from diffusers_ccld.student import narrowed, network_settings, select_weights
 from diffusers_ccld.training_utils import IMAGE_COMPONENTS, TEXT_COMPONENTS, load_components, make_from_json, read_json
 
@@ -56,6 +58,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="random weights, or a selection of the teacher's, whose depth it must then have (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default: %(default)s)")
+    parser.add_argument("--license", help="licence of the result, for its model card, such as 'mit'")
+    add_hub_arguments(parser)
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
     return arguments
@@ -133,6 +137,8 @@ def create_student(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.output.exists():
         raise ValueError(f"--output {arguments.output} is there already; give another folder.")
+    name = arguments.output.resolve().name
+    hub_name = chosen_repository(arguments, name)
     teacher = load_components(arguments.teacher, ["unet"])["unet"]
     torch.manual_seed(arguments.seed)
     student = make_student(arguments, teacher)
@@ -141,11 +147,19 @@ def create_student(argv: list[str] | None = None) -> None:
             raise ValueError("--init teacher selects weights of our U-Net for our U-Net; this student is another one.")
         select_weights(student, teacher)
     rest = load_components(arguments.teacher, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, "scheduler"))
+    share = student.num_parameters() / teacher.num_parameters()
+    size = f"{student.num_parameters():,}, {share:.1%} of the teacher's {teacher.num_parameters():,}"
     with folder_moved_into_place(arguments.output) as temporary:
         CCLDPipeline(unet=student, **rest).save_pretrained(temporary)
-    share = student.num_parameters() / teacher.num_parameters()
-    print(f"parameters: {student.num_parameters():,}, {share:.1%} of the teacher's {teacher.num_parameters():,}")
+        forget_places(temporary)
+        weights = "a selection of the teacher's" if arguments.init == "teacher" else f"random, seed {arguments.seed}"
+        facts = {"teacher": shareable(arguments.teacher), "parameters": size, "weights": weights}
+        section = f"## The student\n\n{table(facts)}"
+        save_card(temporary, STUDENT, hub_name or name, section, base=arguments.teacher, license=arguments.license)
+    print(f"parameters: {size}")
     print(f"wrote {arguments.output}")
+    if hub_name is not None:
+        print(f"uploaded to {push_folder(arguments.output, hub_name)}")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from diffusers_ccld.distillation import (
 from diffusers_ccld.guidance import is_told_guidance
 from diffusers_ccld.latent_cache import model_fingerprint
 from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
+from diffusers_ccld.model_cards import shareable
 from diffusers_ccld.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_config import TrainingConfig, parse_config, setting
@@ -291,7 +292,6 @@ def distill(config: DistillConfig) -> None:
     average = WeightAverage(student)
     run.restore(average, [optimizer])
     accelerator.print(describe_run(config, accelerator, student, data.num_images, latent_shape, teacher_unet))
-    pipeline.prepare_upload()
     run.begin(data.num_images, data.bad)
 
     lessons = Lessons(config, pipe, teacher, strides, others, latent_shape)
@@ -321,8 +321,8 @@ def distill(config: DistillConfig) -> None:
     # What comes of it
     if run.end():
         share = unet.num_parameters() / teacher_unet.num_parameters()
-        teacher_fact = f"{config.teacher}, of whose parameters it has {share:.1%}"
-        facts = {"teacher": teacher_fact, "began from": config.model}
+        teacher_fact = f"{shareable(config.teacher)}, of whose parameters it has {share:.1%}"
+        facts = {"teacher": teacher_fact, "began from": shareable(config.model)}
         if config.max_guidance_scale is not None:
             facts["guidance"] = f"told the scale, 1 to {config.max_guidance_scale:g}: one evaluation a step"
         if config.student_steps is not None:

@@ -15,6 +15,7 @@ from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.guidance import is_told_guidance
 from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
+from diffusers_ccld.model_cards import shareable
 from diffusers_ccld.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.original.training_state import read_training_state
 from diffusers_ccld.training_checkpoints import WeightAverage
@@ -106,7 +107,6 @@ def finetune(config: FinetuneConfig) -> None:
         average.assign(original.average)
     run.restore(average, [optimizer])
     accelerator.print(describe_run(config, accelerator, unet, data.num_images, latent_shape))
-    pipeline.prepare_upload()
     run.begin(data.num_images, data.bad)
 
     times = TrainingTimes(config.seed)
@@ -135,7 +135,7 @@ def finetune(config: FinetuneConfig) -> None:
     # What comes of it
     if run.end():
         began = config.original_checkpoint or config.unet_config or config.model
-        pipeline.save(data, {"began from": began}, "lora" if config.lora_rank else "pipeline")
+        pipeline.save(data, {"began from": shareable(began)}, "lora" if config.lora_rank else "pipeline")
         accelerator.end_training()
 
 

@@ -25,6 +25,7 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.errors import first_line
 from diffusers_ccld.files import folder_moved_into_place
 from diffusers_ccld.image_grid import image_grid
+from diffusers_ccld.model_cards import AUTOENCODER, PLOT_NAME, shareable
 from diffusers_ccld.reconstruction_losses import (
     PatchDiscriminator,
     PerceptualLoss,
@@ -38,7 +39,7 @@ from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_config import RunConfig, parse_config, setting
 from diffusers_ccld.training_data import as_pictures, load_training_images, make_batches, training_resolution
 from diffusers_ccld.training_randomness import Purpose, normal_at
-from diffusers_ccld.training_result import plot_log
+from diffusers_ccld.training_result import plot_log, save_training_card, training_facts
 from diffusers_ccld.training_run import TrainingRun
 from diffusers_ccld.training_utils import clip_gradient, load_autoencoder, make_from_json, make_optimizer
 
@@ -240,8 +241,15 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
                 vae.register_to_config(scaling_factor=scaling_factor, sample_size=size)
                 vae.save_pretrained(temporary)
                 terms = ("pixel", "pooled", "chroma", "texture", "perceptual", "kl", "discriminator")
-                plot_log(run.log_path, temporary / "losses.png", terms, "loss")
-            print(f"wrote {folder}")
+                plot_log(run.log_path, temporary / PLOT_NAME, terms, "loss")
+                facts = {
+                    "began from": shareable(config.model or config.vae_config),
+                    **training_facts(run, data.source, data.num_images),
+                    "latents": " × ".join(map(str, latent_shape)),
+                    "scaling factor": f"{scaling_factor:.6g}, measured on {count:,} of the images",
+                }
+                save_training_card(temporary, AUTOENCODER, run, run.name_of(folder), facts, data.source)
+            run.hand_over(folder)
         accelerator.end_training()
 
 

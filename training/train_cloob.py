@@ -36,12 +36,14 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.data import load_examples, select_images
 from diffusers_ccld.errors import first_line
 from diffusers_ccld.files import folder_moved_into_place
+from diffusers_ccld.hub import forget_places
 from diffusers_ccld.latent_cache import canonical_source
 from diffusers_ccld.losses import cloob_loss, cosine_distance, info_nce_loss
+from diffusers_ccld.model_cards import CLOOB, PLOT_NAME, shareable
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_config import RunConfig, parse_config, setting
 from diffusers_ccld.training_data import make_batches, make_training_data
-from diffusers_ccld.training_result import plot_log
+from diffusers_ccld.training_result import plot_log, save_training_card, training_facts
 from diffusers_ccld.training_run import TrainingRun
 from diffusers_ccld.training_utils import load_components, make_optimizer, read_json
 from diffusers_ccld.vocabulary import train_tokenizer
@@ -290,8 +292,15 @@ def train_cloob(config: CLOOBTrainingConfig) -> None:
             with run.average.in_place_of_weights(), folder_moved_into_place(folder) as temporary:
                 for name, part in zip(PARTS, (model.text_model, tokenizer, model.vision_model, processor)):
                     part.save_pretrained(temporary / name)
-                plot_log(run.log_path, temporary / "losses.png", tuple(losses), "loss", yscale="linear")
-            print(f"wrote {folder}")
+                plot_log(run.log_path, temporary / PLOT_NAME, tuple(losses), "loss", yscale="linear")
+                forget_places(temporary)
+                facts = {
+                    "began from": shareable(config.model or config.cloob_config),
+                    **training_facts(run, source, len(data)),
+                    "tokens": f"{len(tokenizer):,}",
+                }
+                save_training_card(temporary, CLOOB, run, run.name_of(folder), facts, source)
+            run.hand_over(folder)
         accelerator.end_training()
 
 

@@ -19,12 +19,13 @@ from torchvision.transforms.v2 import functional as transforms
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.data import load_examples, select_images
 from diffusers_ccld.files import folder_moved_into_place
+from diffusers_ccld.model_cards import JUDGE, PLOT_NAME, shareable
 from diffusers_ccld.paintings.judge import Judge
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_config import RunConfig, parse_config, setting
 from diffusers_ccld.training_data import as_pictures, make_batches, make_training_data
 from diffusers_ccld.training_randomness import Purpose, generator_at
-from diffusers_ccld.training_result import plot_log
+from diffusers_ccld.training_result import plot_log, save_training_card, training_facts
 from diffusers_ccld.training_run import TrainingRun
 from diffusers_ccld.training_utils import make_optimizer
 
@@ -108,8 +109,10 @@ def train_judge(config: JudgeConfig) -> None:
             folder = run.output_dir / "judge"
             with folder_moved_into_place(folder) as temporary, run.average.in_place_of_weights():
                 judge.half().save_pretrained(temporary)
-                plot_log(run.log_path, temporary / "losses.png", ["loss"], "cross entropy of the three attributes")
-            print(f"wrote {folder}")
+                plot_log(run.log_path, temporary / PLOT_NAME, ["loss"], "cross entropy of the three attributes")
+                facts = training_facts(run, " + ".join(map(shareable, sources)), data.num_images)
+                save_training_card(temporary, JUDGE, run, run.name_of(folder), facts, config.dataset)
+            run.hand_over(folder)
         accelerator.end_training()
 
 

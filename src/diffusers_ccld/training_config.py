@@ -11,6 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from .files import write_text
+from .hub import check_hub_arguments
 from .pictures import ImageLimits
 
 DEFAULT_DATASET = "huggan/wikiart"
@@ -86,8 +87,14 @@ class RunConfig(ImageConfig):
     report_to: list[str] = setting(["tensorboard"], "trackers: tensorboard, wandb, or none")
     run_name: str = setting("ccld", "what the trackers call the project")
 
+    license: str | None = setting(None, "licence of the result, for its model card, such as 'mit'")
+    push_to_hub: bool = setting(False, "upload the result to the Hub")
+    hub_model_id: str | None = setting(None, "name of the result on the Hub (default: the output folder's)")
+    hub_private_repo: bool = setting(False, "create the repository for its owner's eyes alone")
+
     def __post_init__(self):
         super().__post_init__()
+        check_hub_arguments(self.push_to_hub, self.hub_model_id, self.hub_private_repo)
         for name in (
             "max_steps",
             "train_batch_size",
@@ -146,10 +153,6 @@ class TrainingConfig(RunConfig):
     demo_prompts: str | None = setting(None, "text file with a prompt on every line (default: eight of our own)")
     demo_inference_steps: int = setting(50, "sampling steps of demo pictures")
     demo_guidance_scale: float = setting(3.0, "guidance scale of demo pictures")
-
-    license: str | None = setting(None, "licence of the result, for its model card, such as 'mit'")
-    push_to_hub: bool = setting(False, "upload the result to the Hub")
-    hub_model_id: str | None = setting(None, "name of the result on the Hub (default: the output folder's)")
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The pipeline whose U-Net a run trains: it paints while the run lasts, and is saved and uploaded at its end."""
+"""The pipeline whose U-Net a run trains: it paints while the run lasts, and is saved at its end."""
 
 import functools
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from diffusers import DiffusionPipeline
 from .student import network_settings
 from .training_checkpoints import averaged_network
 from .training_data import TrainingData
-from .training_result import create_repository, push_folder, save_result
+from .training_result import save_result, training_facts
 from .training_run import TrainingRun
-from .training_utils import describe_hardware, paint_demo, read_prompts
+from .training_utils import paint_demo, read_prompts
 
 
 class PipelineInTraining:
@@ -29,17 +29,6 @@ class PipelineInTraining:
         self.prompts = read_prompts(run.config.demo_prompts)
         self._make_whole = functools.partial(type(pipe.unet).from_config, network_settings(pipe.unet))
         self._grid = None
-
-    def prepare_upload(self) -> None:
-        """Makes sure that the result can be uploaded, if it is to be.
-
-        Raises:
-            ValueError: If it cannot.
-        """
-        config, run = self.run.config, self.run
-        self._hub_name = config.hub_model_id or run.output_dir.resolve().name
-        if config.push_to_hub and run.accelerator.is_main_process and not config.dry_run:
-            self._hub_name = create_repository(self._hub_name)
 
     def paint(self) -> None:
         """Paints the settings' prompts with the averaged weights; all processes have to take part."""
@@ -76,20 +65,10 @@ class PipelineInTraining:
         with self._averaged() as averaged:
             if averaged is None:
                 return
-            facts = {
-                **facts,
-                "images": f"{data.source} ({data.num_images or 'a stream'})",
-                "steps": f"{run.step:,}, {run.images_seen:,} images seen",
-                "parameters": f"{sum(weight.numel() for weight in run.average.averages.values()):,} trained",
-                "hardware": describe_hardware(run.accelerator),
-            }
             folder = run.output_dir / name
-            save_result(
-                folder, self.pipe, averaged, config, data.source, facts, run.log_path, self.prompts, self._grid
-            )
-            print(f"wrote {folder}")
-            if config.push_to_hub:
-                print(f"uploaded to {push_folder(folder, self._hub_name)}")
+            facts = {**facts, **training_facts(run, data.source, data.num_images)}
+            save_result(folder, self.pipe, averaged, run, data.source, facts, self.prompts, self._grid)
+            run.hand_over(folder)
 
     def _averaged(self):
         return averaged_network(self.run.accelerator, self.unet, self.run.average, self._make_whole)

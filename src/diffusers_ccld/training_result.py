@@ -1,45 +1,45 @@
-"""What a run leaves behind: a pipeline folder or a LoRA, its card and a plot of its losses, on the Hub if wanted."""
+"""What a run leaves behind: a pipeline folder or a LoRA, its card and a plot of its losses."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from diffusers import DiffusionPipeline
-from huggingface_hub import HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from PIL import Image
 
-from .errors import first_line
 from .files import folder_moved_into_place
+from .hub import forget_places
+from .model_cards import (
+    GRID_NAME,
+    LORA,
+    PIPELINE,
+    PLOT_NAME,
+    PROMPTS_NAME,
+    CardKind,
+    is_place,
+    save_card,
+    settings_section,
+    shareable,
+    table,
+)
 from .training_log import read_log
-
-GRID_NAME = "samples.png"
-PROMPTS_NAME = "prompts.txt"
-PLOT_NAME = "losses.png"
-
-USE_PIPELINE = """
-import diffusers_ccld
-from diffusers import DiffusionPipeline
-
-pipe = DiffusionPipeline.from_pretrained("this folder, or its name on the Hub")
-pipe("A sunset landscape painting, oil on canvas").images[0].save("sunset.png")
-"""
-USE_LORA = """
-import diffusers_ccld
-from diffusers import DiffusionPipeline
-
-pipe = DiffusionPipeline.from_pretrained("the model that it was trained on")
-pipe.load_lora_weights("this folder, or its name on the Hub")
-pipe("A sunset landscape painting, oil on canvas").images[0].save("sunset.png")
-"""
+from .training_run import TrainingRun
+from .training_utils import describe_hardware
 
 UNKNOWN_LICENSE = "not stated by who trained it; those of the data and of the model it began from may bind"
 
 # Settings that say something of the place a model was trained in, not of the model.
-SETTINGS_ASIDE = {"output_dir", "resume", "dry_run", "dataloader_num_workers", "run_name", "push_to_hub"}
+SETTINGS_ASIDE = {
+    "output_dir",
+    "resume",
+    "dry_run",
+    "dataloader_num_workers",
+    "run_name",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+}
 
 
 TIME_LABELS = ("t < 1/4", "1/4 ≤ t < 1/2", "1/2 ≤ t < 3/4", "t ≥ 3/4")
@@ -81,97 +81,69 @@ def plot_log(
     figure.savefig(path, dpi=100)
 
 
-def write_model_card(
-    folder: Path, config: Any, source: str, facts: Mapping[str, str], how_to_use: str, has_grid: bool
-) -> None:
-    """Writes `README.md`.
+def training_facts(run: TrainingRun, source: str, num_images: int | None) -> dict[str, str]:
+    """What a card tells of every run.
 
     Args:
-        folder: The model's.
-        config: The run's settings, a dataclass; `license` and `model` among them.
+        run: The run, which is at its end.
         source: Where the images came from: a path, or a name on the Hub.
-        facts: What else is to be told in the table, by name.
-        how_to_use: Lines of Python.
-        has_grid: Whether there is a grid of samples in the folder.
+        num_images: How many there are; `None` for a stream.
     """
-    is_hub_name = not Path(config.model).exists()
-    data = ModelCardData(
-        license=config.license,
-        library_name="diffusers",
-        pipeline_tag="text-to-image",
-        tags=["diffusers", "text-to-image", "ccld", "cloob"],
-        base_model=config.model if is_hub_name else None,
-        datasets=None if Path(source).is_absolute() else [source],
-    )
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in SETTINGS_ASIDE}
-    grid = f"![Samples, one for each line of {PROMPTS_NAME}]({GRID_NAME})\n" if has_grid else ""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    text = f"""---
-{data.to_yaml()}
----
-
-# CLOOB-Conditioned Latent Diffusion
-
-A text-to-image model that was trained on images without captions: conditioned on the CLOOB embedding of each image,
-it is sampled with the CLOOB embedding of a prompt.
-
-{grid}
-## Use
-
-```python
-{how_to_use.strip()}
-```
-
-## Training
-
-| | |
-|---|---|
-{rows}
-| licence | {config.license or UNKNOWN_LICENSE} |
-
-![Training losses]({PLOT_NAME})
-
-## Limitations
-
-It knows what its training images show, and CLOOB's idea of them: neither text in pictures, nor counts, nor who stands
-left of whom. It repeats the biases of both.
-
-## Settings
-
-```yaml
-{yaml.safe_dump(settings, sort_keys=False).strip()}
-```
-"""
-    ModelCard(text).save(folder / "README.md")
+    count = "a stream" if num_images is None else f"{num_images:,}"
+    return {
+        "images": f"{shareable(source)} ({count})",
+        "steps": f"{run.step:,}, {run.images_seen:,} images seen",
+        "parameters": f"{sum(weight.numel() for weight in run.average.averages.values()):,} trained",
+        "hardware": describe_hardware(run.accelerator),
+    }
 
 
-def create_repository(name: str) -> str:
-    """Makes sure that a repository can be written, before any work; gives its full name.
+def save_training_card(
+    folder: Path,
+    kind: CardKind,
+    run: TrainingRun,
+    name: str,
+    facts: Mapping[str, str],
+    source: str,
+    has_grid: bool = False,
+) -> None:
+    """Writes the card of what a run has made.
+
+    Args:
+        folder: Where the model is written, with its plot of the losses.
+        kind: What the model is.
+        run: The run; its settings have a `license`.
+        name: What others load it as.
+        facts: What is to be told in the table, by name.
+        source: Where the images came from: a path, or a name on the Hub.
+        has_grid: Whether there is a grid of samples in the folder.
 
     Raises:
-        ValueError: If it cannot.
+        OSError: If it cannot be written.
     """
-    try:
-        return HfApi().create_repo(name, exist_ok=True).repo_id
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
-        raise ValueError(
-            f"--push_to_hub: {name} cannot be written; is `hf auth login` done? ({first_line(error)})"
-        ) from error
-
-
-def push_folder(folder: Path, name: str) -> str:
-    """Uploads a folder to a repository; gives its address."""
-    return str(HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a trained model"))
+    config = run.config
+    facts = {**facts, "licence": config.license or UNKNOWN_LICENSE}
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in SETTINGS_ASIDE}
+    save_card(
+        folder,
+        kind,
+        name,
+        f"## Training\n\n{table(facts)}\n\n![Training losses]({PLOT_NAME})",
+        settings_section(settings),
+        base=getattr(config, "model", None),
+        has_grid=has_grid,
+        license=config.license,
+        datasets=None if is_place(source) else [source],
+    )
 
 
 def save_result(
     folder: Path,
     pipe: DiffusionPipeline,
     network: torch.nn.Module,
-    config: Any,
+    run: TrainingRun,
     source: str,
     facts: Mapping[str, str],
-    log: Path,
     prompts: Sequence[str],
     grid: Image.Image | None,
 ) -> None:
@@ -181,10 +153,9 @@ def save_result(
         folder: Where it shall be; what is there goes.
         pipe: The pipeline that the network belongs to.
         network: The trained network, or one with a trained LoRA, which is then saved alone.
-        config: The run's settings.
+        run: The run.
         source: Where its images came from.
         facts: What the card tells of the training, by name.
-        log: The run's log.
         prompts: What the grid shows.
         grid: A grid of samples, if there is one.
 
@@ -204,9 +175,10 @@ def save_result(
         else:
             pipe.register_modules(unet=network)
             pipe.save_pretrained(temporary)
+            forget_places(temporary)
         if grid is not None:
             grid.save(temporary / GRID_NAME)
             (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n")
-        plot_losses(log, temporary / PLOT_NAME)
-        how_to_use = USE_LORA if is_lora else USE_PIPELINE
-        write_model_card(temporary, config, source, facts, how_to_use, has_grid=grid is not None)
+        plot_losses(run.log_path, temporary / PLOT_NAME)
+        kind = LORA if is_lora else PIPELINE
+        save_training_card(temporary, kind, run, run.name_of(folder), facts, source, has_grid=grid is not None)

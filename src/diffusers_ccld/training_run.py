@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .files import save_image
+from .hub import prepare_repository, push_folder
 from .training_checkpoints import (
     WeightAverage,
     find_checkpoint,
@@ -62,6 +63,7 @@ class TrainingRun:
         images_seen: Images trained on, by all processes together.
         log: Takes figures; see `TrainingLog`.
         is_interrupted: Whether the run was told to end before its last step.
+        hub_name: Full name of the repository that the result is uploaded to, or `None`.
 
     Raises:
         ValueError: If the accelerator cannot be made or the checkpoint is not there.
@@ -79,6 +81,7 @@ class TrainingRun:
         self.progress: dict[str, Any] = {"step": 0, "images_seen": 0, "log": {}, "stream": None}
         self.step = self.images_seen = 0
         self.is_interrupted = False
+        self.hub_name: str | None = None
 
     # Before the first step
 
@@ -123,9 +126,15 @@ class TrainingRun:
         Args:
             num_images: How many images there are; `None` if that is not known.
             bad: Bad images that are known already: name and reason of each.
+
+        Raises:
+            ValueError: If the result is to be uploaded, and cannot be.
         """
         config, accelerator = self.config, self.accelerator
         writes = accelerator.is_main_process and not config.dry_run
+        if writes and config.push_to_hub:
+            name = config.hub_model_id or self.output_dir.resolve().name
+            self.hub_name = prepare_repository(name, config.hub_private_repo)
         if writes:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             tidy_checkpoints(self.output_dir / "checkpoints", self.checkpoint)
@@ -313,3 +322,17 @@ class TrainingRun:
             self.accelerator.print(describe_dry_run(self.config, seconds, self.first_step))
             self.accelerator.end_training()
         return not self.config.dry_run
+
+    def name_of(self, folder: Path) -> str:
+        """What others load the result of this folder as: its name on the Hub, or the folder's."""
+        return self.hub_name or f"{self.output_dir.resolve().name}/{folder.name}"
+
+    def hand_over(self, folder: Path) -> None:
+        """Says where the result is, and uploads it if that was asked; the main process alone.
+
+        Raises:
+            OSError: If the upload fails; the folder is there.
+        """
+        print(f"wrote {folder}")
+        if self.hub_name is not None:
+            print(f"uploaded to {push_folder(folder, self.hub_name)}")

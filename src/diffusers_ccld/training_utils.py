@@ -21,6 +21,7 @@ from PIL import Image
 
 from .errors import first_line
 from .image_grid import image_grid
+from .model_cards import SAMPLE_PROMPTS
 from .modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
@@ -35,17 +36,6 @@ LORA_MODULES = ["to_q", "to_k", "to_v", "to_out.0", "proj", "conv1", "conv2", "l
 
 # The original authors' rule of thumb on how large a network may be for its images.
 MOST_PARAMETERS_PER_LATENT = 2 / 3
-
-DEMO_PROMPTS = (
-    "A sunset landscape painting, oil on canvas",
-    "A winter landscape in the mountains",
-    "The moon over the sea at night",
-    "A portrait of a woman, charcoal drawing",
-    "A still life with fruit and flowers",
-    "A city street in the rain, impressionism",
-    "Autumn trees, watercolor",
-    "An abstract composition in red and blue",
-)
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -234,7 +224,7 @@ def read_prompts(path: str | None) -> list[str]:
         ValueError: If there are none.
     """
     if path is None:
-        return list(DEMO_PROMPTS)
+        return list(SAMPLE_PROMPTS)
     prompts = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
     if not prompts:
         raise ValueError(f"{path} has no prompts.")

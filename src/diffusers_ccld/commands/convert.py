@@ -50,17 +50,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="precision to save in (default: fp32)")
     add("--overwrite", action="store_true", help="replace components that the folder has already")
     add("--standalone", action="store_true", help="add the code that lets the folder be used without this package")
+    add("--card-samples", type=int, default=0, metavar="N", help="paint N pictures for the model card (default: none)")
+    add("--push-to-hub", metavar="REPO_ID", help="upload the folder to this repository of the Hub")
+    add("--private", action="store_true", help="create that repository for its owner's eyes alone")
     add("--output", type=Path, metavar="DIR", required=True, help="folder to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Convert the original's checkpoints to a diffusers folder. Give any of --unet, --cloob and --autoencoder; all
     three make a pipeline, and so does a training checkpoint that has all three inside, and a --preset alone."""
+    from ..hub import prepare_repository, push_folder
     from ..original.conversion import REPORT_NAME
     from ..original.conversion import convert as convert_files
 
-    options = {name: value for name, value in vars(args).items() if name != "run"}
-    report = convert_files(**options, warn=lambda message: print(f"warning: {message}", file=sys.stderr))
+    options = dict(vars(args))
+    options.pop("run", None)
+    repository, private = options.pop("push_to_hub"), options.pop("private")
+    if private and repository is None:
+        raise ValueError("--private says how to upload: give --push-to-hub, too.")
+    hub_name = prepare_repository(repository, private) if repository is not None else None
+    report = convert_files(
+        **options, hub_name=hub_name, warn=lambda message: print(f"warning: {message}", file=sys.stderr)
+    )
     for name, component in report["components"].items():
         print(f"{name}: {component['class']}, {component['parameters']:,} parameters, from {component['source']}")
     if "autoencoder_scale" in report:
@@ -69,3 +80,5 @@ def run(args: argparse.Namespace) -> None:
     for name, result in report["check"].items():
         print(f"check of {name}: {result}")
     print(f"wrote {args.output} (details in {args.output / REPORT_NAME})")
+    if hub_name is not None:
+        print(f"uploaded to {push_folder(args.output, hub_name)}")

@@ -17,6 +17,7 @@ import transformers
 from tqdm.auto import tqdm
 
 from ..configuration_cloob import CLOOBConfig
+from ..model_cards import CARD_NAME, GRID_NAME, PROMPTS_NAME
 from ..modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..modeling_gumbel_vq import GumbelVQModel
 from ..pipeline_ccld import CCLDPipeline
@@ -32,6 +33,7 @@ from .autoencoder import (
     latent_channels,
     read_autoencoder_yaml,
 )
+from .card import paint_samples, save_conversion_card
 from .check import check_conversion
 from .cloob import (
     HEAD_DIM,
@@ -82,6 +84,8 @@ def convert(
     dtype: str = "fp32",
     overwrite: bool = False,
     standalone: bool = False,
+    hub_name: str | None = None,
+    card_samples: int = 0,
     warn: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Converts any of a U-Net, a CLOOB and an autoencoder to the subfolders of a diffusers folder.
@@ -107,6 +111,8 @@ def convert(
         dtype: "fp32", "fp16" or "bf16".
         overwrite: Whether components that the folder has already may be replaced.
         standalone: Whether to add the code that lets the folder be used without this package; it has to be whole then.
+        hub_name: Name of the repository that the folder will be uploaded to, for its card.
+        card_samples: How many pictures to paint for its card.
         warn: What is told of things to know that do not stop the conversion.
 
     Returns:
@@ -117,7 +123,7 @@ def convert(
     """
     output = Path(output).resolve()
     has_files = any(file is not None for file in (unet, cloob, autoencoder))
-    _check_arguments(has_files, unet, autoencoder_scale, preset, source_dir, ema, dtype)
+    _check_arguments(has_files, unet, autoencoder_scale, preset, source_dir, ema, dtype, card_samples)
     earlier = _earlier_report(output)
     if not has_files:
         _check_is_free(output, COMPONENTS, overwrite)
@@ -151,6 +157,9 @@ def convert(
     _check_widths(plans)
     if standalone and len(plans) < len(COMPONENTS):
         raise CheckpointError("--standalone needs a whole pipeline at once: U-Net, CLOOB and autoencoder.")
+    names = {plan.name for plan in plans}
+    if card_samples and not all(name in names or (output / name).is_dir() for name in COMPONENTS):
+        raise CheckpointError("Samples for the card need a whole pipeline: U-Net, CLOOB and autoencoder.")
     _check_is_free(output, [plan.name for plan in plans], overwrite)
 
     report = _make_report(plans, sources, scale, preset, dtype, earlier)
@@ -171,10 +180,12 @@ def convert(
             if all((folder / name).is_dir() for name in COMPONENTS):
                 _write_model_index(folder)
                 written.append("model_index.json")
-            if standalone or (output / "pipeline.py").is_file():
+            is_standalone = standalone or (output / "pipeline.py").is_file()
+            if is_standalone:
                 write_code(folder, [name for name in written if (folder / name).is_dir()])
                 written.append("pipeline.py")
             report["check"] = check_conversion(folder)
+            written += _write_card(folder, report, output, hub_name, card_samples, is_standalone, earlier, warn)
             (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n")
             _move_into_place(folder, [*written, REPORT_NAME], output)
     except BaseException:
@@ -190,7 +201,7 @@ def _check_is_free(output, names, overwrite):
         raise CheckpointError(f"{output} has {', '.join(existing)} already; give --overwrite to replace them.")
 
 
-def _check_arguments(has_files, unet, autoencoder_scale, preset, source_dir, ema, dtype):
+def _check_arguments(has_files, unet, autoencoder_scale, preset, source_dir, ema, dtype, card_samples):
     if not has_files and preset is None:
         raise CheckpointError("Nothing to convert: give --unet, --cloob or --autoencoder, or a published --preset.")
     if source_dir is not None and (preset is None or has_files):
@@ -203,6 +214,8 @@ def _check_arguments(has_files, unet, autoencoder_scale, preset, source_dir, ema
         raise CheckpointError(f"Unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
     if autoencoder_scale is not None and not (math.isfinite(autoencoder_scale) and autoencoder_scale > 0):
         raise CheckpointError(f"The autoencoder scale must be a positive number, not {autoencoder_scale}.")
+    if card_samples < 0:
+        raise CheckpointError("The number of samples for the card must not be negative.")
 
 
 # Plans
@@ -403,6 +416,20 @@ def _write_model_index(folder: Path) -> None:
         **{name: ["diffusers_ccld", cls.__name__] for name, cls in classes.items()},
     }
     (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2) + "\n")
+
+
+def _write_card(folder, report, output, hub_name, card_samples, is_standalone, earlier, warn):
+    """Writes the card and its samples, gives their names; a card that somebody has changed is kept."""
+    card, samples = output / CARD_NAME, []
+    if card_samples:
+        paint_samples(folder, card_samples)
+        samples = [GRID_NAME, PROMPTS_NAME]
+    if card.is_file() and sha256(card) != earlier.get("card_sha256"):
+        warn(f"{card} is not as a conversion wrote it, and is kept.")
+        return samples
+    save_conversion_card(folder, report, hub_name or output.name, bool(samples), is_standalone)
+    report["card_sha256"] = sha256(folder / CARD_NAME)
+    return [CARD_NAME, *samples]
 
 
 def _move_into_place(folder: Path, names: list[str], output: Path) -> None:
