@@ -44,7 +44,7 @@ $(STAMP): setup.cfg pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[training,test,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[training,demo,test,dev]"
 	touch $@
 
 # How the bundled model was made, every step from nothing: docs/default-model.md says how long each takes. Whatever is

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from . import __version__
-from .commands import convert, export, inspect, sample
+from .commands import convert, demo, export, inspect, sample
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,7 +15,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ccld", description="CLOOB-Conditioned Latent Diffusion for diffusers.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, command in {"sample": sample, "convert": convert, "inspect": inspect, "export": export}.items():
+    for name, command in {
+        "sample": sample,
+        "demo": demo,
+        "convert": convert,
+        "inspect": inspect,
+        "export": export,
+    }.items():
         command_parser = commands.add_parser(name, help=command.HELP, description=command.run.__doc__)
         command.add_arguments(command_parser)
         command_parser.set_defaults(run=command.run)
