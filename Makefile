@@ -9,15 +9,19 @@ BIN := $(VENV)/bin
 RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
 STAMP := $(VENV)/built-from-$(RECIPE)
 
-.PHONY: paint test test-slow fuzz suites quality style wheel default-model clean
+.PHONY: paint demo test test-slow fuzz suites quality style wheel default-model clean
 
 paint: $(STAMP)  ## paint four pictures with the model that comes with the package
 	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
 
+demo: $(STAMP)  ## paint in the browser
+	$(BIN)/ccld demo
+
 test: $(STAMP)  ## the test suite, on two cores: one thread a process, or they wait for one another
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-test-slow: $(STAMP)  ## the tests that take minutes or gigabytes, for a nightly run
+test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/usr/bin/chromium), for a nightly run
+	$(BIN)/python -m pip install --quiet --editable ".[training,demo,test,browser,dev]"
 	$(BIN)/python -m pytest -m slow
 
 fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`
