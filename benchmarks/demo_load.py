@@ -95,10 +95,8 @@ async def measure(address: str, pid: int, num_clients: int, seconds: float, step
         watcher.cancel()
     taken = time.monotonic() - begin
     lost = sum(outcomes.values()) - outcomes["picture"] - outcomes["queue full"]
-    print(
-        f"{num_clients} clients, {taken:.0f} s: {outcomes['picture']} pictures, {outcomes['queue full']} times full,"
-    )
-    print(f"{lost} lost {[name for name in outcomes if name not in ('picture', 'queue full')]}")
+    print(f"{num_clients} clients, {taken:.0f} s: {outcomes['picture']} pictures, {outcomes['queue full']} times full")
+    print(f"{lost} lost")
     print(f"to a picture: median {statistics.median(waits):.1f} s, longest {max(waits):.1f} s")
     first, middle, last = samples[0], samples[len(samples) // 2], samples[-1]
     print(f"server memory, MB: {first:.0f} at the start, {middle:.0f} in the middle, {last:.0f} at the end")

@@ -617,7 +617,15 @@ def press(tab):
     tab.locator(".paint-button >> visible=true").click()
 
 
-def shown(tab, bundled_server) -> np.ndarray:
+def next_picture(tab) -> np.ndarray:
+    """Presses the button; the picture that then takes the place of the one in the gallery."""
+    before = tab.locator("#gallery img").first.get_attribute("src")
+    press(tab)
+    tab.wait_for_function("(before) => document.querySelector('#gallery img')?.src !== before", arg=before)
+    return shown(tab)
+
+
+def shown(tab) -> np.ndarray:
     """The picture in the gallery, once it is there."""
     tab.wait_for_function("document.querySelector('#note')?.innerText.includes('Seed')")
     address = tab.locator("#gallery img").first.get_attribute("src")
@@ -628,13 +636,13 @@ def shown(tab, bundled_server) -> np.ndarray:
 def test_a_person_paints_and_opens_the_link(tab, browser, bundled_server):
     tab.get_by_label("Prompt", exact=True).fill("a rose & a cat, oil on canvas")
     press(tab)
-    picture = shown(tab, bundled_server)
+    picture = shown(tab)
     link = tab.locator("#note a")
     assert picture.shape == (128, 128, 3) and picture.std() > 10
 
     other = browser.new_page()
     other.goto(bundled_server + link.get_attribute("href"))
-    assert np.array_equal(shown(other, bundled_server), picture)
+    assert np.array_equal(shown(other), picture)
     assert other.get_by_label("Prompt", exact=True).input_value() == "a rose & a cat, oil on canvas"
     assert other.locator("#note a").get_attribute("href") == link.get_attribute("href")
     other.close()
@@ -646,17 +654,32 @@ def test_a_person_paints_like_a_picture_edits_and_inpaints(tab, bundled_server, 
     tab.locator("#details input[type=file]").set_input_files(tmp_path / "red.png")
     tab.wait_for_selector("#details img")
     press(tab)
-    shown(tab, bundled_server)
+    shown(tab)
     assert tab.locator("#note a").count() == 0
 
     tab.get_by_role("tab", name="Edit").click()
-    tab.locator("#form input[type=file] >> nth=1").set_input_files(tmp_path / "red.png")
+    tab.get_by_role("tabpanel").locator("input[type=file]").first.set_input_files(tmp_path / "red.png")
     tab.wait_for_selector("#form img >> visible=true")
     tab.get_by_label("Prompt", exact=True).fill("a seascape, watercolor")
-    before = tab.locator("#gallery img").first.get_attribute("src")
-    press(tab)
-    tab.wait_for_function("(before) => document.querySelector('#gallery img')?.src !== before", arg=before)
-    assert shown(tab, bundled_server).shape == (128, 128, 3)
+    edited = next_picture(tab)
+    assert edited.shape == (128, 128, 3)
+
+    tab.get_by_role("tab", name="Inpaint").click()
+    invitation = tab.get_by_text("draw where to paint")
+    invitation.wait_for()
+    tab.wait_for_timeout(2000)  # the canvas takes no picture before it is ready, and then fits itself to it
+    tab.get_by_role("tabpanel").locator("input[type=file]").first.set_input_files(tmp_path / "red.png")
+    invitation.wait_for(state="hidden")
+    tab.wait_for_timeout(2000)
+    box = tab.get_by_role("tabpanel").locator("canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    tab.mouse.move(x - 20, y)
+    tab.mouse.down()
+    tab.mouse.move(x + 20, y, steps=10)
+    tab.mouse.up()
+    inpainted = next_picture(tab).astype(int)
+    redness = inpainted[..., 0] - inpainted[..., 1:].max(axis=-1)
+    assert redness[:8].mean() > redness[60:68, 60:68].mean() + 50
 
 
 @pytest.mark.slow

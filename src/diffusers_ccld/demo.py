@@ -37,10 +37,8 @@ THEME = gr.themes.Base(
 )
 CSS = (Path(__file__).parent / "demo.css").read_text()
 
-# Enter in the prompt presses the button of the tab that is open.
-PRESS_VISIBLE_BUTTON = """() => {
-    [...document.querySelectorAll(".paint-button")].find((button) => button.offsetParent !== null)?.click();
-}"""
+# Enter in the prompt, or a link that was opened, presses the button of the tab that is open.
+PRESS = """[...document.querySelectorAll(".paint-button")].find((button) => button.offsetParent !== null)?.click()"""
 
 
 def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = True) -> gr.Blocks:
@@ -91,7 +89,7 @@ def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = Tru
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = _details(painter, limits)
 
-        linked = gr.State()
+        linked = gr.Textbox(visible="hidden")
         runs = []
         for task, (button, inputs) in tabs.items():
             inputs = {"prompt": prompt, **details, **inputs}
@@ -100,9 +98,7 @@ def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = Tru
             for component in inputs.values():
                 if component.data_model is not None:
                     component.data_model = Unchecked
-            triggers = [button.click] + [linked.change] * (task == "paint")
-            run = gr.on(
-                triggers,
+            run = button.click(
                 partial(studio.run, task),
                 inputs_kwargs=inputs,
                 outputs=[gallery, details["seed"], note],
@@ -113,10 +109,11 @@ def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = Tru
                 show_progress_on=gallery,
             )
             runs.append(run)
-        prompt.submit(js=PRESS_VISIBLE_BUTTON)
+        prompt.submit(js=f"() => {{ {PRESS}; }}")
         cancel.click(lambda: "Cancelled.", outputs=note, cancels=runs, queue=False, api_visibility="private")
         form = [details.get(name, prompt) for name in FORM_OF_LINK]
-        page.load(studio.open_link, outputs=[*form, linked], queue=False, api_visibility="private")
+        opened = page.load(studio.open_link, outputs=[*form, linked], queue=False, api_visibility="private")
+        opened.then(inputs=linked, js=f"(link) => {{ if (link) {PRESS}; }}")
     return page
 
 
@@ -243,6 +240,7 @@ def launch(
         theme=THEME,
         css=CSS,
         share=False,
+        state_session_capacity=200,  # nothing is kept in sessions, and every call of the API has one
         show_error=False,
         ssr_mode=False,
         mcp_server=False,
