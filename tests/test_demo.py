@@ -5,6 +5,7 @@ import json
 import math
 import re
 import runpy
+import socket
 import struct
 import sys
 import time
@@ -518,8 +519,8 @@ def test_the_page_asks_nobody_else(server):
     [
         (("--port", "99999"), "--port"),
         (("--queue-size", "0"), "--queue-size"),
-        (("--device", "banana"), "banana"),
-        (("--model", "nowhere"), "nowhere"),
+        (("--port", "7899", "--device", "banana"), "banana"),
+        (("--port", "7899", "--model", "nowhere"), "nowhere"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, message, capsys, monkeypatch):
@@ -529,9 +530,15 @@ def test_wrong_arguments_are_one_line(arguments, message, capsys, monkeypatch):
     assert message in capsys.readouterr().err
 
 
+def test_a_port_that_is_taken_is_one_line(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["demo", "--port", str(taken.getsockname()[1])]) == 2
+    assert "nothing can listen there" in capsys.readouterr().err
+
+
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["demo"]) == 2
+    assert main(["demo", "--port", "7899"]) == 2
     assert "diffusers-ccld[demo]" in capsys.readouterr().err
 
 

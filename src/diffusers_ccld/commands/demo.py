@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import tempfile
 
 from ..devices import usable_device
@@ -28,6 +29,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--port must be a number from 1 to 65535.")
     if min(args.queue_size, args.max_steps, args.max_images) < 1:
         raise ValueError("--queue-size, --max-steps and --max-images must be at least 1.")
+    try:
+        socket.create_server((args.host, args.port)).close()
+    except OSError as error:
+        raise ValueError(f"--host {args.host} --port {args.port}: nothing can listen there. ({error})") from error
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError as error:
