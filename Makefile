@@ -9,15 +9,20 @@ BIN := $(VENV)/bin
 RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
 STAMP := $(VENV)/built-from-$(RECIPE)
 
-.PHONY: paint test test-slow fuzz suites quality style wheel default-model default-teacher distillation-table clean
+.PHONY: paint demo test test-slow fuzz suites quality style wheel default-model default-teacher distillation-table \
+	clean
 
 paint: $(STAMP)  ## paint four pictures with the model that comes with the package
 	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
 
+demo: $(STAMP)  ## paint in the browser
+	$(BIN)/ccld demo
+
 test: $(STAMP)  ## the test suite, on two cores: one thread a process, or they wait for one another
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-test-slow: $(STAMP)  ## the tests that take minutes or gigabytes, for a nightly run
+test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/usr/bin/chromium), for a nightly run
+	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,test,browser,dev]"
 	$(BIN)/python -m pytest -m slow
 
 fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`
@@ -25,7 +30,7 @@ fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccl
 
 suites: $(STAMP)  ## diffusers' own suites, from a checkout: make suites DIFFUSERS=path
 	@test -d "$(DIFFUSERS)/tests/pipelines" || { echo "Give DIFFUSERS=path of a checkout of diffusers." >&2; exit 2; }
-	$(BIN)/python -m pip install --quiet --editable ".[training,test,suites,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,test,suites,dev]"
 	PYTHONPATH=$(abspath $(DIFFUSERS)):tests/diffusers_suites $(BIN)/python -m pytest -o addopts= -rs \
 		tests/diffusers_suites
 
@@ -44,7 +49,7 @@ $(STAMP): setup.cfg pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[training,test,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,test,dev]"
 	touch $@
 
 # How the bundled model was made, every step from nothing: docs/default-model.md says how long each takes. Whatever is

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 
 from . import __version__
-from .commands import compare, convert, export, inspect, interpolate, sample
+from .commands import compare, convert, demo, export, inspect, interpolate, sample
 
-COMMANDS = (sample, interpolate, compare, convert, inspect, export)
+COMMANDS = (sample, interpolate, compare, demo, convert, inspect, export)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -213,9 +213,9 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             raise ValueError(f"strength={strength} is below the first of {num_inference_steps} steps; raise either.")
         return times
 
-    def _invert(self, latents, times, guidance):
+    def _invert(self, latents, times, guidance, *callback):
         self.scheduler.set_timesteps(timesteps=t_to_timestep(times), device=latents.device)
-        return self.denoise(latents, self.scheduler.timesteps, guidance, 1.0, {})
+        return self.denoise(latents, self.scheduler.timesteps, guidance, 1.0, {}, *callback)
 
     @torch.no_grad()
     def edit(
@@ -235,6 +235,8 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        callback_on_step_end: Callable[[CCLDPipeline, int, torch.Tensor, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple:
         """Changes pictures towards a prompt and keeps their composition: inverts them without a condition up to a
         time, then samples from there with the prompt.
@@ -245,6 +247,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             strength: Time in (0, 1) up to which to invert; the higher, the greater the change.
             num_inference_steps: Number of steps that a run from 0 to 1 would have, by default the model's own; it is
                 taken there and back.
+            callback_on_step_end: As in `CCLDPipeline`; called on both ways, each of which counts from 0.
 
         Returns:
             `ImagePipelineOutput` with `images`, or a tuple with just these.
@@ -272,12 +275,14 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             eta,
             generator,
             output_type,
-            (),
+            callback_on_step_end_tensor_inputs,
         )
+        callback = (callback_on_step_end, callback_on_step_end_tensor_inputs)
         times = self._inversion_times(num_inference_steps, strength)
         guidance = self.prepare_guidance(prompts).for_images(num_images)
         unconditional = self.prepare_guidance(Prompts(conditions=[])).for_images(len(pixels))
-        latents = self._for_images(self._invert(self.encode_latents(pixels), times, unconditional), num_images)
+        inverted = self._invert(self.encode_latents(pixels), times, unconditional, *callback)
+        latents = self._for_images(inverted, num_images)
         self.scheduler.set_timesteps(timesteps=t_to_timestep(times.flip(0)[:-1]), device=latents.device)
         latents = self.denoise(
             latents,
@@ -285,6 +290,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             guidance,
             guidance_scale,
             self.prepare_extra_step_kwargs(generator, eta),
+            *callback,
         )
         return self.finish(latents, output_type, return_dict)
 

@@ -1,0 +1,12 @@
+"""A Space on the Hub: the demo of diffusers-ccld with the model that comes with the package."""
+
+from diffusers_ccld import CCLDPipeline, default_model
+from diffusers_ccld.demo import build, launch
+from diffusers_ccld.demo_requests import Limits, Painter
+from diffusers_ccld.devices import usable_device
+
+limits = Limits(num_inference_steps=100)
+demo = build(Painter(CCLDPipeline.from_pretrained(default_model()).to(usable_device(None))), limits)
+
+if __name__ == "__main__":
+    launch(demo, limits, host="0.0.0.0", port=7860, queue_size=20)

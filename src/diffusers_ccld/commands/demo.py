@@ -1,0 +1,59 @@
+"""`ccld demo`."""
+
+import argparse
+import os
+import socket
+import tempfile
+
+from ..devices import usable_device
+
+HELP = "paint in the browser"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", metavar="DIR", help="folder or hub id of a pipeline (default: the small one of the package)")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all of them (default: 127.0.0.1)")
+    add("--port", type=int, default=7860, help="port to listen on (default: 7860)")
+    add("--queue-size", type=int, default=20, metavar="N", help="requests that may wait (default: 20)")
+    add("--max-steps", type=int, default=150, metavar="N", help="steps that a request may have (default: 150)")
+    add("--max-images", type=int, default=4, metavar="N", help="pictures that a request may have (default: 4)")
+    add("--device", help="device to run on (default: the GPU if there is one)")
+    add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="precision to run in (default: fp32)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve a page to paint with: from prompts and pictures, with editing and inpainting. Nothing is fetched from
+    elsewhere, and nothing is reported to anybody. Uploads are removed within two hours, and when it ends."""
+    if not 1 <= args.port <= 65535:
+        raise ValueError("--port must be a number from 1 to 65535.")
+    if min(args.queue_size, args.max_steps, args.max_images) < 1:
+        raise ValueError("--queue-size, --max-steps and --max-images must be at least 1.")
+    try:
+        socket.create_server((args.host, args.port)).close()
+    except OSError as error:
+        raise ValueError(f"--host {args.host} --port {args.port}: nothing can listen there. ({error})") from error
+    try:
+        import gradio  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError("The demo needs Gradio: pip install 'diffusers-ccld[demo]'") from error
+
+    import diffusers
+    import torch
+
+    from .. import CCLDPipeline, default_model
+
+    # A folder of our own; by default Gradio shares one with all its other apps on the machine.
+    with tempfile.TemporaryDirectory(prefix="ccld-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        from ..demo import build, launch
+        from ..demo_requests import Limits, Painter
+
+        device = usable_device(args.device)
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.dtype]
+        diffusers.utils.logging.disable_progress_bar()
+        pipe = CCLDPipeline.from_pretrained(args.model or default_model(), dtype=dtype).to(device)
+        limits = Limits(num_inference_steps=args.max_steps, num_images=args.max_images)
+        page = build(Painter(pipe), limits, is_bundled=args.model is None)
+        print(f"http://{args.host}:{args.port}", flush=True)
+        launch(page, limits, args.host, args.port, args.queue_size)
