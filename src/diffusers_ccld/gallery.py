@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from .bundled import default_model
 from .errors import first_line
 from .files import save_image
+from .loading import load_pipeline
 from .pipeline_ccld import CCLDPipeline
 from .scheduling_ccld import CCLDScheduler
 
@@ -143,7 +144,8 @@ class Gallery:
             for model in self.models:
                 if missing[model.name]:
                     bar.set_postfix_str(model.name)
-                    pipe = load_pipeline(model, self.algorithm, self.dtype, device)
+                    pipe = load_pipeline(model.folder, self.dtype, device, algorithm_type=self.algorithm)
+                    pipe.set_progress_bar_config(disable=True)
                     for first in range(0, len(missing[model.name]), batch_size):
                         batch = missing[model.name][first : first + batch_size]
                         self._paint_batch(pipe, batch)
@@ -308,17 +310,6 @@ def folder_identity(folder: Path) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def load_pipeline(model: ComparedModel, algorithm: str | None, dtype: str, device: torch.device) -> CCLDPipeline:
-    """Loads a model's pipeline, to paint with a sampler, or its own, in a precision."""
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
-    diffusers.utils.logging.disable_progress_bar()
-    pipe = CCLDPipeline.from_pretrained(model.folder, dtype=dtype).to(device)
-    pipe.set_progress_bar_config(disable=True)
-    if algorithm is not None:
-        pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, algorithm_type=algorithm)
-    return pipe
 
 
 def num_evaluations(model: ComparedModel, algorithm: str | None, num_inference_steps: int) -> int:

@@ -38,10 +38,7 @@ def run(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise ValueError("The demo needs Gradio: pip install 'diffusers-ccld[demo]'") from error
 
-    import diffusers
-    import torch
-
-    from .. import CCLDPipeline, default_model
+    from ..loading import load_pipeline
 
     # A folder of our own; by default Gradio shares one with all its other apps on the machine.
     with tempfile.TemporaryDirectory(prefix="ccld-demo-") as folder:
@@ -49,10 +46,7 @@ def run(args: argparse.Namespace) -> None:
         from ..demo import build, launch
         from ..demo_requests import Limits, Painter
 
-        device = usable_device(args.device)
-        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.dtype]
-        diffusers.utils.logging.disable_progress_bar()
-        pipe = CCLDPipeline.from_pretrained(args.model or default_model(), dtype=dtype).to(device)
+        pipe = load_pipeline(args.model, args.dtype, usable_device(args.device))
         limits = Limits(num_inference_steps=args.max_steps, num_images=args.max_images)
         page = build(Painter(pipe), limits, is_bundled=args.model is None)
         print(f"http://{args.host}:{args.port}", flush=True)

@@ -75,10 +75,6 @@ def run(args: argparse.Namespace) -> None:
     """Paint pictures that lead from waypoint to waypoint in even steps, as numbered PNG files, an animation and a
     grid. Interrupted, the same command goes on where it was; other numbers of frames, formats and frame rates use what
     is painted already."""
-    import diffusers
-    import torch
-
-    from .. import CCLDPipeline, CCLDScheduler, default_model
     from ..animation_files import (
         ANIMATION_FORMATS,
         check_picture_folder,
@@ -89,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
     from ..even_steps import EVEN_ENOUGH
     from ..image_grid import image_grid
     from ..interpolation import check_counts, paint_path, prepare_path
+    from ..loading import load_pipeline
 
     named = [parse_waypoint(text) for text in args.waypoints]
     waypoints = [
@@ -97,13 +94,8 @@ def run(args: argparse.Namespace) -> None:
     ]
     if not 0.1 <= args.frame_rate <= 100:
         raise ValueError("--frame-rate must lie between 0.1 and 100.")
-    device = usable_device(args.device)
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.dtype]
-    diffusers.utils.logging.disable_progress_bar()
-    pipe = CCLDPipeline.from_pretrained(args.model or default_model(), dtype=dtype).to(device)
+    pipe = load_pipeline(args.model, args.dtype, usable_device(args.device), algorithm_type=args.algorithm)
     pipe.set_progress_bar_config(disable=True)
-    if args.algorithm is not None:
-        pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, algorithm_type=args.algorithm)
     path = prepare_path(
         pipe, waypoints, args.seed, args.loop, args.guidance_scale, args.negative_prompt, args.height, args.width
     )

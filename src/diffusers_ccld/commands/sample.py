@@ -51,13 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Paint pictures that match all prompts and image prompts together, as PNG files and a grid. Without any, paint
     whatever the model likes. Prompts are text alone: none is ever fetched as an address."""
-    import diffusers
     import numpy as np
     import torch
     from PIL import PngImagePlugin
 
-    from .. import CCLDPipeline, CCLDScheduler, default_model
     from ..image_grid import image_grid
+    from ..loading import load_pipeline
 
     parsed = [parse_weighted(text) for text in args.prompts]
     parsed_images = [parse_weighted_file(text) for text in args.image]
@@ -68,15 +67,8 @@ def run(args: argparse.Namespace) -> None:
     if args.num_images < 1 or args.batch_size < 1:
         raise ValueError("--num-images and --batch-size must be at least 1.")
 
-    device = usable_device(args.device)
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.dtype]
-    diffusers.utils.logging.disable_progress_bar()
-    pipe = CCLDPipeline.from_pretrained(args.model or default_model(), dtype=dtype).to(device)
-    changes = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    if changes:
-        pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **changes)
-
+    sampler = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
+    pipe = load_pipeline(args.model, args.dtype, usable_device(args.device), **sampler)
     settings = {
         "conditions": [[str(source), weight] for source, weight in named + named_images],
         "model": args.model or "default",
