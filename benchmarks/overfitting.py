@@ -85,7 +85,7 @@ def overfitting(argv: list[str] | None = None) -> None:
         )
         for model, scores in json.loads((comparison / "scores.json").read_text())["models"].items():
             copying = scores["copying"]
-            verdict = "copies" if copying["is_copying"] else "no sign of copying"
+            verdict = copying["verdict"]
             print(
                 f"{model}, of {paintings}: {copying['copies']:.1%} copies, {copying['held_out_copies']:.1%} of "
                 f"held-out images, p = {copying['p_value']:.2g}: {verdict}"

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_ccld import CCLDImg2ImgPipeline, CCLDPipeline, default_model
+from diffusers_ccld import CCLDImg2ImgPipeline, CCLDPipeline, CLOOBImageProcessor, default_model
 from diffusers_ccld.cli import main
 from diffusers_ccld.demo_requests import LAST_SEED, Limits, Painter, PaintingCancelledError, parse_link, parse_request
 
@@ -186,6 +186,8 @@ def test_links_come_back_as_they_went():
     ):
         with pytest.raises(ValueError):
             parse_link(query | change, LIMITS)
+    with pytest.raises(ValueError, match=r"does not say .*algorithm"):
+        parse_link({"prompt": "a rose"}, LIMITS)
 
 
 # Painting
@@ -444,6 +446,14 @@ def test_large_and_boundless_uploads_are_refused(server):
         upload_address, content=(b"x" for _ in range(3)), headers={"content-type": "multipart/form-data"}
     )
     assert boundless.status_code == 411
+    # A length beside chunks would be checked, and the chunks heeded.
+    address = httpx.URL(upload_address)
+    with socket.create_connection((address.host, address.port)) as connection:
+        connection.sendall(
+            f"POST {address.path} HTTP/1.1\r\nHost: {address.host}\r\nContent-Length: 5\r\n"
+            "Transfer-Encoding: chunked\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n".encode()
+        )
+        assert connection.recv(100).split()[1] in (b"400", b"411")
 
 
 def wait_until_idle(evaluations):
@@ -711,3 +721,33 @@ def test_a_person_cancels_and_leaves(tab, browser, bundled_server, bundled_paint
             assert begin + 5 <= seen == len(evaluations) < begin + 150
     finally:
         hook.remove()
+
+
+def test_a_line_of_pixels_is_an_image_prompt_like_any_other():
+    """Enlarged before it is cropped it would take gigabytes."""
+    request = parse_request("paint", {"image_prompt": png((1, 200_000))}, LIMITS)
+    processor = CLOOBImageProcessor(size=32)
+    assert processor.preprocess(request.image_prompt)["pixel_values"].shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("limits", [Limits(num_inference_steps=1, num_images=1), Limits(num_inference_steps=20)])
+def test_the_form_as_it_stands_is_within_the_limits(painter, limits):
+    pytest.importorskip("gradio")
+    from diffusers_ccld import demo
+
+    page = demo.build(painter, limits)
+    values = {b.label: getattr(b, "value", None) for b in page.blocks.values() if getattr(b, "label", None)}
+    form = {"num_inference_steps": values["Steps"], "num_images": values["Pictures"]}
+    parse_request("paint", {"prompt": "a rose", "guidance_scale": values["Guidance"], **form}, limits)
+
+
+def test_the_form_of_a_distilled_model_is_what_it_was_taught(trainable_folder):
+    pytest.importorskip("gradio")
+    from diffusers_ccld import demo
+
+    pipe = CCLDPipeline.from_pretrained(trainable_folder)
+    pipe.register_to_config(default_num_inference_steps=4, max_guidance_scale=2.0)
+    painter = Painter(pipe)
+    page = demo.build(painter)
+    values = {b.label: getattr(b, "value", None) for b in page.blocks.values() if getattr(b, "label", None)}
+    assert (values["Steps"], values["Guidance"]) == (4, 2)

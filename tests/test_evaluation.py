@@ -88,12 +88,12 @@ def test_copies_with_a_little_noise_are_told_from_fresh_paintings(painted):
     baseline = ratios(held_out, training)
     copies = (training + 0.03 * torch.randn_like(training)).clamp(0, 1)
     copied = copy_test(ratios(copies, training), baseline)
-    assert copied.is_positive and copied.share > 0.9 and copied.p_value < 1e-10
+    assert copied.verdict == "copies" and copied.share > 0.9 and copied.p_value < 1e-10
     healthy = copy_test(ratios(fresh, training), baseline)
-    assert not healthy.is_positive and healthy.share < 0.05
+    assert healthy.verdict == "none" and healthy.share < 0.05
 
     partly = copy_test(ratios(torch.cat([copies[:12], fresh[:48]]), training), baseline)
-    assert partly.is_positive and partly.share == pytest.approx(0.2, abs=0.05)
+    assert partly.verdict == "copies" and partly.share == pytest.approx(0.2, abs=0.05)
 
 
 def test_training_images_in_series_do_not_make_a_model_guilty():
@@ -101,7 +101,7 @@ def test_training_images_in_series_do_not_make_a_model_guilty():
     scenes = torch.rand(30, 100)
     training, held_out, generated = (scenes + 0.02 * torch.randn(30, 100) for _ in range(3))
     test = copy_test(ratios(generated, training), ratios(held_out, training))
-    assert test.share == test.held_out_share == 1 and not test.is_positive
+    assert test.share == test.held_out_share == 1 and test.verdict == "unclear"
 
 
 def test_few_held_out_images_are_refused():
@@ -158,3 +158,17 @@ def test_inception_distance_with_weights_from_a_file(tmp_path, monkeypatch):
     metric = inception_metric(tmp_path / "weights.pth", images.split(2))
     same, different = (frechet_inception_distance(metric, x.split(3)) for x in (images, others))
     assert same == pytest.approx(0, abs=1e-3 * different) and different > 0
+
+
+def test_pictures_of_one_prompt_are_one_observation():
+    """Two dark prompts with four seeds each are no eight copies, and few held-out images prove nothing."""
+    held_out = torch.full((400,), 0.9)
+    held_out[0] = 0.1
+    ratios = torch.full((96,), 0.9)
+    ratios[:8] = 0.1
+    assert copy_test(ratios, held_out, num_prompts=24).verdict == "unclear"
+    assert copy_test(ratios, held_out).verdict == "copies"
+    ratios[::4] = 0.1  # one seed of every prompt
+    assert copy_test(ratios, held_out, num_prompts=24).verdict == "copies"
+    assert copy_test(ratios, torch.full((20,), 0.9), num_prompts=24).verdict == "unclear"
+    assert copy_test(torch.full((96,), 0.9), held_out, num_prompts=24).verdict == "none"

@@ -105,7 +105,16 @@ def test_a_student_is_uploaded(hub, trainable_folder, tmp_path):
 
 def test_a_refused_student_is_not_made(hub, trainable_folder, tmp_path, capsys):
     hub.refuses = "create_repo"
-    options = ("--teacher", trainable_folder, "--parameters", 10**6, "--push_to_hub", "--output", tmp_path / "student")
+    options = (
+        "--teacher",
+        trainable_folder,
+        "--block_out_channels",
+        64,
+        64,
+        "--push_to_hub",
+        "--output",
+        tmp_path / "student",
+    )
     assert run_here("training/create_student.py", *options) == 2
     assert "hf auth login" in capsys.readouterr().err and not (tmp_path / "student").exists()
 
@@ -147,3 +156,10 @@ def test_pipelines_are_pushed_as_diffusers_does_it(hub, pipe, tmp_path, pipeline
 def test_models_are_pushed_as_diffusers_does_it(hub, pipe):
     pipe.unet.push_to_hub("unet")
     assert {"config.json", "diffusion_pytorch_model.safetensors", "README.md"} == set(hub.uploads["somebody/unet"])
+
+
+def test_no_repository_is_created_for_files_that_are_not_there(hub, tmp_path, capsys):
+    options = ["--unet", str(tmp_path / "typo.ckpt"), "--push-to-hub", "me/model", "--output", str(tmp_path / "out")]
+    assert main(["convert", *options]) == 2
+    assert "typo.ckpt: there is no such file" in capsys.readouterr().err
+    assert not hub.created

@@ -179,3 +179,11 @@ def test_no_step_is_three_times_the_median_of_its_journey(journey):
     measured = measure(bundled_pipeline("plms"), journey, num_frames=24, num_inference_steps=10)
     assert measured.even <= 3 and measured.even_embeds <= 3
     assert measured.num_pictures <= 96
+
+
+def test_what_a_distilled_model_was_not_taught_is_refused_before_any_picture(trainable_folder):
+    pipe = CCLDPipeline.from_pretrained(trainable_folder)
+    pipe.register_to_config(max_guidance_scale=4.0)
+    with pytest.raises(ValueError, match="up to 4; 9 is beyond"):
+        prepare_path(pipe, [("a cat", 1.0), ("a cat", 9.0)])
+    prepare_path(pipe, [("a cat", 1.0), ("a cat", 9.0)], negative_prompt="fog")  # combined by the formula

@@ -188,6 +188,7 @@ def test_one_tower_can_be_trained_alone(whole, arguments, trained, tmp_path):
         ({"cloob_config": None}, "Give model, to go on with its CLOOB, or cloob_config"),
         ({"model": "somewhere", "vocabulary_size": None}, "needs trained_towers image"),
         ({"trained_towers": "image"}, "trained_towers needs a model"),
+        ({"model": "x", "vocabulary_size": None, "trained_towers": "image"}, "leave out text_config"),
         ({"trained_towers": "images"}, "choose both, image or text"),
         ({"cloob_config": "{stem}"}, "as many as it takes to halve a patch of 8"),
         ({"dataset": None}, "Give a dataset of images with captions"),

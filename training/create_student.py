@@ -138,7 +138,6 @@ def create_student(argv: list[str] | None = None) -> None:
     if arguments.output.exists():
         raise ValueError(f"--output {arguments.output} is there already; give another folder.")
     name = arguments.output.resolve().name
-    hub_name = chosen_repository(arguments, name)
     teacher = load_components(arguments.teacher, ["unet"])["unet"]
     torch.manual_seed(arguments.seed)
     student = make_student(arguments, teacher)
@@ -146,6 +145,7 @@ def create_student(argv: list[str] | None = None) -> None:
         if not (isinstance(student, CCLDUNet2DConditionModel) and isinstance(teacher, CCLDUNet2DConditionModel)):
             raise ValueError("--init teacher selects weights of our U-Net for our U-Net; this student is another one.")
         select_weights(student, teacher)
+    hub_name = chosen_repository(arguments, name)
     rest = load_components(arguments.teacher, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, "scheduler"))
     share = student.num_parameters() / teacher.num_parameters()
     size = f"{student.num_parameters():,}, {share:.1%} of the teacher's {teacher.num_parameters():,}"

@@ -118,6 +118,8 @@ def make_cloob(
     scales = {"inverse_temperature": config.inverse_temperature, "hopfield_scale": config.hopfield_scale}
     text, vision = ({}, {}) if config.cloob_config is None else read_towers(config.cloob_config)
     if config.model is not None:
+        if text:
+            raise ValueError(f"{config.cloob_config}: the text encoder is the model's; leave out text_config.")
         parts = load_components(config.model, PARTS)
         new = config.cloob_config is not None
         towers = {

@@ -21,7 +21,8 @@ from .evaluation import (
     prompt_similarity,
 )
 from .files import write_text
-from .gallery import ComparedModel, Gallery, PictureKey, folder_identity
+from .gallery import ComparedModel, Gallery, PictureKey
+from .loading import folder_identity
 from .reference_images import ReferenceImages, choose_images, read_reference_images
 from .scorers import PIXELS_ACROSS, CLOOBScorer, OpenCLIPScorer, batches, features_of
 from .scoring import (
@@ -41,7 +42,8 @@ SAME_IMAGE = PIXELS_ACROSS * 3**0.5 / 255
 
 @dataclass(kw_only=True)
 class Comparison:
-    """What to score a gallery by. Everything that can be wrong is found when it is made, before any picture is.
+    """What to score a gallery by. What is missing or of no use is found when it is made, before any picture is; that
+    too few held-out images are left, because they are training images, only when pictures are scored.
 
     Args:
         gallery: The pictures.
@@ -124,7 +126,7 @@ class Comparison:
             first = per_prompt if first is None else first
             if training is not None:
                 nearest = nearest_training_images(features, training.features)
-                scores["copying"] = copying_scores(nearest, reference)
+                scores["copying"] = copying_scores(nearest, reference, len(gallery.prompts))
                 pairs[model.name] = self._pairs(model, nearest, training)
             if held_out is not None and len(features.embeds) > 1:
                 scores |= distance_scores(features.embeds, held_out.features.embeds)
@@ -151,7 +153,7 @@ class Comparison:
             "models": {model.name: model.source for model in gallery.models},
             "identities": {model.name: model.identity for model in gallery.models},
             "seeds": list(gallery.seeds),
-            "steps": gallery.num_inference_steps,
+            "steps": {model.name: gallery.steps_of(model) for model in gallery.models},
             "guidance_scale": gallery.guidance_scale,
             "algorithm": gallery.algorithm,
             "dtype": gallery.dtype,
@@ -232,7 +234,7 @@ class Comparison:
         facts = [
             f"prompts: {len(rows)}",
             f"seeds: {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed: {seeds[0]}",
-            f"steps: {gallery.num_inference_steps}",
+            f"steps: {gallery.num_inference_steps or 'each model’s own'}",
             f"guidance scale: {gallery.guidance_scale:g}",
             f"sampler: {gallery.algorithm or 'each model’s own'}",
         ]
@@ -247,7 +249,7 @@ def parse_styles(path: Path) -> dict[str, str]:
         ValueError: If there are fewer than two, or one twice.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--styles {path}: the file cannot be read. ({first_line(error)})") from error
     styles: dict[str, str] = {}

@@ -151,11 +151,12 @@ when one picture in twenty is, and clearly more than among held-out images.</p>
 
 
 def _verdict(copying: dict[str, Any]) -> str:
-    if "is_copying" not in copying:
-        return "<span class='badge none'>not tested: no held-out images</span>"
-    if copying["is_copying"]:
-        return "<span class='badge bad'>copies</span>"
-    return "<span class='badge good'>no sign of copying</span>"
+    return {
+        None: "<span class='badge none'>not tested: no held-out images</span>",
+        "copies": "<span class='badge bad'>copies</span>",
+        "unclear": "<span class='badge none'>unclear: too few prompts or held-out images</span>",
+        "none": "<span class='badge good'>no sign of copying</span>",
+    }[copying.get("verdict")]
 
 
 def _card(name: str, copying: dict[str, Any], pairs: Sequence[Pair]) -> str:
@@ -163,7 +164,7 @@ def _card(name: str, copying: dict[str, Any], pairs: Sequence[Pair]) -> str:
         f"<figure>{_chart(copying[key], key == 'in_pixels')}<figcaption>{label}</figcaption></figure>"
         for key, label in (("in_pixels", "by pixels"), ("in_embeddings", "by meaning, in the scorer"))
     )
-    real = "<i class='real'></i>held out" if "is_copying" in copying else ""
+    real = "<i class='real'></i>held out" if "verdict" in copying else ""
     return f"""<section class="card"><header><h3>{escape(name)}</h3>{_verdict(copying)}</header>
 <p>{_told(copying)}</p>
 <small class="key"><i class="made"></i>generated{real}<i class="threshold"></i>a third</small>
@@ -174,7 +175,7 @@ def _card(name: str, copying: dict[str, Any], pairs: Sequence[Pair]) -> str:
 
 def _told(copying: dict[str, Any]) -> str:
     told = f"{copying['copies']:.1%} of the pictures are copies"
-    if "is_copying" not in copying:
+    if "verdict" not in copying:
         return f"{told}."
     p_value = "p &lt; 0.0001" if copying["p_value"] < 1e-4 else f"p = {copying['p_value']:.2g}"
     return f"{told}; of the held-out images {copying['held_out_copies']:.1%} would pass for such ({p_value})."

@@ -1,5 +1,6 @@
 """A page in the browser to paint with, by Gradio."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,17 +174,25 @@ def _tabs() -> dict[str, tuple[gr.Button, dict[str, gr.components.Component]]]:
 
 def _details(painter: Painter, limits: Limits) -> dict[str, gr.components.Component]:
     """The inputs that all tasks share, beside the prompt."""
-    steps = min(30, painter.default_num_inference_steps)  # fewer than usual, for whoever waits
+    # Fewer steps than usual, for whoever waits.
+    steps = min(30, painter.default_num_inference_steps, limits.num_inference_steps)
+    most_guidance = min(limits.guidance_scale, painter.max_guidance_scale or math.inf)
+
+    def count(most: int, value: int, label: str) -> gr.components.Component:
+        if most == 1:  # a slider needs two ends
+            return gr.Number(1, label=label, visible=False)
+        return gr.Slider(1, most, value, step=1, label=label)
+
     with gr.Row():
         with gr.Column():
             negative_prompt = gr.Textbox(
                 "", label="Negative prompt", max_length=limits.prompt_length, placeholder="fog"
             )
-            num_inference_steps = gr.Slider(1, limits.num_inference_steps, steps, step=1, label="Steps")
-            guidance_scale = gr.Slider(0, limits.guidance_scale, 3, step=0.1, label="Guidance")
+            num_inference_steps = count(limits.num_inference_steps, steps, "Steps")
+            guidance_scale = gr.Slider(0, most_guidance, min(3, most_guidance), step=0.1, label="Guidance")
         with gr.Column():
             algorithm = gr.Dropdown(ALGORITHMS, value=painter.algorithm, label="Algorithm")
-            num_images = gr.Slider(1, limits.num_images, limits.num_images, step=1, label="Pictures")
+            num_images = count(limits.num_images, limits.num_images, "Pictures")
             with gr.Row():
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LAST_SEED)
                 random_seed = gr.Checkbox(True, label="Random seed")

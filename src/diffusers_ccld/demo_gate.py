@@ -88,7 +88,7 @@ class Gate:
         longest = self.upload_bytes + 2**16 if is_upload else JSON_BYTES
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"")
-        if not length.isdigit():
+        if not length.isdigit() or b"transfer-encoding" in headers:  # which would be heeded in place of the length
             raise RefusedError(411, "Say how long the request is.")
         if int(length) > longest:
             raise RefusedError(413, f"The request is larger than {longest} bytes.")

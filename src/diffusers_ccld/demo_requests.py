@@ -155,11 +155,13 @@ def parse_link(query: Mapping[str, str], limits: Limits) -> PaintingRequest | No
     """The request of a link that `PaintingRequest.link` made; `None` if the query is none.
 
     Raises:
-        ValueError: If what it asks for is out of bounds.
+        ValueError: If it is incomplete, or what it asks for is out of bounds.
     """
     if "prompt" not in query:
         return None
-    values: dict[str, Any] = {name: query[name] for name in LINKED if name in query}
+    if missing := [name for name in LINKED if name not in query]:
+        raise ValueError(f"The link does not say {', '.join(missing)}.")
+    values: dict[str, Any] = {name: query[name] for name in LINKED}
     for name in values.keys() - {"prompt", "negative_prompt", "algorithm"}:
         try:
             values[name] = float(values[name])
@@ -240,6 +242,11 @@ class Painter:
     def default_num_inference_steps(self) -> int:
         """The model's own number of steps."""
         return self._taught["default_num_inference_steps"]
+
+    @property
+    def max_guidance_scale(self) -> float | None:
+        """The largest guidance scale that the model has been taught, if there is one."""
+        return self._taught["max_guidance_scale"]
 
     @property
     def takes_image_prompts(self) -> bool:

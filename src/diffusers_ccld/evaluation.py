@@ -23,7 +23,7 @@ COPY_RATIO = 1 / 3
 
 # A model copies if one picture in twenty is a copy, and held-out images make it no accident.
 LEAST_COPIES = 0.05
-COPY_P_VALUE = 0.01
+COPY_P_VALUE = 0.001
 FEWEST_HELD_OUT = 20
 
 
@@ -146,12 +146,15 @@ class CopyTest(NamedTuple):
     p_value: float
 
     @property
-    def is_positive(self) -> bool:
-        """Whether copies are `LEAST_COPIES` of the pictures or more, and it is no accident at `COPY_P_VALUE`."""
-        return self.share >= LEAST_COPIES and self.p_value < COPY_P_VALUE
+    def verdict(self) -> str:
+        """ "copies" if they are `LEAST_COPIES` of the pictures or more, and that is no accident at `COPY_P_VALUE`;
+        "unclear" if they are as many, but could be an accident; "none" otherwise."""
+        if self.share < LEAST_COPIES:
+            return "none"
+        return "copies" if self.p_value < COPY_P_VALUE else "unclear"
 
 
-def copy_test(ratios: torch.Tensor, held_out_ratios: torch.Tensor) -> CopyTest:
+def copy_test(ratios: torch.Tensor, held_out_ratios: torch.Tensor, num_prompts: int | None = None) -> CopyTest:
     """Compares generated pictures with held-out images by how many have a ratio below `COPY_RATIO`.
 
     Real images that nobody trained on have near neighbours among the training images, too, above all where those come
@@ -160,17 +163,23 @@ def copy_test(ratios: torch.Tensor, held_out_ratios: torch.Tensor) -> CopyTest:
     that paints what the training images show, or prefers what is typical, as guidance makes it. Only copies count
     here, by Fisher's exact test.
 
+    Pictures of one prompt resemble one another, so that the test counts prompts, not pictures: a prompt of whose four
+    pictures one is a copy is a quarter of a copy.
+
     Args:
         ratios: Of generated pictures, by their pixels, (N,); see `nearest_images`.
         held_out_ratios: Of real images that were not trained on, (M,).
+        num_prompts: Of how many prompts they are; by default each of one of its own.
 
     Raises:
         ValueError: If there are too few held-out images.
     """
     if len(held_out_ratios) < FEWEST_HELD_OUT:
         raise ValueError(f"{len(held_out_ratios)} held-out images are too few; give {FEWEST_HELD_OUT} or more.")
-    counts = [[(r < COPY_RATIO).sum().item(), (r >= COPY_RATIO).sum().item()] for r in (ratios, held_out_ratios)]
-    shares = [copies / (copies + others) for copies, others in counts]
+    sizes = (num_prompts or len(ratios), len(held_out_ratios))
+    shares = [(r < COPY_RATIO).double().mean().item() for r in (ratios, held_out_ratios)]
+    copies = [round(share * size) for share, size in zip(shares, sizes)]
+    counts = [[copied, size - copied] for copied, size in zip(copies, sizes)]
     return CopyTest(*shares, float(fisher_exact(counts, alternative="greater").pvalue))
 
 

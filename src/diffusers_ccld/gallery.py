@@ -14,15 +14,16 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from .bundled import default_model
 from .errors import first_line
 from .files import save_image
-from .loading import load_pipeline
+from .loading import find_model, folder_identity, load_pipeline
 from .pipeline_ccld import CCLDPipeline
 from .scheduling_ccld import CCLDScheduler
 
 CELL = 256  # most pixels across that a picture has on a sheet
 MARGIN = 12
+
+RESERVED_NAMES = ("training images", "held-out images")
 
 
 class Prompt(NamedTuple):
@@ -45,12 +46,16 @@ class ComparedModel(NamedTuple):
         source: What it was given as: a folder, a hub id, or "default".
         folder: Where it is saved.
         identity: A hash of its files.
+        default_num_inference_steps: Its own number of sampling steps.
+        max_guidance_scale: The largest guidance scale that it has been taught, if there is one.
     """
 
     name: str
     source: str
     folder: Path
     identity: str
+    default_num_inference_steps: int = 50
+    max_guidance_scale: float | None = None
 
 
 class PictureKey(NamedTuple):
@@ -70,7 +75,7 @@ class Gallery:
         models: Who paints them.
         prompts: What they show.
         seeds: From which seeds.
-        num_inference_steps: Number of sampling steps.
+        num_inference_steps: Number of sampling steps; `None` for each model's own.
         guidance_scale: Weight of the prompt against the zero condition.
         algorithm: Sampler; `None` for each model's own.
         dtype: Precision to paint in: "fp32", "fp16" or "bf16".
@@ -81,11 +86,23 @@ class Gallery:
     models: list[ComparedModel]
     prompts: list[Prompt]
     seeds: range
-    num_inference_steps: int
+    num_inference_steps: int | None
     guidance_scale: float
     algorithm: str | None
     dtype: str
     version: str
+
+    def __post_init__(self):
+        for model in self.models:
+            if model.max_guidance_scale is not None and self.guidance_scale > model.max_guidance_scale:
+                raise ValueError(
+                    f"{model.name} has been taught guidance scales up to {model.max_guidance_scale:g}, not "
+                    f"{self.guidance_scale:g}."
+                )
+
+    def steps_of(self, model: ComparedModel) -> int:
+        """Number of sampling steps of a model's pictures."""
+        return model.default_num_inference_steps if self.num_inference_steps is None else self.num_inference_steps
 
     def keys(self, model: ComparedModel) -> list[PictureKey]:
         """All pictures of a model, prompt by prompt, P · S."""
@@ -110,7 +127,7 @@ class Gallery:
             "conditions": [[key.prompt.text, self.guidance_scale]],
             "model": key.model.source,
             "identity": key.model.identity,
-            "steps": self.num_inference_steps,
+            "steps": self.steps_of(key.model),
             "algorithm": self.algorithm or "the model's own",
             "dtype": self.dtype,
             "version": self.version,
@@ -155,7 +172,7 @@ class Gallery:
     def _paint_batch(self, pipe: CCLDPipeline, keys: Sequence[PictureKey]) -> None:
         images = pipe(
             [key.prompt.text for key in keys],
-            num_inference_steps=self.num_inference_steps,
+            num_inference_steps=self.steps_of(keys[0].model),
             guidance_scale=self.guidance_scale,
             generator=[torch.Generator().manual_seed(key.seed) for key in keys],
             output_type="np",
@@ -241,7 +258,7 @@ def parse_prompts(path: Path) -> list[Prompt]:
         ValueError: If there is no such file, or there are no prompts in it, or one twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows marks its files
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--prompts {path}: the file cannot be read. ({first_line(error)})") from error
     prompts: dict[str, Prompt] = {}
@@ -274,42 +291,19 @@ def find_models(sources: Sequence[str]) -> list[ComparedModel]:
         if not equals or Path(given).exists():
             name, source = "", given
         folder = find_model(source)
-        models.append(ComparedModel(name.strip() or _name_of(source), source, folder, folder_identity(folder)))
+        index = json.loads((folder / "model_index.json").read_text())
+        if "CCLD" not in str(index.get("_class_name")):
+            raise ValueError(f"{source} is a {index.get('_class_name')}; CCLD pipelines can be compared.")
+        if name.strip() in RESERVED_NAMES:
+            raise ValueError(f"A model cannot be called {name.strip()}: that is what the page calls something else.")
+        taught = {key: index[key] for key in ("default_num_inference_steps", "max_guidance_scale") if key in index}
+        name = name.strip() or _name_of(source)
+        models.append(ComparedModel(name, source, folder, folder_identity(folder), **taught))
     slugs = [slug(model.name) for model in models]
     for model in models:
         if slugs.count(slug(model.name)) > 1:
             raise ValueError(f"More than one model would be called {model.name}; name them apart: NAME=DIR.")
     return models
-
-
-def find_model(source: str) -> Path:
-    """The folder of a model that is given as a folder, a hub id, or "default".
-
-    Raises:
-        ValueError: If there is no pipeline.
-    """
-    if source == "default":
-        return Path(default_model())
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        try:
-            folder = Path(CCLDPipeline.download(source))
-        except Exception as error:  # of a network that is not there, of a name that is none
-            raise ValueError(f"{source}: no model is there. ({first_line(error)})") from error
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(f"{source} is no pipeline: it has no model_index.json.")
-    return folder
-
-
-def folder_identity(folder: Path) -> str:
-    """A hash of a model's configurations and weights, wherever it lies."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".json", ".safetensors", ".bin") and path.is_file():
-            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def num_evaluations(model: ComparedModel, algorithm: str | None, num_inference_steps: int) -> int:

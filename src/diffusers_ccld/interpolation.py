@@ -158,6 +158,8 @@ def prepare_path(
     )
     for leg in range(path.num_legs):
         path.at(leg + 0.5)  # raises if two waypoints are opposite
+    if negative_prompt is None:
+        pipe.check_taught(path.weights[:, None])
     is_guided = bool(path.weights.any())  # or embeddings play no part
     if all(
         torch.equal(tensor, tensor[:1].expand_as(tensor))

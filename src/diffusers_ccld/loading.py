@@ -1,11 +1,13 @@
-"""A pipeline, loaded as the commands' options ask for."""
+"""Pipelines, found and loaded as the commands' options ask for."""
 
+import hashlib
 from pathlib import Path
 
 import diffusers
 import torch
 
 from .bundled import default_model
+from .errors import first_line
 from .pipeline_ccld import CCLDPipeline
 from .scheduling_ccld import CCLDScheduler
 
@@ -27,3 +29,33 @@ def load_pipeline(model: str | Path | None, dtype: str, device: torch.device, **
     if changes:
         pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **changes)
     return pipe
+
+
+def find_model(source: str) -> Path:
+    """The folder of a model that is given as a folder, a hub id, or "default".
+
+    Raises:
+        ValueError: If there is no pipeline.
+    """
+    if source == "default":
+        return Path(default_model())
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        try:
+            folder = Path(CCLDPipeline.download(source))
+        except Exception as error:  # of a network that is not there, of a name that is none
+            raise ValueError(f"{source}: no model is there. ({first_line(error)})") from error
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"{source} is no pipeline: it has no model_index.json.")
+    return folder
+
+
+def folder_identity(folder: Path) -> str:
+    """A hash of a model's configurations and weights, wherever it lies."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".json", ".safetensors", ".bin") and path.is_file():
+            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

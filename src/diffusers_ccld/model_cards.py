@@ -142,7 +142,8 @@ def escaped(text: object) -> str:
 
 def is_place(text: str) -> bool:
     """Whether a text names a file or folder of this machine, not a repository of the Hub or anything else."""
-    return text.startswith(("/", "~", "./", "../")) or (text != "" and os.path.exists(text))
+    is_path = text.startswith(("/", "~", "./", "../")) or "*" in text or text.count("/") > 1
+    return text != "" and "://" not in text and (is_path or os.path.exists(text))
 
 
 def shareable(text: str) -> str:

@@ -467,7 +467,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         Raises:
             ValueError: If a guidance-distilled network would be told a scale that it has not been taught.
         """
-        self._check_taught(guidance.weights(guidance_scale))
+        self.check_taught(guidance.weights(guidance_scale))
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
         condition_embeds = guidance.condition_embeds
         with self.progress_bar(total=len(timesteps)) as progress_bar:
@@ -489,7 +489,8 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
                 progress_bar.update()
         return latents
 
-    def _check_taught(self, weights):
+    def check_taught(self, weights: torch.Tensor) -> None:
+        """Raises `ValueError` if a guidance-distilled network would be told more than it knows by weights (N, K)."""
         limit = self.config.max_guidance_scale
         told = weights[is_alone(weights)]
         if limit is not None and (told > limit).any():

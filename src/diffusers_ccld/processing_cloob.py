@@ -133,6 +133,10 @@ def _open_clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {names.get(token, token): i for token, i in tokenizer.encoder.items()}, list(tokenizer.bpe_ranks)
 
 
+# Of pictures that are longer for their width only the middle is looked at, as of all others; it is taken out first.
+LONGEST = 32
+
+
 class CLOOBImageProcessor(BaseImageProcessor):
     """Turns pictures into the pixels that the original showed to CLOOB's image encoder, to the last bit.
 
@@ -183,6 +187,8 @@ class CLOOBImageProcessor(BaseImageProcessor):
     def resize_and_center_crop(self, image: Image.Image) -> Image.Image:
         """The square of pixels, RGB, that the encoder gets to see."""
         image = ImageOps.exif_transpose(image).convert("RGB")
+        if max(image.size) > LONGEST * min(image.size):  # or a line of pixels would be enlarged to gigabytes
+            image = ImageOps.fit(image, [min(length, LONGEST * min(image.size)) for length in image.size])
         factor = max(self.size / image.width, self.size / image.height)
         width, height = int(factor * image.width), int(factor * image.height)
         image = image.resize((width, height), Image.Resampling.LANCZOS)

@@ -107,8 +107,9 @@ def nearest_training_images(features: Features, training: Features) -> Copying:
     return Copying(nearest_images(features.embeds, training.embeds), nearest_images(features.pixels, training.pixels))
 
 
-def copying_scores(generated: Copying, held_out: Copying | None) -> dict[str, Any]:
-    """What there is to say of a model's copying; whether it does takes held-out images to compare with.
+def copying_scores(generated: Copying, held_out: Copying | None, num_prompts: int) -> dict[str, Any]:
+    """What there is to say of a model's copying, by what it made of so many prompts; whether it does copy takes
+    held-out images to compare with.
 
     The pixels decide. A picture that means the same as a training image is no copy: a prompt may ask for it.
     """
@@ -125,8 +126,8 @@ def copying_scores(generated: Copying, held_out: Copying | None) -> dict[str, An
             scores[name]["held_out_ratios"] = [round(ratio, 4) for ratio in real.ratios.tolist()]
     scores["copies"] = (generated.in_pixels.ratios < COPY_RATIO).double().mean().item()
     if held_out is not None:
-        test = copy_test(generated.in_pixels.ratios, held_out.in_pixels.ratios)
-        scores |= {"held_out_copies": test.held_out_share, "p_value": test.p_value, "is_copying": test.is_positive}
+        test = copy_test(generated.in_pixels.ratios, held_out.in_pixels.ratios, num_prompts)
+        scores |= {"held_out_copies": test.held_out_share, "p_value": test.p_value, "verdict": test.verdict}
     return scores
 
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("-n", "--seeds", type=int, default=4, metavar="N", help="pictures of each prompt (default: 4)")
     add("--seed", type=int, default=0, help="seed of the first picture; the others count up (default: 0)")
-    add("--steps", type=int, default=50, metavar="N", help="number of sampling steps (default: 50)")
+    add("--steps", type=int, metavar="N", help="number of sampling steps (default: each model's own, mostly 50)")
     add("--guidance-scale", type=float, default=3.0, metavar="G", help="weight of the prompt (default: 3)")
     add("--algorithm", choices=ALGORITHMS, help="sampler (default: each model's own)")
     add("--batch-size", type=int, default=4, metavar="N", help="pictures made and scored at once (default: 4)")
@@ -55,10 +55,11 @@ def run(args: argparse.Namespace) -> None:
         from ..compare import Comparison, parse_styles
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}; pip install 'diffusers-ccld[compare]' has what ccld compare needs.") from error
-    from ..gallery import Gallery, find_model, find_models, num_evaluations, parse_prompts
+    from ..gallery import Gallery, find_models, num_evaluations, parse_prompts
+    from ..loading import find_model
     from ..scoring import STYLES
 
-    if min(args.seeds, args.steps, args.batch_size, args.max_images) < 1:
+    if min(args.seeds, 1 if args.steps is None else args.steps, args.batch_size, args.max_images) < 1:
         raise ValueError("--seeds, --steps, --batch-size and --max-images must be at least 1.")
     if args.seed < 0:
         raise ValueError("--seed must not be negative.")
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         version=__version__,
     )
-    evaluations = {model.name: num_evaluations(model, args.algorithm, args.steps) for model in models}
+    evaluations = {model.name: num_evaluations(model, args.algorithm, gallery.steps_of(model)) for model in models}
     comparison = Comparison(
         gallery=gallery,
         scorer_folder=find_model(args.scorer) if args.scorer else models[0].folder,

@@ -68,6 +68,9 @@ def run(args: argparse.Namespace) -> None:
     repository, private = options.pop("push_to_hub"), options.pop("private")
     if private and repository is None:
         raise ValueError("--private says how to upload: give --push-to-hub, too.")
+    for path in (args.unet, args.cloob, args.autoencoder, args.source_dir):
+        if path is not None and not path.exists():  # or a repository would be created for nothing
+            raise ValueError(f"{path}: there is no such file.")
     hub_name = prepare_repository(repository, private) if repository is not None else None
     report = convert_files(
         **options, hub_name=hub_name, warn=lambda message: print(f"warning: {message}", file=sys.stderr)

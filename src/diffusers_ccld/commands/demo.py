@@ -24,13 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serve a page to paint with: from prompts and pictures, with editing and inpainting. Nothing is fetched from
-    elsewhere, and nothing is reported to anybody. Uploads are removed within two hours, and when it ends."""
+    elsewhere, and nothing is reported to anybody. Uploads are removed after an hour, and when it ends."""
     if not 1 <= args.port <= 65535:
         raise ValueError("--port must be a number from 1 to 65535.")
     if min(args.queue_size, args.max_steps, args.max_images) < 1:
         raise ValueError("--queue-size, --max-steps and --max-images must be at least 1.")
     try:
-        socket.create_server((args.host, args.port)).close()
+        family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+        socket.create_server((args.host, args.port), family=family).close()
     except OSError as error:
         raise ValueError(f"--host {args.host} --port {args.port}: nothing can listen there. ({error})") from error
     try:
@@ -49,5 +50,6 @@ def run(args: argparse.Namespace) -> None:
         pipe = load_pipeline(args.model, args.dtype, usable_device(args.device))
         limits = Limits(num_inference_steps=args.max_steps, num_images=args.max_images)
         page = build(Painter(pipe), limits, is_bundled=args.model is None)
-        print(f"http://{args.host}:{args.port}", flush=True)
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        print(f"http://{host}:{args.port}", flush=True)
         launch(page, limits, args.host, args.port, args.queue_size)

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     from ..even_steps import EVEN_ENOUGH
     from ..image_grid import image_grid
     from ..interpolation import check_counts, paint_path, prepare_path
-    from ..loading import load_pipeline
+    from ..loading import find_model, folder_identity, load_pipeline
 
     named = [parse_waypoint(text) for text in args.waypoints]
     waypoints = [
@@ -108,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
         "seeds": args.seed,
         "negative_prompt": args.negative_prompt,
         "model": args.model or "default",
+        "identity": folder_identity(find_model(args.model or "default")),
         "steps": steps,
         "algorithm": pipe.scheduler.config.get("algorithm_type", type(pipe.scheduler).__name__),
         "height": path.height,
