@@ -149,7 +149,7 @@ class CLOOBTextEmbeddings(nn.Module):
 
 
 class CLOOBConvolutionalStem(nn.Sequential):
-    """Patches made into vectors by small convolutions, with which a transformer learns from fewer images.
+    """Patches made into vectors by small convolutions, with which transformers are easier to train.
 
     After Xiao et al., 2021, "Early Convolutions Help Transformers See Better" (arXiv:2106.14881), with normalisations
     that are independent of the batch.
