@@ -7,11 +7,10 @@ import diffusers
 import torch
 
 from .bundled import default_model
+from .devices import DTYPES
 from .errors import first_line
 from .pipeline_ccld import CCLDPipeline
 from .scheduling_ccld import CCLDScheduler
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load_pipeline(model: str | Path | None, dtype: str, device: torch.device, **sampler: str | None) -> CCLDPipeline:

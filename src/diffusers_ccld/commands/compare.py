@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from .. import __version__
-from ..devices import usable_device
+from ..devices import add_device_arguments, usable_device
 
 HELP = "compare models by what they paint"
 
@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--guidance-scale", type=float, default=3.0, metavar="G", help="weight of the prompt (default: 3)")
     add("--algorithm", choices=ALGORITHMS, help="sampler (default: each model's own)")
     add("--batch-size", type=int, default=4, metavar="N", help="pictures made and scored at once (default: 4)")
-    add("--device", help="device to run on (default: the GPU if there is one)")
-    add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="precision to paint in (default: fp32)")
+    add_device_arguments(parser)
     add("--scorer", metavar="MODEL", help="pipeline whose CLOOB scores all models (default: the first model's)")
     add("--train-images", metavar="DIR", help="images that may have been learnt by heart: a folder or a dataset")
     add("--held-out-images", metavar="DIR", help="images like these that were not trained on")

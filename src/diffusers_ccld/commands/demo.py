@@ -5,7 +5,7 @@ import os
 import socket
 import tempfile
 
-from ..devices import usable_device
+from ..devices import add_device_arguments, usable_device
 
 HELP = "paint in the browser"
 
@@ -18,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--queue-size", type=int, default=20, metavar="N", help="requests that may wait (default: 20)")
     add("--max-steps", type=int, default=150, metavar="N", help="steps that a request may have (default: 150)")
     add("--max-images", type=int, default=4, metavar="N", help="pictures that a request may have (default: 4)")
-    add("--device", help="device to run on (default: the GPU if there is one)")
-    add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="precision to run in (default: fp32)")
+    add_device_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:

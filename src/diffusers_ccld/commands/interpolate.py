@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from .. import __version__
-from ..devices import usable_device
+from ..devices import add_device_arguments, usable_device
 from ..files import save_image
 from ..weighted_sources import open_image, parse_weighted, parse_weighted_file
 
@@ -56,8 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "many as frames are left in even steps of the angle",
     )
     add("--batch-size", type=int, default=4, metavar="N", help="pictures made at once (default: 4)")
-    add("--device", help="device to run on (default: the GPU if there is one)")
-    add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="precision to run in (default: fp32)")
+    add_device_arguments(parser)
     add("--format", choices=ANIMATION_FORMATS, default="gif", help="format of the animation (default: gif)")
     add("--frame-rate", type=float, default=12.0, metavar="N", help="frames a second (default: 12)")
     add(

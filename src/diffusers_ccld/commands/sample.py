@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from .. import __version__
-from ..devices import usable_device
+from ..devices import add_device_arguments, usable_device
 from ..files import save_image
 from ..weighted_sources import open_image, parse_weighted, parse_weighted_file
 
@@ -43,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--height", type=int, metavar="PIXELS", help="height (default: the model's own)")
     add("--width", type=int, metavar="PIXELS", help="width (default: the model's own)")
     add("--batch-size", type=int, default=4, metavar="N", help="pictures made at once (default: 4)")
-    add("--device", help="device to run on (default: the GPU if there is one)")
-    add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="precision to run in (default: fp32)")
+    add_device_arguments(parser)
     add("--output", type=Path, default=Path("outputs"), metavar="DIR", help="folder to write to (default: outputs)")
 
 

@@ -17,6 +17,7 @@ import transformers
 from tqdm.auto import tqdm
 
 from ..configuration_cloob import CLOOBConfig
+from ..devices import DTYPES
 from ..model_cards import CARD_NAME, GRID_NAME, PROMPTS_NAME
 from ..modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..modeling_gumbel_vq import GumbelVQModel
@@ -55,7 +56,6 @@ from .unet import SCALE_BUFFER, unet_config, unet_table
 
 REPORT_NAME = "conversion_report.json"
 COMPONENTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "image_encoder", "feature_extractor")
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass
