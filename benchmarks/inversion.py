@@ -15,8 +15,8 @@ from diffusers_ccld import CCLDScheduler
 from diffusers_ccld.noise_schedule import inversion_times, t_to_timestep, timestep_to_t
 from stock_schedulers import make_noise, smooth_velocity
 
-# Liu et al. 2022 prove second order for the pseudo numerical methods.
-ORDERS = {"ddim": 1, "plms2": 2, "iplms": 2, "plms": 2, "pie": 2, "prk": 2}
+# Liu et al. 2022 prove second order for the pseudo numerical methods, Lu et al. 2022 for DPM-Solver++(2M).
+ORDERS = {"ddim": 1, "plms2": 2, "iplms": 2, "plms": 2, "dpmpp": 2, "unipc": 2, "pie": 2, "prk": 2}
 MAX_TIME = 0.9
 
 

@@ -25,8 +25,9 @@ def test_foundations_import_no_sibling(module):
     assert not siblings(module)
 
 
-def test_the_scheduler_stands_on_the_noise_schedule_alone():
-    assert siblings("scheduling_ccld") == {"noise_schedule"}
+def test_the_scheduler_stands_on_the_noise_schedule_and_its_solvers():
+    assert siblings("scheduling_ccld") == {"noise_schedule", "solvers"}
+    assert siblings("solvers") == {"noise_schedule"}
 
 
 TRAINING_MODULES = [

