@@ -47,7 +47,8 @@ def sample(folder, output, *arguments):
 
 
 def test_sampling_writes_pictures_that_say_how_they_were_made(pipeline_folder, tmp_path, capsys):
-    arguments = ("a red fox:2.5", "snow", "--algorithm", "ddim", "--eta", "0.5", "--seed", "7")
+    arguments = ("a red fox:2.5", "snow", "--algorithm", "ddim", "--eta", "0.5", "--guidance-interval", "0.2", "0.9")
+    arguments = (*arguments, "--seed", "7")
     assert sample(pipeline_folder, tmp_path / "a", *arguments, "-n", "3", "--batch-size", "2") == 0
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["00007.png", "00008.png", "00009.png", "grid.png"]
     assert str(tmp_path / "a" / "00008.png") in capsys.readouterr().out
@@ -55,6 +56,7 @@ def test_sampling_writes_pictures_that_say_how_they_were_made(pipeline_folder, t
     settings = json.loads(picture.text["ccld"])
     assert settings["conditions"] == [["a red fox", 2.5], ["snow", 3.0]]
     assert (settings["seed"], settings["algorithm"], settings["eta"], settings["steps"]) == (8, "ddim", 0.5, 2)
+    assert settings["guidance_interval"] == [0.2, 0.9]
     assert Image.open(tmp_path / "a" / "grid.png").size == (512, 512)
 
     assert sample(pipeline_folder, tmp_path / "b", *arguments[:-1], "8", "-n", "1") == 0
@@ -86,6 +88,7 @@ def test_sampling_without_a_prompt_and_in_another_shape(pipeline_folder, tmp_pat
         (("a", "--algorithm", "ddpm", "--eta", "0.3"), "eta=0.3"),
         (("a", "--height", "100"), "multiples of 64"),
         (("a", "--eta", "0.5"), "plms"),
+        (("a", "--guidance-interval", "0.5", "0.2"), "guidance_interval=[0.5, 0.2]"),
         (("a", "-n", "0"), "at least 1"),
         (("a", "--timestep-schedule", "linear"), "t = 1"),
     ],

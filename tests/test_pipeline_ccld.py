@@ -167,6 +167,31 @@ def test_terms_of_weight_zero_are_not_evaluated(pipe, arguments, evaluated):
     assert spy.batch_sizes() == {evaluated}
 
 
+@pytest.mark.parametrize(
+    "arguments, without, inside, outside",
+    [
+        ({"prompt": "a fox"}, {"prompt": "a fox", "guidance_scale": 1.0}, 2, 1),
+        ({"prompt": "a fox", "negative_prompt": "fog"}, {"prompt": "a fox", "guidance_scale": 1.0}, 2, 1),
+        ({"conditions": [("a fox", 2.0), (FOX, 1.0)]}, {"conditions": [("a fox", 2 / 3), (FOX, 1 / 3)]}, 3, 2),
+        ({"conditions": [("a fox", 0.25)]}, {"conditions": [("a fox", 0.25)]}, 2, 2),
+        ({"conditions": []}, {"conditions": []}, 1, 1),
+    ],
+)
+def test_guidance_in_an_interval(pipe, arguments, without, inside, outside):
+    spy = Spy(pipe)
+    steps = {"num_inference_steps": 4}
+    mixed = latents(pipe, **arguments, **steps, guidance_interval=(0.3, 0.8))
+    times = (pipe.scheduler.timesteps + 1) / 1000
+    assert [len(call) for call in spy.calls] == [inside if 0.3 <= t <= 0.8 else outside for t in times]
+    assert torch.equal(
+        latents(pipe, **arguments, **steps, guidance_interval=(0, 1)), latents(pipe, **arguments, **steps)
+    )
+    nowhere = latents(pipe, **arguments, **steps, guidance_interval=(0.0, 0.0))
+    torch.testing.assert_close(nowhere, latents(pipe, **without, **steps), atol=1e-5, rtol=0)
+    if inside != outside:
+        assert not torch.allclose(mixed, nowhere, atol=1e-3)
+
+
 def test_a_guidance_scale_of_zero_is_unconditional(pipe):
     assert torch.equal(latents(pipe, prompt="a fox", guidance_scale=0), latents(pipe, conditions=[]))
 
@@ -326,6 +351,9 @@ def test_callbacks_can_change_the_guidance_and_end_the_run(pipe):
         ({"prompt": "a", "num_inference_steps": 0}, ValueError, "at least 1"),
         ({"prompt": "a", "guidance_scale": "3"}, ValueError, "guidance_scale='3'"),
         ({"prompt": "a", "guidance_scale": float("nan")}, ValueError, "guidance_scale=nan"),
+        ({"prompt": "a", "guidance_interval": (0.8, 0.2)}, ValueError, r"guidance_interval=\(0.8, 0.2\)"),
+        ({"prompt": "a", "guidance_interval": (0, 2)}, ValueError, "two times"),
+        ({"prompt": "a", "guidance_interval": 0.5}, ValueError, "two times"),
         ({"prompt": "a", "image_prompt_weight": 2.0}, ValueError, "image_prompt_weight=2.0"),
         ({"prompt": "a", "output_type": "jpeg"}, ValueError, "'jpeg'"),
         ({"prompt": "a", "eta": 0.5}, ValueError, "eta=0.5.*plms"),

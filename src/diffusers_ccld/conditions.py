@@ -19,20 +19,34 @@ class Guidance:
         condition_embeds: Embeddings c_i, (N, K, D), filled up with zero vectors where an image has fewer.
         intercepts: Weights at guidance scale 0, (N, K), on the CPU.
         slopes: What each weight grows by with the guidance scale, (N, K), on the CPU.
+        interval: Times from which and up to which it holds, 0 to 1.
     """
 
     condition_embeds: torch.Tensor
     intercepts: torch.Tensor
     slopes: torch.Tensor
+    interval: tuple[float, float] = (0.0, 1.0)
 
     def weights(self, guidance_scale: float) -> torch.Tensor:
         """Weights w_i, (N, K), on the CPU."""
         return self.intercepts + guidance_scale * self.slopes
 
+    def weights_at(self, t: float, guidance_scale: float) -> torch.Tensor:
+        """Weights w_i at a time, (N, K), on the CPU.
+
+        Outside of the interval nothing is kept away from, and the conditions that are left get weights that sum to 1
+        at most, so that the zero condition costs no evaluation (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+        """
+        weights = self.weights(guidance_scale)
+        if self.interval[0] <= t <= self.interval[1]:
+            return weights
+        wanted = weights.clamp(min=0)
+        return wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1)
+
     def repeated(self, count: int) -> "Guidance":
         """The same terms for `count` images in place of each."""
         tensors = (self.condition_embeds, self.intercepts, self.slopes)
-        return Guidance(*(tensor.repeat_interleave(count, dim=0) for tensor in tensors))
+        return Guidance(*(tensor.repeat_interleave(count, dim=0) for tensor in tensors), self.interval)
 
     def for_images(self, num_images: int) -> "Guidance":
         """The same terms for a number of images, of which this is an equal share."""
@@ -51,6 +65,7 @@ class Prompts:
     negative_prompt_embeds: torch.Tensor | None = None
     image_prompt_weight: float = 0.5
     conditions: list | None = None
+    guidance_interval: tuple[float, float] | None = None
 
     def __post_init__(self):
         self.conditions = as_batch(self.conditions)
@@ -58,7 +73,7 @@ class Prompts:
     @property
     def given(self) -> dict[str, Any]:
         """The prompts and embeddings that are not `None`."""
-        others = ("image_prompt_weight", "conditions")
+        others = ("image_prompt_weight", "conditions", "guidance_interval")
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -82,6 +97,8 @@ class Prompts:
         """
         if not is_finite_number(self.image_prompt_weight) or not 0 <= self.image_prompt_weight <= 1:
             raise ValueError(f"image_prompt_weight={self.image_prompt_weight!r} must be a number in [0, 1].")
+        if self.guidance_interval is not None:
+            _check_interval(self.guidance_interval)
         given = self.given
         if self.conditions is not None:
             if given:
@@ -152,6 +169,14 @@ def is_pair(item: Any) -> bool:
 def is_finite_number(value: Any) -> bool:
     """Whether something is a finite real number."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_interval(interval):
+    is_pair_of_times = (
+        isinstance(interval, (tuple, list)) and len(interval) == 2 and all(map(is_finite_number, interval))
+    )
+    if not is_pair_of_times or not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(f"guidance_interval={interval!r} must be two times from 0, the image, to 1, the noise.")
 
 
 def _check_prompt(name, value, embedding_dim):

@@ -15,6 +15,7 @@ from PIL import Image
 from .conditions import Condition, Guidance, Prompts, is_finite_number
 from .guidance import is_alone, is_told_guidance, is_used, predict_velocity
 from .modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from .noise_schedule import timestep_to_t
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .scheduling_ccld import CCLDScheduler
 from .unet_ccld import CCLDUNet2DConditionModel
@@ -196,6 +197,8 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
             guidance = self._guidance_of_conditions(prompts.conditions, device)
         else:
             guidance = self._guidance_of_prompts(prompts, device)
+        if prompts.guidance_interval is not None:
+            guidance.interval = tuple(prompts.guidance_interval)
         return guidance.repeated(num_images_per_prompt)
 
     def _guidance_of_prompts(self, prompts: Prompts, device: torch.device) -> Guidance:
@@ -335,6 +338,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float = 3.0,
+        guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
         conditions: list | None = None,
@@ -362,6 +366,9 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
             num_inference_steps: Number of sampling steps, by default the model's own, 50 but for distilled ones;
                 `CCLDScheduler` says how many evaluations they cost.
             guidance_scale: Weight g of the condition against the zero condition. 1 is none.
+            guidance_interval: Two times from 0 (the image) to 1 (the noise) between which there is guidance, by
+                default everywhere. Elsewhere the network is evaluated for the prompts alone, in half the time;
+                negative prompts and weights then play no part.
             negative_prompt: What to keep away from: a condition of weight 1 − g.
             image_prompt_weight: Share of the guidance scale that the image prompt has beside a prompt, 0 to 1.
             conditions: In place of all prompts, [(text, PIL image or embedding; weight), …] for one image, or a
@@ -401,6 +408,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
             negative_prompt_embeds,
             image_prompt_weight,
             conditions,
+            guidance_interval,
         )
         self.check_inputs(
             prompts,
@@ -475,7 +483,8 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
                 if self.interrupt:
                     break
                 model_input = self.scheduler.scale_model_input(latents, t)
-                prediction = self.predict(model_input, t, condition_embeds, guidance.weights(self.guidance_scale))
+                weights = guidance.weights_at(self._time_of(t), self.guidance_scale)
+                prediction = self.predict(model_input, t, condition_embeds, weights)
                 latents = self.scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
                 if keep is not None:
                     latents = keep(latents, i)
@@ -488,6 +497,9 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
                     condition_embeds = changed.pop("condition_embeds", condition_embeds)
                 progress_bar.update()
         return latents
+
+    def _time_of(self, timestep):
+        return float(timestep_to_t(timestep, self.scheduler.config.num_train_timesteps))
 
     def check_taught(self, weights: torch.Tensor) -> None:
         """Raises `ValueError` if a guidance-distilled network would be told more than it knows by weights (N, K)."""

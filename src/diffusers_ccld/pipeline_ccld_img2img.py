@@ -98,6 +98,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float = 3.0,
+        guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
         conditions: list | None = None,
@@ -137,6 +138,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             negative_prompt_embeds,
             image_prompt_weight,
             conditions,
+            guidance_interval,
         )
         num_inference_steps = self.steps_or_default(num_inference_steps)
         pixels, num_images = self._check_image_inputs(
@@ -225,6 +227,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         strength: float = 0.9,
         num_inference_steps: int | None = None,
         guidance_scale: float = 3.0,
+        guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
         image_prompt: Image.Image | list[Image.Image] | None = None,
         image_prompt_weight: float = 0.5,
@@ -261,6 +264,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             negative_prompt,
             image_prompt_weight=image_prompt_weight,
             conditions=conditions,
+            guidance_interval=guidance_interval,
         )
         num_inference_steps = self.steps_or_default(num_inference_steps)
         pixels, num_images = self._check_image_inputs(

@@ -47,6 +47,7 @@ class CCLDInpaintPipeline(CCLDImg2ImgPipeline):
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float = 3.0,
+        guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
         conditions: list | None = None,
@@ -90,6 +91,7 @@ class CCLDInpaintPipeline(CCLDImg2ImgPipeline):
             negative_prompt_embeds,
             image_prompt_weight,
             conditions,
+            guidance_interval,
         )
         num_inference_steps = self.steps_or_default(num_inference_steps)
         pixels, num_images = self._check_image_inputs(

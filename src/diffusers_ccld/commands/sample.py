@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="G",
         help="weight of what comes without a weight of its own (default: 3); several share it evenly",
     )
+    add(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("FROM", "TO"),
+        help="times from 0 (the image) to 1 (the noise) between which there is guidance (default: everywhere)",
+    )
     add("--algorithm", choices=ALGORITHMS, help="sampler (default: the model's own)")
     add("--timestep-schedule", choices=TIMESTEP_SCHEDULES, help="spacing of the steps (default: the model's own)")
     add("--eta", type=float, default=0.0, help="share of fresh noise for ddim, 0 to 1 (default: 0)")
@@ -72,6 +79,7 @@ def run(args: argparse.Namespace) -> None:
         "conditions": [[str(source), weight] for source, weight in named + named_images],
         "model": args.model or "default",
         "steps": pipe.steps_or_default(args.steps),
+        "guidance_interval": args.guidance_interval,
         "algorithm": pipe.scheduler.config.get("algorithm_type", type(pipe.scheduler).__name__),
         "timestep_schedule": pipe.scheduler.config.get("timestep_schedule"),
         "eta": args.eta,
@@ -85,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
             conditions=conditions,
             num_images_per_prompt=len(batch),
             num_inference_steps=args.steps,
+            guidance_interval=args.guidance_interval,
             eta=args.eta,
             height=args.height,
             width=args.width,
