@@ -1,0 +1,354 @@
+#!/usr/bin/env python3
+"""Times painting and training with networks of the published sizes, beside the original's code where there is any.
+
+    python benchmarks/performance.py --output performance.json
+    python benchmarks/performance.py --original CHECKOUT      # of JD-P/cloob-latent-diffusion with its submodules
+    python benchmarks/performance.py --device cuda --compile --batch-size 64 --parts network
+
+The weights are random, and the same on both sides: 105M U-Net, kl-f8 autoencoder, CLOOB ViT-B/16, images of 256×256.
+What is compared runs in turn in one process; times are medians, and ratios those of medians. The results stand in
+docs/performance.md.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL
+from original_code import Original, import_original
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from diffusers_ccld import (
+    CCLDPipeline,
+    CCLDScheduler,
+    CCLDUNet2DConditionModel,
+    CLOOBConfig,
+    CLOOBImageProcessor,
+    CLOOBTextModelWithProjection,
+    CLOOBTokenizer,
+    CLOOBVisionModelWithProjection,
+)
+from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.devices import DTYPES, usable_device
+from diffusers_ccld.files import write_text
+from diffusers_ccld.latent_cache import encode_images
+from diffusers_ccld.losses import v_prediction_losses
+from diffusers_ccld.original.cloob import load_cloob_config
+from diffusers_ccld.training_checkpoints import WeightAverage
+from diffusers_ccld.training_data import make_inputs
+from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
+
+CLOOB = "cloob_laion_400m_vit_b_16_16_epochs"
+LATENT_SCALE = 2.55
+PROMPT, GUIDANCE_SCALE, STEPS = "a sunset landscape painting, oil on canvas", 3.0, 50
+SIDE = 32
+PARTS = ("network", "sampling", "training")
+RECOMMENDED, RECOMMENDED_STEPS = {"algorithm_type": "unipc", "timestep_schedule": "linear"}, 10
+KL_F8 = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "scaling_factor": 1 / LATENT_SCALE,
+}
+
+
+def make_pipeline(seed: int = 0) -> CCLDPipeline:
+    """A pipeline of the published sizes, with random weights."""
+    torch.manual_seed(seed)
+    cloob: CLOOBConfig = load_cloob_config(CLOOB)
+    pipe = CCLDPipeline(
+        vae=AutoencoderKL(**KL_F8).eval(),
+        text_encoder=CLOOBTextModelWithProjection(cloob.text_config).eval(),
+        tokenizer=CLOOBTokenizer(),
+        unet=CCLDUNet2DConditionModel().eval(),
+        scheduler=CCLDScheduler(),
+        image_encoder=CLOOBVisionModelWithProjection(cloob.vision_config).eval(),
+        feature_extractor=CLOOBImageProcessor(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def copy_of(pipe: CCLDPipeline) -> CCLDPipeline:
+    """A pipeline of copies of the networks."""
+    parts = {name: copy.deepcopy(part) for name, part in pipe.components.items()}
+    made = CCLDPipeline(**parts)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """What is measured on, and with what."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
+
+
+class Ours:
+    """Our code.
+
+    Args:
+        pipe: The pipeline, on its device and in its precision.
+        options: Arguments of every call that take the place of those that are compared.
+        autocast: Whether it trains in bfloat16.
+    """
+
+    def __init__(self, pipe: CCLDPipeline, options: dict[str, object] | None = None, autocast: bool = False):
+        self.pipe, self.options, self.autocast = pipe, options or {}, autocast
+        self.times = TrainingTimes(0)
+
+    @torch.no_grad()
+    def network(self, latents: torch.Tensor, t: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+        """One call of the U-Net."""
+        dtype = self.pipe.unet.dtype
+        return self.pipe.unet(latents.to(dtype), 1000 * t - 1, embeds.to(dtype), return_dict=False)[0]
+
+    @torch.no_grad()
+    def text(self, prompt: str) -> torch.Tensor:
+        """A prompt's embedding."""
+        return self.pipe.encode_prompt(prompt)[0]
+
+    def loop(self, noise: torch.Tensor, embeds: torch.Tensor, num_steps: int, guidance_scale: float) -> torch.Tensor:
+        """From noise to latents."""
+        arguments = {"num_inference_steps": num_steps, "guidance_scale": guidance_scale, **self.options}
+        return self.pipe(prompt_embeds=embeds, latents=noise, output_type="latent", **arguments).images
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pixels in [−1, 1]."""
+        return self.pipe.decode_latents(latents)
+
+    def start_training(self) -> None:
+        """Makes the optimizer and the average."""
+        self.pipe.unet.train().requires_grad_(True)
+        trained = [p for name, p in self.pipe.unet.named_parameters() if "fourier" not in name]
+        self.optimizer = torch.optim.AdamW(trained, lr=3e-5, weight_decay=0.01)
+        self.average = WeightAverage(self.pipe.unet)
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> object:
+        """What training needs of images; what is in a cache."""
+        return encode_images(self.pipe.vae, self.pipe.image_encoder, self.pipe.feature_extractor, pixels)
+
+    def training_step(self, encoded: object) -> None:
+        """A step with what is in a cache."""
+        count = len(encoded[0])
+        draws = draw_for_training(0, self.times, range(count), (4, SIDE, SIDE), 0.2).to(self.pipe.device)
+        inputs = make_inputs(encoded, draws, self.pipe.scheduler, self.pipe.vae.config.scaling_factor)
+        with torch.autocast(self.pipe.device.type, torch.bfloat16, enabled=self.autocast):
+            prediction = self.pipe.unet(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
+        v_prediction_losses(prediction.float(), inputs.target).mean().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(0.99)
+
+
+def synchronised(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds that a call takes, the device's work with it."""
+    began = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def medians_in_turn(
+    runs: dict[str, Callable[[], object]], repeats: int, device: torch.device, what: str
+) -> dict[str, float]:
+    """Median seconds of each, after one run of each to warm up; they take turns."""
+    seconds = {name: [] for name in runs}
+    for i in tqdm(range(repeats + 1), desc=what, unit="round", leave=False):
+        for name, run in runs.items():
+            taken = synchronised(run, device)
+            if i > 0:
+                seconds[name].append(taken)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def matrix_product_peak(dtype: torch.dtype, device: torch.device, size: int) -> float:
+    """Floating-point operations a second of a product of square matrices."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = medians_in_turn({"product": lambda: a @ b}, 9, device, f"Peak of {dtype}")["product"]
+    return 2 * size**3 / seconds
+
+
+def count_operations(run: Callable[[], object]) -> int:
+    """Floating-point operations of a call, as PyTorch counts them."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return counter.get_total_flops()
+
+
+class Report:
+    """Sections of results, kept in a file as they come.
+
+    Args:
+        path: The file; `None` for none.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path, self.sections = path, {}
+
+    def add(self, title: str, rows: dict[str, dict[str, str | float]]) -> None:
+        """Adds a table: rows by name, of cells by the column's name."""
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        for name, row in rows.items():
+            cells = [row.get(column, "") for column in columns]
+            cells = [cell if isinstance(cell, str) else f"{cell:.4g}" for cell in cells]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        print(f"\n### {title}\n\n" + "\n".join(lines), flush=True)
+        self.sections[title] = rows
+        if self.path is not None:
+            write_text(self.path, json.dumps(self.sections, indent=1, ensure_ascii=False))
+
+
+def as_row(seconds: dict[str, float]) -> dict[str, float]:
+    """Medians, and how many times faster than the first each is."""
+    first = next(iter(seconds.values()))
+    return {**seconds, **{f"× {name}": first / value for name, value in list(seconds.items())[1:]}}
+
+
+def largest_difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Largest difference of two tensors."""
+    return (first.float().cpu() - second.float().cpu()).abs().max().item()
+
+
+def measure_network(systems: dict, batch_size: int, repeats: int, device: torch.device, report: Report) -> None:
+    """Times one call of the U-Net for a batch that is guided: twice as many samples."""
+    latents = torch.randn(2 * batch_size, 4, SIDE, SIDE, device=device)
+    t, embeds = torch.full((2 * batch_size,), 0.5, device=device), torch.randn(2 * batch_size, 512, device=device)
+    runs = {name: partial(system.network, latents, t, embeds) for name, system in systems.items()}
+    outputs = {name: run() for name, run in runs.items()}
+    seconds = medians_in_turn(runs, repeats, device, "Network")
+    operations = count_operations(next(run for name, run in runs.items() if name != "original"))
+    first = next(iter(outputs.values()))
+    size = 2048 if device.type == "cpu" else 8192
+    peaks = {dtype: matrix_product_peak(dtype, device, size) for dtype in (torch.float32, torch.bfloat16)}
+    rows = {}
+    for name, taken in seconds.items():
+        is_half = name != "original" and systems[name].pipe.unet.dtype == torch.bfloat16
+        rows[name] = {
+            "seconds": taken,
+            "times as fast": next(iter(seconds.values())) / taken,
+            "share of the matrix products' peak": operations
+            / taken
+            / peaks[torch.bfloat16 if is_half else torch.float32],
+            "largest difference": largest_difference(outputs[name], first),
+        }
+    report.add(f"One call of the U-Net, {2 * batch_size} samples of {operations / batch_size / 2e9:.1f} GFLOP", rows)
+
+
+def measure_sampling(systems: dict, repeats: int, device: torch.device, report: Report) -> None:
+    """Times a picture: text, loop, autoencoder, and all of it."""
+    noise = torch.randn(1, 4, SIDE, SIDE, device=device)
+    parts = {"text": {}, "loop": {}, "decoding": {}, "all": {}}
+    results = {}
+
+    def whole(system):
+        return system.decode(system.loop(noise, system.text(PROMPT), STEPS, GUIDANCE_SCALE))
+
+    for name, system in systems.items():
+        embeds = system.text(PROMPT)
+        latents = system.loop(noise, embeds, STEPS, GUIDANCE_SCALE)
+        results[name] = (embeds, latents, system.decode(latents))
+        parts["text"][name] = partial(system.text, PROMPT)
+        parts["loop"][name] = partial(system.loop, noise, embeds, STEPS, GUIDANCE_SCALE)
+        parts["decoding"][name] = partial(system.decode, latents)
+        parts["all"][name] = partial(whole, system)
+    rows = {part: as_row(medians_in_turn(runs, repeats, device, part.capitalize())) for part, runs in parts.items()}
+    report.add("A picture of 256 × 256, seconds", rows)
+    first = next(iter(results.values()))
+    report.add(
+        "Largest differences from the first",
+        {
+            name: dict(zip(("text", "latents", "pixels"), map(largest_difference, result, first)))
+            for name, result in results.items()
+        },
+    )
+
+
+def measure_training(systems: dict, batch_size: int, repeats: int, device: torch.device, report: Report) -> None:
+    """Times steps of training, from pixels and from a cache."""
+    pixels = torch.randint(256, (batch_size, 3, 8 * SIDE, 8 * SIDE), dtype=torch.uint8, device=device)
+    from_pixels, from_cache = {}, {}
+    for name, system in systems.items():
+        system.start_training()
+        if name == "original":
+            from_pixels[name] = partial(system.training_step, pixels.float() / 255)
+            from_cache[name] = from_pixels[name]  # it has no cache
+        else:
+            encoded = system.encode(pixels)
+            from_pixels[name] = lambda system=system: system.training_step(system.encode(pixels))
+            from_cache[name] = partial(system.training_step, encoded)
+    rows = {
+        "from pixels": as_row(medians_in_turn(from_pixels, repeats, device, "Training from pixels")),
+        "from a cache": as_row(medians_in_turn(from_cache, repeats, device, "Training from a cache")),
+    }
+    report.add(f"A step of training, {batch_size} images, seconds", rows)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--original", type=Path, metavar="DIR", help="a checkout of the original's code (CPU only)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(default: all)")
+    parser.add_argument("--precisions", nargs="+", choices=list(DTYPES), default=["fp32", "bf16"], help="of ours")
+    parser.add_argument("--compile", action="store_true", help="also measure ours, compiled")
+    parser.add_argument("--device", help="device to run on (default: the GPU if there is one)")
+    parser.add_argument("--batch-size", type=int, default=1, help="images of the network's call (default: 1)")
+    parser.add_argument("--training-batch-size", type=int, default=4, help="images of a training step (default: 4)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds, beside one to warm up (default: 5)")
+    parser.add_argument("--output", type=Path, help="also write the results to this JSON file")
+    arguments = parser.parse_args(argv)
+    if min(arguments.repeats, arguments.batch_size, arguments.training_batch_size) < 1:
+        raise ValueError("--repeats and the batch sizes must be at least 1.")
+    device = usable_device(arguments.device)
+    if arguments.original is not None and device.type != "cpu":
+        raise ValueError("The original is compared on the CPU: give --device cpu.")
+    report = Report(arguments.output)
+    report.add("Machine", {"": describe_machine(device)})
+    base = make_pipeline()
+    systems = {}
+    if arguments.original is not None:
+        systems["original"] = Original(import_original(arguments.original), base, CLOOB)
+    for precision in arguments.precisions:
+        pipe = copy_of(base).to(device, DTYPES[precision])
+        systems[precision] = Ours(pipe)
+        if arguments.compile:
+            compiled = copy_of(base).to(device, DTYPES[precision])
+            compiled.unet.compile_repeated_blocks()
+            systems[f"{precision}, compiled"] = Ours(compiled)
+    if "network" in arguments.parts:
+        measure_network(systems, arguments.batch_size, arguments.repeats, device, report)
+    if "sampling" in arguments.parts:
+        fast = copy_of(base).to(device, DTYPES[arguments.precisions[-1]])
+        fast.scheduler = CCLDScheduler(**RECOMMENDED)
+        recommended = Ours(fast, {"num_inference_steps": RECOMMENDED_STEPS})
+        both = {**systems, f"{arguments.precisions[-1]}, {RECOMMENDED_STEPS} steps of UniPC": recommended}
+        measure_sampling(both, arguments.repeats, device, report)
+    if "training" in arguments.parts:
+        # In bfloat16 the weights that are trained stay in float32, as accelerate does it.
+        systems = {name: system for name, system in systems.items() if name == "original"}
+        for precision in arguments.precisions:
+            systems[precision] = Ours(copy_of(base).to(device), autocast=precision == "bf16")
+        measure_training(systems, arguments.training_batch_size, arguments.repeats, device, report)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_reporting_errors(main))
