@@ -61,9 +61,9 @@ TRAIN = $(BIN)/python $(1) --resume latest
 default-model: models/judge/config.json src/diffusers_ccld/default_model/model_index.json  ## train the bundled model
 	$(BIN)/python benchmarks/evaluate_default.py --output $(OUT)/results.md
 
-default-teacher: $(OUT)/teacher/pipeline/model_index.json  ## train the larger model that students learn from
+default-teacher: models/teacher/config.json  ## train the larger model that students learn from
 
-distillation-table: default-teacher  ## train and measure the students of docs/distillation.md
+distillation-table: $(OUT)/teacher/pipeline/model_index.json  ## train and measure the students of docs/distillation.md
 	$(BIN)/python benchmarks/distillation_table.py --cache $(OUT)/cache --output $(OUT)/distillation
 
 $(OUT)/paintings/state.json: | $(STAMP)
@@ -99,6 +99,10 @@ $(OUT)/unet/pipeline/model_index.json: $(OUT)/cache.made
 
 $(OUT)/teacher/pipeline/model_index.json: $(OUT)/cache.made
 	$(call TRAIN,training/finetune.py --config $(CONFIGS)/teacher.yaml)
+
+models/teacher/config.json: $(OUT)/teacher/pipeline/model_index.json
+	$(BIN)/python training/bundle.py --pipeline $(OUT)/teacher/pipeline --part unet --max_megabytes 25 \
+		--output models/teacher
 
 src/diffusers_ccld/default_model/model_index.json: $(OUT)/unet/pipeline/model_index.json docs/default-model.md
 	$(BIN)/python training/bundle.py --pipeline $(OUT)/unet/pipeline --card docs/default-model.md \

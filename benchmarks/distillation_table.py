@@ -22,7 +22,7 @@ import numpy as np
 from evaluate_default import JUDGE, agreement, choose, frechet_distance, fresh_paintings, generate, table
 from tqdm.auto import tqdm
 
-from diffusers_ccld import CCLDPipeline
+from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.files import write_text
 from diffusers_ccld.paintings import captions
@@ -31,6 +31,7 @@ from diffusers_ccld.paintings.judge import Judge
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "training" / "configs" / "distill" / "table"
 BATCH_SIZE = 25
+SAMPLER, SAMPLER_STEPS = {"algorithm_type": "unipc", "timestep_schedule": "spliced"}, 15
 SHAPE = "--block_out_channels 32 64 64 --mapping_dim 96"  # a tenth of the teacher's parameters
 
 
@@ -107,6 +108,9 @@ def make_measure(arguments: argparse.Namespace) -> Callable[[Path], dict[str, fl
     def measure(folder: Path) -> dict[str, float]:
         pipe = CCLDPipeline.from_pretrained(folder)
         pipe.set_progress_bar_config(disable=True)
+        if pipe.config.default_num_inference_steps > SAMPLER_STEPS:  # else it knows no other number
+            pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **SAMPLER)
+            pipe.register_to_config(default_num_inference_steps=SAMPLER_STEPS)
         began = time.perf_counter()
         images = generate(pipe, prompts, False, {"guidance_scale": 3.0}, BATCH_SIZE)
         seconds = time.perf_counter() - began

@@ -9,12 +9,13 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from diffusers_ccld import CCLDPipeline, default_model
+from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel, default_model
 from diffusers_ccld.paintings import MEDIA, PALETTES, SUBJECTS, Attributes, captions
 from diffusers_ccld.paintings.judge import Judge
 from scripts import ROOT, run_here
 
 JUDGE = ROOT / "models" / "judge"
+TEACHER = ROOT / "models" / "teacher"
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,20 @@ def test_it_is_at_most_twelve_megabytes_of_half_precision():
     assert sum(path.stat().st_size for path in files) <= 12e6
     assert (Path(default_model()) / "README.md").is_file()
     assert not any("_name_or_path" in path.read_text() for path in files if path.suffix == ".json")
+
+
+def test_its_larger_relative_is_kept_for_students_and_paints_as_well(judge):
+    assert sum(path.stat().st_size for path in TEACHER.iterdir()) <= 25e6
+    assert "_name_or_path" not in (TEACHER / "config.json").read_text()
+    pipe = CCLDPipeline.from_pretrained(default_model(), unet=CCLDUNet2DConditionModel.from_pretrained(TEACHER))
+    pipe.set_progress_bar_config(disable=True)
+    wanted = [Attributes(*of) for of in zip(SUBJECTS, MEDIA * 2, PALETTES + PALETTES[:4])]
+    prompts = [captions(attributes, i, complete=True)[0] for i, attributes in enumerate(wanted)]
+    pipe.scheduler = CCLDScheduler(algorithm_type="unipc")
+    images = pipe(prompts, num_inference_steps=8, generator=generators(12)).images
+    found = judge.judge(images).attributes
+    right = np.mean([[a == b for a, b in zip(*pair)] for pair in zip(found, wanted)])
+    assert right > 0.8
 
 
 def test_it_loads_in_single_precision_by_whichever_class():
@@ -118,3 +133,11 @@ def test_a_pipeline_that_is_too_large_is_not_bundled(pipeline_folder, tmp_path, 
     assert run_here(*bundle, "--pipeline", pipeline_folder, "--max_megabytes", 100, "--card", tmp_path / "no.md") != 0
     assert run_here(*bundle, "--pipeline", pipeline_folder, "--max_megabytes", 100) == 0
     assert CCLDPipeline.from_pretrained(tmp_path / "small", torch_dtype=torch.float16).unet.dtype == torch.float16
+
+
+def test_a_part_of_a_pipeline_is_bundled(pipeline_folder, tmp_path):
+    bundle = ("training/bundle.py", "--pipeline", pipeline_folder, "--part", "unet", "--max_megabytes", 100)
+    assert run_here(*bundle, "--output", tmp_path / "unet") == 0
+    assert CCLDUNet2DConditionModel.from_pretrained(tmp_path / "unet", dtype=torch.float16).dtype == torch.float16
+    assert run_here(*bundle, "--output", tmp_path / "other", "--card", ROOT / "README.md") != 0
+    assert not (tmp_path / "other").exists()

@@ -24,6 +24,7 @@ def bundle(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--card", type=Path, help="a model card, to go with it as README.md (default: the pipeline's, or a short one)"
     )
+    parser.add_argument("--part", choices=["unet"], help="bundle nothing but this part (default: the whole pipeline)")
     parser.add_argument("--max_megabytes", type=float, default=12, help="refuse to be larger (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; what is there goes")
     add_hub_arguments(parser)
@@ -32,20 +33,23 @@ def bundle(argv: list[str] | None = None) -> None:
         raise ValueError(f"--pipeline {arguments.pipeline}: there is no pipeline.")
     if arguments.card is not None and not arguments.card.is_file():
         raise ValueError(f"--card {arguments.card}: there is no such file.")
+    if arguments.part is not None and (arguments.card is not None or arguments.push_to_hub):
+        raise ValueError("--part bundles no card and goes to no Hub: leave --card and --push_to_hub out.")
     name = arguments.output.resolve().name
     hub_name = chosen_repository(arguments, name)
 
     pipe = CCLDPipeline.from_pretrained(arguments.pipeline).to(torch.float16)
     with folder_moved_into_place(arguments.output) as temporary:
-        pipe.save_pretrained(temporary)
+        (pipe if arguments.part is None else pipe.components[arguments.part]).save_pretrained(temporary)
         forget_places(temporary)
-        for path in temporary.glob("*/config.json"):
+        for path in temporary.rglob("config.json"):
             config = json.loads(path.read_text())
             if "dtype" in config:
                 # transformers would load in the precision of the file: half is slow on a CPU, and less exact.
                 config["dtype"] = "float32"
             path.write_text(json.dumps(config, indent=2) + "\n")
-        add_card(temporary, arguments.card or arguments.pipeline / CARD_NAME, hub_name or name, pipe)
+        if arguments.part is None:
+            add_card(temporary, arguments.card or arguments.pipeline / CARD_NAME, hub_name or name, pipe)
         megabytes = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file()) / 1e6
         if megabytes > arguments.max_megabytes:
             raise ValueError(f"It has {megabytes:.1f} MB, more than --max_megabytes {arguments.max_megabytes:g}.")
