@@ -13,7 +13,29 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Gives the parser of a command that paints its `--device` and `--dtype`."""
     add = parser.add_argument
     add("--device", help="device to run on (default: the GPU if there is one)")
-    add("--dtype", choices=list(DTYPES), default="fp32", help="precision to run in (default: fp32)")
+    add(
+        "--dtype",
+        choices=["auto", *DTYPES],
+        default="auto",
+        help="precision to run in (default: bf16 where the hardware computes in it, else fp32)",
+    )
+
+
+def usable_dtype(name: str, device: torch.device) -> str:
+    """The precision of a name, one of `DTYPES`; for "auto" the fastest that paints the same pictures to the eye."""
+    if name != "auto":
+        return name
+    return "bf16" if computes_in_bfloat16(device) else "fp32"
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; others imitate it, slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
 
 
 def usable_device(name: str | None) -> torch.device:

@@ -7,7 +7,7 @@ import diffusers
 import torch
 
 from .bundled import default_model
-from .devices import DTYPES
+from .devices import DTYPES, usable_dtype
 from .errors import first_line
 from .pipeline_ccld import CCLDPipeline
 from .scheduling_ccld import CCLDScheduler
@@ -18,16 +18,24 @@ def load_pipeline(model: str | Path | None, dtype: str, device: torch.device, **
 
     Args:
         model: Folder or name on the Hub; by default the small one of the package.
-        dtype: Name of its precision, one of `DTYPES`.
+        dtype: Name of its precision, one of `DTYPES`; "auto" for that of `usable_dtype`.
         device: Where to.
         sampler: Options of `CCLDScheduler` that take the place of the model's own; `None` leaves one as it is.
     """
     diffusers.utils.logging.disable_progress_bar()
-    pipe = CCLDPipeline.from_pretrained(model or default_model(), dtype=DTYPES[dtype]).to(device)
+    pipe = CCLDPipeline.from_pretrained(model or default_model(), dtype=DTYPES[usable_dtype(dtype, device)]).to(device)
+    lay_out(pipe)
     changes = {name: value for name, value in sampler.items() if value is not None}
     if changes:
         pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **changes)
     return pipe
+
+
+def lay_out(pipe: CCLDPipeline) -> None:
+    """Lays out the weights of convolutions as the device's own are the fastest with; results stay the same."""
+    if pipe.device.type == "cpu":
+        for part in (pipe.unet, pipe.vae):
+            part.to(memory_format=torch.channels_last)
 
 
 def find_model(source: str) -> Path:

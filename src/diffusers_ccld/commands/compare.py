@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from .. import __version__
-from ..devices import add_device_arguments, usable_device
+from ..devices import add_device_arguments, usable_device, usable_dtype
 
 HELP = "compare models by what they paint"
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         num_inference_steps=args.steps,
         guidance_scale=args.guidance_scale,
         algorithm=args.algorithm,
-        dtype=args.dtype,
+        dtype=usable_dtype(args.dtype, device),
         version=__version__,
     )
     evaluations = {model.name: num_evaluations(model, args.algorithm, gallery.steps_of(model)) for model in models}

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from .. import __version__
-from ..devices import add_device_arguments, usable_device
+from ..devices import add_device_arguments, usable_device, usable_dtype
 from ..files import save_image
 from ..weighted_sources import open_image, parse_weighted, parse_weighted_file
 
@@ -93,7 +93,9 @@ def run(args: argparse.Namespace) -> None:
     ]
     if not 0.1 <= args.frame_rate <= 100:
         raise ValueError("--frame-rate must lie between 0.1 and 100.")
-    pipe = load_pipeline(args.model, args.dtype, usable_device(args.device), algorithm_type=args.algorithm)
+    device = usable_device(args.device)
+    dtype = usable_dtype(args.dtype, device)
+    pipe = load_pipeline(args.model, dtype, device, algorithm_type=args.algorithm)
     pipe.set_progress_bar_config(disable=True)
     path = prepare_path(
         pipe, waypoints, args.seed, args.loop, args.guidance_scale, args.negative_prompt, args.height, args.width
@@ -112,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
         "algorithm": pipe.scheduler.config.get("algorithm_type", type(pipe.scheduler).__name__),
         "height": path.height,
         "width": path.width,
-        "dtype": args.dtype,
+        "dtype": dtype,
         "version": __version__,
     }
     if args.dry_run:

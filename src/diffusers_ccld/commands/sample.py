@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from .. import __version__
-from ..devices import add_device_arguments, usable_device
+from ..devices import add_device_arguments, usable_device, usable_dtype
 from ..files import save_image
 from ..weighted_sources import open_image, parse_weighted, parse_weighted_file
 
@@ -74,7 +74,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--num-images and --batch-size must be at least 1.")
 
     sampler = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
-    pipe = load_pipeline(args.model, args.dtype, usable_device(args.device), **sampler)
+    device = usable_device(args.device)
+    dtype = usable_dtype(args.dtype, device)
+    pipe = load_pipeline(args.model, dtype, device, **sampler)
     settings = {
         "conditions": [[str(source), weight] for source, weight in named + named_images],
         "model": args.model or "default",
@@ -83,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
         "algorithm": pipe.scheduler.config.get("algorithm_type", type(pipe.scheduler).__name__),
         "timestep_schedule": pipe.scheduler.config.get("timestep_schedule"),
         "eta": args.eta,
+        "dtype": dtype,
         "version": __version__,
     }
     pictures = []
