@@ -108,7 +108,7 @@ def make_measure(arguments: argparse.Namespace) -> Callable[[Path], dict[str, fl
     def measure(folder: Path) -> dict[str, float]:
         pipe = CCLDPipeline.from_pretrained(folder)
         pipe.set_progress_bar_config(disable=True)
-        if pipe.config.default_num_inference_steps > SAMPLER_STEPS:  # else it knows no other number
+        if pipe.config.default_num_inference_steps is None:  # else it knows no other number
             pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **SAMPLER)
             pipe.register_to_config(default_num_inference_steps=SAMPLER_STEPS)
         began = time.perf_counter()

@@ -111,8 +111,8 @@ CASES = {
     "Euler": Case("EulerDiscreteScheduler", {}),
     "DDIM": Case("DDIMScheduler", {}),
     **{
-        f"unipc, linear, guided in {low}–{high}": ours("unipc", "linear", (low, high))
-        for low, high in ((0.0, 0.8), (0.0, 0.9), (0.1, 0.9), (0.2, 0.8), (0.3, 1.0))
+        f"dpmpp, spliced, guided in {low}–{high}": ours("dpmpp", "spliced", (low, high))
+        for low, high in ((0.0, 0.9), (0.0, 0.7), (0.2, 1.0), (0.4, 1.0), (0.2, 0.9))
     },
 }
 

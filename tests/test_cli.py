@@ -87,10 +87,10 @@ def test_sampling_without_a_prompt_and_in_another_shape(pipeline_folder, tmp_pat
         (("a", "--device", "banana"), "banana"),
         (("a", "--algorithm", "ddpm", "--eta", "0.3"), "eta=0.3"),
         (("a", "--height", "100"), "multiples of 64"),
-        (("a", "--eta", "0.5"), "plms"),
+        (("a", "--eta", "0.5"), "dpmpp"),
         (("a", "--guidance-interval", "0.5", "0.2"), "guidance_interval=[0.5, 0.2]"),
         (("a", "-n", "0"), "at least 1"),
-        (("a", "--timestep-schedule", "linear"), "t = 1"),
+        (("a", "--timestep-schedule", "linear", "--algorithm", "plms"), "t = 1"),
     ],
 )
 def test_wrong_input_is_one_line(pipeline_folder, tmp_path, capsys, arguments, message):

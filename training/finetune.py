@@ -18,6 +18,7 @@ from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
 from diffusers_ccld.model_cards import shareable
 from diffusers_ccld.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.original.training_state import read_training_state
+from diffusers_ccld.scheduling_ccld import RECOMMENDED_ALGORITHM
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_config import TrainingConfig, parse_config, setting
 from diffusers_ccld.training_data import (
@@ -75,7 +76,7 @@ def finetune(config: FinetuneConfig) -> None:
         components |= load_components(config.model, UNET_COMPONENTS)
     else:
         unet = make_from_json(CCLDUNet2DConditionModel, config.unet_config)
-        components |= {"unet": unet, "scheduler": CCLDScheduler()}
+        components |= {"unet": unet, "scheduler": CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM)}
     unet = components["unet"]
     size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
     unet.register_to_config(sample_size=latent_shape[-1])

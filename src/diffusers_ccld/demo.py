@@ -1,5 +1,6 @@
 """A page in the browser to paint with, by Gradio."""
 
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -174,8 +175,8 @@ def _tabs() -> dict[str, tuple[gr.Button, dict[str, gr.components.Component]]]:
 
 def _details(painter: Painter, limits: Limits) -> dict[str, gr.components.Component]:
     """The inputs that all tasks share, beside the prompt."""
-    # Fewer steps than usual, for whoever waits.
-    steps = min(30, painter.default_num_inference_steps, limits.num_inference_steps)
+    # No more than that, for whoever waits.
+    steps = {name: min(30, painter.steps_of(name), limits.num_inference_steps) for name in ALGORITHMS}
     most_guidance = min(limits.guidance_scale, painter.max_guidance_scale or math.inf)
 
     def count(most: int, value: int, label: str) -> gr.components.Component:
@@ -188,10 +189,11 @@ def _details(painter: Painter, limits: Limits) -> dict[str, gr.components.Compon
             negative_prompt = gr.Textbox(
                 "", label="Negative prompt", max_length=limits.prompt_length, placeholder="fog"
             )
-            num_inference_steps = count(limits.num_inference_steps, steps, "Steps")
+            num_inference_steps = count(limits.num_inference_steps, steps[painter.algorithm], "Steps")
             guidance_scale = gr.Slider(0, most_guidance, min(3, most_guidance), step=0.1, label="Guidance")
         with gr.Column():
             algorithm = gr.Dropdown(ALGORITHMS, value=painter.algorithm, label="Algorithm")
+            algorithm.input(None, algorithm, num_inference_steps, js=f"(name) => ({json.dumps(steps)})[name]")
             num_images = count(limits.num_images, limits.num_images, "Pictures")
             with gr.Row():
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LAST_SEED)

@@ -19,7 +19,7 @@ from . import __version__
 from .pipeline_ccld import CCLDPipeline
 from .pipeline_ccld_img2img import CCLDImg2ImgPipeline
 from .pipeline_ccld_inpaint import CCLDInpaintPipeline
-from .scheduling_ccld import ALGORITHMS, CCLDScheduler
+from .scheduling_ccld import ALGORITHMS, CCLDScheduler, usual_num_steps
 
 PIPELINES = {
     "paint": CCLDPipeline,
@@ -238,10 +238,10 @@ class Painter:
         """The model's own sampler."""
         return CCLDScheduler.from_config(self._scheduler_config).config.algorithm_type
 
-    @property
-    def default_num_inference_steps(self) -> int:
-        """The model's own number of steps."""
-        return self._taught["default_num_inference_steps"]
+    def steps_of(self, algorithm: str) -> int:
+        """The number of steps that the model has been taught, or that is usual with an algorithm."""
+        scheduler = CCLDScheduler.from_config(self._scheduler_config, algorithm_type=algorithm)
+        return self._taught["default_num_inference_steps"] or usual_num_steps(scheduler)
 
     @property
     def max_guidance_scale(self) -> float | None:

@@ -18,7 +18,7 @@ from .errors import first_line
 from .files import save_image
 from .loading import find_model, folder_identity, load_pipeline
 from .pipeline_ccld import CCLDPipeline
-from .scheduling_ccld import CCLDScheduler
+from .scheduling_ccld import CCLDScheduler, usual_num_steps
 
 CELL = 256  # most pixels across that a picture has on a sheet
 MARGIN = 12
@@ -46,7 +46,7 @@ class ComparedModel(NamedTuple):
         source: What it was given as: a folder, a hub id, or "default".
         folder: Where it is saved.
         identity: A hash of its files.
-        default_num_inference_steps: Its own number of sampling steps.
+        default_num_inference_steps: The number of sampling steps that it has been taught, if there is one.
         max_guidance_scale: The largest guidance scale that it has been taught, if there is one.
     """
 
@@ -54,7 +54,7 @@ class ComparedModel(NamedTuple):
     source: str
     folder: Path
     identity: str
-    default_num_inference_steps: int = 50
+    default_num_inference_steps: int | None = None
     max_guidance_scale: float | None = None
 
 
@@ -102,7 +102,10 @@ class Gallery:
 
     def steps_of(self, model: ComparedModel) -> int:
         """Number of sampling steps of a model's pictures."""
-        return model.default_num_inference_steps if self.num_inference_steps is None else self.num_inference_steps
+        for number in (self.num_inference_steps, model.default_num_inference_steps):
+            if number is not None:
+                return number
+        return usual_num_steps(load_sampler(model, self.algorithm))
 
     def keys(self, model: ComparedModel) -> list[PictureKey]:
         """All pictures of a model, prompt by prompt, P · S."""
@@ -312,15 +315,24 @@ def num_evaluations(model: ComparedModel, algorithm: str | None, num_inference_s
     Raises:
         ValueError: If its sampler cannot be loaded.
     """
+    scheduler = load_sampler(model, algorithm)
+    scheduler.set_timesteps(num_inference_steps)
+    return len(scheduler.timesteps)
+
+
+def load_sampler(model: ComparedModel, algorithm: str | None) -> diffusers.SchedulerMixin:
+    """A model's own sampler, or ours of another algorithm.
+
+    Raises:
+        ValueError: If it cannot be loaded.
+    """
     try:
         config = json.loads((model.folder / "scheduler" / "scheduler_config.json").read_text())
         stock = getattr(diffusers, config["_class_name"], None) if algorithm is None else None
         changes = {} if algorithm is None else {"algorithm_type": algorithm}
-        scheduler = (stock or CCLDScheduler).from_config(config, **changes)
+        return (stock or CCLDScheduler).from_config(config, **changes)
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{model.source}: its sampler cannot be loaded. ({first_line(error)})") from error
-    scheduler.set_timesteps(num_inference_steps)
-    return len(scheduler.timesteps)
 
 
 def slug(text: str) -> str:

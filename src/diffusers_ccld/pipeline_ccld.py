@@ -17,7 +17,7 @@ from .guidance import is_alone, is_told_guidance, is_used, predict_velocity
 from .modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .noise_schedule import timestep_to_t
 from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
-from .scheduling_ccld import CCLDScheduler
+from .scheduling_ccld import CCLDScheduler, usual_num_steps
 from .unet_ccld import CCLDUNet2DConditionModel
 
 
@@ -39,7 +39,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         image_encoder: CLOOB's image encoder, for image prompts.
         feature_extractor: Its image processor.
         default_num_inference_steps: Number of sampling steps where a call says none; what a network that was distilled
-            to few steps has learnt.
+            to few steps has learnt. `None` for what is usual with the scheduler.
         max_guidance_scale: The largest guidance scale that a guidance-distilled network has been taught; `None` if
             there is no such limit.
     """
@@ -57,7 +57,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         scheduler: CCLDScheduler | SchedulerMixin,
         image_encoder: CLOOBVisionModelWithProjection | None = None,
         feature_extractor: CLOOBImageProcessor | None = None,
-        default_num_inference_steps: int = 50,
+        default_num_inference_steps: int | None = None,
         max_guidance_scale: float | None = None,
     ):
         super().__init__()
@@ -363,8 +363,9 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
             height: Height of the result in pixels, a multiple of 64 for an f8 autoencoder; by default that of the
                 training images.
             width: Width of the result in pixels, likewise.
-            num_inference_steps: Number of sampling steps, by default the model's own, 50 but for distilled ones;
-                `CCLDScheduler` says how many evaluations they cost.
+            num_inference_steps: Number of sampling steps, by default the model's own or what is usual with the
+                scheduler: 10 for "dpmpp" and "unipc", 50 for others. `CCLDScheduler` says how many evaluations they
+                cost.
             guidance_scale: Weight g of the condition against the zero condition. 1 is none.
             guidance_interval: Two times from 0 (the image) to 1 (the noise) between which there is guidance, by
                 default everywhere. Elsewhere the network is evaluated for the prompts alone, in half the time;
@@ -442,9 +443,12 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         )
         return self.finish(latents, output_type, return_dict)
 
-    def steps_or_default(self, num_inference_steps: int | None) -> int:
-        """A number of sampling steps; the model's own where none was given."""
-        return self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
+    def steps_or_default(self, num_inference_steps: int | None, usual: int | None = None) -> int:
+        """A number of sampling steps; where none was given the model's own, or what is usual with the scheduler."""
+        for number in (num_inference_steps, self.config.default_num_inference_steps, usual):
+            if number is not None:
+                return number
+        return usual_num_steps(self.scheduler)
 
     def denoise(
         self,

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from .conditions import Prompts
 from .noise_schedule import inversion_times, sampling_times, t_to_timestep, timestep_to_t
 from .pipeline_ccld import CCLDPipeline
-from .scheduling_ccld import LATEST_TIME, CCLDScheduler
+from .scheduling_ccld import LATEST_TIME, USUAL_STEPS, CCLDScheduler
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor | list[Image.Image] | list[np.ndarray] | list[torch.Tensor]
 
@@ -186,7 +186,8 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
         Args:
             image: The picture, or a batch; see `prepare_image`.
             strength: Time in (0, 1) up to which to invert.
-            num_inference_steps: Number of steps that a run from 0 to 1 would have; by default the model's own.
+            num_inference_steps: Number of steps that a run from 0 to 1 would have; by default the model's own, or 50:
+                going back wants to be exact.
             conditions: Weighted conditions of the inversion, as in `CCLDPipeline`; by default the zero condition.
             height: Height in pixels; by default the picture's own, rounded down to a possible one.
             width: Width in pixels, likewise.
@@ -198,7 +199,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             ValueError: If the arguments do not go together or the scheduler cannot invert.
         """
         pixels = self.prepare_image(image, height, width)
-        times = self._inversion_times(self.steps_or_default(num_inference_steps), strength)
+        times = self._inversion_times(self.steps_or_default(num_inference_steps, USUAL_STEPS), strength)
         prompts = Prompts(conditions=conditions or [])
         prompts.check(self.unet.config.cross_attention_dim, self._has_image_encoder)
         guidance = self.prepare_guidance(prompts).for_images(len(pixels))
@@ -248,8 +249,8 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             image: The picture to change, or a batch; see `prepare_image`.
             prompt: As in `CCLDPipeline`, and so are the arguments not named here.
             strength: Time in (0, 1) up to which to invert; the higher, the greater the change.
-            num_inference_steps: Number of steps that a run from 0 to 1 would have, by default the model's own; it is
-                taken there and back.
+            num_inference_steps: Number of steps that a run from 0 to 1 would have, by default the model's own, or 50;
+                they are taken there and back.
             callback_on_step_end: As in `CCLDPipeline`; called on both ways, each of which counts from 0.
 
         Returns:
@@ -266,7 +267,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             conditions=conditions,
             guidance_interval=guidance_interval,
         )
-        num_inference_steps = self.steps_or_default(num_inference_steps)
+        num_inference_steps = self.steps_or_default(num_inference_steps, USUAL_STEPS)
         pixels, num_images = self._check_image_inputs(
             prompts,
             image,

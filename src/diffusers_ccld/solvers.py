@@ -56,6 +56,7 @@ class Method:
         order: How many predictions a step of one evaluation mixes, its own and those before it.
         extrapolates: What is mixed, "epsilon" or "denoised".
         corrects: Whether an evaluation also corrects the step that led to it.
+        num_steps: How many steps are usual; docs/performance.md has the measurements.
     """
 
     scheme: tuple[Stage, ...] = SINGLE_EVALUATION
@@ -63,6 +64,7 @@ class Method:
     order: int = 1
     extrapolates: str = "epsilon"
     corrects: bool = False
+    num_steps: int = 50
 
 
 METHODS = {
@@ -73,8 +75,8 @@ METHODS = {
     "pie": Method(PSEUDO_IMPROVED_EULER, None),
     "plms2": Method(PSEUDO_IMPROVED_EULER, 1, 2),
     "iplms": Method(order=4),
-    "dpmpp": Method(order=2, extrapolates="denoised"),
-    "unipc": Method(order=2, extrapolates="denoised", corrects=True),
+    "dpmpp": Method(order=2, extrapolates="denoised", num_steps=10),
+    "unipc": Method(order=2, extrapolates="denoised", corrects=True, num_steps=10),
 }
 
 

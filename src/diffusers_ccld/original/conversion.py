@@ -23,7 +23,7 @@ from ..modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithP
 from ..modeling_gumbel_vq import GumbelVQModel
 from ..pipeline_ccld import CCLDPipeline
 from ..processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
-from ..scheduling_ccld import CCLDScheduler
+from ..scheduling_ccld import RECOMMENDED_ALGORITHM, CCLDScheduler
 from ..standalone import write_code
 from ..unet_ccld import CCLDUNet2DConditionModel
 from .autoencoder import (
@@ -231,7 +231,7 @@ def plan_unet(source: Source, preset: str | None, dtype: torch.dtype) -> list[Pl
         )
     model = _empty(CCLDUNet2DConditionModel, **config)
     report = fill(model, source, unet_table(), SCALE_BUFFER, dtype)
-    return [Plan("unet", model, report), Plan("scheduler", CCLDScheduler())]
+    return [Plan("unet", model, report), Plan("scheduler", CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM))]
 
 
 def plan_vae(source: Source, yaml_file: str | Path | None, scale: Scale, dtype: torch.dtype) -> list[Plan]:
