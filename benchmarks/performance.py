@@ -41,8 +41,10 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.devices import DTYPES, usable_device
 from diffusers_ccld.files import write_text
 from diffusers_ccld.latent_cache import encode_images
+from diffusers_ccld.loading import lay_out
 from diffusers_ccld.losses import v_prediction_losses
 from diffusers_ccld.original.cloob import load_cloob_config
+from diffusers_ccld.scheduling_ccld import RECOMMENDED_ALGORITHM, usual_num_steps
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_data import make_inputs
 from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
@@ -52,7 +54,6 @@ LATENT_SCALE = 2.55
 PROMPT, GUIDANCE_SCALE, STEPS = "a sunset landscape painting, oil on canvas", 3.0, 50
 SIDE = 32
 PARTS = ("network", "sampling", "training")
-RECOMMENDED, RECOMMENDED_STEPS = {"algorithm_type": "unipc", "timestep_schedule": "linear"}, 10
 KL_F8 = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -80,11 +81,12 @@ def make_pipeline(seed: int = 0) -> CCLDPipeline:
     return pipe
 
 
-def copy_of(pipe: CCLDPipeline) -> CCLDPipeline:
-    """A pipeline of copies of the networks."""
+def copy_of(pipe: CCLDPipeline, device: torch.device, dtype: torch.dtype = torch.float32) -> CCLDPipeline:
+    """A pipeline of copies of the networks, as commands load it."""
     parts = {name: copy.deepcopy(part) for name, part in pipe.components.items()}
-    made = CCLDPipeline(**parts)
+    made = CCLDPipeline(**parts).to(device, dtype)
     made.set_progress_bar_config(disable=True)
+    lay_out(made)
     return made
 
 
@@ -258,12 +260,8 @@ def measure_network(systems: dict, batch_size: int, repeats: int, device: torch.
 def measure_sampling(systems: dict, repeats: int, device: torch.device, report: Report) -> None:
     """Times a picture: text, loop, autoencoder, and all of it."""
     noise = torch.randn(1, 4, SIDE, SIDE, device=device)
-    parts = {"text": {}, "loop": {}, "decoding": {}, "all": {}}
+    parts = {"text": {}, "loop": {}, "decoding": {}}
     results = {}
-
-    def whole(system):
-        return system.decode(system.loop(noise, system.text(PROMPT), STEPS, GUIDANCE_SCALE))
-
     for name, system in systems.items():
         embeds = system.text(PROMPT)
         latents = system.loop(noise, embeds, STEPS, GUIDANCE_SCALE)
@@ -271,9 +269,9 @@ def measure_sampling(systems: dict, repeats: int, device: torch.device, report: 
         parts["text"][name] = partial(system.text, PROMPT)
         parts["loop"][name] = partial(system.loop, noise, embeds, STEPS, GUIDANCE_SCALE)
         parts["decoding"][name] = partial(system.decode, latents)
-        parts["all"][name] = partial(whole, system)
-    rows = {part: as_row(medians_in_turn(runs, repeats, device, part.capitalize())) for part, runs in parts.items()}
-    report.add("A picture of 256 × 256, seconds", rows)
+    medians = {part: medians_in_turn(runs, repeats, device, part.capitalize()) for part, runs in parts.items()}
+    medians["all"] = {name: sum(of_part[name] for of_part in medians.values()) for name in systems}
+    report.add("A picture of 256 × 256, seconds", {part: as_row(seconds) for part, seconds in medians.items()})
     first = next(iter(results.values()))
     report.add(
         "Largest differences from the first",
@@ -328,25 +326,24 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.original is not None:
         systems["original"] = Original(import_original(arguments.original), base, CLOOB)
     for precision in arguments.precisions:
-        pipe = copy_of(base).to(device, DTYPES[precision])
-        systems[precision] = Ours(pipe)
+        systems[precision] = Ours(copy_of(base, device, DTYPES[precision]))
         if arguments.compile:
-            compiled = copy_of(base).to(device, DTYPES[precision])
+            compiled = copy_of(base, device, DTYPES[precision])
             compiled.unet.compile_repeated_blocks()
             systems[f"{precision}, compiled"] = Ours(compiled)
     if "network" in arguments.parts:
         measure_network(systems, arguments.batch_size, arguments.repeats, device, report)
     if "sampling" in arguments.parts:
-        fast = copy_of(base).to(device, DTYPES[arguments.precisions[-1]])
-        fast.scheduler = CCLDScheduler(**RECOMMENDED)
-        recommended = Ours(fast, {"num_inference_steps": RECOMMENDED_STEPS})
-        both = {**systems, f"{arguments.precisions[-1]}, {RECOMMENDED_STEPS} steps of UniPC": recommended}
+        fast = copy_of(base, device, DTYPES[arguments.precisions[-1]])
+        fast.scheduler = CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM)
+        recommended = Ours(fast, {"num_inference_steps": usual_num_steps(fast.scheduler)})
+        both = {**systems, f"{arguments.precisions[-1]}, recommended sampler": recommended}
         measure_sampling(both, arguments.repeats, device, report)
     if "training" in arguments.parts:
         # In bfloat16 the weights that are trained stay in float32, as accelerate does it.
         systems = {name: system for name, system in systems.items() if name == "original"}
         for precision in arguments.precisions:
-            systems[precision] = Ours(copy_of(base).to(device), autocast=precision == "bf16")
+            systems[precision] = Ours(copy_of(base, device), autocast=precision == "bf16")
         measure_training(systems, arguments.training_batch_size, arguments.repeats, device, report)
 
 
