@@ -271,6 +271,8 @@ def test_attention_processors_agree(two_heads):
     two_heads.fuse_qkv_projections()
     assert error(run(two_heads), expected) < 1e-5
     two_heads.unfuse_qkv_projections()
+    assert error(run(two_heads), expected) < 1e-5
+    two_heads.set_default_attn_processor()
     assert torch.equal(run(two_heads), expected)
 
 

@@ -8,7 +8,7 @@ import math
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 from torch import nn
@@ -122,6 +122,34 @@ class ResidualBlock(nn.Module):
         return residual + self.skip(hidden_states)
 
 
+class SpatialAttnProcessor:
+    """Self-attention of the pixels of (N, C, H, W), which become rows once, (N, H·W, C), to be projected.
+
+    diffusers' own processor projects a transposed view three times, and copies it for each. It is used if there is
+    more to heed than the pixels.
+    """
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if encoder_hidden_states is not None or attention_mask is not None:
+            return AttnProcessor2_0()(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        num_images, channels, height, width = hidden_states.shape
+        rows = attn.group_norm(hidden_states).permute(0, 2, 3, 1).reshape(num_images, height * width, channels)
+        query, key, value = (
+            project(rows).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for project in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        attended = attn.to_out[0](attended).transpose(1, 2).reshape(num_images, channels, height, width)
+        return hidden_states + attended
+
+
 class UNetLevel(nn.Module):
     """The residual blocks of one resolution on one side of the U-Net, each followed by self-attention if asked for.
 
@@ -154,6 +182,7 @@ class UNetLevel(nn.Module):
                     norm_num_groups=1,
                     eps=1e-5,
                     residual_connection=True,
+                    processor=SpatialAttnProcessor(),
                 )
                 for _, _, width in channels
             )
@@ -392,7 +421,14 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
                 raise ValueError(f"slice_size={slice_size} does not suit attention modules of {heads} heads.")
         elif slice_size is not None and slice_size != "max":
             raise ValueError(f'slice_size={slice_size!r}: give "auto", "max" or a number from 1 to {max(heads)}.')
-        super().set_attention_slice(slice_size)
+        if slice_size is None:
+            self.set_default_attn_processor()
+        else:
+            super().set_attention_slice(slice_size)
+
+    def set_default_attn_processor(self) -> None:
+        """Takes away any other attention processors."""
+        self.set_attn_processor(SpatialAttnProcessor())
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
         """Refuses: FreeU's factors are tuned to another network's skip connections and would be ignored here.
