@@ -23,7 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("-n", "--seeds", type=int, default=4, metavar="N", help="pictures of each prompt (default: 4)")
     add("--seed", type=int, default=0, help="seed of the first picture; the others count up (default: 0)")
-    add("--steps", type=int, metavar="N", help="number of sampling steps (default: each model's own, mostly 50)")
+    add(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="number of sampling steps (default: 10 with dpmpp and unipc, else 50, or what a model was taught)",
+    )
     add("--guidance-scale", type=float, default=3.0, metavar="G", help="weight of the prompt (default: 3)")
     add("--algorithm", choices=ALGORITHMS, help="sampler (default: each model's own)")
     add("--batch-size", type=int, default=4, metavar="N", help="pictures made and scored at once (default: 4)")

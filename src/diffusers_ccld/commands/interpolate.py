@@ -44,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weight of waypoints without a weight of their own (default: 3)",
     )
     add("--negative-prompt", metavar="PROMPT", help="what to keep away from, all along the path")
-    add("--steps", type=int, metavar="N", help="number of sampling steps (default: the model's own, mostly 50)")
+    add(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="number of sampling steps (default: 10 with dpmpp and unipc, else 50, or what the model was taught)",
+    )
     add("--algorithm", choices=ALGORITHMS, help="sampler (default: the model's own)")
     add("--height", type=int, metavar="PIXELS", help="height (default: the model's own)")
     add("--width", type=int, metavar="PIXELS", help="width (default: the model's own)")

@@ -28,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", metavar="DIR", help="folder or hub id of a pipeline (default: the small one of the package)")
     add("-n", "--num-images", type=int, default=4, metavar="N", help="number of pictures (default: 4)")
-    add("--steps", type=int, metavar="N", help="number of sampling steps (default: the model's own, mostly 50)")
+    add(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="number of sampling steps (default: 10 with dpmpp and unipc, else 50, or what the model was taught)",
+    )
     add("--seed", type=int, default=0, help="seed of the first picture; the others count up (default: 0)")
     add(
         "--guidance-scale",
