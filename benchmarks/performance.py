@@ -16,7 +16,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.devices import DTYPES, usable_device
 from diffusers_ccld.files import write_text
 from diffusers_ccld.latent_cache import encode_images
-from diffusers_ccld.loading import lay_out
+from diffusers_ccld.loading import lay_out, load_pipeline
 from diffusers_ccld.losses import v_prediction_losses
 from diffusers_ccld.original.cloob import load_cloob_config
 from diffusers_ccld.scheduling_ccld import RECOMMENDED_ALGORITHM, usual_num_steps
@@ -53,7 +53,7 @@ CLOOB = "cloob_laion_400m_vit_b_16_16_epochs"
 LATENT_SCALE = 2.55
 PROMPT, GUIDANCE_SCALE, STEPS = "a sunset landscape painting, oil on canvas", 3.0, 50
 SIDE = 32
-PARTS = ("network", "sampling", "training")
+PARTS = ("network", "sampling", "bundled", "training")
 KL_F8 = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -282,6 +282,19 @@ def measure_sampling(systems: dict, repeats: int, device: torch.device, report: 
     )
 
 
+def measure_bundled(precisions: Sequence[str], repeats: int, device: torch.device, report: Report) -> None:
+    """Times a whole picture of the bundled model, from prompt to PIL image, when it is loaded."""
+    runs = {}
+    for precision in precisions:
+        pipe = load_pipeline(None, precision, device)
+        pipe.set_progress_bar_config(disable=True)
+        runs[precision] = partial(pipe, PROMPT, guidance_scale=GUIDANCE_SCALE)
+    report.add(
+        "A picture of the bundled model, seconds",
+        {"": as_row(medians_in_turn(runs, repeats, device, "Bundled model"))},
+    )
+
+
 def measure_training(systems: dict, batch_size: int, repeats: int, device: torch.device, report: Report) -> None:
     """Times steps of training, from pixels and from a cache."""
     pixels = torch.randint(256, (batch_size, 3, 8 * SIDE, 8 * SIDE), dtype=torch.uint8, device=device)
@@ -339,6 +352,8 @@ def main(argv: list[str] | None = None) -> None:
         recommended = Ours(fast, {"num_inference_steps": usual_num_steps(fast.scheduler)})
         both = {**systems, f"{arguments.precisions[-1]}, recommended sampler": recommended}
         measure_sampling(both, arguments.repeats, device, report)
+    if "bundled" in arguments.parts:
+        measure_bundled(arguments.precisions, arguments.repeats, device, report)
     if "training" in arguments.parts:
         # In bfloat16 the weights that are trained stay in float32, as accelerate does it.
         systems = {name: system for name, system in systems.items() if name == "original"}
