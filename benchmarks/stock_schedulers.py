@@ -42,6 +42,9 @@ class Case(NamedTuple):
 SOLVERS = (
     Case("CCLDScheduler", {"algorithm_type": "plms"}, "ours; begins at t = 0.996, hence the 0.006"),
     Case("CCLDScheduler", {"algorithm_type": "ddim"}, "ours"),
+    Case("CCLDScheduler", {"algorithm_type": "dpmpp"}, "ours"),
+    Case("CCLDScheduler", {"algorithm_type": "unipc"}, "ours"),
+    Case("CCLDScheduler", {"algorithm_type": "unipc", "timestep_schedule": "linear"}, "ours; begins at t = 1"),
     Case("UniPCMultistepScheduler"),
     Case("DPMSolverMultistepScheduler", {}, "DPM-Solver++ (2M)"),
     Case("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "up to 100 steps"),
