@@ -13,6 +13,9 @@ STOCK = [case for case in (*SOLVERS, *SAMPLERS, CONSISTENCY) if case.name != "CC
 LIMITS = {
     "CCLDScheduler, algorithm_type=plms": (0.008, 0.008),
     "CCLDScheduler, algorithm_type=ddim": (0.13, 0.045),
+    "CCLDScheduler, algorithm_type=dpmpp": (0.03, 0.01),
+    "CCLDScheduler, algorithm_type=unipc": (0.02, 0.01),
+    "CCLDScheduler, algorithm_type=unipc, timestep_schedule=linear": (0.006, 0.002),
     "UniPCMultistepScheduler": (0.004, 0.001),
     "DPMSolverMultistepScheduler": (0.024, 0.003),
     "DPMSolverMultistepScheduler, use_karras_sigmas=True": (0.08, 0.009),
