@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.original.reading import CheckpointError
+from diffusers_ccld.unet_ccld import SpatialAttnProcessor
 
 TINY = {"block_out_channels": (64,) * 4, "layers_per_block": 1, "mapping_dim": 64, "cross_attention_dim": 32}
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["to_q", "to_k", "to_v", "to_out.0", "conv1", "proj", "linear1"]}
@@ -272,8 +273,10 @@ def test_attention_processors_agree(two_heads):
     assert error(run(two_heads), expected) < 1e-5
     two_heads.unfuse_qkv_projections()
     assert error(run(two_heads), expected) < 1e-5
-    two_heads.set_default_attn_processor()
+    two_heads.set_attn_processor(SpatialAttnProcessor())
     assert torch.equal(run(two_heads), expected)
+    two_heads.set_default_attn_processor()
+    assert {type(processor) for processor in two_heads.attn_processors.values()} == {AttnProcessor}
 
 
 def slice_sizes(unet):

@@ -8,7 +8,7 @@ import math
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 from torch import nn
@@ -422,13 +422,13 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         elif slice_size is not None and slice_size != "max":
             raise ValueError(f'slice_size={slice_size!r}: give "auto", "max" or a number from 1 to {max(heads)}.')
         if slice_size is None:
-            self.set_default_attn_processor()
+            self.set_attn_processor(SpatialAttnProcessor())
         else:
             super().set_attention_slice(slice_size)
 
     def set_default_attn_processor(self) -> None:
-        """Takes away any other attention processors."""
-        self.set_attn_processor(SpatialAttnProcessor())
+        """Takes diffusers' own plain attention processor, as all its models do here."""
+        self.set_attn_processor(AttnProcessor())
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
         """Refuses: FreeU's factors are tuned to another network's skip connections and would be ignored here.
