@@ -19,7 +19,8 @@ from . import __version__
 from .pipeline_ccld import CCLDPipeline
 from .pipeline_ccld_img2img import CCLDImg2ImgPipeline
 from .pipeline_ccld_inpaint import CCLDInpaintPipeline
-from .scheduling_ccld import ALGORITHMS, CCLDScheduler, usual_num_steps
+from .scheduling_ccld import ALGORITHMS, RECOMMENDED_ALGORITHM, CCLDScheduler, usual_num_steps
+from .solvers import METHODS
 
 PIPELINES = {
     "paint": CCLDPipeline,
@@ -115,12 +116,14 @@ def parse_request(
     num_images = _whole("number of pictures", values.get("num_images", 1), 1, limits.num_images)
     seed = values.get("seed")
     seed = secrets.randbelow(LAST_SEED) if seed is None else _whole("seed", seed, 0, LAST_SEED)
-    algorithm = values.get("algorithm", "plms")
+    algorithm = values.get("algorithm", RECOMMENDED_ALGORITHM)
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(f"The algorithm must be one of {', '.join(ALGORITHMS)}.")
+    most_steps = limits.num_inference_steps
+    num_steps = min(METHODS[algorithm].num_steps, most_steps)
     numbers = {
         "image_prompt_weight": _number("weight of the image prompt", values.get("image_prompt_weight", 0.5), 0, 1),
-        "num_inference_steps": _whole("steps", values.get("num_inference_steps", 50), 1, limits.num_inference_steps),
+        "num_inference_steps": _whole("steps", values.get("num_inference_steps", num_steps), 1, most_steps),
         "guidance_scale": _number("guidance", values.get("guidance_scale", 3.0), 0, limits.guidance_scale),
         "strength": _number("strength", values.get("strength", 1.0), 0.02, 1),
     }
