@@ -55,8 +55,8 @@ class Recipe:
 ALL_RECIPES = {
     "scratch": Recipe("the same size from scratch", script="finetune.py"),
     "output": Recipe("output distillation"),
-    "features": Recipe("… + features"),
-    "conditions": Recipe("… + random conditions"),
+    "features": Recipe("output and feature distillation"),
+    "conditions": Recipe("output distillation, random conditions"),
     "init": Recipe("output distillation, from the teacher's weights", student=f"{SHAPE} --init teacher"),
     "stock": Recipe("output distillation, stock U-Net", student=f"--unet_config {RECIPES / 'stock.json'}"),
     "guidance": Recipe("guidance-distilled", student=f"{SHAPE} --told_guidance 64"),

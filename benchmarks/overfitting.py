@@ -81,6 +81,8 @@ def overfitting(argv: list[str] | None = None) -> None:
             *("-m", "diffusers_ccld", "compare", "default", f"{name}={output / name / 'pipeline'}"),
             *("--prompts", output / "prompts.txt", "--train-images", output / paintings),
             *("--held-out-images", output / "held-out", "--steps", arguments.steps, "--output", comparison),
+            # As it was when docs/comparison.md was written.
+            *("--algorithm", "plms", "--dtype", "fp32"),
             *("--batch-size", 16),
         )
         for model, scores in json.loads((comparison / "scores.json").read_text())["models"].items():
