@@ -269,10 +269,12 @@ def test_attention_processors_agree(two_heads):
     for processor in (AttnProcessor(), AttnProcessor2_0()):
         two_heads.set_attn_processor(processor)
         assert error(run(two_heads), expected) < 1e-5
+    two_heads.set_attn_processor(SpatialAttnProcessor())
     two_heads.fuse_qkv_projections()
     assert error(run(two_heads), expected) < 1e-5
     two_heads.unfuse_qkv_projections()
-    assert error(run(two_heads), expected) < 1e-5
+    assert torch.equal(run(two_heads), expected)
+    two_heads.set_default_attn_processor()
     two_heads.set_attn_processor(SpatialAttnProcessor())
     assert torch.equal(run(two_heads), expected)
     two_heads.set_default_attn_processor()

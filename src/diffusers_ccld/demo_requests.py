@@ -19,7 +19,7 @@ from . import __version__
 from .pipeline_ccld import CCLDPipeline
 from .pipeline_ccld_img2img import CCLDImg2ImgPipeline
 from .pipeline_ccld_inpaint import CCLDInpaintPipeline
-from .scheduling_ccld import ALGORITHMS, RECOMMENDED_ALGORITHM, CCLDScheduler, usual_num_steps
+from .scheduling_ccld import ALGORITHMS, RECOMMENDED_ALGORITHM, CCLDScheduler
 from .solvers import METHODS
 
 PIPELINES = {
@@ -243,8 +243,7 @@ class Painter:
 
     def steps_of(self, algorithm: str) -> int:
         """The number of steps that the model has been taught, or that is usual with an algorithm."""
-        scheduler = CCLDScheduler.from_config(self._scheduler_config, algorithm_type=algorithm)
-        return self._taught["default_num_inference_steps"] or usual_num_steps(scheduler)
+        return self._taught["default_num_inference_steps"] or METHODS[algorithm].num_steps
 
     @property
     def max_guidance_scale(self) -> float | None:

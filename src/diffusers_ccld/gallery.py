@@ -1,5 +1,6 @@
 """The same prompts from the same seeds, painted by several models."""
 
+import functools
 import hashlib
 import json
 import re
@@ -105,7 +106,7 @@ class Gallery:
         for number in (self.num_inference_steps, model.default_num_inference_steps):
             if number is not None:
                 return number
-        return usual_num_steps(load_sampler(model, self.algorithm))
+        return usual_steps_of(model, self.algorithm)
 
     def keys(self, model: ComparedModel) -> list[PictureKey]:
         """All pictures of a model, prompt by prompt, P · S."""
@@ -318,6 +319,16 @@ def num_evaluations(model: ComparedModel, algorithm: str | None, num_inference_s
     scheduler = load_sampler(model, algorithm)
     scheduler.set_timesteps(num_inference_steps)
     return len(scheduler.timesteps)
+
+
+@functools.cache  # every picture of a model asks
+def usual_steps_of(model: ComparedModel, algorithm: str | None) -> int:
+    """The number of steps that is usual with a model's own sampler, or with ours of another algorithm.
+
+    Raises:
+        ValueError: If its sampler cannot be loaded.
+    """
+    return usual_num_steps(load_sampler(model, algorithm))
 
 
 def load_sampler(model: ComparedModel, algorithm: str | None) -> diffusers.SchedulerMixin:
