@@ -41,13 +41,13 @@ class Recipe:
 
     Attributes:
         says: What it is, in the table.
-        student: Arguments of training/create_student.py.
+        student: Arguments of training/create_student.py; `None` for a student that is the teacher's own network.
         script: What trains it.
-        after: The recipe whose result is this one's student and teacher.
+        after: The recipe whose result is its teacher, in place of the large one.
     """
 
     says: str
-    student: str = SHAPE
+    student: str | None = SHAPE
     script: str = "distill.py"
     after: str | None = None
 
@@ -58,9 +58,16 @@ ALL_RECIPES = {
     "features": Recipe("output and feature distillation"),
     "conditions": Recipe("output distillation, random conditions"),
     "init": Recipe("output distillation, from the teacher's weights", student=f"{SHAPE} --init teacher"),
+    "init_features": Recipe(
+        "output and feature distillation, from the teacher's weights", student=f"{SHAPE} --init teacher"
+    ),
     "stock": Recipe("output distillation, stock U-Net", student=f"--unet_config {RECIPES / 'stock.json'}"),
-    "guidance": Recipe("guidance-distilled", student=f"{SHAPE} --told_guidance 64"),
-    "four_steps": Recipe("guidance-distilled, 4 steps", after="guidance"),
+    "guidance": Recipe(
+        "output and feature distillation, then guidance-distilled",
+        student=f"{SHAPE} --init teacher --told_guidance 64",
+        after="init_features",
+    ),
+    "four_steps": Recipe("output and feature distillation, then guidance-distilled, 4 steps", student=None, after="guidance"),
 }
 
 
@@ -79,15 +86,16 @@ def train(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     """Makes and trains the student of a recipe, or goes on with it; gives its pipeline's folder."""
     recipe, teacher = ALL_RECIPES[name], arguments.teacher
     folder = arguments.output / f"{name}-{seed}"
-    if recipe.after is None:
+    if recipe.after is not None:
+        teacher = arguments.output / f"{recipe.after}-{seed}" / "pipeline"
+        if not teacher.exists():
+            raise ValueError(f"{name} goes on with the result of {recipe.after}: give both, in this order.")
+    student = teacher
+    if recipe.student is not None:
         student = arguments.output / f"{name}-{seed}-student"
         if not student.exists():
             options = ("--teacher", teacher, "--seed", seed, "--output", student)
             run_script("create_student.py", *options, *shlex.split(recipe.student))
-    else:
-        student = teacher = arguments.output / f"{recipe.after}-{seed}" / "pipeline"
-        if not student.exists():
-            raise ValueError(f"{name} goes on with the result of {recipe.after}: give both, in this order.")
     if not (folder / "pipeline").exists():
         settings = {"model": student, "cache": arguments.cache, "output_dir": folder, "seed": seed, "resume": "latest"}
         settings |= {"teacher": teacher} if recipe.script == "distill.py" else {}
