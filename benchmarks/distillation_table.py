@@ -67,7 +67,9 @@ ALL_RECIPES = {
         student=f"{SHAPE} --init teacher --told_guidance 64",
         after="init_features",
     ),
-    "four_steps": Recipe("output and feature distillation, then guidance-distilled, 4 steps", student=None, after="guidance"),
+    "four_steps": Recipe(
+        "output and feature distillation, then guidance-distilled, 4 steps", student=None, after="guidance"
+    ),
 }
 
 

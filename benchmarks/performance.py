@@ -38,10 +38,10 @@ from diffusers_ccld import (
     CLOOBVisionModelWithProjection,
 )
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.devices import DTYPES, usable_device
+from diffusers_ccld.devices import DTYPES, lay_out, usable_device
 from diffusers_ccld.files import write_text
 from diffusers_ccld.latent_cache import encode_images
-from diffusers_ccld.loading import lay_out, load_pipeline
+from diffusers_ccld.loading import load_pipeline
 from diffusers_ccld.losses import v_prediction_losses
 from diffusers_ccld.original.cloob import load_cloob_config
 from diffusers_ccld.scheduling_ccld import RECOMMENDED_ALGORITHM, usual_num_steps
@@ -86,7 +86,7 @@ def copy_of(pipe: CCLDPipeline, device: torch.device, dtype: torch.dtype = torch
     parts = {name: copy.deepcopy(part) for name, part in pipe.components.items()}
     made = CCLDPipeline(**parts).to(device, dtype)
     made.set_progress_bar_config(disable=True)
-    lay_out(made)
+    lay_out(made.unet, made.vae)
     return made
 
 
@@ -137,8 +137,8 @@ class Ours:
         return self.pipe.decode_latents(latents)
 
     def start_training(self) -> None:
-        """Makes the optimizer and the average."""
-        self.pipe.unet.train().requires_grad_(True)
+        """Makes the optimizer and the average; the network that is trained is laid out as it is by default."""
+        self.pipe.unet.to(memory_format=torch.contiguous_format).train().requires_grad_(True)
         trained = [p for name, p in self.pipe.unet.named_parameters() if "fourier" not in name]
         self.optimizer = torch.optim.AdamW(trained, lr=3e-5, weight_decay=0.01)
         self.average = WeightAverage(self.pipe.unet)
@@ -146,7 +146,8 @@ class Ours:
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> object:
         """What training needs of images; what is in a cache."""
-        return encode_images(self.pipe.vae, self.pipe.image_encoder, self.pipe.feature_extractor, pixels)
+        with torch.autocast(self.pipe.device.type, torch.bfloat16, enabled=self.autocast):
+            return encode_images(self.pipe.vae, self.pipe.image_encoder, self.pipe.feature_extractor, pixels)
 
     def training_step(self, encoded: object) -> None:
         """A step with what is in a cache."""

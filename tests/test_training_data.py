@@ -1,14 +1,15 @@
 """The loss of a training step against the formulas of the original, computed here from scratch."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from diffusers_ccld import CCLDScheduler, CCLDUNet2DConditionModel
+from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.latent_cache import EncodedImages
 from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
-from diffusers_ccld.training_data import make_inputs, training_resolution
+from diffusers_ccld.training_data import encode_batch, make_inputs, training_resolution
 from diffusers_ccld.training_randomness import TrainingDraws
 
 
@@ -21,6 +22,26 @@ def encoded():
 def draws():
     t = torch.tensor([0.0, 0.1, 0.35, 0.5, 0.75, 0.999])
     return TrainingDraws(t, torch.randn(6, 4, 8, 8), torch.randn(6, 4, 8, 8), torch.arange(6) % 3 == 1)
+
+
+def test_images_are_encoded_in_the_precision_of_the_run(trainable_folder):
+    pipe = CCLDPipeline.from_pretrained(trainable_folder)
+    pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def encode(mixed_precision):
+        accelerator = SimpleNamespace(device=torch.device("cpu"), mixed_precision=mixed_precision)
+        return encode_batch({"pixel_values": pixels}, pipe, accelerator)
+
+    exact, half = encode("no"), encode("bf16")
+    for tensor, nearly in zip(exact, half):
+        assert nearly.dtype == torch.float32
+        assert (nearly - tensor).norm() < 0.05 * tensor.norm()
+    assert not torch.equal(half.latent_mean, exact.latent_mean)
+    assert not torch.equal(half.image_embeds, exact.image_embeds)
+    assert all(map(torch.equal, encode("fp16"), exact))
+    from_cache = {name: tensor + 1 for name, tensor in exact._asdict().items()}
+    accelerator = SimpleNamespace(device=torch.device("cpu"), mixed_precision="bf16")
+    assert all(map(torch.equal, encode_batch(from_cache, pipe, accelerator), from_cache.values()))
 
 
 def test_the_steps_loss_is_the_formulas(encoded, draws):

@@ -16,9 +16,11 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import Accelerator
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.devices import lay_out
 from diffusers_ccld.distillation import (
     Answer,
     OtherConditions,
@@ -190,7 +192,8 @@ class Lessons:
 
     Args:
         config: The run's settings.
-        pipe: The student's pipeline, on the device to work on.
+        accelerator: Knows the device and the precision.
+        pipe: The student's pipeline, on this device.
         teacher: The teacher.
         strides: The student's steps, if they are to be few.
         others: Conditions that are not the images' own.
@@ -200,22 +203,24 @@ class Lessons:
     def __init__(
         self,
         config: DistillConfig,
+        accelerator: Accelerator,
         pipe: CCLDPipeline,
         teacher: Teacher,
         strides: Strides | None,
         others: OtherConditions,
         latent_shape: tuple[int, int, int],
     ):
-        self.config, self.pipe, self.teacher, self.strides = config, pipe, teacher, strides
+        self.config, self.accelerator, self.pipe = config, accelerator, pipe
+        self.teacher, self.strides = teacher, strides
         self.others, self.latent_shape, self.times = others, latent_shape, TrainingTimes(config.seed)
 
     def of(self, batch: dict[str, Any], positions: range) -> Lesson:
         """The lesson of a batch of images or of a cache, at these positions of the run."""
-        config, device = self.config, self.pipe.device
+        config, device = self.config, self.accelerator.device
         draws = draw_for_training(config.seed, self.times, positions, self.latent_shape, config.condition_dropout)
         times = None if self.strides is None else self.strides.times(draws.t).to(device)
         draws = draws.to(device) if times is None else draws.to(device)._replace(t=times[0])
-        encoded = encode_batch(batch, self.pipe, device)
+        encoded = encode_batch(batch, self.pipe, self.accelerator)
         inputs = make_inputs(encoded, draws, self.pipe.scheduler, self.pipe.vae.config.scaling_factor)
         condition, is_own = self.others.draw(inputs.condition, positions)
         scales = None
@@ -265,6 +270,7 @@ def distill(config: DistillConfig) -> None:
     if config.student_steps is not None:
         taught["default_num_inference_steps"] = config.student_steps
     pipe = CCLDPipeline(**components, **taught).to(accelerator.device)
+    lay_out(pipe.vae)
     prompt_embeds = load_prompt_embeds(config.condition_prompts, pipe)
     others = OtherConditions(config.seed, config.other_conditions, prompt_embeds)
     pipeline = PipelineInTraining(run, pipe)
@@ -294,7 +300,7 @@ def distill(config: DistillConfig) -> None:
     accelerator.print(describe_run(config, accelerator, student, data.num_images, latent_shape, teacher_unet))
     run.begin(data.num_images, data.bad)
 
-    lessons = Lessons(config, pipe, teacher, strides, others, latent_shape)
+    lessons = Lessons(config, accelerator, pipe, teacher, strides, others, latent_shape)
     with closing(batches), run:
         while run.goes_on:
             for batch, positions in run.micro_batches(batches):

@@ -13,6 +13,7 @@ from contextlib import closing
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.devices import lay_out
 from diffusers_ccld.guidance import is_told_guidance
 from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
 from diffusers_ccld.model_cards import shareable
@@ -81,6 +82,7 @@ def finetune(config: FinetuneConfig) -> None:
     size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
     unet.register_to_config(sample_size=latent_shape[-1])
     pipe = CCLDPipeline(**components).to(accelerator.device)
+    lay_out(pipe.vae)
     pipeline = PipelineInTraining(run, pipe)
     if is_told_guidance(unet):
         raise ValueError("The U-Net is told the guidance scale, which is learnt from a teacher alone: use distill.py.")
@@ -116,7 +118,7 @@ def finetune(config: FinetuneConfig) -> None:
             for batch, positions in run.micro_batches(batches):
                 draws = draw_for_training(config.seed, times, positions, latent_shape, config.condition_dropout)
                 draws = draws.to(accelerator.device)
-                encoded = encode_batch(batch, pipe, accelerator.device)
+                encoded = encode_batch(batch, pipe, accelerator)
                 inputs = make_inputs(encoded, draws, pipe.scheduler, pipe.vae.config.scaling_factor)
 
                 with accelerator.accumulate(network):

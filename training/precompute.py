@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from diffusers_ccld import CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.data import images_fingerprint, load_images, name_of
-from diffusers_ccld.devices import usable_device
+from diffusers_ccld.devices import lay_out, usable_device
 from diffusers_ccld.latent_cache import (
     EncodedImages,
     Manifest,
@@ -92,6 +92,7 @@ def precompute(config: PrecomputeConfig) -> None:
     device = usable_device(config.device)
     components = load_components(config.model, IMAGE_COMPONENTS)
     vae, image_encoder = components["vae"].to(device), components["image_encoder"].to(device)
+    lay_out(vae)
     feature_extractor = components["feature_extractor"]
 
     source = config.dataset or DEFAULT_DATASET

@@ -3,6 +3,7 @@
 import argparse
 
 import torch
+from diffusers import ModelMixin
 
 from .errors import first_line
 
@@ -36,6 +37,13 @@ def computes_in_bfloat16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
+
+
+def lay_out(*networks: ModelMixin) -> None:
+    """Lays out the weights of convolutions as a CPU is the fastest with to evaluate them; results stay the same."""
+    for network in networks:
+        if network.device.type == "cpu":
+            network.to(memory_format=torch.channels_last)
 
 
 def usable_device(name: str | None) -> torch.device:

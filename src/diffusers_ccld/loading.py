@@ -7,7 +7,7 @@ import diffusers
 import torch
 
 from .bundled import default_model
-from .devices import DTYPES, usable_dtype
+from .devices import DTYPES, lay_out, usable_dtype
 from .errors import first_line
 from .pipeline_ccld import CCLDPipeline
 from .scheduling_ccld import CCLDScheduler
@@ -24,18 +24,11 @@ def load_pipeline(model: str | Path | None, dtype: str, device: torch.device, **
     """
     diffusers.utils.logging.disable_progress_bar()
     pipe = CCLDPipeline.from_pretrained(model or default_model(), dtype=DTYPES[usable_dtype(dtype, device)]).to(device)
-    lay_out(pipe)
+    lay_out(pipe.unet, pipe.vae)
     changes = {name: value for name, value in sampler.items() if value is not None}
     if changes:
         pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **changes)
     return pipe
-
-
-def lay_out(pipe: CCLDPipeline) -> None:
-    """Lays out the weights of convolutions as the device's own are the fastest with; results stay the same."""
-    if pipe.device.type == "cpu":
-        for part in (pipe.unet, pipe.vae):
-            part.to(memory_format=torch.channels_last)
 
 
 def find_model(source: str) -> Path:

@@ -221,12 +221,17 @@ def as_pictures(batch: dict[str, Any], device: torch.device | str) -> torch.Tens
     return batch["pixel_values"].to(device, non_blocking=True).float() / 127.5 - 1
 
 
-def encode_batch(batch: dict[str, Any], pipe: DiffusionPipeline, device: torch.device) -> EncodedImages:
-    """What the network is trained on, of a batch of images or of a cache, on a device."""
+def encode_batch(batch: dict[str, Any], pipe: DiffusionPipeline, accelerator: Accelerator) -> EncodedImages:
+    """What the network is trained on, of a batch of images or of a cache, on the run's device in float32.
+
+    A run that trains in bfloat16 encodes images in it, too; float16 has not the range that autoencoders may need.
+    """
+    device = accelerator.device
     if "pixel_values" not in batch:
         return EncodedImages(*(batch[name].to(device, non_blocking=True) for name in EncodedImages._fields))
     pixel_values = batch["pixel_values"].to(device, non_blocking=True)
-    return encode_images(pipe.vae, pipe.image_encoder, pipe.feature_extractor, pixel_values)
+    with torch.autocast(device.type, torch.bfloat16, enabled=accelerator.mixed_precision == "bf16"):
+        return encode_images(pipe.vae, pipe.image_encoder, pipe.feature_extractor, pixel_values)
 
 
 class TrainingInputs(NamedTuple):
