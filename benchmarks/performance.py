@@ -41,7 +41,7 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.devices import DTYPES, lay_out, usable_device
 from diffusers_ccld.files import write_text
 from diffusers_ccld.latent_cache import encode_images
-from diffusers_ccld.loading import load_pipeline
+from diffusers_ccld.loading import compile_networks, load_pipeline
 from diffusers_ccld.losses import v_prediction_losses
 from diffusers_ccld.original.cloob import load_cloob_config
 from diffusers_ccld.scheduling_ccld import RECOMMENDED_ALGORITHM, usual_num_steps
@@ -52,6 +52,7 @@ from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
 CLOOB = "cloob_laion_400m_vit_b_16_16_epochs"
 LATENT_SCALE = 2.55
 PROMPT, GUIDANCE_SCALE, STEPS = "a sunset landscape painting, oil on canvas", 3.0, 50
+FASTEST = {"num_inference_steps": 8, "guidance_interval": (0.2, 0.9)}  # of the recommended sampler, without loss
 SIDE = 32
 PARTS = ("network", "sampling", "bundled", "training")
 KL_F8 = {
@@ -321,7 +322,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--original", type=Path, metavar="DIR", help="a checkout of the original's code (CPU only)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(default: all)")
     parser.add_argument("--precisions", nargs="+", choices=list(DTYPES), default=["fp32", "bf16"], help="of ours")
-    parser.add_argument("--compile", action="store_true", help="also measure ours, compiled")
+    parser.add_argument(
+        "--compile", action="store_true", help="also measure ours, compiled; what is timed comes after"
+    )
     parser.add_argument("--device", help="device to run on (default: the GPU if there is one)")
     parser.add_argument("--batch-size", type=int, default=1, help="images of the network's call (default: 1)")
     parser.add_argument("--training-batch-size", type=int, default=4, help="images of a training step (default: 4)")
@@ -343,16 +346,20 @@ def main(argv: list[str] | None = None) -> None:
         systems[precision] = Ours(copy_of(base, device, DTYPES[precision]))
         if arguments.compile:
             compiled = copy_of(base, device, DTYPES[precision])
-            compiled.unet.compile_repeated_blocks()
+            compile_networks(compiled)
             systems[f"{precision}, compiled"] = Ours(compiled)
     if "network" in arguments.parts:
         measure_network(systems, arguments.batch_size, arguments.repeats, device, report)
     if "sampling" in arguments.parts:
-        fast = copy_of(base, device, DTYPES[arguments.precisions[-1]])
-        fast.scheduler = CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM)
-        recommended = Ours(fast, {"num_inference_steps": usual_num_steps(fast.scheduler)})
-        both = {**systems, f"{arguments.precisions[-1]}, recommended sampler": recommended}
-        measure_sampling(both, arguments.repeats, device, report)
+        last = list(systems)[-1]
+        scheduler = CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM)
+        fewer = {"recommended sampler": {"num_inference_steps": usual_num_steps(scheduler)}, "fastest": FASTEST}
+        sampled = dict(systems)
+        for name, options in fewer.items():
+            pipe = CCLDPipeline(**{**systems[last].pipe.components, "scheduler": scheduler})
+            pipe.set_progress_bar_config(disable=True)
+            sampled[f"{last}, {name}"] = Ours(pipe, options)
+        measure_sampling(sampled, arguments.repeats, device, report)
     if "bundled" in arguments.parts:
         measure_bundled(arguments.precisions, arguments.repeats, device, report)
     if "training" in arguments.parts:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffusers_ccld.cli import main
 from diffusers_ccld.devices import computes_in_bfloat16, usable_dtype
 from diffusers_ccld.loading import load_pipeline
 
@@ -28,6 +29,24 @@ def paint(pipe, seeds):
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     options = {"generator": generators, "num_inference_steps": 8, "output_type": "np"}
     return pipe(["winter mountains, charcoal on paper"] * len(seeds), **options).images
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["sample", "a lighthouse", "--compile", "--output", str(tmp_path / "pictures")]) == 2
+    error = capsys.readouterr().err
+    assert "no-such-compiler" in error and "C++ compiler" in error and not (tmp_path / "pictures").exists()
+
+
+@pytest.mark.slow
+def test_compiled_networks_paint_the_same():
+    torch._dynamo.reset()
+    expected = paint(load_pipeline(None, "fp32", CPU, algorithm_type="unipc"), [0, 1])
+    torch._dynamo.utils.counters.clear()
+    compiled = load_pipeline(None, "fp32", CPU, compiled=True, algorithm_type="unipc")
+    assert decibels(paint(compiled, [0, 1]), expected) > 80
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # the U-Net and the decoder, whole
+    torch._dynamo.reset()
 
 
 def decibels(first, second):

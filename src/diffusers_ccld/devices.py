@@ -22,6 +22,15 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_compile_argument(parser: argparse.ArgumentParser) -> None:
+    """Gives the parser of a command that paints with one model its `--compile`."""
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the networks first, a minute or more for each batch size, to paint faster from then on",
+    )
+
+
 def usable_dtype(name: str, device: torch.device) -> str:
     """The precision of a name, one of `DTYPES`; for "auto" the fastest that paints the same pictures to the eye."""
     if name != "auto":

@@ -1,6 +1,9 @@
 """Pipelines, found and loaded as the commands' options ask for."""
 
 import hashlib
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import diffusers
@@ -13,22 +16,55 @@ from .pipeline_ccld import CCLDPipeline
 from .scheduling_ccld import CCLDScheduler
 
 
-def load_pipeline(model: str | Path | None, dtype: str, device: torch.device, **sampler: str | None) -> CCLDPipeline:
+def load_pipeline(
+    model: str | Path | None, dtype: str, device: torch.device, compiled: bool = False, **sampler: str | None
+) -> CCLDPipeline:
     """Loads a pipeline to paint with.
 
     Args:
         model: Folder or name on the Hub; by default the small one of the package.
         dtype: Name of its precision, one of `DTYPES`; "auto" for that of `usable_dtype`.
         device: Where to.
+        compiled: Whether to compile it, by `compile_networks`.
         sampler: Options of `CCLDScheduler` that take the place of the model's own; `None` leaves one as it is.
+
+    Raises:
+        ValueError: If it is to be compiled, and there is no compiler.
     """
+    if compiled:
+        require_compiler()
     diffusers.utils.logging.disable_progress_bar()
     pipe = CCLDPipeline.from_pretrained(model or default_model(), dtype=DTYPES[usable_dtype(dtype, device)]).to(device)
     lay_out(pipe.unet, pipe.vae)
+    if compiled:
+        compile_networks(pipe)
     changes = {name: value for name, value in sampler.items() if value is not None}
     if changes:
         pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **changes)
     return pipe
+
+
+def require_compiler() -> None:
+    """Raises `ValueError` if there is no C++ compiler, which torch.compile calls wherever the networks are."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise ValueError(
+            f"Compiling needs a C++ compiler, and there is no {compiler}: install it, or set CXX to another."
+        )
+
+
+def compile_networks(pipe: CCLDPipeline) -> None:
+    """Has the U-Net and the decoder compiled when they are next called, and again for every other size and batch.
+
+    On a CPU their weights become constants, packed for its instructions: what changes them in place afterwards, as
+    fusing a LoRA does, is not seen.
+    """
+    if pipe.device.type == "cpu":
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = True  # no option of `compile`: it is asked for before there is a compilation
+    for network in (pipe.unet, pipe.vae.decoder):
+        network.compile(dynamic=False)
 
 
 def find_model(source: str) -> Path:

@@ -5,7 +5,7 @@ import os
 import socket
 import tempfile
 
-from ..devices import add_device_arguments, usable_device
+from ..devices import add_compile_argument, add_device_arguments, usable_device
 
 HELP = "paint in the browser"
 
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-steps", type=int, default=150, metavar="N", help="steps that a request may have (default: 150)")
     add("--max-images", type=int, default=4, metavar="N", help="pictures that a request may have (default: 4)")
     add_device_arguments(parser)
+    add_compile_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,8 +47,11 @@ def run(args: argparse.Namespace) -> None:
         from ..demo import build, launch
         from ..demo_requests import Limits, Painter
 
-        pipe = load_pipeline(args.model, args.dtype, usable_device(args.device))
+        pipe = load_pipeline(args.model, args.dtype, usable_device(args.device), args.compile)
         limits = Limits(num_inference_steps=args.max_steps, num_images=args.max_images)
+        if args.compile:  # for every number of pictures now, and not when a visitor waits
+            for num_images in range(1, limits.num_images + 1):
+                pipe("a painting", num_images_per_prompt=num_images)
         page = build(Painter(pipe), limits, is_bundled=args.model is None)
         host = f"[{args.host}]" if ":" in args.host else args.host
         print(f"http://{host}:{args.port}", flush=True)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from .. import __version__
-from ..devices import add_device_arguments, usable_device, usable_dtype
+from ..devices import add_compile_argument, add_device_arguments, usable_device, usable_dtype
 from ..files import save_image
 from ..weighted_sources import open_image, parse_weighted, parse_weighted_file
 
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--batch-size", type=int, default=4, metavar="N", help="pictures made at once (default: 4)")
     add_device_arguments(parser)
+    add_compile_argument(parser)
     add("--format", choices=ANIMATION_FORMATS, default="gif", help="format of the animation (default: gif)")
     add("--frame-rate", type=float, default=12.0, metavar="N", help="frames a second (default: 12)")
     add(
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--frame-rate must lie between 0.1 and 100.")
     device = usable_device(args.device)
     dtype = usable_dtype(args.dtype, device)
-    pipe = load_pipeline(args.model, dtype, device, algorithm_type=args.algorithm)
+    pipe = load_pipeline(args.model, dtype, device, args.compile, algorithm_type=args.algorithm)
     pipe.set_progress_bar_config(disable=True)
     path = prepare_path(
         pipe, waypoints, args.seed, args.loop, args.guidance_scale, args.negative_prompt, args.height, args.width

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from .. import __version__
-from ..devices import add_device_arguments, usable_device, usable_dtype
+from ..devices import add_compile_argument, add_device_arguments, usable_device, usable_dtype
 from ..files import save_image
 from ..weighted_sources import open_image, parse_weighted, parse_weighted_file
 
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--width", type=int, metavar="PIXELS", help="width (default: the model's own)")
     add("--batch-size", type=int, default=4, metavar="N", help="pictures made at once (default: 4)")
     add_device_arguments(parser)
+    add_compile_argument(parser)
     add("--output", type=Path, default=Path("outputs"), metavar="DIR", help="folder to write to (default: outputs)")
 
 
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     sampler = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
     device = usable_device(args.device)
     dtype = usable_dtype(args.dtype, device)
-    pipe = load_pipeline(args.model, dtype, device, **sampler)
+    pipe = load_pipeline(args.model, dtype, device, args.compile, **sampler)
     settings = {
         "conditions": [[str(source), weight] for source, weight in named + named_images],
         "model": args.model or "default",
