@@ -3,9 +3,10 @@
 
     python benchmarks/distillation_table.py --cache outputs/default/cache --output outputs/table
 
-Every recipe has the same images, steps and seeds, and students of a tenth of the teacher's parameters. Interrupted, it
-goes on where it was: with the checkpoints of the run, and with the students that have been measured. What is read off
-pictures is read by the judge of the bundled model's evaluation.
+Every recipe has the same images, steps and seeds, and students of a tenth of the teacher's parameters; those that go
+on with the result of another have its steps beside their own. Interrupted, it goes on where it was: with the
+checkpoints of the run, and with the students that have been measured. What is read off pictures is read by the judge
+of the bundled model's evaluation.
 """
 
 import argparse
@@ -90,8 +91,6 @@ def train(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     folder = arguments.output / f"{name}-{seed}"
     if recipe.after is not None:
         teacher = arguments.output / f"{recipe.after}-{seed}" / "pipeline"
-        if not teacher.exists():
-            raise ValueError(f"{name} goes on with the result of {recipe.after}: give both, in this order.")
     student = teacher
     if recipe.student is not None:
         student = arguments.output / f"{name}-{seed}-student"
@@ -173,6 +172,11 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{name}, seed {seed}: {state}")
         return
 
+    for i, (name, seed) in enumerate(runs):
+        after = ALL_RECIPES[name].after
+        is_made = after is None or (arguments.output / f"{after}-{seed}" / "pipeline").exists()
+        if not is_made and (after, seed) not in runs[:i]:
+            raise ValueError(f"{name} goes on with the result of {after}: give both, in this order.")
     if not arguments.teacher.exists():
         raise ValueError(f"--teacher {arguments.teacher}: there is no such folder; `make default-teacher` trains it.")
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,16 @@
 """Loading pipelines for the commands: where to, in which precision, and that neither shows."""
 
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
-from diffusers_ccld.cli import main
 from diffusers_ccld.devices import computes_in_bfloat16, usable_dtype
-from diffusers_ccld.loading import load_pipeline
+from diffusers_ccld.loading import MAX_COMPILATIONS, load_pipeline
 
 CPU = torch.device("cpu")
 
@@ -31,17 +35,40 @@ def paint(pipe, seeds):
     return pipe(["winter mountains, charcoal on paper"] * len(seeds), **options).images
 
 
-def test_compiling_without_a_compiler_is_refused(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert main(["sample", "a lighthouse", "--compile", "--output", str(tmp_path / "pictures")]) == 2
-    error = capsys.readouterr().err
-    assert "no-such-compiler" in error and "C++ compiler" in error and not (tmp_path / "pictures").exists()
+def test_compiling_without_a_compiler_is_refused(tmp_path):
+    command = [sys.executable, "-c", "from diffusers_ccld.cli import main; raise SystemExit(main())", "sample"]
+    command += ["a lighthouse", "--device", "cpu", "--compile", "--output", str(tmp_path / "pictures")]
+    result = subprocess.run(command, env={**os.environ, "CXX": "no-such-compiler"}, capture_output=True, text=True)
+    assert result.returncode == 2 and "C++ compiler" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_compiled_networks_are_called_with_settings_of_their_own(monkeypatch):
+    """In whichever thread they are called, and nowhere else."""
+    seen = []
+
+    def compile_nothing(forward, dynamic):
+        def call(*args, **kwargs):
+            seen.append((torch._inductor.config.freezing, torch._dynamo.config.recompile_limit))
+            return forward(*args, **kwargs)
+
+        return call
+
+    expected = paint(load_pipeline(None, "fp32", CPU), [0])
+    before = torch._inductor.config.freezing, torch._dynamo.config.recompile_limit
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    compiled = load_pipeline(None, "fp32", CPU, compiled=True)
+    with ThreadPoolExecutor() as threads:
+        painted = threads.submit(paint, compiled, [0]).result()
+    assert np.array_equal(painted, expected)
+    assert len(seen) == 8 + 1 and set(seen) == {(True, MAX_COMPILATIONS)}  # steps, and the decoder
+    assert (torch._inductor.config.freezing, torch._dynamo.config.recompile_limit) == before != seen[0]
 
 
 @pytest.mark.slow
 def test_compiled_networks_paint_the_same():
-    torch._dynamo.reset()
     expected = paint(load_pipeline(None, "fp32", CPU, algorithm_type="unipc"), [0, 1])
+    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = load_pipeline(None, "fp32", CPU, compiled=True, algorithm_type="unipc")
     assert decibels(paint(compiled, [0, 1]), expected) > 80

@@ -27,7 +27,7 @@ def add_compile_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the networks first, a minute or more for each batch size, to paint faster from then on",
+        help="compile the networks to paint faster, after a minute for every size, batch and number of conditions",
     )
 
 
@@ -49,7 +49,7 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def lay_out(*networks: ModelMixin) -> None:
-    """Lays out the weights of convolutions as a CPU is the fastest with to evaluate them; results stay the same."""
+    """Stores the weights of convolutions channels-last on a CPU, where that is faster; results differ by rounding."""
     for network in networks:
         if network.device.type == "cpu":
             network.to(memory_format=torch.channels_last)

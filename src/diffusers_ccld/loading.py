@@ -1,9 +1,7 @@
 """Pipelines, found and loaded as the commands' options ask for."""
 
+import functools
 import hashlib
-import os
-import shutil
-import sys
 from pathlib import Path
 
 import diffusers
@@ -14,6 +12,9 @@ from .devices import DTYPES, lay_out, usable_dtype
 from .errors import first_line
 from .pipeline_ccld import CCLDPipeline
 from .scheduling_ccld import CCLDScheduler
+
+# Sizes and batches that a network is compiled for; torch.compile's own limit is 8, beyond which it gives up silently.
+MAX_COMPILATIONS = 64
 
 
 def load_pipeline(
@@ -31,7 +32,7 @@ def load_pipeline(
     Raises:
         ValueError: If it is to be compiled, and there is no compiler.
     """
-    if compiled:
+    if compiled and device.type == "cpu":
         require_compiler()
     diffusers.utils.logging.disable_progress_bar()
     pipe = CCLDPipeline.from_pretrained(model or default_model(), dtype=DTYPES[usable_dtype(dtype, device)]).to(device)
@@ -45,26 +46,42 @@ def load_pipeline(
 
 
 def require_compiler() -> None:
-    """Raises `ValueError` if there is no C++ compiler, which torch.compile calls wherever the networks are."""
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
+    """Raises `ValueError` if torch.compile would find no C++ compiler, which it calls for networks on a CPU."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except RuntimeError as error:
         raise ValueError(
-            f"Compiling needs a C++ compiler, and there is no {compiler}: install it, or set CXX to another."
-        )
+            "Compiling needs a C++ compiler, and none was found: install g++, or name one in the variable CXX. "
+            f"({first_line(error)})"
+        ) from error
 
 
 def compile_networks(pipe: CCLDPipeline) -> None:
-    """Has the U-Net and the decoder compiled when they are next called, and again for every other size and batch.
+    """Has the U-Net and the decoder compiled when they are next called.
 
-    On a CPU their weights become constants, packed for its instructions: what changes them in place afterwards, as
-    fusing a LoRA does, is not seen.
+    They are compiled for every size, batch and number of conditions anew. On a CPU their weights become constants,
+    packed for its instructions: what changes them in place afterwards, as fusing a LoRA does, is not seen.
     """
-    if pipe.device.type == "cpu":
-        import torch._inductor.config
-
-        torch._inductor.config.freezing = True  # no option of `compile`: it is asked for before there is a compilation
+    settings = {"freezing": pipe._execution_device.type == "cpu"}
     for network in (pipe.unet, pipe.vae.decoder):
-        network.compile(dynamic=False)
+        network.forward = _compiled(network.forward, settings)
+
+
+def _compiled(forward, settings):
+    import torch._dynamo.config as dynamo
+    import torch._inductor.config as inductor
+
+    compiled = torch.compile(forward, dynamic=False)
+
+    # The settings hold for one thread, and are asked for at whichever call compiles: no option of torch.compile.
+    @functools.wraps(forward)
+    def call(*args, **kwargs):
+        with inductor.patch(settings), dynamo.patch(recompile_limit=MAX_COMPILATIONS):
+            return compiled(*args, **kwargs)
+
+    return call
 
 
 def find_model(source: str) -> Path:

@@ -47,11 +47,13 @@ def run(args: argparse.Namespace) -> None:
         from ..demo import build, launch
         from ..demo_requests import Limits, Painter
 
-        pipe = load_pipeline(args.model, args.dtype, usable_device(args.device), args.compile)
+        pipe = load_pipeline(args.model, args.dtype, usable_device(args.device), compiled=args.compile)
         limits = Limits(num_inference_steps=args.max_steps, num_images=args.max_images)
-        if args.compile:  # for every number of pictures now, and not when a visitor waits
+        if args.compile:  # what the page asks for by default, so that few visitors wait for it
+            guidance_scale = min(3.0, pipe.config.max_guidance_scale or 3.0)
             for num_images in range(1, limits.num_images + 1):
-                pipe("a painting", num_images_per_prompt=num_images)
+                print(f"compiling for {num_images} of {limits.num_images} pictures", flush=True)
+                pipe("a painting", guidance_scale=guidance_scale, num_images_per_prompt=num_images)
         page = build(Painter(pipe), limits, is_bundled=args.model is None)
         host = f"[{args.host}]" if ":" in args.host else args.host
         print(f"http://{host}:{args.port}", flush=True)

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--frame-rate must lie between 0.1 and 100.")
     device = usable_device(args.device)
     dtype = usable_dtype(args.dtype, device)
-    pipe = load_pipeline(args.model, dtype, device, args.compile, algorithm_type=args.algorithm)
+    pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, algorithm_type=args.algorithm)
     pipe.set_progress_bar_config(disable=True)
     path = prepare_path(
         pipe, waypoints, args.seed, args.loop, args.guidance_scale, args.negative_prompt, args.height, args.width
@@ -121,6 +121,7 @@ def run(args: argparse.Namespace) -> None:
         "height": path.height,
         "width": path.width,
         "dtype": dtype,
+        "compiled": args.compile,
         "version": __version__,
     }
     if args.dry_run:

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     sampler = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
     device = usable_device(args.device)
     dtype = usable_dtype(args.dtype, device)
-    pipe = load_pipeline(args.model, dtype, device, args.compile, **sampler)
+    pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, **sampler)
     settings = {
         "conditions": [[str(source), weight] for source, weight in named + named_images],
         "model": args.model or "default",
@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         "timestep_schedule": pipe.scheduler.config.get("timestep_schedule"),
         "eta": args.eta,
         "dtype": dtype,
+        "compiled": args.compile,
         "version": __version__,
     }
     pictures = []
