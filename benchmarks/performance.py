@@ -366,7 +366,7 @@ def main(argv: list[str] | None = None) -> None:
     if "training" in arguments.parts:
         # In bfloat16 the weights that are trained stay in float32, as accelerate does it.
         systems = {name: system for name, system in systems.items() if name == "original"}
-        for precision in arguments.precisions:
+        for precision in [name for name in arguments.precisions if name != "fp16"]:  # which needs its losses scaled
             systems[precision] = Ours(copy_of(base, device), autocast=precision == "bf16")
         measure_training(systems, arguments.training_batch_size, arguments.repeats, device, report)
 
