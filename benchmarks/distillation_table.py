@@ -32,7 +32,7 @@ from diffusers_ccld.paintings.judge import Judge
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "training" / "configs" / "distill" / "table"
 BATCH_SIZE = 25
-SAMPLER, SAMPLER_STEPS = {"algorithm_type": "unipc", "timestep_schedule": "spliced"}, 15
+SAMPLER = {"algorithm_type": "unipc", "timestep_schedule": "spliced"}
 SHAPE = "--block_out_channels 32 64 64 --mapping_dim 96"  # a tenth of the teacher's parameters
 
 
@@ -119,7 +119,7 @@ def make_measure(arguments: argparse.Namespace) -> Callable[[Path], dict[str, fl
         pipe.set_progress_bar_config(disable=True)
         if pipe.config.default_num_inference_steps is None:  # else it knows no other number
             pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **SAMPLER)
-            pipe.register_to_config(default_num_inference_steps=SAMPLER_STEPS)
+            pipe.register_to_config(default_num_inference_steps=arguments.steps)
         began = time.perf_counter()
         images = generate(pipe, prompts, False, {"guidance_scale": 3.0}, BATCH_SIZE)
         seconds = time.perf_counter() - began
@@ -133,8 +133,11 @@ def make_measure(arguments: argparse.Namespace) -> Callable[[Path], dict[str, fl
     return measure
 
 
-def measured(path: Path, measure: Callable[[Path], dict[str, float]], folder: Path) -> dict[str, float]:
-    """What was measured of a pipeline, now or before; it stands in the file `path`."""
+def measured(
+    name: str, folder: Path, measure: Callable[[Path], dict[str, float]], arguments: argparse.Namespace
+) -> dict[str, float]:
+    """What was measured of a pipeline, now or before; it stands in a file beside the students."""
+    path = arguments.output / f"{name}-{arguments.prompts}-prompts-{arguments.steps}-steps.json"
     if not path.exists():
         write_text(path, json.dumps(measure(folder)))
     return json.loads(path.read_text())
@@ -161,10 +164,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--max_steps", type=int, help="steps of every recipe (default: as it says)")
     parser.add_argument("--prompts", type=int, default=200, help="how many to paint (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=15, help="of the sampler, UniPC (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     arguments = parser.parse_args(argv)
     if arguments.prompts < 10:
         raise ValueError("--prompts must be at least 10.")
+    if arguments.steps < 1:
+        raise ValueError("--steps must be at least 1.")
     runs = [(name, seed) for name in arguments.recipes for seed in arguments.seeds]
     if arguments.dry_run:
         for name, seed in runs:
@@ -181,10 +187,10 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"--teacher {arguments.teacher}: there is no such folder; `make default-teacher` trains it.")
     arguments.output.mkdir(parents=True, exist_ok=True)
     measure = make_measure(arguments)
-    rows = {"teacher": [measured(arguments.output / "teacher.json", measure, arguments.teacher)]}
+    rows = {"teacher": [measured("teacher", arguments.teacher, measure, arguments)]}
     for name, seed in tqdm(runs, desc="Students", unit="student"):
         student = train(name, seed, arguments)
-        row = measured(arguments.output / f"{name}-{seed}.json", measure, student)
+        row = measured(f"{name}-{seed}", student, measure, arguments)
         rows.setdefault(ALL_RECIPES[name].says, []).append(row)
         write_text(arguments.output / "table.md", as_markdown(rows))
     print(as_markdown(rows))
