@@ -121,7 +121,7 @@ def make_measure(arguments: argparse.Namespace) -> Callable[[Path], dict[str, fl
             pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **SAMPLER)
             pipe.register_to_config(default_num_inference_steps=arguments.steps)
         began = time.perf_counter()
-        images = generate(pipe, prompts, False, {"guidance_scale": 3.0}, BATCH_SIZE)
+        images = generate(pipe, prompts, False, {"guidance_scale": arguments.guidance_scale}, BATCH_SIZE)
         seconds = time.perf_counter() - began
         return {
             "parameters": sum(weight.numel() for weight in pipe.unet.parameters()) / 1e6,
@@ -137,7 +137,8 @@ def measured(
     name: str, folder: Path, measure: Callable[[Path], dict[str, float]], arguments: argparse.Namespace
 ) -> dict[str, float]:
     """What was measured of a pipeline, now or before; it stands in a file beside the students."""
-    path = arguments.output / f"{name}-{arguments.prompts}-prompts-{arguments.steps}-steps.json"
+    settings = f"{arguments.prompts}-prompts-{arguments.steps}-steps-guidance-{arguments.guidance_scale:g}"
+    path = arguments.output / f"{name}-{settings}.json"
     if not path.exists():
         write_text(path, json.dumps(measure(folder)))
     return json.loads(path.read_text())
@@ -165,6 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max_steps", type=int, help="steps of every recipe (default: as it says)")
     parser.add_argument("--prompts", type=int, default=200, help="how many to paint (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=15, help="of the sampler, UniPC (default: %(default)s)")
+    parser.add_argument("--guidance_scale", type=float, default=3.0, help="(default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     arguments = parser.parse_args(argv)
     if arguments.prompts < 10:

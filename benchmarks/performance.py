@@ -48,6 +48,7 @@ from diffusers_ccld.scheduling_ccld import RECOMMENDED_ALGORITHM, usual_num_step
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_data import make_inputs
 from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
+from diffusers_ccld.upsampling import fold_upsamplers
 
 CLOOB = "cloob_laion_400m_vit_b_16_16_epochs"
 LATENT_SCALE = 2.55
@@ -87,6 +88,8 @@ def copy_of(pipe: CCLDPipeline, device: torch.device, dtype: torch.dtype = torch
     parts = {name: copy.deepcopy(part) for name, part in pipe.components.items()}
     made = CCLDPipeline(**parts).to(device, dtype)
     made.set_progress_bar_config(disable=True)
+    if device.type == "cpu":
+        fold_upsamplers(made.vae.decoder)
     lay_out(made.unet, made.vae)
     return made
 

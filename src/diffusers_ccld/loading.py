@@ -12,6 +12,7 @@ from .devices import DTYPES, lay_out, usable_dtype
 from .errors import first_line
 from .pipeline_ccld import CCLDPipeline
 from .scheduling_ccld import CCLDScheduler
+from .upsampling import fold_upsamplers
 
 # Sizes and batches that a network is compiled for; torch.compile's own limit is 8, beyond which it gives up silently.
 MAX_COMPILATIONS = 64
@@ -36,6 +37,8 @@ def load_pipeline(
         require_compiler()
     diffusers.utils.logging.disable_progress_bar()
     pipe = CCLDPipeline.from_pretrained(model or default_model(), dtype=DTYPES[usable_dtype(dtype, device)]).to(device)
+    if device.type == "cpu":
+        fold_upsamplers(pipe.vae.decoder)
     lay_out(pipe.unet, pipe.vae)
     if compiled:
         compile_networks(pipe)
