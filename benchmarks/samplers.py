@@ -112,7 +112,7 @@ CASES = {
     "DDIM": Case("DDIMScheduler", {}),
     **{
         f"dpmpp, spliced, guided in {low}–{high}": ours("dpmpp", "spliced", (low, high))
-        for low, high in ((0.0, 0.9), (0.0, 0.7), (0.2, 1.0), (0.4, 1.0), (0.2, 0.9))
+        for low, high in ((0.0, 0.9), (0.0, 0.7), (0.2, 1.0), (0.4, 1.0), (0.2, 0.9), (0.3, 0.8))
     },
 }
 
