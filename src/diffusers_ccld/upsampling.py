@@ -38,13 +38,12 @@ def _geometry(conv: nn.Conv2d) -> tuple:
 @torch.no_grad()
 def _folded(upsampler: Upsample2D) -> Upsample2D:
     conv = upsampler.conv
-    folded = Upsample2D(
-        upsampler.channels, use_conv_transpose=True, out_channels=upsampler.out_channels, bias=conv.bias is not None
-    ).to(conv.weight)
+    with torch.device("meta"):  # its own random weights would take longer than all else
+        folded = Upsample2D(upsampler.channels, use_conv_transpose=True, out_channels=upsampler.out_channels)
     # A weight meets the four copies of a pixel: the kernel of both operations is that of the one, spread by 2×2 ones.
-    weights = conv.weight.float().reshape(-1, 1, 3, 3)
-    kernels = F.conv2d(weights, weights.new_ones(1, 1, 2, 2), padding=1).reshape(*conv.weight.shape[:2], 4, 4)
-    folded.conv.weight.copy_(kernels.flip(2, 3).transpose(0, 1))  # a transposed convolution has its inputs first
-    if conv.bias is not None:
-        folded.conv.bias.copy_(conv.bias)
+    padded = F.pad(conv.weight.float(), (1, 1, 1, 1))
+    kernels = sum(padded[..., row : row + 4, column : column + 4] for row in (0, 1) for column in (0, 1))
+    kernels = kernels.flip(2, 3).transpose(0, 1)  # a transposed convolution has its inputs first
+    folded.conv.weight = nn.Parameter(kernels.to(conv.weight.dtype).contiguous())
+    folded.conv.bias = conv.bias
     return folded
