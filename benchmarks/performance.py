@@ -38,17 +38,16 @@ from diffusers_ccld import (
     CLOOBVisionModelWithProjection,
 )
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.devices import DTYPES, lay_out, usable_device
+from diffusers_ccld.devices import DTYPES, usable_device
 from diffusers_ccld.files import write_text
 from diffusers_ccld.latent_cache import encode_images
-from diffusers_ccld.loading import compile_networks, load_pipeline
+from diffusers_ccld.loading import arrange_networks, compile_networks, load_pipeline
 from diffusers_ccld.losses import v_prediction_losses
 from diffusers_ccld.original.cloob import load_cloob_config
 from diffusers_ccld.scheduling_ccld import RECOMMENDED_ALGORITHM, usual_num_steps
 from diffusers_ccld.training_checkpoints import WeightAverage
 from diffusers_ccld.training_data import make_inputs
 from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
-from diffusers_ccld.upsampling import fold_upsamplers
 
 CLOOB = "cloob_laion_400m_vit_b_16_16_epochs"
 LATENT_SCALE = 2.55
@@ -88,9 +87,7 @@ def copy_of(pipe: CCLDPipeline, device: torch.device, dtype: torch.dtype = torch
     parts = {name: copy.deepcopy(part) for name, part in pipe.components.items()}
     made = CCLDPipeline(**parts).to(device, dtype)
     made.set_progress_bar_config(disable=True)
-    if device.type == "cpu":
-        fold_upsamplers(made.vae.decoder)
-    lay_out(made.unet, made.vae)
+    arrange_networks(made)
     return made
 
 

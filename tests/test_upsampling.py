@@ -39,7 +39,6 @@ def test_a_decoder_is_the_same_function_in_fewer_operations():
     fold_upsamplers(decoder)
     assert (decoder(inputs) - expected).abs().max() < 1e-5 * expected.abs().max()
     assert operations(decoder, inputs) < before
-    assert not any(parameter.isnan().any() for parameter in decoder.parameters())
 
 
 def test_what_does_something_else_is_left_alone():
