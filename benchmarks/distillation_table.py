@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 from evaluate_default import JUDGE, agreement, choose, frechet_distance, fresh_paintings, generate, table
 from tqdm.auto import tqdm
 
@@ -133,12 +134,16 @@ def make_measure(arguments: argparse.Namespace) -> Callable[[Path], dict[str, fl
     return measure
 
 
+def settings_of(arguments: argparse.Namespace) -> str:
+    """How is measured, in the names of files."""
+    return f"{arguments.prompts}-prompts-{arguments.steps}-steps-guidance-{arguments.guidance_scale:g}"
+
+
 def measured(
     name: str, folder: Path, measure: Callable[[Path], dict[str, float]], arguments: argparse.Namespace
 ) -> dict[str, float]:
     """What was measured of a pipeline, now or before; it stands in a file beside the students."""
-    settings = f"{arguments.prompts}-prompts-{arguments.steps}-steps-guidance-{arguments.guidance_scale:g}"
-    path = arguments.output / f"{name}-{settings}.json"
+    path = arguments.output / f"{name}-{settings_of(arguments)}.json"
     if not path.exists():
         write_text(path, json.dumps(measure(folder)))
     return json.loads(path.read_text())
@@ -160,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         "--teacher", type=Path, default="outputs/default/teacher/pipeline", help="its pipeline (default: %(default)s)"
     )
     parser.add_argument("--cache", type=Path, required=True, help="what training/precompute.py made of the paintings")
-    parser.add_argument("--output", type=Path, required=True, help="folder of all runs, and of table.md")
+    parser.add_argument("--output", type=Path, required=True, help="folder of all runs, and of the tables")
     parser.add_argument("--recipes", nargs="+", choices=ALL_RECIPES, default=list(ALL_RECIPES), help="(default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--max_steps", type=int, help="steps of every recipe (default: as it says)")
@@ -173,6 +178,9 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("--prompts must be at least 10.")
     if arguments.steps < 1:
         raise ValueError("--steps must be at least 1.")
+    largest = yaml.safe_load((RECIPES / "guidance.yaml").read_text())["max_guidance_scale"]
+    if not 1 <= arguments.guidance_scale <= largest:
+        raise ValueError(f"--guidance_scale must be from 1 to {largest}, which students are taught.")
     runs = [(name, seed) for name in arguments.recipes for seed in arguments.seeds]
     if arguments.dry_run:
         for name, seed in runs:
@@ -194,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
         student = train(name, seed, arguments)
         row = measured(f"{name}-{seed}", student, measure, arguments)
         rows.setdefault(ALL_RECIPES[name].says, []).append(row)
-        write_text(arguments.output / "table.md", as_markdown(rows))
+        write_text(arguments.output / f"table-{settings_of(arguments)}.md", as_markdown(rows))
     print(as_markdown(rows))
 
 

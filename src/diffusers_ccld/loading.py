@@ -49,7 +49,7 @@ def load_pipeline(
 def arrange_networks(pipe: CCLDPipeline) -> None:
     """Folds and lays out the U-Net and the autoencoder, in place, as they paint fastest on a CPU; nothing elsewhere.
 
-    What they compute differs by rounding. The autoencoder cannot be saved afterwards (`fold_upsamplers`).
+    What they compute differs by rounding. Save nothing of it: the decoder is another network (`fold_upsamplers`).
     """
     if pipe.vae.device.type == "cpu":
         fold_upsamplers(pipe.vae.decoder)

@@ -6,19 +6,20 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def fold_upsamplers(network: nn.Module) -> None:
+def fold_upsamplers(decoder: nn.Module) -> None:
     """Makes one transposed convolution of each doubling by nearest neighbours and the 3×3 convolution behind it.
 
     Such a convolution sees nine pixels, of which only four are different ones. Weights that meet the same pixel can be
     added up beforehand: 16 products for each input pixel and pair of channels in place of 36. Outputs differ by
     rounding (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?").
 
-    The network is then good for nothing but evaluating it: its folded weights are other ones than those of its class.
+    The decoder is then good for nothing but evaluating it: its folded weights are other ones than those of its class,
+    and what is saved of it cannot be loaded.
 
     Args:
-        network: A decoder, or what has such layers in it. It is changed in place.
+        decoder: Of an autoencoder; it is changed in place. No U-Net, whose layers may be told what size to make.
     """
-    for module in list(network.modules()):
+    for module in list(decoder.modules()):
         for name, child in module.named_children():
             if _can_be_folded(child):
                 module.register_module(name, _folded(child))
@@ -28,11 +29,10 @@ def _can_be_folded(module: nn.Module) -> bool:
     if not isinstance(module, Upsample2D) or not module.interpolate or module.norm is not None:
         return False
     conv = getattr(module, "conv", None)
-    return type(conv) is nn.Conv2d and _geometry(conv) == _geometry(nn.Conv2d(1, 1, 3, padding=1))
-
-
-def _geometry(conv: nn.Conv2d) -> tuple:
-    return conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+    if type(conv) is not nn.Conv2d:  # a LoRA's, say
+        return False
+    geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+    return geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
 @torch.no_grad()
