@@ -86,25 +86,36 @@ def run_script(name: str, *arguments: object) -> None:
         raise ValueError(f"{shlex.join(command)} failed.")
 
 
+def pipeline_of(name: str, seed: int, arguments: argparse.Namespace) -> Path:
+    """Where the trained student of a recipe is, or will be."""
+    return arguments.output / f"{name}-{seed}" / "pipeline"
+
+
 def train(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     """Makes and trains the student of a recipe, or goes on with it; gives its pipeline's folder."""
     recipe, teacher = ALL_RECIPES[name], arguments.teacher
-    folder = arguments.output / f"{name}-{seed}"
+    pipeline = pipeline_of(name, seed, arguments)
     if recipe.after is not None:
-        teacher = arguments.output / f"{recipe.after}-{seed}" / "pipeline"
+        teacher = pipeline_of(recipe.after, seed, arguments)
     student = teacher
     if recipe.student is not None:
         student = arguments.output / f"{name}-{seed}-student"
         if not student.exists():
             options = ("--teacher", teacher, "--seed", seed, "--output", student)
             run_script("create_student.py", *options, *shlex.split(recipe.student))
-    if not (folder / "pipeline").exists():
-        settings = {"model": student, "cache": arguments.cache, "output_dir": folder, "seed": seed, "resume": "latest"}
+    if not pipeline.exists():
+        settings = {
+            "model": student,
+            "cache": arguments.cache,
+            "output_dir": pipeline.parent,
+            "seed": seed,
+            "resume": "latest",
+        }
         settings |= {"teacher": teacher} if recipe.script == "distill.py" else {}
         settings |= {"max_steps": arguments.max_steps} if arguments.max_steps is not None else {}
         flags = [part for key, value in settings.items() for part in (f"--{key}", value)]
         run_script(recipe.script, "--config", RECIPES / f"{name}.yaml", *flags)
-    return folder / "pipeline"
+    return pipeline
 
 
 def make_measure(arguments: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
@@ -184,13 +195,13 @@ def main(argv: list[str] | None = None) -> None:
     runs = [(name, seed) for name in arguments.recipes for seed in arguments.seeds]
     if arguments.dry_run:
         for name, seed in runs:
-            state = "done" if (arguments.output / f"{name}-{seed}" / "pipeline").exists() else "to be trained"
+            state = "done" if pipeline_of(name, seed, arguments).exists() else "to be trained"
             print(f"{name}, seed {seed}: {state}")
         return
 
     for i, (name, seed) in enumerate(runs):
         after = ALL_RECIPES[name].after
-        is_made = after is None or (arguments.output / f"{after}-{seed}" / "pipeline").exists()
+        is_made = after is None or pipeline_of(after, seed, arguments).exists()
         if not is_made and (after, seed) not in runs[:i]:
             raise ValueError(f"{name} goes on with the result of {after}: give both, in this order.")
     if not arguments.teacher.exists():

@@ -21,7 +21,7 @@ MAX_COMPILATIONS = 64
 def load_pipeline(
     model: str | Path | None, dtype: str, device: torch.device, compiled: bool = False, **sampler: str | None
 ) -> CCLDPipeline:
-    """Loads a pipeline to paint with.
+    """Loads a pipeline to paint with; it is arranged for that (`arrange_networks`), and not to be saved.
 
     Args:
         model: Folder or name on the Hub; by default the small one of the package.
