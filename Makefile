@@ -26,7 +26,7 @@ test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/us
 	$(BIN)/python -m pytest -m slow
 
 fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`
-	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/mutated_files.py --count 500
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/support/mutated_files.py --count 500
 
 suites: $(STAMP)  ## diffusers' own suites, from a checkout: make suites DIFFUSERS=path
 	@test -d "$(DIFFUSERS)/tests/pipelines" || { echo "Give DIFFUSERS=path of a checkout of diffusers." >&2; exit 2; }
@@ -58,10 +58,10 @@ OUT := outputs/default
 CONFIGS := training/configs/default
 TRAIN = $(BIN)/python $(1) --resume latest
 
-default-model: models/judge/config.json src/diffusers_ccld/default_model/model_index.json  ## train the bundled model
+default-model: weights/judge/config.json src/diffusers_ccld/default_model/model_index.json  ## train the bundled model
 	$(BIN)/python benchmarks/evaluate_default.py --output $(OUT)/results.md
 
-default-teacher: models/teacher/config.json  ## train the larger model that students learn from
+default-teacher: weights/teacher/config.json  ## train the larger model that students learn from
 
 distillation-table: $(OUT)/teacher/pipeline/model_index.json  ## train and measure the students of docs/distillation.md
 	$(BIN)/python benchmarks/distillation_table.py --cache $(OUT)/cache --output $(OUT)/distillation
@@ -78,10 +78,10 @@ $(OUT)/vae/vae/config.json: $(OUT)/paintings/state.json
 $(OUT)/cloob/cloob/losses.png: $(OUT)/paintings/state.json
 	$(call TRAIN,training/train_cloob.py --config $(CONFIGS)/cloob.yaml)
 
-models/judge/config.json: $(OUT)/paintings/state.json $(OUT)/held-out/state.json
+weights/judge/config.json: $(OUT)/paintings/state.json $(OUT)/held-out/state.json
 	$(call TRAIN,training/train_judge.py --config $(CONFIGS)/judge.yaml)
-	mkdir -p models/judge
-	cp $(OUT)/judge/judge/* models/judge
+	mkdir -p weights/judge
+	cp $(OUT)/judge/judge/* weights/judge
 
 $(OUT)/components.made: $(OUT)/vae/vae/config.json $(OUT)/cloob/cloob/losses.png
 	rm -rf $(OUT)/components $(OUT)/cache
@@ -100,9 +100,9 @@ $(OUT)/unet/pipeline/model_index.json: $(OUT)/cache.made
 $(OUT)/teacher/pipeline/model_index.json: $(OUT)/cache.made
 	$(call TRAIN,training/finetune.py --config $(CONFIGS)/teacher.yaml)
 
-models/teacher/config.json: $(OUT)/teacher/pipeline/model_index.json
+weights/teacher/config.json: $(OUT)/teacher/pipeline/model_index.json
 	$(BIN)/python training/bundle.py --pipeline $(OUT)/teacher/pipeline --part unet --max_megabytes 25 \
-		--output models/teacher
+		--output weights/teacher
 
 src/diffusers_ccld/default_model/model_index.json: $(OUT)/unet/pipeline/model_index.json docs/default-model.md
 	$(BIN)/python training/bundle.py --pipeline $(OUT)/unet/pipeline --card docs/default-model.md \

@@ -28,12 +28,13 @@ from diffusers_ccld import (
     CLOOBVisionConfig,
     CLOOBVisionModelWithProjection,
 )
-from diffusers_ccld.data import Preparation, TrainingImages, load_images
-from diffusers_ccld.latent_cache import EncodedImages, LatentCache, Manifest, encode_images, write_chunk
-from diffusers_ccld.losses import v_prediction_losses
-from diffusers_ccld.training_checkpoints import WeightAverage
-from diffusers_ccld.training_data import make_inputs
-from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
+from diffusers_ccld.data.encoding import EncodedImages, encode_images
+from diffusers_ccld.data.images import Preparation, TrainingImages
+from diffusers_ccld.data.latent_cache import LatentCache, Manifest, write_chunk
+from diffusers_ccld.data.sources import load_images
+from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.inputs import TrainingTimes, draw_for_training, make_inputs
+from diffusers_ccld.training.losses import v_prediction_losses
 
 
 def main():

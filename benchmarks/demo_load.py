@@ -23,7 +23,7 @@ import httpx
 from PIL import Image
 
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.demo import EXAMPLES
+from diffusers_ccld.demo.page import EXAMPLES
 
 
 def free_port() -> int:

@@ -26,9 +26,9 @@ from tqdm.auto import tqdm
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.files import write_text
+from diffusers_ccld.evaluation.judge import Judge
 from diffusers_ccld.paintings import captions
-from diffusers_ccld.paintings.judge import Judge
+from diffusers_ccld.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "training" / "configs" / "distill" / "table"

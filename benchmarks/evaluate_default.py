@@ -20,19 +20,11 @@ from tqdm.auto import tqdm
 
 from diffusers_ccld import CCLDPipeline, default_model
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.files import write_text
-from diffusers_ccld.paintings import (
-    MEDIA,
-    NUM_COMBINATIONS,
-    Attributes,
-    attributes_of,
-    captions,
-    is_held_out,
-    paint,
-)
-from diffusers_ccld.paintings.judge import Judge
+from diffusers_ccld.evaluation.judge import Judge
+from diffusers_ccld.paintings import MEDIA, NUM_COMBINATIONS, Attributes, attributes_of, captions, is_held_out, paint
+from diffusers_ccld.utils.files import write_text
 
-JUDGE = Path(__file__).parents[1] / "models" / "judge"
+JUDGE = Path(__file__).parents[1] / "weights" / "judge"
 FIRST_FRESH_SEED = 10_000_000  # of paintings that no training set has
 RETRIEVED = 100
 CAPTIONS_FOR_DIVERSITY, SEEDS_FOR_DIVERSITY = 12, 16

@@ -19,8 +19,8 @@ from PIL import Image
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, default_model
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.even_steps import Frames
-from diffusers_ccld.interpolation import paint_path, picture_distance, prepare_path
+from diffusers_ccld.inference.even_frames import Frames
+from diffusers_ccld.inference.interpolation import paint_path, picture_distance, prepare_path
 from diffusers_ccld.paintings import Attributes, paint
 
 

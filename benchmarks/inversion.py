@@ -12,7 +12,7 @@ import math
 import torch
 
 from diffusers_ccld import CCLDScheduler
-from diffusers_ccld.noise_schedule import inversion_times, t_to_timestep, timestep_to_t
+from diffusers_ccld.schedulers.noise_schedule import inversion_times, t_to_timestep, timestep_to_t
 from stock_schedulers import make_noise, smooth_velocity
 
 # Liu et al. 2022 prove second order for the pseudo numerical methods, Lu et al. 2022 for DPM-Solver++(2M).

@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffusers_ccld import CCLDPipeline
-from diffusers_ccld.original.cloob import cloob_table
 from diffusers_ccld.original.export import autoencoder_state, unet_state
-from diffusers_ccld.original.tables import to_original
+from diffusers_ccld.original.tensors.cloob import cloob_table
+from diffusers_ccld.original.tensors.tables import to_original
 
 # What its modules import, in versions of 2022, and what is compared does not use.
 UNUSED = {"main", "omegaconf", "pytorch_lightning", "taming", "wandb"}

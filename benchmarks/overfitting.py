@@ -19,8 +19,8 @@ from PIL import Image
 
 from diffusers_ccld import default_model
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.files import folder_moved_into_place, write_text
 from diffusers_ccld.paintings import NUM_COMBINATIONS, Attributes, attributes_of, captions, is_held_out, paint
+from diffusers_ccld.utils.files import folder_moved_into_place, write_text
 
 FINETUNE = Path(__file__).parents[1] / "training" / "finetune.py"
 

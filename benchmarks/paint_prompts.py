@@ -11,9 +11,8 @@ import torch
 
 from diffusers_ccld import CCLDPipeline, default_model
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.files import save_image
-from diffusers_ccld.image_grid import image_grid
-from diffusers_ccld.training_utils import read_prompts
+from diffusers_ccld.training.pipeline import read_prompts
+from diffusers_ccld.utils.pictures import image_grid, save_image
 
 
 def paint_prompts(argv: list[str] | None = None) -> None:

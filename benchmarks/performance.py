@@ -38,16 +38,16 @@ from diffusers_ccld import (
     CLOOBVisionModelWithProjection,
 )
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.devices import DTYPES, usable_device
-from diffusers_ccld.files import write_text
-from diffusers_ccld.latent_cache import encode_images
-from diffusers_ccld.loading import arrange_networks, compile_networks, load_pipeline
-from diffusers_ccld.losses import v_prediction_losses
-from diffusers_ccld.original.cloob import load_cloob_config
-from diffusers_ccld.scheduling_ccld import RECOMMENDED_ALGORITHM, usual_num_steps
-from diffusers_ccld.training_checkpoints import WeightAverage
-from diffusers_ccld.training_data import make_inputs
-from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
+from diffusers_ccld.data.encoding import encode_images
+from diffusers_ccld.inference.devices import DTYPES, usable_device
+from diffusers_ccld.inference.loading import load_pipeline
+from diffusers_ccld.inference.optimization import arrange_networks, compile_networks
+from diffusers_ccld.original.tensors.cloob import load_cloob_config
+from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM, usual_num_steps
+from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.inputs import TrainingTimes, draw_for_training, make_inputs
+from diffusers_ccld.training.losses import v_prediction_losses
+from diffusers_ccld.utils.files import write_text
 
 CLOOB = "cloob_laion_400m_vit_b_16_16_epochs"
 LATENT_SCALE = 2.55

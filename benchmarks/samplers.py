@@ -23,11 +23,11 @@ from tqdm.auto import tqdm
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, default_model
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.conditions import Prompts
-from diffusers_ccld.files import write_text
-from diffusers_ccld.noise_schedule import alpha_sigma_to_t, t_to_timestep
+from diffusers_ccld.evaluation.judge import Judge
 from diffusers_ccld.paintings import Attributes, captions
-from diffusers_ccld.paintings.judge import Judge
+from diffusers_ccld.pipelines.conditions import Prompts
+from diffusers_ccld.schedulers.noise_schedule import alpha_sigma_to_t, t_to_timestep
+from diffusers_ccld.utils.files import write_text
 
 EVALUATIONS = (5, 8, 10, 15, 20, 24, 50, 59)
 SOLUTION_STEPS = 1000

@@ -18,7 +18,7 @@ import torch
 from diffusers import SchedulerMixin
 
 from diffusers_ccld import CCLDScheduler
-from diffusers_ccld.noise_schedule import t_to_alpha_sigma, timestep_to_t
+from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma, timestep_to_t
 
 MEAN, DEVIATION = 1.0, 0.5  # of the Gaussian
 

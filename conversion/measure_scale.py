@@ -4,7 +4,7 @@
 import sys
 
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.latent_scale import measure_scale
+from diffusers_ccld.cli.measure_scale import measure_scale
 
 if __name__ == "__main__":
     sys.exit(run_reporting_errors(measure_scale))

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 import diffusers_ccld
-import original_files
-import picture_files
 from diffusers_ccld.original.conversion import convert
-from scripts import run_here
+from support import original_files, picture_files
+from support.scripts import run_here
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,12 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel, default_model
+from diffusers_ccld.evaluation.judge import Judge
 from diffusers_ccld.paintings import MEDIA, PALETTES, SUBJECTS, Attributes, captions
-from diffusers_ccld.paintings.judge import Judge
-from scripts import ROOT, run_here
+from support.scripts import ROOT, run_here
 
-JUDGE = ROOT / "models" / "judge"
-TEACHER = ROOT / "models" / "teacher"
+JUDGE = ROOT / "weights" / "judge"
+TEACHER = ROOT / "weights" / "teacher"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 import diffusers_ccld
-from scripts import ROOT, environment
+from support.scripts import ROOT, environment
 
 EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "quickstart.ipynb"

@@ -12,56 +12,92 @@ import diffusers_ccld
 PACKAGE = Path(diffusers_ccld.__file__).parent
 ROOT = Path(__file__).parents[1]
 
+# From the ground up: a subpackage imports from floors below its own, and from nowhere else.
+FLOORS = (
+    {"utils", "models", "schedulers", "paintings", "version"},
+    {"pipelines", "data", "sharing"},
+    {"inference"},
+    {"original", "training", "evaluation"},
+    {"registration"},
+    {"__init__"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+)
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+SAMPLING = {"utils", "models", "schedulers", "pipelines", "inference", "sharing", "original", "registration"}
 
-def siblings(module: str) -> set[str]:
-    """Modules of the package that a module imports, anywhere in it."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-    relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
-    return {name for node in relative for name in ([node.module] if node.module else [a.name for a in node.names])}
+
+def imports_of(path: Path) -> set[str]:
+    """Subpackages and top modules of this package that a file imports, inside functions and by full name too."""
+    here = path.relative_to(PACKAGE).parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            module = tuple((node.module or "").split(".")) if node.module else ()
+            if node.level:
+                module = (*here[: len(here) - node.level + 1], *module)
+            elif module[:1] == (PACKAGE.name,):
+                module = module[1:]
+            else:
+                continue
+            found |= {module[0]} if module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            found |= {name[1] if len(name) > 1 else "__init__" for name in names if name[0] == PACKAGE.name}
+    return {name if name in FLOOR_OF else "__init__" for name in found}
 
 
-@pytest.mark.parametrize("module", ["noise_schedule", "losses", "unet_ccld", "configuration_cloob", "pictures"])
-def test_foundations_import_no_sibling(module):
-    assert not siblings(module)
+def breaches(path: Path) -> set[str]:
+    """Imports of a file that do not go down."""
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return {name for name in imports_of(path) - {own} if FLOOR_OF[name] >= FLOOR_OF[own]}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_go_downwards(path):
+    assert not breaches(path)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from ..cli import arguments",
+        "from .. import evaluation",
+        "import diffusers_ccld.demo.page",
+        "from diffusers_ccld.training import run",
+        "from diffusers_ccld import CCLDPipeline",
+        "def f():\n    from ..inference.loading import load_pipeline",
+        "if TYPE_CHECKING:\n    from ..pipelines.conditions import Guidance",
+    ],
+)
+def test_an_import_that_goes_up_is_found(statement, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "diffusers_ccld")
+    file = tmp_path / "diffusers_ccld" / "models" / "unet_ccld.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(statement + "\n")
+    assert breaches(file)
+    file.write_text("from .prediction import predict_velocity\nimport torch\n")
+    assert not breaches(file)
+
+
+def test_the_folder_listing_is_short():
+    entries = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 20, entries
+    assert {name.removesuffix(".py") for name in entries} - {"default_model"} == FLOOR_OF.keys()
+
+
+def test_sampling_needs_neither_data_nor_training():
+    for name in SAMPLING:
+        modules = [*(PACKAGE / name).rglob("*.py"), *PACKAGE.glob(f"{name}.py")]
+        imported = {found for path in modules for found in imports_of(path)}
+        assert not imported & {"data", "training", "evaluation", "demo", "cli"}
 
 
 def test_the_scheduler_stands_on_the_noise_schedule_and_its_solvers():
-    assert siblings("scheduling_ccld") == {"noise_schedule", "solvers"}
-    assert siblings("solvers") == {"noise_schedule"}
-
-
-TRAINING_MODULES = [
-    "caption_data",
-    "compare",
-    "data",
-    "distillation",
-    "latent_cache",
-    "latent_scale",
-    "pictures",
-    "reconstruction_losses",
-    "reference_images",
-    "student",
-    "training_checkpoints",
-    "training_config",
-    "training_data",
-    "training_log",
-    "training_pipeline",
-    "training_randomness",
-    "training_result",
-    "training_run",
-    "training_utils",
-    "vocabulary",
-]
-
-
-@pytest.mark.parametrize("module", TRAINING_MODULES)
-def test_training_modules_import_no_pipeline(module):
-    assert not any(name.startswith("pipeline") for name in siblings(module))
-
-
-def test_sampling_needs_no_training_module():
-    samplers = {path.stem for path in PACKAGE.glob("*.py")} - set(TRAINING_MODULES)
-    assert not {name for module in samplers for name in siblings(module)} & set(TRAINING_MODULES)
+    schedulers = PACKAGE / "schedulers"
+    assert imports_of(schedulers / "scheduling_ccld.py") | imports_of(schedulers / "solvers.py") == {"schedulers"}
+    assert not imports_of(schedulers / "noise_schedule.py")
 
 
 def test_importing_the_package_loads_nothing_that_sampling_does_not_need():
@@ -71,13 +107,13 @@ def test_importing_the_package_loads_nothing_that_sampling_does_not_need():
     assert result.stdout.strip() == "set()"
 
 
-def test_only_one_module_unpickles():
+def test_only_original_reading_unpickles():
     users = {
-        path.relative_to(PACKAGE).as_posix()
+        path.relative_to(PACKAGE).parts[:2]
         for path in PACKAGE.rglob("*.py")
         if "pickle" in path.read_text() and "import pickle" in path.read_text()
     }
-    assert users == {"original/reading.py"}
+    assert users == {("original", "reading")}
 
 
 def test_scripts_are_thin_and_nothing_imports_them():
@@ -85,5 +121,4 @@ def test_scripts_are_thin_and_nothing_imports_them():
         assert len(script.read_text().splitlines()) < 40
     for path in PACKAGE.rglob("*.py"):
         source = path.read_text()
-        assert "sys.path" not in source
-        assert "import conversion" not in source and "import training" not in source
+        assert "sys.path" not in source and "import conversion" not in source

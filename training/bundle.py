@@ -13,9 +13,18 @@ import torch
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.files import folder_moved_into_place
-from diffusers_ccld.hub import add_hub_arguments, chosen_repository, forget_places, push_folder
-from diffusers_ccld.model_cards import CARD_NAME, GRID_NAME, PIPELINE, PLOT_NAME, PROMPTS_NAME, save_card, table
+from diffusers_ccld.cli.arguments import add_hub_arguments, chosen_repository
+from diffusers_ccld.sharing.hub import forget_places, push_folder
+from diffusers_ccld.sharing.model_cards import (
+    CARD_NAME,
+    GRID_NAME,
+    PIPELINE,
+    PLOT_NAME,
+    PROMPTS_NAME,
+    save_card,
+    table,
+)
+from diffusers_ccld.utils.files import folder_moved_into_place
 
 
 def bundle(argv: list[str] | None = None) -> None:

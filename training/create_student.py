@@ -19,13 +19,21 @@ from diffusers import UNet2DConditionModel
 
 from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.errors import first_line
-from diffusers_ccld.files import folder_moved_into_place
-from diffusers_ccld.guidance import predict_velocity
-from diffusers_ccld.hub import add_hub_arguments, chosen_repository, forget_places, push_folder
-from diffusers_ccld.model_cards import STUDENT, save_card, shareable, table
-from diffusers_ccld.student import narrowed, network_settings, select_weights
-from diffusers_ccld.training_utils import IMAGE_COMPONENTS, TEXT_COMPONENTS, load_components, make_from_json, read_json
+from diffusers_ccld.cli.arguments import add_hub_arguments, chosen_repository
+from diffusers_ccld.models.prediction import predict_velocity
+from diffusers_ccld.sharing.hub import forget_places, push_folder
+from diffusers_ccld.sharing.model_cards import STUDENT, save_card, shareable, table
+from diffusers_ccld.training.components import (
+    IMAGE_COMPONENTS,
+    TEXT_COMPONENTS,
+    load_components,
+    make_from_json,
+    network_settings,
+    read_json,
+)
+from diffusers_ccld.training.student import narrowed, select_weights
+from diffusers_ccld.utils.errors import first_line
+from diffusers_ccld.utils.files import folder_moved_into_place
 
 # Widths of the published student as shares of the published teacher's, (768, 768, 1536, 1536).
 PRESETS = {"wikiart-mini": {"block_out_channels": [192, 192, 384, 384]}}

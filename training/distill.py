@@ -20,8 +20,21 @@ from accelerate import Accelerator
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.devices import lay_out
-from diffusers_ccld.distillation import (
+from diffusers_ccld.data.encoding import model_fingerprint
+from diffusers_ccld.inference.optimization import lay_out
+from diffusers_ccld.models.prediction import is_told_guidance
+from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma
+from diffusers_ccld.sharing.model_cards import shareable
+from diffusers_ccld.training.batches import load_training_data, make_batches
+from diffusers_ccld.training.components import (
+    IMAGE_COMPONENTS,
+    TEXT_COMPONENTS,
+    UNET_COMPONENTS,
+    load_components,
+    network_identity,
+)
+from diffusers_ccld.training.config import TrainingConfig, parse_config, setting
+from diffusers_ccld.training.distillation import (
     Answer,
     OtherConditions,
     Question,
@@ -33,34 +46,19 @@ from diffusers_ccld.distillation import (
     make_projections,
     stride_velocity,
 )
-from diffusers_ccld.guidance import is_told_guidance
-from diffusers_ccld.latent_cache import model_fingerprint
-from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
-from diffusers_ccld.model_cards import shareable
-from diffusers_ccld.noise_schedule import t_to_alpha_sigma
-from diffusers_ccld.training_checkpoints import WeightAverage
-from diffusers_ccld.training_config import TrainingConfig, parse_config, setting
-from diffusers_ccld.training_data import (
+from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.inputs import (
+    TrainingTimes,
+    draw_for_training,
     encode_batch,
-    load_training_data,
-    make_batches,
     make_inputs,
     training_resolution,
 )
-from diffusers_ccld.training_log import loss_by_quartile
-from diffusers_ccld.training_pipeline import PipelineInTraining
-from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
-from diffusers_ccld.training_run import TrainingRun
-from diffusers_ccld.training_utils import (
-    IMAGE_COMPONENTS,
-    TEXT_COMPONENTS,
-    UNET_COMPONENTS,
-    describe_run,
-    load_components,
-    make_optimizer,
-    network_identity,
-    read_prompts,
-)
+from diffusers_ccld.training.log import describe_run
+from diffusers_ccld.training.losses import loss_by_quartile, min_snr_weights, v_prediction_losses
+from diffusers_ccld.training.optimizers import make_optimizer
+from diffusers_ccld.training.pipeline import PipelineInTraining, read_prompts
+from diffusers_ccld.training.run import TrainingRun
 
 PROMPTS_AT_ONCE = 64
 

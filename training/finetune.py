@@ -13,37 +13,36 @@ from contextlib import closing
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.devices import lay_out
-from diffusers_ccld.guidance import is_told_guidance
-from diffusers_ccld.losses import min_snr_weights, v_prediction_losses
-from diffusers_ccld.model_cards import shareable
-from diffusers_ccld.noise_schedule import t_to_alpha_sigma
+from diffusers_ccld.inference.optimization import lay_out
+from diffusers_ccld.models.prediction import is_told_guidance
 from diffusers_ccld.original.training_state import read_training_state
-from diffusers_ccld.scheduling_ccld import RECOMMENDED_ALGORITHM
-from diffusers_ccld.training_checkpoints import WeightAverage
-from diffusers_ccld.training_config import TrainingConfig, parse_config, setting
-from diffusers_ccld.training_data import (
-    encode_batch,
-    load_training_data,
-    make_batches,
-    make_inputs,
-    training_resolution,
-)
-from diffusers_ccld.training_log import loss_by_quartile
-from diffusers_ccld.training_pipeline import PipelineInTraining
-from diffusers_ccld.training_randomness import TrainingTimes, draw_for_training
-from diffusers_ccld.training_run import TrainingRun
-from diffusers_ccld.training_utils import (
+from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma
+from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM
+from diffusers_ccld.sharing.model_cards import shareable
+from diffusers_ccld.training.batches import load_training_data, make_batches
+from diffusers_ccld.training.components import (
     IMAGE_COMPONENTS,
     TEXT_COMPONENTS,
     UNET_COMPONENTS,
-    describe_run,
     load_components,
     make_from_json,
     make_lora_config,
-    make_optimizer,
     network_identity,
 )
+from diffusers_ccld.training.config import TrainingConfig, parse_config, setting
+from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.inputs import (
+    TrainingTimes,
+    draw_for_training,
+    encode_batch,
+    make_inputs,
+    training_resolution,
+)
+from diffusers_ccld.training.log import describe_run
+from diffusers_ccld.training.losses import loss_by_quartile, min_snr_weights, v_prediction_losses
+from diffusers_ccld.training.optimizers import make_optimizer
+from diffusers_ccld.training.pipeline import PipelineInTraining
+from diffusers_ccld.training.run import TrainingRun
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.files import folder_moved_into_place
 from diffusers_ccld.paintings import make_dataset
+from diffusers_ccld.utils.files import folder_moved_into_place
 
 
 def make_paintings(argv: list[str] | None = None) -> None:

@@ -18,23 +18,17 @@ from tqdm.auto import tqdm
 
 from diffusers_ccld import CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.data import images_fingerprint, load_images, name_of
-from diffusers_ccld.devices import lay_out, usable_device
-from diffusers_ccld.latent_cache import (
-    EncodedImages,
-    Manifest,
-    canonical_source,
-    chunk_path,
-    encode_images,
-    model_fingerprint,
-    write_chunk,
-)
-from diffusers_ccld.pictures import BadImageError
-from diffusers_ccld.training_config import DEFAULT_DATASET, ImageConfig, parse_config, setting
-from diffusers_ccld.training_data import training_resolution
-from diffusers_ccld.training_log import BadImages
-from diffusers_ccld.training_randomness import Purpose, generator_at
-from diffusers_ccld.training_utils import IMAGE_COMPONENTS, load_components
+from diffusers_ccld.data.decoding import BadImageError
+from diffusers_ccld.data.encoding import EncodedImages, encode_images, model_fingerprint
+from diffusers_ccld.data.latent_cache import Manifest, chunk_path, write_chunk
+from diffusers_ccld.data.randomness import Purpose, generator_at
+from diffusers_ccld.data.sources import canonical_source, images_fingerprint, load_images, name_of
+from diffusers_ccld.inference.devices import usable_device
+from diffusers_ccld.inference.optimization import lay_out
+from diffusers_ccld.training.bad_images import BadImages
+from diffusers_ccld.training.components import IMAGE_COMPONENTS, load_components
+from diffusers_ccld.training.config import DEFAULT_DATASET, ImageConfig, parse_config, setting
+from diffusers_ccld.training.inputs import training_resolution
 
 
 @dataclasses.dataclass(kw_only=True)

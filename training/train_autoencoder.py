@@ -22,11 +22,17 @@ from PIL import Image
 from torch import nn
 
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.errors import first_line
-from diffusers_ccld.files import folder_moved_into_place
-from diffusers_ccld.image_grid import image_grid
-from diffusers_ccld.model_cards import AUTOENCODER, PLOT_NAME, shareable
-from diffusers_ccld.reconstruction_losses import (
+from diffusers_ccld.data.images import as_pictures
+from diffusers_ccld.data.randomness import Purpose, normal_at
+from diffusers_ccld.sharing.model_cards import AUTOENCODER, PLOT_NAME, shareable
+from diffusers_ccld.training.accelerator import clip_gradient
+from diffusers_ccld.training.batches import load_training_images, make_batches
+from diffusers_ccld.training.components import load_autoencoder, make_from_json
+from diffusers_ccld.training.config import RunConfig, parse_config, setting
+from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.inputs import training_resolution
+from diffusers_ccld.training.optimizers import make_optimizer
+from diffusers_ccld.training.reconstruction_losses import (
     PatchDiscriminator,
     PerceptualLoss,
     adversarial_weight,
@@ -35,13 +41,11 @@ from diffusers_ccld.reconstruction_losses import (
     pooled_loss,
     texture_loss,
 )
-from diffusers_ccld.training_checkpoints import WeightAverage
-from diffusers_ccld.training_config import RunConfig, parse_config, setting
-from diffusers_ccld.training_data import as_pictures, load_training_images, make_batches, training_resolution
-from diffusers_ccld.training_randomness import Purpose, normal_at
-from diffusers_ccld.training_result import plot_log, save_training_card, training_facts
-from diffusers_ccld.training_run import TrainingRun
-from diffusers_ccld.training_utils import clip_gradient, load_autoencoder, make_from_json, make_optimizer
+from diffusers_ccld.training.result import plot_log, save_training_card, training_facts
+from diffusers_ccld.training.run import TrainingRun
+from diffusers_ccld.utils.errors import first_line
+from diffusers_ccld.utils.files import folder_moved_into_place
+from diffusers_ccld.utils.pictures import image_grid
 
 NUM_SHOWN = 8
 IMAGES_MEASURED = 512

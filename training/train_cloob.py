@@ -31,22 +31,22 @@ from diffusers_ccld import (
     CLOOBTokenizer,
     CLOOBVisionConfig,
 )
-from diffusers_ccld.caption_data import CaptionedImages, kinds_of, load_captions
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.data import load_examples, select_images
-from diffusers_ccld.errors import first_line
-from diffusers_ccld.files import folder_moved_into_place
-from diffusers_ccld.hub import forget_places
-from diffusers_ccld.latent_cache import canonical_source
-from diffusers_ccld.losses import cloob_loss, cosine_distance, info_nce_loss
-from diffusers_ccld.model_cards import CLOOB, PLOT_NAME, shareable
-from diffusers_ccld.training_checkpoints import WeightAverage
-from diffusers_ccld.training_config import RunConfig, parse_config, setting
-from diffusers_ccld.training_data import make_batches, make_training_data
-from diffusers_ccld.training_result import plot_log, save_training_card, training_facts
-from diffusers_ccld.training_run import TrainingRun
-from diffusers_ccld.training_utils import load_components, make_optimizer, read_json
-from diffusers_ccld.vocabulary import train_tokenizer
+from diffusers_ccld.data.captions import CaptionedImages, kinds_of, load_captions
+from diffusers_ccld.data.sources import canonical_source, load_examples, select_images
+from diffusers_ccld.models.losses_cloob import cloob_loss, cosine_distance, info_nce_loss
+from diffusers_ccld.sharing.hub import forget_places
+from diffusers_ccld.sharing.model_cards import CLOOB, PLOT_NAME, shareable
+from diffusers_ccld.training.batches import make_batches, make_training_data
+from diffusers_ccld.training.components import load_components, read_json
+from diffusers_ccld.training.config import RunConfig, parse_config, setting
+from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.optimizers import make_optimizer
+from diffusers_ccld.training.result import plot_log, save_training_card, training_facts
+from diffusers_ccld.training.run import TrainingRun
+from diffusers_ccld.training.tokenizer import train_tokenizer
+from diffusers_ccld.utils.errors import first_line
+from diffusers_ccld.utils.files import folder_moved_into_place
 
 PARTS = ("text_encoder", "tokenizer", "image_encoder", "feature_extractor")
 

@@ -17,17 +17,18 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.data import load_examples, select_images
-from diffusers_ccld.files import folder_moved_into_place
-from diffusers_ccld.model_cards import JUDGE, PLOT_NAME, shareable
-from diffusers_ccld.paintings.judge import Judge
-from diffusers_ccld.training_checkpoints import WeightAverage
-from diffusers_ccld.training_config import RunConfig, parse_config, setting
-from diffusers_ccld.training_data import as_pictures, make_batches, make_training_data
-from diffusers_ccld.training_randomness import Purpose, generator_at
-from diffusers_ccld.training_result import plot_log, save_training_card, training_facts
-from diffusers_ccld.training_run import TrainingRun
-from diffusers_ccld.training_utils import make_optimizer
+from diffusers_ccld.data.images import as_pictures
+from diffusers_ccld.data.randomness import Purpose, generator_at
+from diffusers_ccld.data.sources import load_examples, select_images
+from diffusers_ccld.evaluation.judge import Judge
+from diffusers_ccld.sharing.model_cards import JUDGE, PLOT_NAME, shareable
+from diffusers_ccld.training.batches import make_batches, make_training_data
+from diffusers_ccld.training.config import RunConfig, parse_config, setting
+from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.optimizers import make_optimizer
+from diffusers_ccld.training.result import plot_log, save_training_card, training_facts
+from diffusers_ccld.training.run import TrainingRun
+from diffusers_ccld.utils.files import folder_moved_into_place
 
 ATTRIBUTES = ("subject", "medium", "palette")
 

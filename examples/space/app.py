@@ -1,9 +1,10 @@
 """A Space on the Hub: the demo of diffusers-ccld with the model that comes with the package."""
 
 from diffusers_ccld import CCLDPipeline, default_model
-from diffusers_ccld.demo import build, launch
-from diffusers_ccld.demo_requests import Limits, Painter
-from diffusers_ccld.devices import usable_device
+from diffusers_ccld.demo.page import build, launch
+from diffusers_ccld.demo.painter import Painter
+from diffusers_ccld.demo.requests import Limits
+from diffusers_ccld.inference.devices import usable_device
 
 limits = Limits(num_inference_steps=100)
 demo = build(Painter(CCLDPipeline.from_pretrained(default_model()).to(usable_device(None))), limits)

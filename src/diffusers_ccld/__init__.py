@@ -1,20 +1,19 @@
 """CLOOB-Conditioned Latent Diffusion for diffusers. Importing it makes diffusers know its classes."""
 
-from .bundled import default_model
-from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
-from .interpolation import interpolate
-from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
-from .modeling_gumbel_vq import GumbelVQModel
-from .pipeline_ccld import CCLDPipeline
-from .pipeline_ccld_img2img import CCLDImg2ImgPipeline
-from .pipeline_ccld_inpaint import CCLDInpaintPipeline
-from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
+from .inference.interpolation import interpolate
+from .inference.loading import default_model
+from .models.configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
+from .models.gumbel_vq import GumbelVQModel
+from .models.modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from .models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
+from .models.unet_ccld import CCLDUNet2DConditionModel
+from .pipelines.pipeline_ccld import CCLDPipeline
+from .pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
+from .pipelines.pipeline_ccld_inpaint import CCLDInpaintPipeline
 from .registration import register
-from .scheduling_ccld import CCLDScheduler
-from .standalone import save_standalone
-from .unet_ccld import CCLDUNet2DConditionModel
-
-__version__ = "0.1.0"
+from .schedulers.scheduling_ccld import CCLDScheduler
+from .sharing.standalone import save_standalone
+from .version import __version__
 
 __all__ = [
     "CCLDImg2ImgPipeline",
@@ -31,6 +30,7 @@ __all__ = [
     "CLOOBVisionConfig",
     "CLOOBVisionModelWithProjection",
     "GumbelVQModel",
+    "__version__",
     "default_model",
     "interpolate",
     "save_standalone",

@@ -14,17 +14,17 @@ import diffusers
 from diffusers.pipelines import auto_pipeline
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
-from .modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
-from .modeling_gumbel_vq import GumbelVQModel
-from .original.presets import REPOSITORIES
+from .models.configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
+from .models.gumbel_vq import GumbelVQModel
+from .models.modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from .models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
+from .models.unet_ccld import CCLDUNet2DConditionModel
+from .original.published.presets import REPOSITORIES
 from .original.single_file import unet_from_single_file
-from .pipeline_ccld import CCLDPipeline
-from .pipeline_ccld_img2img import CCLDImg2ImgPipeline
-from .pipeline_ccld_inpaint import CCLDInpaintPipeline
-from .processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
-from .scheduling_ccld import CCLDScheduler
-from .unet_ccld import CCLDUNet2DConditionModel
+from .pipelines.pipeline_ccld import CCLDPipeline
+from .pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
+from .pipelines.pipeline_ccld_inpaint import CCLDInpaintPipeline
+from .schedulers.scheduling_ccld import CCLDScheduler
 
 
 def download_pipeline(
@@ -62,7 +62,10 @@ def register() -> None:
     diffusers.DiffusionPipeline.download = classmethod(
         functools.partial(download_pipeline, diffusers.DiffusionPipeline.download.__func__)
     )
-    diffusers.pipelines.diffusers_ccld = sys.modules[__package__]
+    diffusers.pipelines.diffusers_ccld = sys.modules["diffusers_ccld"]
+    # A stock pipeline that holds our scheduler writes its module's name into `model_index.json`. (Not so for CLOOB:
+    # transformers reads the source of the module that a model's class names.)
+    CCLDScheduler.__module__ = "diffusers_ccld"
 
     for config_class, model_class in (
         (CLOOBConfig, CLOOBModel),

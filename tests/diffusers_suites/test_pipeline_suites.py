@@ -5,12 +5,12 @@ import unittest
 import numpy as np
 import pytest
 import torch
+from models import pipeline_components
 from PIL import Image
-from tests.pipelines import pipeline_params
-from tests.pipelines import test_pipelines_common as suites
 
 from diffusers_ccld import CCLDImg2ImgPipeline, CCLDInpaintPipeline, CCLDPipeline
-from models import pipeline_components
+from tests.pipelines import pipeline_params
+from tests.pipelines import test_pipelines_common as suites
 
 PICTURE = Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 64, 3), dtype=np.uint8))
 LEFT_HALF = Image.fromarray(np.repeat([[255] * 32 + [0] * 32], 64, axis=0).astype(np.uint8))

@@ -1,8 +1,7 @@
 """diffusers' scheduler suite on `CCLDScheduler`, once for every algorithm."""
 
-from tests.schedulers import test_schedulers as suites
-
 from diffusers_ccld import CCLDScheduler
+from tests.schedulers import test_schedulers as suites
 
 
 class Common(suites.SchedulerCommonTest):

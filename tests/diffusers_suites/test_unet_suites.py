@@ -2,12 +2,12 @@
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from tests.models import testing_utils as suites
+from models import UNET
 from tests.testing_utils import torch_device
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from diffusers_ccld import CCLDUNet2DConditionModel
-from models import UNET
+from tests.models import testing_utils as suites
 
 
 class UNetConfig(suites.BaseModelTesterConfig):

@@ -6,11 +6,11 @@ import torch
 from diffusers import AutoModel, DiffusionPipeline
 from PIL import Image
 
-from ..errors import first_line
-from ..modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
-from ..unet_ccld import CCLDUNet2DConditionModel
-from .autoencoder import latent_channels
+from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from ..models.unet_ccld import CCLDUNet2DConditionModel
+from ..utils.errors import first_line
 from .errors import CheckpointError
+from .tensors.autoencoder import latent_channels
 
 
 @torch.no_grad()

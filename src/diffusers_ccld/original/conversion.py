@@ -3,11 +3,9 @@
 import gc
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,58 +14,28 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from ..configuration_cloob import CLOOBConfig
-from ..devices import DTYPES
-from ..model_cards import CARD_NAME, GRID_NAME, PROMPTS_NAME
-from ..modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
-from ..modeling_gumbel_vq import GumbelVQModel
-from ..pipeline_ccld import CCLDPipeline
-from ..processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
-from ..scheduling_ccld import RECOMMENDED_ALGORITHM, CCLDScheduler
-from ..standalone import write_code
-from ..unet_ccld import CCLDUNet2DConditionModel
-from .autoencoder import (
-    IGNORED,
-    check_against_yaml,
-    first_stage,
-    infer_autoencoder,
-    latent_channels,
-    read_autoencoder_yaml,
-)
-from .card import paint_samples, save_conversion_card
+from ..inference.devices import DTYPES
+from ..sharing.model_cards import CARD_NAME, GRID_NAME, PROMPTS_NAME
+from ..sharing.standalone import write_code
+from .building import Plan, _cloob_config, plan_cloob, plan_unet, plan_vae
 from .check import check_conversion
-from .cloob import (
-    HEAD_DIM,
-    cloob_table,
-    infer_cloob_config,
-    is_jax,
-    is_published_size,
-    load_cloob_config,
-    split_cloob,
-)
-from .downloads import preset_files
 from .errors import CheckpointError
-from .presets import PRESETS
-from .reading import num_bytes, sha256
-from .scale import Scale, choose_scale, stored_scale, warn_of_other_scale
-from .sources import Source, find_sources
-from .tables import Entry, from_original
-from .unet import SCALE_BUFFER, unet_config, unet_table
-
-REPORT_NAME = "conversion_report.json"
-COMPONENTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "image_encoder", "feature_extractor")
-
-
-@dataclass
-class Plan:
-    """A component that is ready to be written: a model with its weights, or a preprocessor or scheduler."""
-
-    name: str
-    component: Any
-    report: dict[str, Any] | None = None
-
-    def write(self, folder: Path) -> None:
-        self.component.save_pretrained(folder / self.name)
+from .folder import (
+    COMPONENTS,
+    REPORT_NAME,
+    _check_is_free,
+    _earlier_report,
+    _link_existing,
+    _move_into_place,
+    _write_model_index,
+)
+from .published.card import paint_samples, save_conversion_card
+from .published.presets import PRESETS
+from .reading.checkpoints import sha256
+from .reading.downloads import preset_files
+from .reading.sources import find_sources
+from .tensors.autoencoder import latent_channels
+from .tensors.scale import choose_scale, stored_scale, warn_of_other_scale
 
 
 def convert(
@@ -195,12 +163,6 @@ def convert(
     return report
 
 
-def _check_is_free(output, names, overwrite):
-    existing = [name for name in names if (output / name).exists()]
-    if existing and not overwrite:
-        raise CheckpointError(f"{output} has {', '.join(existing)} already; give --overwrite to replace them.")
-
-
 def _check_arguments(has_files, unet, autoencoder_scale, preset, source_dir, ema, dtype, card_samples):
     if not has_files and preset is None:
         raise CheckpointError("Nothing to convert: give --unet, --cloob or --autoencoder, or a published --preset.")
@@ -221,80 +183,6 @@ def _check_arguments(has_files, unet, autoencoder_scale, preset, source_dir, ema
 # Plans
 
 
-def plan_unet(source: Source, preset: str | None, dtype: torch.dtype) -> list[Plan]:
-    """The U-Net and its scheduler."""
-    config = unet_config(source.state)
-    if preset is not None and config["block_out_channels"] != PRESETS[preset].block_out_channels:
-        raise CheckpointError(
-            f"The U-Net has widths {config['block_out_channels']}; the preset {preset} has "
-            f"{PRESETS[preset].block_out_channels}."
-        )
-    model = _empty(CCLDUNet2DConditionModel, **config)
-    report = fill(model, source, unet_table(), SCALE_BUFFER, dtype)
-    return [Plan("unet", model, report), Plan("scheduler", CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM))]
-
-
-def plan_vae(source: Source, yaml_file: str | Path | None, scale: Scale, dtype: torch.dtype) -> list[Plan]:
-    """The autoencoder."""
-    source.state, left_out = first_stage(source.state)
-    source.ignored += left_out
-    autoencoder = infer_autoencoder(source.state)
-    resolution = 256
-    if yaml_file is not None:
-        kind, params = read_autoencoder_yaml(yaml_file)
-        check_against_yaml(autoencoder, kind, params, yaml_file)
-        resolution = params["ddconfig"]["resolution"]
-    model = _empty(
-        autoencoder.kind,
-        **autoencoder.config,
-        sample_size=resolution,
-        scaling_factor=1 / scale.value,
-        force_upcast=False,
-    )
-    return [Plan("vae", model, fill(model, source, autoencoder.table, IGNORED, dtype))]
-
-
-def plan_cloob(source: Source, config: CLOOBConfig, dtype: torch.dtype) -> list[Plan]:
-    """The two encoders and their preprocessors."""
-    plans = []
-    for component, state in split_cloob(source.state).items():
-        is_text = component == "text_encoder"
-        model_class = CLOOBTextModelWithProjection if is_text else CLOOBVisionModelWithProjection
-        tower_config = config.text_config if is_text else config.vision_config
-        model = _empty(model_class, config=tower_config)
-        table = cloob_table(component, tower_config.num_hidden_layers, is_jax(source.state))
-        tower = Source(state, source.path, source.what, source.ignored)
-        plans.append(Plan(component, model, fill(model, tower, table, r"$^", dtype)))
-    return [
-        *plans,
-        Plan("tokenizer", CLOOBTokenizer(model_max_length=config.text_config.max_position_embeddings)),
-        Plan("feature_extractor", CLOOBImageProcessor(size=config.vision_config.image_size)),
-    ]
-
-
-def _cloob_config(source, name_or_file, preset, warn):
-    inferred = infer_cloob_config(source.state)
-    name_or_file = name_or_file or (PRESETS[preset].cloob_config if preset is not None else None)
-    if name_or_file is None:
-        if not is_published_size(inferred):
-            warn(
-                f"{source} is of no published size, and weights do not tell the number of attention heads: heads "
-                f"{HEAD_DIM} wide were assumed. Give --cloob-config if that is wrong."
-            )
-        return inferred
-    config = load_cloob_config(name_or_file)
-    for tower in ("text_config", "vision_config"):
-        said, found = getattr(config, tower).to_dict(), getattr(inferred, tower).to_dict()
-        wrong = [k for k in said if k != "num_attention_heads" and said[k] != found[k]]
-        if wrong:
-            raise CheckpointError(
-                f"The CLOOB configuration {name_or_file} does not belong to {source}: "
-                + "; ".join(f"{k} is {said[k]} there and {found[k]} here" for k in wrong)
-                + "."
-            )
-    return config
-
-
 def _check_widths(plans):
     """Raises if the embeddings of a CLOOB or the latents of an autoencoder do not fit the U-Net beside them."""
     configs = {plan.name: plan.component.config for plan in plans if plan.report is not None}
@@ -306,47 +194,6 @@ def _check_widths(plans):
         wanted, made = configs["unet"].in_channels, latent_channels(configs["vae"])
         if wanted != made:
             raise CheckpointError(f"The U-Net wants {wanted} channels of latents; the autoencoder makes {made}.")
-
-
-def _empty(model_class, **config):
-    """A model whose parameters have shapes but no memory."""
-    with torch.device("meta"):
-        return model_class(**config)
-
-
-def fill(
-    model: torch.nn.Module, source: Source, table: list[Entry], ignore: str, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Loads a source into an empty model, in place; gives what the report says of it.
-
-    Raises:
-        CheckpointError: If a tensor is missing, unknown, of the wrong shape, not finite, or too large for the dtype.
-    """
-    if sum(map(num_bytes, source.state.values())) > source.path.stat().st_size:  # they may share their memory
-        raise CheckpointError(f"{source}: the tensors unfold into more numbers than the file holds.")
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    state, ignored = from_original(source.state, table, shapes, ignore, str(source))
-    # What `from_pretrained` keeps in float32, a file of half precision must not have rounded.
-    exact = set(getattr(model, "_keep_in_fp32_modules", None) or ())
-    dtypes = {name: torch.float32 if exact & set(name.split(".")) else dtype for name in state}
-    state = {name: tensor.to(dtypes[name]).contiguous() for name, tensor in state.items()}
-    if too_large := [n for n, t in state.items() if dtype == torch.float16 and not torch.isfinite(t).all()]:
-        raise CheckpointError(f"{source}: {too_large[0]} has values too large for fp16; take bf16 or fp32.")
-    seen = set()
-    for name, tensor in state.items():  # safetensors refuses what two tensors share
-        if tensor.data_ptr() in seen:
-            state[name] = tensor.clone()
-        seen.add(tensor.data_ptr())
-    model.load_state_dict(state, strict=True, assign=True)
-    model.eval()
-    return {
-        "class": type(model).__name__,
-        "source": str(source.path),
-        "format": source.what,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "source_tensors_used": len(source.state) - len(ignored),
-        "ignored": source.ignored + ignored,
-    }
 
 
 # The report and the folder
@@ -371,53 +218,6 @@ def _make_report(plans, sources, scale, preset, dtype, earlier):
     return report
 
 
-def _earlier_report(output: Path) -> dict[str, Any]:
-    """The report of an earlier conversion into the same folder.
-
-    Raises:
-        CheckpointError: If the folder is no folder or the report is damaged.
-    """
-    if output.exists() and not output.is_dir():
-        raise CheckpointError(f"{output} is no folder.")
-    path = output / REPORT_NAME
-    if not path.is_file():
-        return {}
-    try:
-        report = json.loads(path.read_text())
-        if not all(isinstance(report.get(section, {}), dict) for section in ("sources", "components")):
-            raise ValueError("its sections are no mappings")
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged; remove it. ({error})") from error
-    return report
-
-
-def _link_existing(folder: Path, output: Path) -> None:
-    """Shows the components that stay as they are beside the new ones."""
-    for name in COMPONENTS:
-        if (output / name).is_dir() and not (folder / name).exists():
-            (folder / name).symlink_to(output / name, target_is_directory=True)
-
-
-def _write_model_index(folder: Path) -> None:
-    """Writes `model_index.json`, which makes a pipeline of the components."""
-    vae_class = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
-    classes = {
-        "unet": CCLDUNet2DConditionModel,
-        "scheduler": CCLDScheduler,
-        "text_encoder": CLOOBTextModelWithProjection,
-        "tokenizer": CLOOBTokenizer,
-        "image_encoder": CLOOBVisionModelWithProjection,
-        "feature_extractor": CLOOBImageProcessor,
-    }
-    index = {
-        "_class_name": CCLDPipeline.__name__,
-        "_diffusers_version": diffusers.__version__,
-        "vae": ["diffusers_ccld" if vae_class == GumbelVQModel.__name__ else "diffusers", vae_class],
-        **{name: ["diffusers_ccld", cls.__name__] for name, cls in classes.items()},
-    }
-    (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2) + "\n")
-
-
 def _write_card(folder, report, output, hub_name, card_samples, is_standalone, earlier, warn):
     """Writes the card and its samples, gives their names; a card that somebody has changed is kept."""
     card, samples = output / CARD_NAME, []
@@ -430,25 +230,3 @@ def _write_card(folder, report, output, hub_name, card_samples, is_standalone, e
     save_conversion_card(folder, report, hub_name or output.name, bool(samples), is_standalone)
     report["card_sha256"] = sha256(folder / CARD_NAME)
     return [CARD_NAME, *samples]
-
-
-def _move_into_place(folder: Path, names: list[str], output: Path) -> None:
-    """Moves what was written over what was there; on any failure everything is as it was."""
-    replaced = folder / "replaced"
-    replaced.mkdir()
-    moved = []
-    try:
-        for name in names:
-            if (output / name).exists():
-                os.replace(output / name, replaced / name)
-            moved.append(name)
-            os.replace(folder / name, output / name)
-    except BaseException:
-        for name in moved:
-            if (replaced / name).exists():
-                if (output / name).exists():
-                    os.replace(output / name, folder / name)
-                os.replace(replaced / name, output / name)
-            elif (output / name).exists():
-                os.replace(output / name, folder / name)
-        raise

@@ -7,14 +7,14 @@ import torch
 import yaml
 from diffusers import AutoencoderKL, AutoModel, ModelMixin
 
-from ..errors import first_line
-from ..files import moved_into_place, write_text
-from ..modeling_gumbel_vq import GumbelVQModel
-from ..unet_ccld import CCLDUNet2DConditionModel
-from .autoencoder import TARGETS, Autoencoder
+from ..models.gumbel_vq import GumbelVQModel
+from ..models.unet_ccld import CCLDUNet2DConditionModel
+from ..utils.errors import first_line
+from ..utils.files import moved_into_place, write_text
 from .errors import CheckpointError
-from .tables import to_original
-from .unet import BLOCKS_PER_LEVEL, LEVEL_PREFIXES, SCALE_BUFFER, unet_table
+from .tensors.autoencoder import TARGETS, Autoencoder
+from .tensors.tables import to_original
+from .tensors.unet import BLOCKS_PER_LEVEL, LEVEL_PREFIXES, SCALE_BUFFER, unet_table
 
 # What the original's U-Net has fixed.
 FIXED = {

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..errors import first_line
-from .autoencoder import first_stage, infer_autoencoder, latent_channels
-from .cloob import infer_cloob_config
-from .errors import CheckpointError, HostileFileError
-from .presets import PRESETS
-from .reading import check_file, is_archive, read_checkpoint, read_cloob_pickle, state_dict_of
-from .scale import choose_scale, stored_scale
-from .unet import TRAINING_SCALE, split_training_checkpoint, unet_config
+from ..utils.errors import first_line
+from .errors import CheckpointError, HostileFileError, check_file
+from .published.presets import PRESETS
+from .reading.checkpoints import is_archive, read_checkpoint, state_dict_of
+from .reading.cloob_pickles import read_cloob_pickle
+from .tensors.autoencoder import first_stage, infer_autoencoder, latent_channels
+from .tensors.cloob import infer_cloob_config
+from .tensors.scale import choose_scale, stored_scale
+from .tensors.unet import TRAINING_SCALE, split_training_checkpoint, unet_config
 
 Facts = dict[str, Any]
 NUMBERS = ("tensors", "parameters")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ..unet_ccld import CCLDUNet2DConditionModel
+from ..models.unet_ccld import CCLDUNet2DConditionModel
 
 
 def unet_from_single_file(
@@ -26,8 +26,8 @@ def unet_from_single_file(
     Raises:
         CheckpointError: If the file is not what it should be.
     """
-    from .conversion import plan_unet  # conversion needs more than a pipeline that has been converted
-    from .sources import find_sources
+    from .building import plan_unet
+    from .reading.sources import find_sources
 
     source = find_sources(unet=path, ema=ema)["unet"]
     model = plan_unet(source, None, torch_dtype or torch.float32)[0].component

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from .errors import CheckpointError
-from .reading import read_checkpoint, state_dict_of
-from .tables import from_original
-from .unet import SCALE_BUFFER, split_training_checkpoint, unet_table
+from .reading.checkpoints import read_checkpoint, state_dict_of
+from .tensors.tables import from_original
+from .tensors.unet import SCALE_BUFFER, split_training_checkpoint, unet_table
 
 
 @dataclass

@@ -15,6 +15,7 @@ from .painting import paint
 if TYPE_CHECKING:
     from datasets import Dataset
 
+
 CAPTIONS_EACH = 4
 
 

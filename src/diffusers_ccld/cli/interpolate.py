@@ -1,0 +1,173 @@
+"""`ccld interpolate`."""
+
+import argparse
+import hashlib
+import math
+import os
+from pathlib import Path
+
+from ..inference.devices import usable_device, usable_dtype
+from ..utils.pictures import save_image
+from ..version import __version__
+from .arguments import add_compile_argument, add_device_arguments, open_image, parse_weighted, parse_weighted_file
+
+HELP = "paint what lies between prompts, pictures and seeds"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..inference.animation import ANIMATION_FORMATS
+    from ..schedulers.scheduling_ccld import ALGORITHMS
+
+    add = parser.add_argument
+    add(
+        "waypoints",
+        nargs="+",
+        metavar="WAYPOINT",
+        help='a prompt, or @FILE for a picture, in the order of the path; "a red fox:2.5" and @fox.png:2.5 have a '
+        "weight of their own",
+    )
+    add("--model", metavar="DIR", help="folder or hub id of a pipeline (default: the small one of the package)")
+    add("--frames", type=int, default=24, metavar="N", help="number of frames in all (default: 24)")
+    add(
+        "--seed",
+        type=seeds_of,
+        default=[0],
+        metavar="SEED[,SEED...]",
+        help="one seed for all waypoints, or one for each; a single waypoint may have several (default: 0)",
+    )
+    add("--loop", action="store_true", help="come back to the first waypoint")
+    add(
+        "--guidance-scale",
+        type=float,
+        default=3.0,
+        metavar="G",
+        help="weight of waypoints without a weight of their own (default: 3)",
+    )
+    add("--negative-prompt", metavar="PROMPT", help="what to keep away from, all along the path")
+    add(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="number of sampling steps (default: 10 with dpmpp and unipc, else 50, or what the model was taught)",
+    )
+    add("--algorithm", choices=ALGORITHMS, help="sampler (default: the model's own)")
+    add("--height", type=int, metavar="PIXELS", help="height (default: the model's own)")
+    add("--width", type=int, metavar="PIXELS", help="width (default: the model's own)")
+    add(
+        "--max-pictures",
+        type=int,
+        metavar="N",
+        help="pictures to paint at most to find frames that are evenly far apart (default: four for every frame); as "
+        "many as frames are left in even steps of the angle",
+    )
+    add("--batch-size", type=int, default=4, metavar="N", help="pictures made at once (default: 4)")
+    add_device_arguments(parser)
+    add_compile_argument(parser)
+    add("--format", choices=ANIMATION_FORMATS, default="gif", help="format of the animation (default: gif)")
+    add("--frame-rate", type=float, default=12.0, metavar="N", help="frames a second (default: 12)")
+    add(
+        "--output",
+        type=Path,
+        default=Path("outputs/interpolation"),
+        metavar="DIR",
+        help="folder to write to (default: outputs/interpolation)",
+    )
+    add("--overwrite", action="store_true", help="paint anew what the folder has, whatever its settings were")
+    add("--dry-run", action="store_true", help="check everything and say what would be painted, but paint nothing")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Paint pictures that lead from waypoint to waypoint in even steps, as numbered PNG files, an animation and a
+    grid. Interrupted, the same command goes on where it was; other numbers of frames, formats and frame rates use what
+    is painted already."""
+    from ..inference.animation import (
+        ANIMATION_FORMATS,
+        check_picture_folder,
+        open_picture_folder,
+        save_animation,
+        save_frames,
+    )
+    from ..inference.even_frames import EVEN_ENOUGH
+    from ..inference.interpolation import check_counts, paint_path, prepare_path
+    from ..inference.loading import find_model, folder_identity, load_pipeline
+    from ..utils.pictures import image_grid
+
+    named = [parse_waypoint(text) for text in args.waypoints]
+    waypoints = [
+        (open_image(source) if isinstance(source, Path) else source, args.guidance_scale if weight is None else weight)
+        for source, weight in named
+    ]
+    if not 0.1 <= args.frame_rate <= 100:
+        raise ValueError("--frame-rate must lie between 0.1 and 100.")
+    device = usable_device(args.device)
+    dtype = usable_dtype(args.dtype, device)
+    pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, algorithm_type=args.algorithm)
+    pipe.set_progress_bar_config(disable=True)
+    path = prepare_path(
+        pipe, waypoints, args.seed, args.loop, args.guidance_scale, args.negative_prompt, args.height, args.width
+    )
+    check_counts(path, args.frames, args.batch_size, args.max_pictures)
+    steps = pipe.steps_or_default(args.steps)
+    pipe.scheduler.set_timesteps(steps)
+
+    settings = {
+        "waypoints": [describe(source, weight) for (source, _), (_, weight) in zip(named, waypoints)],
+        "seeds": args.seed,
+        "negative_prompt": args.negative_prompt,
+        "model": args.model or "default",
+        "identity": folder_identity(find_model(args.model or "default")),
+        "steps": steps,
+        "algorithm": pipe.scheduler.config.get("algorithm_type", type(pipe.scheduler).__name__),
+        "height": path.height,
+        "width": path.width,
+        "dtype": dtype,
+        "compiled": args.compile,
+        "version": __version__,
+    }
+    if args.dry_run:
+        check_picture_folder(args.output, settings, args.overwrite)
+        most = 4 * args.frames if args.max_pictures is None else args.max_pictures
+        print(
+            f"{args.frames} frames of {path.width} × {path.height} pixels over {path.num_legs} legs, found among "
+            f"{args.frames} to {most} pictures of {len(pipe.scheduler.timesteps)} network evaluations each"
+        )
+        return
+    pictures = open_picture_folder(args.output, settings, args.overwrite)
+    frames = paint_path(pipe, path, args.frames, steps, args.batch_size, args.max_pictures, pictures)
+
+    positions = [path.canonical(position) for position in frames.positions[: args.frames]]
+    images = [pictures[position] for position in positions]
+    save_frames([pictures.path(position) for position in positions], args.output)
+    save_image(image_grid(images, columns=math.ceil(math.sqrt(len(images)))), args.output / "grid.png")
+    animation = args.output / f"animation{ANIMATION_FORMATS[args.format][0]}"
+    save_animation(images, animation, args.format, args.frame_rate)
+    print(f"The largest step between two frames is {frames.unevenness:.2f} times the median step.")
+    if frames.unevenness > EVEN_ENOUGH:
+        print("A larger --max-pictures may find evener ones.")
+    print(animation)
+
+
+def seeds_of(text: str) -> list[int]:
+    """The seeds of "1" or "1,2,3"."""
+    return [int(seed) for seed in text.split(",")]
+
+
+def parse_waypoint(text: str) -> tuple[str | Path, float | None]:
+    """Splits a waypoint into its prompt, or its file if it begins with @, and its weight.
+
+    Raises:
+        ValueError: If nothing is left before the weight, or a file is named without @.
+    """
+    if text.startswith("@"):
+        return parse_weighted_file(text[1:])
+    prompt, weight = parse_weighted(text)
+    if any(os.path.isfile(name) and Path(name).suffix for name in (text, prompt)):
+        raise ValueError(f"{text!r} names a file; write {'@' + text!r} for a picture as a waypoint.")
+    return prompt, weight
+
+
+def describe(source: str | Path, weight: float) -> list:
+    """A waypoint in the settings: the prompt, or the file and what tells it from another of its name; the weight."""
+    if isinstance(source, Path):
+        return [f"@{source}", weight, hashlib.sha256(source.read_bytes()).hexdigest()[:16]]
+    return [source, weight]

@@ -1,0 +1,259 @@
+"""What the demo is asked for: checked, until it is safe to run, and run. Knows nothing of Gradio."""
+
+import io
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from PIL import Image, ImageOps
+
+from ..schedulers.scheduling_ccld import ALGORITHMS, RECOMMENDED_ALGORITHM
+from ..schedulers.solvers import METHODS
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+LAST_SEED = 2**32 - 1  # further ones would not survive JavaScript's numbers for long
+LINKED = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "algorithm", "seed", "num_images")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for at most.
+
+    Attributes:
+        prompt_length: Characters of a prompt.
+        num_inference_steps: Sampling steps.
+        guidance_scale: Weight of guidance.
+        num_images: Pictures of one request.
+        image_bytes: Size of an uploaded file.
+        image_pixels: Pixels of an uploaded picture, which are counted before it is decoded.
+    """
+
+    prompt_length: int = 300
+    num_inference_steps: int = 150
+    guidance_scale: float = 15.0
+    num_images: int = 4
+    image_bytes: int = 10 * 2**20
+    image_pixels: int = 20_000_000
+
+
+@dataclass(frozen=True)
+class PaintingRequest:
+    """A request that has been checked; `parse_request` makes it. The fields are arguments of the pipelines.
+
+    Attributes:
+        task: One of `PIPELINES`.
+        seed: Seed of the first picture; the others count up.
+        picture: What to begin from, for all tasks but "paint".
+        mask: White where "inpaint" shall paint.
+    """
+
+    task: str
+    prompt: str
+    negative_prompt: str
+    image_prompt: Image.Image | None
+    image_prompt_weight: float
+    num_inference_steps: int
+    guidance_scale: float
+    algorithm: str
+    seed: int
+    num_images: int
+    picture: Image.Image | None = None
+    mask: Image.Image | None = None
+    strength: float = 1.0
+
+    @property
+    def seeds(self) -> range:
+        """The seed of each picture."""
+        return range(self.seed, self.seed + self.num_images)
+
+    def link(self) -> str | None:
+        """Query of a link that paints the same pictures; `None` where uploaded ones had a part in them."""
+        if self.image_prompt is not None or self.picture is not None:
+            return None
+        return "?" + urlencode({name: getattr(self, name) for name in LINKED})
+
+
+def parse_request(
+    task: str, values: Mapping[str, Any], limits: Limits, upload_folder: Path | None = None
+) -> PaintingRequest:
+    """Checks what came from outside.
+
+    Args:
+        task: One of `PIPELINES`.
+        values: Values of any type by the names of `PaintingRequest`'s fields. What is missing has a default. "picture"
+            and "image_prompt" are uploads, see `read_image`; "mask" is a list of such, drawn on where to paint. A seed
+            that is `None` is drawn.
+        limits: What may be asked for.
+        upload_folder: The only folder from which files are read.
+
+    Raises:
+        ValueError: With a sentence for the user, if anything is wrong.
+    """
+    prompt = _text("prompt", values.get("prompt"), limits.prompt_length)
+    negative_prompt = _text("negative prompt", values.get("negative_prompt"), limits.prompt_length)
+    num_images = _whole("number of pictures", values.get("num_images", 1), 1, limits.num_images)
+    seed = values.get("seed")
+    seed = secrets.randbelow(LAST_SEED) if seed is None else _whole("seed", seed, 0, LAST_SEED)
+    algorithm = values.get("algorithm", RECOMMENDED_ALGORITHM)
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise ValueError(f"The algorithm must be one of {', '.join(ALGORITHMS)}.")
+    most_steps = limits.num_inference_steps
+    num_steps = min(METHODS[algorithm].num_steps, most_steps)
+    numbers = {
+        "image_prompt_weight": _number("weight of the image prompt", values.get("image_prompt_weight", 0.5), 0, 1),
+        "num_inference_steps": _whole("steps", values.get("num_inference_steps", num_steps), 1, most_steps),
+        "guidance_scale": _number("guidance", values.get("guidance_scale", 3.0), 0, limits.guidance_scale),
+        "strength": _number("strength", values.get("strength", 1.0), 0.02, 1),
+    }
+    if not prompt and values.get("image_prompt") is None:
+        raise ValueError("Write a prompt, or give an image prompt.")
+    if task != "paint" and values.get("picture") is None:
+        raise ValueError("Give a picture to begin from.")
+
+    def read(source: Any) -> Image.Image | None:
+        return None if source is None else read_image(source, limits, upload_folder)
+
+    picture = mask = None
+    if task != "paint":
+        picture = read(values["picture"])
+    if task == "inpaint":
+        mask = _drawn_on([read(layer) for layer in _list("mask", values.get("mask"))], picture.size)
+    return PaintingRequest(
+        task=task,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        image_prompt=_without_alpha(read(values.get("image_prompt"))),
+        algorithm=algorithm,
+        seed=seed,
+        num_images=num_images,
+        picture=_without_alpha(picture),
+        mask=mask,
+        **numbers,
+    )
+
+
+def parse_link(query: Mapping[str, str], limits: Limits) -> PaintingRequest | None:
+    """The request of a link that `PaintingRequest.link` made; `None` if the query is none.
+
+    Raises:
+        ValueError: If it is incomplete, or what it asks for is out of bounds.
+    """
+    if "prompt" not in query:
+        return None
+    if missing := [name for name in LINKED if name not in query]:
+        raise ValueError(f"The link does not say {', '.join(missing)}.")
+    values: dict[str, Any] = {name: query[name] for name in LINKED}
+    for name in values.keys() - {"prompt", "negative_prompt", "algorithm"}:
+        try:
+            values[name] = float(values[name])
+        except ValueError as error:
+            raise ValueError(f"The link has no number for {name}.") from error
+    return parse_request("paint", values, limits)
+
+
+def read_image(source: Any, limits: Limits, upload_folder: Path | None) -> Image.Image:
+    """Reads a picture that someone sent, upright and whole.
+
+    Args:
+        source: The file's contents, or {"path": …} of a file in the folder.
+        limits: Of its size.
+        upload_folder: The only folder from which files are read. Addresses are not fetched.
+
+    Raises:
+        ValueError: If it is none, too large, or elsewhere.
+    """
+    if isinstance(source, bytes):
+        file = io.BytesIO(source)
+        size = len(source)
+    else:
+        file = uploaded_file(source, upload_folder)
+        size = file.stat().st_size
+    if size > limits.image_bytes:
+        raise ValueError(f"The picture's file is larger than {limits.image_bytes // 2**20} MB.")
+    too_many_pixels = f"The picture has more than {limits.image_pixels // 10**6} million pixels."
+    try:
+        image = Image.open(file, formats=IMAGE_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ValueError(too_many_pixels) from error
+    except Exception as error:  # of which decoders raise all kinds on damaged files
+        raise ValueError(f"The file is no picture. It may be one of {', '.join(IMAGE_FORMATS)}.") from error
+    if image.width * image.height > limits.image_pixels:
+        raise ValueError(too_many_pixels)
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except Exception as error:
+        raise ValueError("The picture is damaged.") from error
+
+
+def uploaded_file(source: Any, upload_folder: Path | None) -> Path:
+    """The path of {"path": …}.
+
+    Raises:
+        ValueError: If it is not that of a file in the folder, whatever links lead to it.
+    """
+    path = source.get("path") if isinstance(source, Mapping) else None
+    if not isinstance(path, str) or "\0" in path or upload_folder is None:
+        raise ValueError("A picture must be an uploaded file.")
+    file = Path(path).resolve()
+    if not file.is_relative_to(upload_folder.resolve()) or not file.is_file():
+        raise ValueError("A picture must be an uploaded file; no address and no other file is read.")
+    return file
+
+
+def _text(name, value, longest):
+    value = "" if value is None else value
+    if not isinstance(value, str):
+        raise ValueError(f"The {name} must be a text.")
+    if len(value) > longest:
+        raise ValueError(f"The {name} has {len(value)} characters; at most {longest} are allowed.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The {name} has characters that are none.") from error
+    return value.strip()
+
+
+def _number(name, value, lowest, highest):
+    if not _is_between(value, lowest, highest):
+        raise ValueError(f"The {name} must be a number from {lowest:g} to {highest:g}.")
+    return float(value)
+
+
+def _whole(name, value, lowest, highest):
+    if not _is_between(value, lowest, highest) or value != int(value):
+        raise ValueError(f"The {name} must be a whole number from {lowest} to {highest}.")
+    return int(value)
+
+
+def _is_between(value, lowest, highest):
+    return isinstance(value, int | float) and not isinstance(value, bool) and lowest <= value <= highest
+
+
+def _list(name, value):
+    if not isinstance(value, (list, tuple)) or len(value) > 4:
+        raise ValueError(f"The {name} must be a list of at most 4 pictures.")
+    return value
+
+
+def _without_alpha(image):
+    """An RGB picture, what is transparent in it white."""
+    if image is None:
+        return None
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _drawn_on(layers: Sequence[Image.Image | None], size: tuple[int, int]) -> Image.Image:
+    """A mask, white where any layer is not transparent."""
+    mask = Image.new("L", size)
+    for layer in layers:
+        if layer is not None:
+            alpha = layer.convert("RGBA").getchannel("A").resize(size)
+            mask.paste(255, mask=alpha.point(lambda value: 255 * (value > 0)))
+    if mask.getbbox() is None:
+        raise ValueError("Draw on the picture where to paint.")
+    return mask

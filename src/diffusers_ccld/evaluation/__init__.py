@@ -1,0 +1,1 @@
+"""Comparing models by what they paint."""

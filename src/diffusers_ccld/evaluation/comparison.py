@@ -1,0 +1,265 @@
+"""A comparison of models: a gallery of pictures, their scores, and a page that shows both."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..inference.loading import folder_identity
+from ..utils.errors import first_line
+from ..utils.files import write_text
+from .compared_models import ComparedModel
+from .gallery import Gallery, PictureKey
+from .metrics import FEWEST_HELD_OUT, frechet_inception_distance, inception_metric, nearest_images, prompt_similarity
+from .page import Pair, PromptRow, Shown, comparison_page, link_to
+from .reference_images import ReferenceImages, choose_images, read_reference_images
+from .scorers import PIXELS_ACROSS, CLOOBScorer, OpenCLIPScorer, batches, features_of
+from .scores import (
+    STYLES,
+    Copying,
+    copying_scores,
+    distance_scores,
+    nearest_training_images,
+    prompt_scores,
+    style_scores,
+    summarized,
+)
+
+# Distance in 32 × 32 pixels below which two images are the same, perhaps saved anew: one grey level in 256.
+SAME_IMAGE = PIXELS_ACROSS * 3**0.5 / 255
+
+
+@dataclass(kw_only=True)
+class Comparison:
+    """What to score a gallery by. What is missing or of no use is found when it is made, before any picture is; that
+    too few held-out images are left, because they are training images, only when pictures are scored.
+
+    Args:
+        gallery: The pictures.
+        scorer_folder: The pipeline whose CLOOB scores all models.
+        device: Where to compute.
+        batch_size: Pictures at once.
+        training_images: What the models may have learnt by heart: a folder, a dataset saved to disk, …
+        held_out_images: Images like these that were not trained on.
+        max_images: The most to take of either, chosen at random.
+        open_clip: Name and weights of a model of open_clip, to score with it, too.
+        inception_weights: Weights of torch-fidelity's Inception network; needs held-out images.
+        styles: A caption for each style.
+
+    Raises:
+        ValueError: If something is not there or of no use.
+    """
+
+    gallery: Gallery
+    scorer_folder: Path
+    device: torch.device
+    batch_size: int = 4
+    training_images: str | None = None
+    held_out_images: str | None = None
+    max_images: int = 2000
+    open_clip: tuple[str, Path] | None = None
+    inception_weights: Path | None = None
+    styles: dict[str, str] = field(default_factory=lambda: dict(STYLES))
+
+    def __post_init__(self):
+        self.scorer = CLOOBScorer(self.scorer_folder, self.device)
+        self.open_clip_scorer = OpenCLIPScorer(*self.open_clip, self.device) if self.open_clip else None
+        self.training = self._chosen(self.training_images, "--train-images", 2)
+        self.held_out = self._chosen(self.held_out_images, "--held-out-images", FEWEST_HELD_OUT)
+        if self.inception_weights is not None:
+            if self.held_out is None:
+                raise ValueError("--inception-weights needs --held-out-images to measure the distance to.")
+            inception_metric(self.inception_weights, [])
+
+    def _chosen(self, source: str | None, option: str, fewest: int):
+        if source is None:
+            return None
+        images, total = choose_images(source, self.max_images)
+        if len(images) < fewest:
+            raise ValueError(f"{option} {source}: {len(images)} images are too few; {fewest} are the least.")
+        return images, total
+
+    def run(self) -> Path:
+        """Paints what is missing, scores, and writes the sheets, `scores.json` and `index.html`; gives the page."""
+        gallery = self.gallery
+        gallery.folder.mkdir(parents=True, exist_ok=True)
+        gallery.paint(self.device, self.batch_size)
+        gallery.save_sheets()
+        scores, pairs = self.score()
+        write_text(gallery.folder / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+        page = gallery.folder / "index.html"
+        write_text(page, self._page(scores, pairs))
+        return page
+
+    # Scores
+
+    def score(self) -> tuple[dict[str, Any], dict[str, list[Pair]]]:
+        """Scores of pictures that are made, as they stand in `scores.json`, and each model's closest pairs."""
+        gallery, notes = self.gallery, []
+        training, held_out = self._references(notes)
+        texts = [prompt.text for prompt in gallery.prompts]
+        groups = [prompt.group for prompt in gallery.prompts]
+        text_embeds = self.scorer.embed_texts(texts)
+        clip_embeds = self.open_clip_scorer.embed_texts(texts) if self.open_clip_scorer else None
+        reference = nearest_training_images(held_out.features, training.features) if training and held_out else None
+        inception = self._inception(held_out)
+
+        models, pairs, embeds, first = {}, {}, {}, None
+        bar = tqdm(gallery.models, desc="Scoring", unit="model", disable=None)
+        for model in bar:
+            features = features_of(self._images(model), self.scorer, self.batch_size)
+            per_prompt = prompt_scores(features, text_embeds)
+            if clip_embeds is not None:
+                per_prompt["open_clip_similarity"] = self._open_clip_similarity(model, clip_embeds)
+            scores = summarized(per_prompt, first, groups)
+            first = per_prompt if first is None else first
+            if training is not None:
+                nearest = nearest_training_images(features, training.features)
+                scores["copying"] = copying_scores(nearest, reference, len(gallery.prompts))
+                pairs[model.name] = self._pairs(model, nearest, training)
+            if held_out is not None and len(features.embeds) > 1:
+                scores |= distance_scores(features.embeds, held_out.features.embeds)
+            if inception is not None and len(features.embeds) > 1:
+                pictures = _as_tensors(self._images(model), self.batch_size)
+                scores["frechet_inception_distance"] = frechet_inception_distance(inception, pictures)
+            scores["per_prompt"] = {name: values.tolist() for name, values in per_prompt.items()}
+            models[model.name], embeds[model.name] = scores, features.embeds
+
+        references = {"training images": training, "held-out images": held_out}
+        embeds = {name: images.features.embeds for name, images in references.items() if images is not None} | embeds
+        style_embeds = self.scorer.embed_texts(list(self.styles.values()))
+        return {
+            "settings": self._settings(),
+            "prompts": [prompt._asdict() for prompt in gallery.prompts],
+            "models": models,
+            "styles": style_scores(embeds, style_embeds, list(self.styles)),
+            "notes": notes,
+        }, pairs
+
+    def _settings(self) -> dict[str, Any]:
+        gallery = self.gallery
+        return {
+            "models": {model.name: model.source for model in gallery.models},
+            "identities": {model.name: model.identity for model in gallery.models},
+            "seeds": list(gallery.seeds),
+            "steps": {model.name: gallery.steps_of(model) for model in gallery.models},
+            "guidance_scale": gallery.guidance_scale,
+            "algorithm": gallery.algorithm,
+            "dtype": gallery.dtype,
+            "scorer": str(self.scorer_folder),
+            "open_clip": self.open_clip and [self.open_clip[0], str(self.open_clip[1])],
+            "training_images": self.training_images,
+            "held_out_images": self.held_out_images,
+            "styles": self.styles,
+            "version": gallery.version,
+        }
+
+    def _images(self, model: ComparedModel) -> Iterator[Image.Image]:
+        return map(self.gallery.image, self.gallery.keys(model))
+
+    def _open_clip_similarity(self, model: ComparedModel, text_embeds: torch.Tensor) -> torch.Tensor:
+        parts = [self.open_clip_scorer.embed_images(batch) for batch in batches(self._images(model), self.batch_size)]
+        return prompt_similarity(torch.cat(parts).unflatten(0, (len(text_embeds), -1)), text_embeds)
+
+    def _references(self, notes: list[str]) -> tuple[ReferenceImages | None, ReferenceImages | None]:
+        """The training and the held-out images, if given; what there is to say about them is added to the notes."""
+        first = PictureKey(self.gallery.models[0], self.gallery.prompts[0], self.gallery.seeds[0])
+        size, scorer_name = min(self.gallery.image(first).size), folder_identity(self.scorer_folder)
+        cache = self.gallery.folder / "cache"
+        references = []
+        for chosen, name in ((self.training, "training"), (self.held_out, "held-out")):
+            if chosen is None:
+                references.append(None)
+                continue
+            images = read_reference_images(*chosen, size, self.scorer, scorer_name, cache, self.batch_size)
+            if len(images.images) < images.total:
+                notes.append(f"{len(images.images):,} of {images.total:,} {name} images were looked at.")
+            if num_damaged := len(images.images) - len(images.indices):
+                notes.append(f"{num_damaged:,} {name} images are damaged or tiny, and were left out.")
+            references.append(images)
+        training, held_out = references
+        if training is not None and held_out is not None:
+            same = nearest_images(held_out.features.pixels, training.features.pixels).distances < SAME_IMAGE
+            if same.any():
+                notes.append(f"{int(same.sum()):,} held-out images are training images, and were left out.")
+                held_out = held_out.without(same)
+            if len(held_out.indices) < FEWEST_HELD_OUT:
+                few = f"{len(held_out.indices)} held-out images are too few"
+                raise ValueError(f"{few}; give {FEWEST_HELD_OUT} or more that were not trained on.")
+        return training, held_out
+
+    def _inception(self, held_out: ReferenceImages | None):
+        if self.inception_weights is None:
+            return None
+        images = map(held_out.image, range(len(held_out.indices)))
+        return inception_metric(self.inception_weights, _as_tensors(images, self.batch_size))
+
+    # The page
+
+    def _shown(self, key: PictureKey) -> Shown:
+        path = self.gallery.path(key)
+        title = f"{key.model.name}: {key.prompt.text} (seed {key.seed})"
+        return Shown(self.gallery.image(key), link_to(path, self.gallery.folder), title)
+
+    def _pairs(self, model: ComparedModel, nearest: Copying, training: ReferenceImages) -> list[Pair]:
+        keys, pairs = self.gallery.keys(model), []
+        for i in nearest.closest(len(self.gallery.seeds)):
+            key, row = keys[i], int(nearest.in_pixels.indices[i])
+            generated = self._shown(key)._replace(title=f"{key.prompt.text}, seed {key.seed}")
+            image = Shown(training.image(row), None, training.name(row))
+            pairs.append(Pair(generated, image, *(float(space.ratios[i]) for space in nearest)))
+        return pairs
+
+    def _page(self, scores: dict[str, Any], pairs: dict[str, list[Pair]]) -> str:
+        gallery, rows = self.gallery, []
+        for i, prompt in enumerate(gallery.prompts):
+            models = []
+            for model in gallery.models:
+                similarity = float(np.mean(scores["models"][model.name]["per_prompt"]["prompt_similarity"][i]))
+                shown = [self._shown(PictureKey(model, prompt, seed)) for seed in gallery.seeds]
+                models.append((model.name, similarity, shown))
+            rows.append(PromptRow(prompt.text, prompt.group, models))
+        seeds = gallery.seeds
+        facts = [
+            f"prompts: {len(rows)}",
+            f"seeds: {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed: {seeds[0]}",
+            f"steps: {gallery.num_inference_steps or 'each model’s own'}",
+            f"guidance scale: {gallery.guidance_scale:g}",
+            f"sampler: {gallery.algorithm or 'each model’s own'}",
+        ]
+        title = " and ".join(model.name for model in gallery.models) if len(gallery.models) < 4 else "Models compared"
+        return comparison_page(title, " · ".join(facts), scores, pairs, rows)
+
+
+def parse_styles(path: Path) -> dict[str, str]:
+    """Reads styles, one a line: "name: caption", or a caption that is its own name; # begins a comment.
+
+    Raises:
+        ValueError: If there are fewer than two, or one twice.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--styles {path}: the file cannot be read. ({first_line(error)})") from error
+    styles: dict[str, str] = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            name, _, caption = map(str.strip, line.partition(":"))
+            if name in styles:
+                raise ValueError(f"{path}: the style {name!r} stands there twice.")
+            styles[name] = caption or name
+    if len(styles) < 2:
+        raise ValueError(f"{path}: two styles are the least to choose between.")
+    return styles
+
+
+def _as_tensors(images: Iterator[Image.Image], batch_size: int) -> Iterator[torch.Tensor]:
+    """Batches (N, 3, H, W), uint8, of pictures of one size."""
+    for batch in batches(images, batch_size):
+        yield torch.from_numpy(np.stack([np.asarray(image) for image in batch])).permute(0, 3, 1, 2)

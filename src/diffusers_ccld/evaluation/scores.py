@@ -1,0 +1,155 @@
+"""The scores of a comparison, put together of the figures in `evaluation`; what is given back can be saved as JSON."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from .metrics import (
+    COPY_RATIO,
+    Nearest,
+    copy_test,
+    embedding_diversity,
+    frechet_distance,
+    kernel_distance,
+    mean_over_prompts,
+    nearest_images,
+    pixel_diversity,
+    prompt_similarity,
+    style_shares,
+    total_variation,
+)
+from .scorers import Features
+
+NO_GROUP = "other"
+NUM_PAIRS = 6
+
+# Captions for the zero-shot classes where none are given: the media that the bundled model paints in.
+STYLES = {
+    "oil": "an oil painting",
+    "watercolor": "a watercolor painting",
+    "charcoal": "a charcoal drawing",
+    "ink": "an ink drawing",
+    "pastel": "a pastel drawing",
+    "pointillism": "a pointillist painting",
+}
+
+
+def prompt_scores(features: Features, text_embeds: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A model's scores on each prompt.
+
+    Args:
+        features: Of its pictures, prompt by prompt, S seeds each, (P · S, D).
+        text_embeds: The scorer's embeddings of the prompts, (P, D).
+
+    Returns:
+        "prompt_similarity", (P, S), and, of two seeds or more, "diversity" and "pixel_diversity", (P,).
+    """
+    embeds, pixels = (values.unflatten(0, (len(text_embeds), -1)) for values in features)
+    scores = {"prompt_similarity": prompt_similarity(embeds, text_embeds)}
+    if embeds.shape[1] > 1:
+        scores["diversity"] = embedding_diversity(embeds)
+        scores["pixel_diversity"] = pixel_diversity(pixels)
+    return scores
+
+
+def summarized(
+    scores: dict[str, torch.Tensor], first: dict[str, torch.Tensor] | None, groups: Sequence[str | None]
+) -> dict[str, Any]:
+    """Means and standard errors of a model's scores, of all prompts and of each group.
+
+    Args:
+        scores: Of `prompt_scores`.
+        first: Those of the first model, to tell the difference; `None` for the first itself.
+        groups: Each prompt's group.
+    """
+    names = list(dict.fromkeys(group or NO_GROUP for group in groups)) if any(groups) else []
+    members = {name: torch.tensor([(group or NO_GROUP) == name for group in groups]) for name in names}
+    summary = {}
+    for name, values in scores.items():
+        difference = None if first is None else values - first[name]
+        summary[name] = _estimates(values, difference)
+        if members:
+            summary[name]["groups"] = {
+                group: _estimates(values[mask], None if difference is None else difference[mask])
+                for group, mask in members.items()
+            }
+    return summary
+
+
+def _estimates(values: torch.Tensor, difference: torch.Tensor | None) -> dict[str, Any]:
+    estimate = mean_over_prompts(values)._asdict()
+    if difference is not None:
+        estimate["difference"] = mean_over_prompts(difference)._asdict()
+    return estimate
+
+
+class Copying(NamedTuple):
+    """How near a model's pictures, or held-out images, are to training images.
+
+    Attributes:
+        in_embeddings: By the scorer's embeddings.
+        in_pixels: By 32 × 32 pixels.
+    """
+
+    in_embeddings: Nearest
+    in_pixels: Nearest
+
+    def closest(self, num_seeds: int) -> list[int]:
+        """Numbers of the pictures that are most like copies, the worst first, one of each prompt at most."""
+        worst_seeds = self.in_pixels.ratios.unflatten(0, (-1, num_seeds)).min(dim=1)
+        prompts = worst_seeds.values.argsort(stable=True)[:NUM_PAIRS]
+        return [int(p) * num_seeds + int(worst_seeds.indices[p]) for p in prompts]
+
+
+def nearest_training_images(features: Features, training: Features) -> Copying:
+    """The nearest training image of each picture, by both ways to look."""
+    return Copying(nearest_images(features.embeds, training.embeds), nearest_images(features.pixels, training.pixels))
+
+
+def copying_scores(generated: Copying, held_out: Copying | None, num_prompts: int) -> dict[str, Any]:
+    """What there is to say of a model's copying, by what it made of so many prompts; whether it does copy takes
+    held-out images to compare with.
+
+    The pixels decide. A picture that means the same as a training image is no copy: a prompt may ask for it.
+    """
+    scores: dict[str, Any] = {}
+    for name in Copying._fields:
+        nearest = getattr(generated, name)
+        scores[name] = {
+            "median_distance": nearest.distances.median().item(),
+            "ratios": [round(ratio, 4) for ratio in nearest.ratios.tolist()],
+        }
+        if held_out is not None:
+            real = getattr(held_out, name)
+            scores[name]["held_out_median_distance"] = real.distances.median().item()
+            scores[name]["held_out_ratios"] = [round(ratio, 4) for ratio in real.ratios.tolist()]
+    scores["copies"] = (generated.in_pixels.ratios < COPY_RATIO).double().mean().item()
+    if held_out is not None:
+        test = copy_test(generated.in_pixels.ratios, held_out.in_pixels.ratios, num_prompts)
+        scores |= {"held_out_copies": test.held_out_share, "p_value": test.p_value, "verdict": test.verdict}
+    return scores
+
+
+def style_scores(embeds: dict[str, torch.Tensor], style_embeds: torch.Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Zero-shot shares of styles, and how far each set of pictures is from the first.
+
+    Args:
+        embeds: Embeddings (N, D) of each set of pictures, by name; the first is what others are compared with.
+        style_embeds: Embeddings of the captions of the styles, (K, D).
+        names: What to call the styles.
+    """
+    shares = {name: style_shares(values, style_embeds) for name, values in embeds.items()}
+    first = next(iter(shares.values()))
+    return {
+        name: {"shares": dict(zip(names, values.tolist())), "distance_to_first": total_variation(values, first)}
+        for name, values in shares.items()
+    }
+
+
+def distance_scores(embeds: torch.Tensor, held_out: torch.Tensor) -> dict[str, float]:
+    """Distances between generated pictures and held-out images as a whole, in the scorer's embeddings."""
+    return {
+        "frechet_distance": frechet_distance(embeds, held_out),
+        "kernel_distance": kernel_distance(embeds, held_out),
+    }

@@ -1,0 +1,1 @@
+"""Painting with a trained model: devices, loading, speed, interpolation."""

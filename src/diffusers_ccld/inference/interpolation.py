@@ -1,0 +1,305 @@
+"""Pictures between prompts, image prompts, embeddings and seeds, in even steps."""
+
+import math
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..pipelines.conditions import Condition, check_conditions, is_finite_number, is_pair
+from ..pipelines.pipeline_ccld import CCLDPipeline
+from .even_frames import POSITION_DIGITS, Frames, even_frames
+
+# Vectors this close to opposite, in radians, are joined by no arc that rounding has not chosen.
+_OPPOSITE = 1e-4
+
+
+def slerp(start: torch.Tensor, end: torch.Tensor, fraction: float | torch.Tensor) -> torch.Tensor:
+    """Spherical linear interpolation: at a constant angular speed along the great circle between two directions.
+
+    Lengths are interpolated linearly: unit vectors keep theirs, and noise its strength. Between parallel vectors only
+    the length changes. The method is that of Shoemake, "Animating rotation with quaternion curves" (1985).
+
+    Args:
+        start: Vectors (..., D).
+        end: Vectors (..., D).
+        fraction: Where between 0 (`start`) and 1 (`end`); a number, or a tensor (...) of one for each vector.
+
+    Returns:
+        Vectors (..., D) of the type of `start`, computed in float64.
+
+    Raises:
+        ValueError: If a vector is zero or not finite, or two are opposite: then there is no shortest arc.
+    """
+    lengths = [vector.double().norm(dim=-1, keepdim=True) for vector in (start, end)]
+    if not all(torch.isfinite(length).all() and (length > 0).all() for length in lengths):
+        raise ValueError("A vector that is zero or not finite has no direction to interpolate.")
+    first, last = start.double() / lengths[0], end.double() / lengths[1]
+    # Of exact small angles and angles near π alike, where the arc cosine of the product loses half of all digits.
+    angle = 2 * torch.atan2((last - first).norm(dim=-1, keepdim=True), (last + first).norm(dim=-1, keepdim=True))
+    if (angle > math.pi - _OPPOSITE).any():
+        raise ValueError("Between opposite vectors no arc is the shortest; put a waypoint between them.")
+    fraction = torch.as_tensor(fraction, dtype=torch.float64, device=first.device).unsqueeze(-1)
+    across = last - (first * last).sum(dim=-1, keepdim=True) * first
+    across = across / across.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    direction = torch.cos(fraction * angle) * first + torch.sin(fraction * angle) * across
+    return (direction * torch.lerp(*lengths, fraction)).to(start.dtype)
+
+
+@dataclass
+class InterpolationPath:
+    """What is to be painted between waypoints: a position of 1.5 is the middle of the second and the third.
+
+    Attributes:
+        condition_embeds: Embeddings of the W waypoints, (W, D).
+        weights: Their weights, (W,).
+        noise: Their initial noise, (W, C, H / 8, W / 8).
+        is_closed: Whether a last leg leads back to the first waypoint.
+        negative_prompt_embeds: What to keep away from all along the path, (D,).
+        height: Of the pictures, in pixels.
+        width: Likewise.
+        generator_state: Of the generator after it has drawn the first noise, for samplers that add more on the way.
+    """
+
+    condition_embeds: torch.Tensor
+    weights: torch.Tensor
+    noise: torch.Tensor
+    is_closed: bool
+    negative_prompt_embeds: torch.Tensor | None
+    height: int
+    width: int
+    generator_state: torch.Tensor
+
+    @property
+    def num_legs(self) -> int:
+        """Number of ways from one waypoint to the next."""
+        return len(self.weights) if self.is_closed else len(self.weights) - 1
+
+    def canonical(self, position: float) -> float:
+        """The position in [0, `num_legs`) or, of an open path, [0, `num_legs`] at which the same is to be seen."""
+        if self.is_closed:
+            position %= self.num_legs
+            if self.num_legs == 2:  # there and back
+                position = min(position, 2 - position)
+        return round(position, POSITION_DIGITS)
+
+    def at(self, position: float) -> tuple[list[tuple[torch.Tensor, float]], torch.Tensor]:
+        """The weighted conditions and the initial noise (1, C, H / 8, W / 8) at a position."""
+        leg = min(int(position), self.num_legs - 1)
+        fraction, following = position - leg, (leg + 1) % len(self.weights)
+        embeds = slerp(self.condition_embeds[leg], self.condition_embeds[following], fraction)
+        weight = torch.lerp(self.weights[leg], self.weights[following], fraction).item()
+        noise = slerp(self.noise[leg].flatten(), self.noise[following].flatten(), fraction)
+        conditions = [(embeds, weight)]
+        if self.negative_prompt_embeds is not None:
+            conditions.append((self.negative_prompt_embeds, 1 - weight))
+        return conditions, noise.reshape(1, *self.noise.shape[1:])
+
+
+@torch.no_grad()
+def prepare_path(
+    pipe: CCLDPipeline,
+    waypoints: Sequence[Condition | tuple[Condition, float]],
+    seeds: int | Sequence[int] = 0,
+    loop: bool = False,
+    guidance_scale: float = 3.0,
+    negative_prompt: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> InterpolationPath:
+    """Embeds waypoints and draws their noise; see `interpolate` for the arguments and what is raised."""
+    waypoints = [waypoint if is_pair(waypoint) else (waypoint, guidance_scale) for waypoint in waypoints]
+    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    num_waypoints = max(len(waypoints), len(seeds))
+    if not waypoints or not seeds or num_waypoints < 2:
+        raise ValueError("Give at least two waypoints, or one and several seeds.")
+    if len({len(waypoints), len(seeds)} - {1}) > 1:
+        raise ValueError(f"{len(seeds)} seeds were given for {len(waypoints)} waypoints; give one, or one for each.")
+    if not all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds):
+        raise ValueError("Seeds are whole numbers from 0 to 2⁶³ − 1.")
+    if not is_finite_number(guidance_scale):
+        raise ValueError(f"guidance_scale={guidance_scale!r} must be a finite number.")
+    has_image_encoder = pipe.image_encoder is not None and pipe.feature_extractor is not None
+    check_conditions([waypoints], pipe.unet.config.cross_attention_dim, has_image_encoder)
+    sample_size = pipe.unet.config.sample_size
+    sample_size = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    height = sample_size[0] * pipe.vae_scale_factor if height is None else height
+    width = sample_size[1] * pipe.vae_scale_factor if width is None else width
+    pipe.check_size(height, width)
+
+    def embed(condition):
+        if isinstance(condition, torch.Tensor):
+            embeds = condition.flatten()
+        elif isinstance(condition, str):
+            embeds = pipe.encode_prompt(condition)[0][0]
+        else:
+            embeds = pipe.encode_image(condition)[0]
+        return embeds.float().cpu()
+
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    noise = torch.cat(
+        [pipe.prepare_noise(1, height, width, generator, torch.device("cpu")) for generator in generators]
+    )
+    condition_embeds = torch.stack([embed(condition) for condition, _ in waypoints])
+    weights = torch.tensor([weight for _, weight in waypoints], dtype=torch.float64)
+    path = InterpolationPath(
+        condition_embeds=condition_embeds.expand(num_waypoints, -1),
+        weights=weights.expand(num_waypoints),
+        noise=noise.expand(num_waypoints, -1, -1, -1),
+        is_closed=loop,
+        negative_prompt_embeds=None if negative_prompt is None else embed(negative_prompt),
+        height=height,
+        width=width,
+        generator_state=generators[0].get_state(),
+    )
+    for leg in range(path.num_legs):
+        path.at(leg + 0.5)  # raises if two waypoints are opposite
+    if negative_prompt is None:
+        pipe.check_taught(path.weights[:, None])
+    is_guided = bool(path.weights.any())  # or embeddings play no part
+    if all(
+        torch.equal(tensor, tensor[:1].expand_as(tensor))
+        for tensor in (path.weights, path.noise, *([path.condition_embeds] if is_guided else []))
+    ):
+        raise ValueError("All waypoints are the same, and so are their seeds: there is nothing in between.")
+    return path
+
+
+@torch.no_grad()
+def paint_path(
+    pipe: CCLDPipeline,
+    path: InterpolationPath,
+    num_frames: int,
+    num_inference_steps: int | None = None,
+    batch_size: int = 4,
+    max_pictures: int | None = None,
+    pictures: MutableMapping[float, Image.Image] | None = None,
+) -> Frames:
+    """Paints pictures along a path until frames are found that are evenly far apart.
+
+    The distance of two pictures is the root of their mean squared difference, of values in 0 … 255.
+
+    Args:
+        pipe: The pipeline.
+        path: The path, of `prepare_path`.
+        num_frames: As in `interpolate`, and so are the arguments not named here.
+        pictures: What has been painted before, by canonical position; to it is added what is painted now. With a
+            mapping that keeps files, an interrupted run goes on where it was.
+
+    Returns:
+        Positions and distances of the frames. Those of a closed path end with the one that they begin with.
+    """
+    pictures = {} if pictures is None else pictures
+    check_counts(path, num_frames, batch_size, max_pictures)
+    max_pictures = 4 * num_frames if max_pictures is None else max_pictures
+    known: dict[tuple[float, float], float] = {}
+    with tqdm(desc="Painting", unit="picture", total=0) as progress_bar:
+
+        def distances(positions: list[float]) -> list[float]:
+            positions = [path.canonical(position) for position in positions]
+            missing = [position for position in dict.fromkeys(positions) if position not in pictures]
+            progress_bar.total += len(missing)
+            for first in range(0, len(missing), batch_size):
+                part = missing[first : first + batch_size]
+                for position, picture in zip(part, _paint(pipe, path, part, num_inference_steps)):
+                    pictures[position] = picture
+                progress_bar.update(len(part))
+            for pair in pairwise(positions):
+                if pair not in known:
+                    known[pair] = picture_distance(*(pictures[position] for position in pair))
+            return [known[pair] for pair in pairwise(positions)]
+
+        is_closed = int(path.is_closed)
+        return even_frames(distances, path.num_legs, num_frames - 1 + is_closed, max_pictures + is_closed)
+
+
+def check_counts(path: InterpolationPath, num_frames: int, batch_size: int, max_pictures: int | None) -> None:
+    """Raises `ValueError` if so many frames cannot be made of a path, or not of so many pictures."""
+    if num_frames < len(path.weights):
+        raise ValueError(
+            f"{num_frames} frames are fewer than the {len(path.weights)} waypoints, each of which is one."
+        )
+    if batch_size < 1:
+        raise ValueError("The batch size must be at least 1.")
+    if max_pictures is not None and max_pictures < num_frames:
+        raise ValueError(f"{num_frames} frames cannot be made of {max_pictures} pictures.")
+
+
+def picture_distance(first: Image.Image, second: Image.Image) -> float:
+    """Root of the mean squared difference of two pictures of one size, of values in 0 … 255."""
+    difference = np.asarray(first, dtype=np.float32) - np.asarray(second, dtype=np.float32)
+    return float(np.sqrt(np.mean(np.square(difference), dtype=np.float64)))
+
+
+def interpolate(
+    pipe: CCLDPipeline,
+    waypoints: Sequence[Condition | tuple[Condition, float]],
+    num_frames: int = 24,
+    *,
+    seeds: int | Sequence[int] = 0,
+    loop: bool = False,
+    guidance_scale: float = 3.0,
+    negative_prompt: str | None = None,
+    num_inference_steps: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int = 4,
+    max_pictures: int | None = None,
+) -> list[Image.Image]:
+    """Paints pictures that lead from waypoint to waypoint, in steps that look even.
+
+        frames = interpolate(pipe, ["a winter forest", "an autumn forest"], num_frames=24, seeds=[1, 2], loop=True)
+
+    Embeddings and noise are interpolated on the sphere (`slerp`), weights linearly. Every waypoint is a frame, painted
+    as the pipeline paints it with a generator of that seed. Between them, the frames are placed where the pictures
+    change by the same amount from each to the next (`even_steps`), which takes more pictures than frames.
+
+    A scheduler that adds noise on the way adds the same to all pictures: that of the first seed.
+
+    Args:
+        pipe: The pipeline, with any scheduler.
+        waypoints: Texts, PIL images or embeddings (D,), at least two; each alone or as a pair with its weight.
+        num_frames: Number of frames in all, at least one for each waypoint.
+        seeds: One of all waypoints or one for each. Of a single waypoint several seeds may be given.
+        loop: Whether to come back to the first waypoint; the frames then follow one another in a circle.
+        guidance_scale: Weight of waypoints without one of their own.
+        negative_prompt: What to keep away from all along: a condition of weight 1 − w, where the waypoint's is w.
+        num_inference_steps: Number of sampling steps of each picture; by default the model's own.
+        height: Height in pixels; by default that of the training images.
+        width: Width in pixels, likewise.
+        batch_size: Number of pictures painted at once.
+        max_pictures: Number of pictures that may be painted to find even steps, by default four for every frame. As
+            many as frames are left in even steps of the angle, however unevenly they look.
+
+    Returns:
+        The frames.
+
+    Raises:
+        ValueError: If the arguments do not go together, before any work is done, or if the pictures are not finite.
+        TypeError: If a waypoint is neither a text, a picture nor an embedding.
+    """
+    pictures: dict[float, Image.Image] = {}
+    path = prepare_path(pipe, waypoints, seeds, loop, guidance_scale, negative_prompt, height, width)
+    frames = paint_path(pipe, path, num_frames, num_inference_steps, batch_size, max_pictures, pictures)
+    return [pictures[path.canonical(position)] for position in frames.positions[:num_frames]]
+
+
+def _paint(pipe, path, positions, num_inference_steps):
+    """Pictures at positions, made together."""
+    conditions, noise = zip(*(path.at(position) for position in positions))
+    images = pipe(
+        conditions=list(conditions),
+        latents=torch.cat(noise),
+        height=path.height,
+        width=path.width,
+        num_inference_steps=num_inference_steps,
+        generator=[torch.Generator().set_state(path.generator_state) for _ in positions],
+        output_type="np",
+    ).images
+    if not np.isfinite(images).all():
+        raise ValueError("The model gave values that are not finite. Try single precision (--dtype fp32).")
+    return pipe.image_processor.numpy_to_pil(images)

@@ -1,0 +1,1 @@
+"""Networks: the U-Net, CLOOB's encoders, GumbelVQ."""

@@ -1,0 +1,157 @@
+"""Builds our models from the original's state dicts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models.configuration_cloob import CLOOBConfig
+from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
+from ..models.unet_ccld import CCLDUNet2DConditionModel
+from ..schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM, CCLDScheduler
+from .errors import CheckpointError
+from .published.presets import PRESETS
+from .reading.checkpoints import num_bytes
+from .reading.sources import Source
+from .tensors.autoencoder import IGNORED, check_against_yaml, first_stage, infer_autoencoder, read_autoencoder_yaml
+from .tensors.cloob import (
+    HEAD_DIM,
+    cloob_table,
+    infer_cloob_config,
+    is_jax,
+    is_published_size,
+    load_cloob_config,
+    split_cloob,
+)
+from .tensors.scale import Scale
+from .tensors.tables import Entry, from_original
+from .tensors.unet import SCALE_BUFFER, unet_config, unet_table
+
+
+@dataclass
+class Plan:
+    """A component that is ready to be written: a model with its weights, or a preprocessor or scheduler."""
+
+    name: str
+    component: Any
+    report: dict[str, Any] | None = None
+
+    def write(self, folder: Path) -> None:
+        self.component.save_pretrained(folder / self.name)
+
+
+def plan_unet(source: Source, preset: str | None, dtype: torch.dtype) -> list[Plan]:
+    """The U-Net and its scheduler."""
+    config = unet_config(source.state)
+    if preset is not None and config["block_out_channels"] != PRESETS[preset].block_out_channels:
+        raise CheckpointError(
+            f"The U-Net has widths {config['block_out_channels']}; the preset {preset} has "
+            f"{PRESETS[preset].block_out_channels}."
+        )
+    model = _empty(CCLDUNet2DConditionModel, **config)
+    report = fill(model, source, unet_table(), SCALE_BUFFER, dtype)
+    return [Plan("unet", model, report), Plan("scheduler", CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM))]
+
+
+def plan_vae(source: Source, yaml_file: str | Path | None, scale: Scale, dtype: torch.dtype) -> list[Plan]:
+    """The autoencoder."""
+    source.state, left_out = first_stage(source.state)
+    source.ignored += left_out
+    autoencoder = infer_autoencoder(source.state)
+    resolution = 256
+    if yaml_file is not None:
+        kind, params = read_autoencoder_yaml(yaml_file)
+        check_against_yaml(autoencoder, kind, params, yaml_file)
+        resolution = params["ddconfig"]["resolution"]
+    model = _empty(
+        autoencoder.kind,
+        **autoencoder.config,
+        sample_size=resolution,
+        scaling_factor=1 / scale.value,
+        force_upcast=False,
+    )
+    return [Plan("vae", model, fill(model, source, autoencoder.table, IGNORED, dtype))]
+
+
+def plan_cloob(source: Source, config: CLOOBConfig, dtype: torch.dtype) -> list[Plan]:
+    """The two encoders and their preprocessors."""
+    plans = []
+    for component, state in split_cloob(source.state).items():
+        is_text = component == "text_encoder"
+        model_class = CLOOBTextModelWithProjection if is_text else CLOOBVisionModelWithProjection
+        tower_config = config.text_config if is_text else config.vision_config
+        model = _empty(model_class, config=tower_config)
+        table = cloob_table(component, tower_config.num_hidden_layers, is_jax(source.state))
+        tower = Source(state, source.path, source.what, source.ignored)
+        plans.append(Plan(component, model, fill(model, tower, table, r"$^", dtype)))
+    return [
+        *plans,
+        Plan("tokenizer", CLOOBTokenizer(model_max_length=config.text_config.max_position_embeddings)),
+        Plan("feature_extractor", CLOOBImageProcessor(size=config.vision_config.image_size)),
+    ]
+
+
+def _cloob_config(source, name_or_file, preset, warn):
+    inferred = infer_cloob_config(source.state)
+    name_or_file = name_or_file or (PRESETS[preset].cloob_config if preset is not None else None)
+    if name_or_file is None:
+        if not is_published_size(inferred):
+            warn(
+                f"{source} is of no published size, and weights do not tell the number of attention heads: heads "
+                f"{HEAD_DIM} wide were assumed. Give --cloob-config if that is wrong."
+            )
+        return inferred
+    config = load_cloob_config(name_or_file)
+    for tower in ("text_config", "vision_config"):
+        said, found = getattr(config, tower).to_dict(), getattr(inferred, tower).to_dict()
+        wrong = [k for k in said if k != "num_attention_heads" and said[k] != found[k]]
+        if wrong:
+            raise CheckpointError(
+                f"The CLOOB configuration {name_or_file} does not belong to {source}: "
+                + "; ".join(f"{k} is {said[k]} there and {found[k]} here" for k in wrong)
+                + "."
+            )
+    return config
+
+
+def _empty(model_class, **config):
+    """A model whose parameters have shapes but no memory."""
+    with torch.device("meta"):
+        return model_class(**config)
+
+
+def fill(
+    model: torch.nn.Module, source: Source, table: list[Entry], ignore: str, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Loads a source into an empty model, in place; gives what the report says of it.
+
+    Raises:
+        CheckpointError: If a tensor is missing, unknown, of the wrong shape, not finite, or too large for the dtype.
+    """
+    if sum(map(num_bytes, source.state.values())) > source.path.stat().st_size:  # they may share their memory
+        raise CheckpointError(f"{source}: the tensors unfold into more numbers than the file holds.")
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    state, ignored = from_original(source.state, table, shapes, ignore, str(source))
+    # What `from_pretrained` keeps in float32, a file of half precision must not have rounded.
+    exact = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    dtypes = {name: torch.float32 if exact & set(name.split(".")) else dtype for name in state}
+    state = {name: tensor.to(dtypes[name]).contiguous() for name, tensor in state.items()}
+    if too_large := [n for n, t in state.items() if dtype == torch.float16 and not torch.isfinite(t).all()]:
+        raise CheckpointError(f"{source}: {too_large[0]} has values too large for fp16; take bf16 or fp32.")
+    seen = set()
+    for name, tensor in state.items():  # safetensors refuses what two tensors share
+        if tensor.data_ptr() in seen:
+            state[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
+    model.load_state_dict(state, strict=True, assign=True)
+    model.eval()
+    return {
+        "class": type(model).__name__,
+        "source": str(source.path),
+        "format": source.what,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "source_tensors_used": len(source.state) - len(ignored),
+        "ignored": source.ignored + ignored,
+    }

@@ -1,0 +1,1 @@
+"""Reads the original's files without running anything in them."""

@@ -1,0 +1,171 @@
+"""Reads the original's files without running anything that is in them. The only module that unpickles."""
+
+import hashlib
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ...utils.errors import first_line
+from ..errors import CheckpointError, HostileFileError, check_file
+from .pickle_walk import check_pickle
+
+# What the header of a Lightning training checkpoint of 2022 refers to beside tensors: callback classes, paths,
+# configurations. Nothing in it is needed, so each becomes a `Placeholder`.
+INERT_GLOBALS = re.compile(
+    r"^(pytorch_lightning|lightning|lightning_fabric|omegaconf|pathlib|collections|typing|numpy)\b"
+)
+
+
+LEGACY_PICKLES = 5  # one after another, in the format before PyTorch 1.6
+
+
+class Placeholder:
+    """Stands in for an object of a checkpoint's header; it can be made, filled and compared, and does nothing."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, with a progress bar for large ones."""
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc=f"SHA-256 of {path.name}", disable=size < 2**28)
+    with path.open("rb") as file, bar:
+        while block := file.read(2**22):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a PyTorch file, memory-mapped where its format allows it.
+
+    Args:
+        path: A `.ckpt` or `.pt` file: a state dict or a Lightning training checkpoint.
+
+    Returns:
+        What the file holds. Objects of a Lightning header are `Placeholder`s.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged, holds no dictionary, or refers to code that a checkpoint
+            has no use for. Such code is not run.
+    """
+    path = check_file(path)
+    try:
+        _check_archive(path)
+    except CheckpointError as error:
+        raise type(error)(f"{path}: {error}") from None
+    # Encrypted archives and those of several disks end in a RuntimeError; pickles that are none in the others.
+    except (zipfile.BadZipFile, RuntimeError, ValueError, LookupError, OverflowError, EOFError, OSError) as error:
+        raise _damaged(path, error) from error
+    try:
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except ValueError:  # Files older than PyTorch 1.6 cannot be searched; without placeholders they still read safely.
+        unsafe = []
+    except Exception as error:
+        raise _damaged(path, error) from error
+    if refused := [name for name in unsafe if not INERT_GLOBALS.match(name)]:
+        raise HostileFileError(
+            f"{path}: the file refers to {', '.join(sorted(refused))}, which no checkpoint of CCLD needs and which "
+            f"could run code. Nothing of it was run. Get the file from a source you trust."
+        )
+    placeholders = [(type(name.rpartition(".")[2], (Placeholder,), {}), name) for name in unsafe]
+    with torch.serialization.safe_globals(placeholders):
+        try:
+            checkpoint = _load(path)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{path}: the file is no PyTorch checkpoint, or holds something other than tensors. Nothing of it was "
+                f"run."
+            ) from error
+        except Exception as error:
+            raise _damaged(path, error) from error
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(f"{path}: the file holds a {type(checkpoint).__name__}, not a checkpoint.")
+    return dict(checkpoint)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive: to PyTorch by its beginning, or to Python by its end."""
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            return True
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it says that it is one, of several disks
+        return True
+
+
+def _check_archive(path):
+    """Refuses archives that PyTorch would not have written, and pickles in them that are made to do harm.
+
+    PyTorch never compresses; what is compressed could unfold into anything. Nor does it write anything before the
+    archive: then its reader and Python's might find different ones.
+    """
+    if not is_archive(path):
+        with path.open("rb") as file:
+            for _ in range(LEGACY_PICKLES):
+                check_pickle(file)
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        is_plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        begins_at_once = min((entry.header_offset for entry in entries), default=0) == 0
+        if not is_plain or not begins_at_once or sum(e.file_size for e in entries) > path.stat().st_size:
+            raise HostileFileError("the archive unfolds into more than it holds, which no checkpoint does.")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                with archive.open(entry) as pickled:
+                    check_pickle(pickled)
+
+
+def state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """A state dict that has been made sure to be one.
+
+    Raises:
+        CheckpointError: If it is no mapping from names to ordinary tensors, or they are more than the file holds.
+    """
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: the state dict is a {type(content).__name__}.")
+    for name, tensor in content.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{path}: {name!r} is no name of a tensor.")
+        is_tensor = isinstance(tensor, torch.Tensor)
+        if not is_tensor or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise CheckpointError(f"{path}: {name} is no ordinary tensor.")
+        if num_bytes(tensor) > tensor.untyped_storage().nbytes():  # one number may stand for many
+            raise HostileFileError(f"{path}: {name} unfolds into more numbers than the file holds.")
+    return dict(content)
+
+
+def num_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's numbers, each counted by itself."""
+    return tensor.numel() * tensor.element_size()
+
+
+def _load(path: Path):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap can only be used" not in str(error):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)  # the format before PyTorch 1.6
+
+
+def _damaged(path, error):
+    return CheckpointError(
+        f"{path}: the file is no PyTorch checkpoint, or a truncated one; get it again. ({first_line(error)})"
+    )

@@ -1,0 +1,1 @@
+"""What the original's tensors are called here, and how sizes are read off them."""

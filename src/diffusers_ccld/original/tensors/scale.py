@@ -1,0 +1,93 @@
+"""Which constant latents are multiplied with before decoding; the published files do not agree on it."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckpointError
+from ..published.presets import PRESETS
+from .unet import SCALE_BUFFER
+
+SCALE_TOLERANCE = 1e-3  # relative; the published values have that many digits
+
+
+@dataclass
+class Scale:
+    """What latents are multiplied with before decoding, and who said so."""
+
+    value: float
+    origin: str
+
+
+def stored_scale(state: Mapping[str, torch.Tensor]) -> float | None:
+    """The scale that stands in a U-Net's state dict, if any.
+
+    Raises:
+        CheckpointError: If it is no positive number.
+    """
+    if SCALE_BUFFER not in state:
+        return None
+    buffer = state[SCALE_BUFFER]
+    value = float(buffer) if buffer.numel() == 1 and buffer.is_floating_point() else math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise CheckpointError(f"The U-Net's file has {SCALE_BUFFER} = {str(buffer)[:80]}, which is no scale.")
+    return value
+
+
+def choose_scale(
+    flag: float | None,
+    preset: str | None,
+    stored: float | None,
+    block_out_channels: tuple[int, ...] | None,
+    warn: Callable[[str], None],
+) -> Scale:
+    """Decides on the autoencoder scale: the flag, else the preset, else the buffer of the U-Net's file.
+
+    The published models carry buffers, but were published together with a script that decodes with a constant of its
+    own. Where the two differ and neither flag nor preset says which is meant, there is no safe choice.
+
+    Raises:
+        CheckpointError: If nothing tells the scale, or a published size's buffer contradicts its published value.
+    """
+    if flag is not None:
+        chosen = Scale(flag, "--autoencoder-scale")
+    elif preset is not None:
+        chosen = Scale(PRESETS[preset].autoencoder_scale, f"preset {preset}")
+    elif stored is not None:
+        alike = {n: p for n, p in PRESETS.items() if p.block_out_channels == tuple(block_out_channels)}
+        if alike and not any(_close(p.autoencoder_scale, stored) for p in alike.values()):
+            name, known = next(iter(alike.items()))
+            raise CheckpointError(
+                f"The scale is in doubt. The U-Net's file says {SCALE_BUFFER} = {stored:.6g}, but the published model "
+                f"of this size decodes with {known.autoencoder_scale:.6g}. For the published model give --preset "
+                f"{name}; for one of your own give --autoencoder-scale {stored:.6g}."
+            )
+        chosen = Scale(stored, f"the U-Net's file ({SCALE_BUFFER})")
+    else:
+        raise CheckpointError(
+            "The autoencoder's scale is not known: give --autoencoder-scale X, what latents are multiplied with "
+            "before decoding, or --preset for a published model."
+        )
+    if stored is not None and not _close(chosen.value, stored):
+        warn(f"The scale {chosen.value:.6g} of {chosen.origin} was taken; the U-Net's file says {stored:.6g}.")
+    if flag is not None and preset is not None and not _close(flag, PRESETS[preset].autoencoder_scale):
+        warn(f"The scale {flag:.6g} was taken; the preset {preset} says {PRESETS[preset].autoencoder_scale:.6g}.")
+    return chosen
+
+
+def _close(a, b):
+    return math.isclose(a, b, rel_tol=SCALE_TOLERANCE)
+
+
+def warn_of_other_scale(stored: float, vae_config: Path, warn: Callable[[str], None]) -> None:
+    """Warns if a U-Net joins an autoencoder, converted earlier, whose scale is not the one in the U-Net's file."""
+    kept = 1 / json.loads(vae_config.read_text())["scaling_factor"]
+    if not _close(stored, kept):
+        warn(
+            f"The folder's autoencoder decodes with {kept:.6g} and was left as it is; the U-Net's file says "
+            f"{stored:.6g}. To change it, convert the autoencoder again with --autoencoder-scale."
+        )

@@ -1,0 +1,119 @@
+"""The original's U-Net: where it stands in a file, how its size is read off, what its tensors are called here.
+
+After `train_latent_diffusion.py::DiffusionModel` in JD-P/cloob-latent-diffusion.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ...models.unet_ccld import INPUT_TIME_FEATURES, MAPPING_TIME_FEATURES
+from ..errors import CheckpointError
+from .tables import Entry
+
+# Levels are nested in one another; each prefix holds the numbered layers of one.
+LEVEL_PREFIXES = ("net.", "net.4.main.", "net.4.main.9.main.", "net.4.main.9.main.9.main.")
+BLOCKS_PER_LEVEL = 4
+SCALE_BUFFER = "autoencoder_scale"
+TRAINING_SCALE = "scale_factor"  # the same once more, in training checkpoints
+
+
+def unet_table() -> list[Entry]:
+    """All tensors that a U-Net can have, the skip convolutions that only some have included."""
+    entries = [
+        Entry("mapping_timestep_embed.weight", ("mapping.fourier.weight",)),
+        Entry("timestep_embed.weight", ("fourier.weight",)),
+    ]
+    for theirs, ours in (("mapping.0.", "mapping.block1."), ("mapping.1.", "mapping.block2.")):
+        for original, name in (
+            ("main.0.weight", "linear1.weight"),
+            ("main.0.bias", "linear1.bias"),
+            ("main.2.weight", "linear2.weight"),
+            ("main.2.bias", "linear2.bias"),
+            ("skip.weight", "skip.weight"),
+        ):
+            entries.append(Entry(theirs + original, (ours + name,)))
+    deepest = len(LEVEL_PREFIXES) - 1
+    for level, prefix in enumerate(LEVEL_PREFIXES):
+        # Level 0 is its blocks around level 1; the others begin with a pooling layer and alternate with attention.
+        stride = 1 if level == 0 else 2
+        first_down = 0 if level == 0 else 1
+        first_up = first_down + stride * BLOCKS_PER_LEVEL + (1 if level < deepest else 0)
+        for first, side in ((first_down, f"down_blocks.{level}"), (first_up, f"up_blocks.{deepest - level}")):
+            for i in range(BLOCKS_PER_LEVEL):
+                index = first + stride * i
+                entries += _residual_block(f"{prefix}{index}.", f"{side}.resnets.{i}.")
+                if level > 0:
+                    entries += _attention(f"{prefix}{index + 1}.", f"{side}.attentions.{i}.")
+    return entries
+
+
+def _residual_block(theirs, ours):
+    return [
+        Entry(theirs + original, (ours + name,))
+        for original, name in (
+            ("main.0.weight", "conv1.weight"),
+            ("main.0.bias", "conv1.bias"),
+            ("main.2.layer.weight", "modulation1.proj.weight"),
+            ("main.4.weight", "conv2.weight"),
+            ("main.4.bias", "conv2.bias"),
+            ("main.6.layer.weight", "modulation2.proj.weight"),
+            ("skip.weight", "skip.weight"),
+        )
+    ]
+
+
+def _attention(theirs, ours):
+    heads = ("to_q", "to_k", "to_v")
+    return [
+        Entry(f"{theirs}norm.weight", (f"{ours}group_norm.weight",)),
+        Entry(f"{theirs}norm.bias", (f"{ours}group_norm.bias",)),
+        Entry(f"{theirs}qkv_proj.weight", tuple(f"{ours}{head}.weight" for head in heads), "conv1x1"),
+        Entry(f"{theirs}qkv_proj.bias", tuple(f"{ours}{head}.bias" for head in heads)),
+        Entry(f"{theirs}out_proj.weight", (f"{ours}to_out.0.weight",), "conv1x1"),
+        Entry(f"{theirs}out_proj.bias", (f"{ours}to_out.0.bias",)),
+    ]
+
+
+def unet_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Reads the arguments of `CCLDUNet2DConditionModel` off a U-Net's shapes.
+
+    Raises:
+        CheckpointError: If a tensor that tells the size is missing, so that this is no U-Net of CCLD.
+    """
+    firsts = [f"{prefix}{0 if level == 0 else 1}.main.0.weight" for level, prefix in enumerate(LEVEL_PREFIXES)]
+    needed = [*firsts, "net.8.main.4.weight", "mapping.0.main.0.weight"]
+    for name in needed:
+        if name not in state or state[name].ndim != (2 if "mapping" in name else 4):
+            raise CheckpointError(f"The file is no U-Net of CCLD: it lacks {name}.")
+    mapping_dim, mapping_in = state["mapping.0.main.0.weight"].shape
+    if state[firsts[0]].shape[1] <= INPUT_TIME_FEATURES or mapping_in <= MAPPING_TIME_FEATURES:
+        raise CheckpointError("The file is no U-Net of CCLD: its first layers have no room for latents or embeddings.")
+    return {
+        "sample_size": 32,
+        "in_channels": state[firsts[0]].shape[1] - INPUT_TIME_FEATURES,
+        "out_channels": state["net.8.main.4.weight"].shape[0],
+        "block_out_channels": tuple(state[name].shape[0] for name in firsts),
+        "cross_attention_dim": mapping_in - MAPPING_TIME_FEATURES,
+        "mapping_dim": mapping_dim,
+    }
+
+
+def split_training_checkpoint(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Sorts the state dict of a Lightning training checkpoint by component.
+
+    Returns:
+        State dicts "model" (raw U-Net), "model_ema" (its average), "ae_model" and "cloob", each only if it is there.
+
+    Raises:
+        CheckpointError: If there is a tensor that belongs to none.
+    """
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in state.items():
+        component, _, rest = name.partition(".")
+        if component in ("model", "model_ema", "ae_model", "cloob") and rest:
+            parts.setdefault(component, {})[rest] = tensor
+        elif name != TRAINING_SCALE:
+            raise CheckpointError(f"The training checkpoint has, beyond what it should, {name}.")
+    return parts

@@ -1,0 +1,1 @@
+"""Pipelines: from prompts and pictures to pictures."""

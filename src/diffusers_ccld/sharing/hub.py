@@ -1,0 +1,79 @@
+"""Folders on the Hugging Face Hub: whether one can be written is found out before the work, not after it."""
+
+import json
+import shlex
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from ..utils.errors import first_line
+
+# What says something of the machine that a folder was made on, and is of no use elsewhere.
+LEFT_AT_HOME = ("conversion_report.json",)
+
+
+def prepare_repository(name: str, private: bool = False) -> str:
+    """Makes sure that a repository can be written, before any work; it is created if it is not there.
+
+    The token is that of `hf auth login` or of the environment's `HF_TOKEN`.
+
+    Args:
+        name: Its name; without an owner it is the user's.
+        private: Whether to create it for its owner's eyes alone; one that is there stays as it is.
+
+    Returns:
+        Its full name, "owner/name".
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    try:
+        api = HfApi()
+        repo_id = api.create_repo(name, private=private or None, exist_ok=True).repo_id
+        api.auth_check(repo_id, write=True)  # one that is there may be somebody else's
+    except Exception as error:  # the errors of a network have no ancestor in common
+        raise ValueError(
+            f"{name} cannot be written on the Hub; is the name right, is `hf auth login` done, and may its token "
+            f"write? ({first_line(error)})"
+        ) from error
+    return repo_id
+
+
+def push_folder(folder: str | Path, repo_id: str) -> str:
+    """Uploads a folder to a repository; gives its address.
+
+    Raises:
+        OSError: If that fails; the folder stays where it is, and the message says how to upload it by hand.
+    """
+    try:
+        return str(
+            HfApi().upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message="Upload a model",
+                ignore_patterns=list(LEFT_AT_HOME),
+            )
+        )
+    except Exception as error:  # as above
+        by_hand = ["hf", "upload", repo_id, str(folder), ".", "--exclude", *LEFT_AT_HOME]
+        raise OSError(
+            f"The upload failed ({first_line(error)}). {folder} is whole; try again with: {shlex.join(by_hand)}"
+        ) from error
+
+
+def check_hub_arguments(push_to_hub: bool, hub_model_id: str | None, hub_private_repo: bool) -> None:
+    """Checks that what is said of a repository is said for an upload.
+
+    Raises:
+        ValueError: If nothing is uploaded.
+    """
+    if not push_to_hub and (hub_model_id is not None or hub_private_repo):
+        raise ValueError("hub_model_id and hub_private_repo say where to upload to: give push_to_hub, too.")
+
+
+def forget_places(folder: Path) -> None:
+    """Removes from the configurations of a pipeline's folder where its parts were loaded from."""
+    for path in [folder / "model_index.json", *folder.glob("*/*config.json")]:
+        config = json.loads(path.read_text()) if path.is_file() else {}
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,120 @@
+"""Code files that let a pipeline's folder be used where this package is not installed.
+
+    DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+
+diffusers looks for a pipeline's class in `pipeline.py`, and for a component's in a file of its library's name in the
+component's folder. Each can be but one file, so all are the same: the package's modules that sampling needs, one after
+another.
+"""
+
+import ast
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from ..utils.files import write_text
+
+# In an order in which each needs only those before it.
+MODULES = (
+    "models/configuration_cloob",
+    "models/losses_cloob",
+    "models/modeling_cloob",
+    "models/gumbel_vq",
+    "models/processing_cloob",
+    "models/prediction",
+    "models/unet_ccld",
+    "schedulers/noise_schedule",
+    "schedulers/solvers",
+    "schedulers/scheduling_ccld",
+    "pipelines/conditions",
+    "pipelines/pipeline_ccld",
+)
+PACKAGE = Path(__file__).parents[1]
+LIBRARY = PACKAGE.name
+
+HEADER = '''"""CLOOB-Conditioned Latent Diffusion for diffusers, in one file.
+
+Written by diffusers-ccld, from its own modules: {modules}. Do not edit it; get the package for anything else.
+
+Copyright (c) 2026 The diffusers-ccld authors. MIT licence: use, copy, change and pass it on, with this notice; without
+any warranty.
+"""
+'''
+
+
+def standalone_source() -> str:
+    """The source of all that sampling needs, as one module.
+
+    Raises:
+        RuntimeError: If two of the package's modules use one name for different things.
+    """
+    imports: dict[str, None] = {}
+    bodies, owners = [], {}
+    for module in MODULES:
+        source = (PACKAGE / f"{module}.py").read_text()
+        parts = []
+        for node in ast.parse(source).body:
+            text = ast.get_source_segment(source, node)
+            if isinstance(node, ast.ImportFrom) and node.level:
+                continue
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                imports[text] = None
+                continue
+            if getattr(node, "decorator_list", None):  # which the segment leaves out
+                lines = source.splitlines()[node.decorator_list[0].lineno - 1 : node.end_lineno]
+                text = "\n".join(lines)
+            for name in _names(node):
+                if owners.setdefault(name, module) != module:
+                    raise RuntimeError(f"Both {owners[name]} and {module} have a {name}.")
+            parts.append(text)
+        bodies.append("\n\n\n".join(parts[1:]))  # the first is the module's description
+    header = HEADER.format(modules=", ".join(MODULES))
+    return "\n".join([header, *imports, "", "", "\n\n\n".join(bodies), ""])
+
+
+def _names(node):
+    """What a statement of a module names."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    parts = [part for target in targets if target is not None for part in ast.walk(target)]
+    return [part.id for part in parts if isinstance(part, ast.Name)]
+
+
+def save_standalone(pipe: DiffusionPipeline, folder: str | Path, **options: Any) -> None:
+    """Saves a pipeline in a folder that can be used where this package is not installed.
+
+    Args:
+        pipe: The pipeline, a `CCLDPipeline`.
+        folder: The folder.
+        options: As for `DiffusionPipeline.save_pretrained`.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If it is to be uploaded, which has to come after the code is there.
+    """
+    if options.get("push_to_hub"):
+        raise ValueError("Save the folder first, and upload all of it then: huggingface_hub.upload_folder.")
+    pipe.save_pretrained(folder, **options)
+    write_code(folder)
+
+
+def write_code(folder: str | Path, components: Sequence[str] | None = None) -> None:
+    """Adds the code files to a pipeline's folder.
+
+    Args:
+        folder: The folder.
+        components: The components whose code is written, by default all.
+
+    Raises:
+        OSError: If it is no pipeline's, or cannot be written.
+    """
+    folder, source = Path(folder), standalone_source()
+    index = json.loads((folder / "model_index.json").read_text())
+    write_text(folder / "pipeline.py", source)
+    for name, entry in index.items():
+        if isinstance(entry, list) and entry[0] == LIBRARY and (components is None or name in components):
+            write_text(folder / name / f"{LIBRARY}.py", source)

@@ -1,0 +1,104 @@
+"""Processes: the accelerator of a run, interruption, gradients."""
+
+import math
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.state import PartialState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import ProjectConfiguration, gather_object
+
+from .config import RunConfig
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """The accelerator of a run: on a GPU if there is one, with several processes if it was launched so.
+
+    Raises:
+        ValueError: If a tracker is not installed, the processes that were launched do not find one another, or they
+            shard what cannot be.
+    """
+    missing = set(config.trackers) - {str(tracker) for tracker in get_available_trackers()}
+    if missing:
+        raise ValueError(f"--report_to {' '.join(sorted(missing))}: not installed; pip install it, or leave it out.")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    wants_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and wants_fsdp and launched > 1:
+        # accelerate has no sharding on a CPU; it works, once accelerate takes the CPU for a device that it knows.
+        PartialState(cpu=True)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
+    if wants_fsdp and os.environ.get("FSDP_VERSION", "1") == "1":
+        raise ValueError("Sharded training needs `fsdp_version: 2` in accelerate's configuration.")
+    accelerator = Accelerator(
+        cpu=on_cpu and not wants_fsdp,
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=config.trackers or None,
+        project_config=ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
+    )
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were launched, and each would train on its own. Launch them with "
+            f"`accelerate launch --multi_gpu --num_processes {launched}`."
+        )
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None:
+        if plugin.zero_stage == 3:
+            raise ValueError("The average of the weights needs them whole: take DeepSpeed's stage 1 or 2, or FSDP.")
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.train_batch_size
+        plugin.deepspeed_config["gradient_clipping"] = config.max_grad_norm or 0.0
+    return accelerator
+
+
+class Interruption:
+    """Notes SIGINT and SIGTERM, so that a run ends after its step. A second SIGINT ends it at once.
+
+    The processes that read images have to ignore both: the rest of the step needs them.
+
+    Used as a context.
+    """
+
+    def __enter__(self) -> "Interruption":
+        self.signal = None
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def requested(self, accelerator: Accelerator) -> bool:
+        """Whether any process was told to stop; all processes have to ask."""
+        if accelerator.num_processes == 1:
+            return self.signal is not None
+        flag = torch.tensor([self.signal is not None], dtype=torch.float32, device=accelerator.device)
+        return accelerator.reduce(flag, reduction="sum").item() > 0
+
+
+def clip_gradient(
+    accelerator: Accelerator, parameters: Iterable[torch.nn.Parameter], max_norm: float | None
+) -> torch.Tensor:
+    """The gradient's norm, a scalar, before it is clipped to `max_norm` if that is given."""
+    norm = accelerator.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+    if norm is None:  # DeepSpeed clips by itself, in its step
+        norm = 0.0
+    return torch.as_tensor(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def gather_stream_positions(accelerator: Accelerator, batch: dict[str, Any]) -> list[list[int]] | None:
+    """Where each process stands in its stream, after a batch; `None` if there is no stream."""
+    if "offset" not in batch:
+        return None
+    own = [[batch["epoch"], batch["offset"]]]
+    return gather_object(own) if accelerator.num_processes > 1 else own

@@ -1,0 +1,71 @@
+"""Images that are no good: listed, and too many of them end a run."""
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from ..utils.files import write_text
+
+# A share of bad images says nothing before so many were looked at.
+LEAST_LOOKED_AT = 100
+
+
+class BadImages:
+    """Lists pictures that are no good, and stops a run that meets too many.
+
+    Args:
+        max_share: The share of the pictures looked at from which on there are too many.
+        num_images: How many pictures there are; unknown for a stream.
+        path: Where to list them, beside those that are listed there already.
+    """
+
+    def __init__(self, max_share: float, num_images: int | None = None, path: Path | None = None):
+        self.max_share = max_share
+        self.num_images = num_images
+        self.path = path
+        self.reasons: dict[str, str] = {}
+        # Counted since the process began: a list of earlier bad images without the good ones would tell no share.
+        self.num_looked_at = self.num_bad = 0
+        if path is not None and path.is_file():
+            entries = [json.loads(line) for line in path.read_text().splitlines()]
+            self.reasons = {entry["image"]: entry["reason"] for entry in entries}
+
+    def record(self, bad: Iterable[tuple[str, str]]) -> None:
+        """Lists bad pictures: name and reason of each."""
+        new = {name: reason for name, reason in bad if name not in self.reasons}
+        self.reasons.update(new)
+        if new and self.path is not None:
+            lines = [json.dumps({"image": name, "reason": reason}) for name, reason in self.reasons.items()]
+            write_text(self.path, "\n".join(lines) + "\n")
+
+    def add(self, num_looked_at: int, bad: Sequence[tuple[str, str]]) -> None:
+        """Notes how many pictures were looked at, and which of them were bad.
+
+        Raises:
+            ValueError: If too many are.
+        """
+        self.record(bad)
+        self.num_looked_at += num_looked_at
+        self.num_bad += len(bad)
+        enough = min(LEAST_LOOKED_AT, self.num_images or LEAST_LOOKED_AT)
+        if self.num_looked_at >= enough and self.num_bad > self.max_share * self.num_looked_at:
+            shown = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(self.reasons.items(), 5))
+            raise ValueError(
+                f"{self.num_bad} of {self.num_looked_at} pictures are bad, more than a share of {self.max_share:g}. "
+                f"Mend the images or raise --max_bad_share. The first: {shown}."
+            )
+
+
+def gather_bad_images(
+    accelerator: Accelerator, bad_images: BadImages, num_looked_at: int, bad: Sequence[tuple[str, str]]
+) -> None:
+    """Adds what all processes have met; all processes have to take part."""
+    if accelerator.num_processes > 1:
+        found = gather_object([(num_looked_at, bad)])
+        num_looked_at = sum(count for count, _ in found)
+        bad = [entry for _, entries in found for entry in entries]
+    bad_images.add(num_looked_at, bad)

@@ -1,0 +1,123 @@
+"""The parts of a pipeline that is trained: loaded, or made from a configuration."""
+
+import inspect
+import json
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import AutoencoderKL, AutoModel, ModelMixin
+from torch import nn
+
+from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
+from ..schedulers.scheduling_ccld import CCLDScheduler
+from ..utils.errors import first_line
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+
+def network_settings(unet: nn.Module) -> dict[str, Any]:
+    """The configuration of a network of diffusers, without what diffusers notes in it."""
+    return {key: value for key, value in unet.config.items() if not key.startswith("_")}
+
+
+LORA_MODULES = ["to_q", "to_k", "to_v", "to_out.0", "proj", "conv1", "conv2", "linear1", "linear2"]
+
+
+IMAGE_COMPONENTS = ("vae", "image_encoder", "feature_extractor")
+TEXT_COMPONENTS = ("text_encoder", "tokenizer")
+UNET_COMPONENTS = ("unet", "scheduler")
+
+
+def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
+    """Components of a pipeline, by name, in float32; all but the U-Net are frozen.
+
+    Args:
+        model: A folder or a name on the Hub; it may lack what is not asked for.
+        names: Which components.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    loaders = {
+        "vae": AutoModel.from_pretrained,
+        "unet": AutoModel.from_pretrained,
+        "scheduler": CCLDScheduler.from_pretrained,
+        "tokenizer": CLOOBTokenizer.from_pretrained,
+        "feature_extractor": CLOOBImageProcessor.from_pretrained,
+        # diffusers loads in float32 whatever the file is in, transformers only if told.
+        "text_encoder": partial(CLOOBTextModelWithProjection.from_pretrained, dtype=torch.float32),
+        "image_encoder": partial(CLOOBVisionModelWithProjection.from_pretrained, dtype=torch.float32),
+    }
+    components = {}
+    for name in names:
+        try:
+            components[name] = loaders[name](model, subfolder=name)
+        except OSError as error:
+            raise ValueError(f"{model}: the {name} cannot be loaded. ({first_line(error)})") from error
+        if name == "unet":
+            components[name].train()
+        elif isinstance(components[name], torch.nn.Module):
+            components[name].requires_grad_(False).eval()
+    return components
+
+
+def load_autoencoder(model: str) -> AutoencoderKL:
+    """The autoencoder of a pipeline, in float32.
+
+    Raises:
+        ValueError: If it is missing, or has no posterior to train.
+    """
+    vae = load_components(model, ["vae"])["vae"]
+    if not isinstance(vae, AutoencoderKL):
+        raise ValueError(f"--model {model}: its autoencoder is a {type(vae).__name__}; only AutoencoderKL is trained.")
+    return vae
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """The configuration in a JSON file.
+
+    Raises:
+        ValueError: If there is no such file, or no configuration in it.
+    """
+    try:
+        config = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: there is no readable JSON file. ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} has no configuration.")
+    return config
+
+
+def make_from_json(model_class: type[ModelMixin], path: str) -> ModelMixin:
+    """A new network of diffusers, of the configuration in a JSON file.
+
+    Raises:
+        ValueError: If there is no such file, or it describes no such network.
+    """
+    config = read_json(path)
+    known = inspect.signature(model_class).parameters
+    unknown = [key for key in config if key not in known and not key.startswith("_")]
+    if unknown:
+        raise ValueError(f"{path} has unknown settings: {', '.join(unknown)}. There are {', '.join(known)}.")
+    try:
+        return model_class.from_config(config)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"{path} describes no {model_class.__name__}: {error}") from error
+
+
+def make_lora_config(config: Any) -> "LoraConfig":
+    """A LoRA on every attention, convolution and modulation, of the settings' `lora_rank` and `lora_alpha`."""
+    from peft import LoraConfig
+
+    alpha = config.lora_rank if config.lora_alpha is None else config.lora_alpha
+    return LoraConfig(r=config.lora_rank, lora_alpha=alpha, target_modules=LORA_MODULES)
+
+
+def network_identity(unet: torch.nn.Module) -> dict[str, Any]:
+    """What a run's checkpoints know a network by: its settings, but those that are not set."""
+    return {name: value for name, value in network_settings(unet).items() if value is not None}

@@ -1,0 +1,283 @@
+"""What a student learns of a teacher: its predictions, guided or several steps at once, its features, and of what."""
+
+import math
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+from torch.nn import functional as F
+
+from ..data.randomness import Purpose, generator_at
+from ..models.prediction import is_told_guidance, predict_velocity
+from ..models.unet_ccld import CCLDUNet2DConditionModel
+from ..schedulers.noise_schedule import sampling_times, t_to_timestep
+
+# Features
+
+
+class FeatureRecorder:
+    """Keeps what leaves every level of a CCLD U-Net, on the way down and up, but for the prediction itself.
+
+    Used as a context, which gives the list that the features (N, C, H, W) of one evaluation are going to be in.
+    """
+
+    def __init__(self, unet: CCLDUNet2DConditionModel):
+        self._features: list[torch.Tensor] | None = None
+        for level in (*unet.down_blocks, *unet.up_blocks[:-1]):
+            level.register_forward_hook(self._note)
+
+    def __enter__(self) -> list[torch.Tensor]:
+        self._features = []
+        return self._features
+
+    def __exit__(self, *_) -> None:
+        self._features = None
+
+    def _note(self, module, arguments, output):
+        if self._features is not None:
+            self._features.append(output)
+
+
+def boundary_channels(unet: CCLDUNet2DConditionModel) -> list[int]:
+    """Channels of what a `FeatureRecorder` keeps of one evaluation."""
+    widths = list(unet.config.block_out_channels)
+    return widths + widths[-2::-1]
+
+
+def make_projections(student: UNet2DConditionModel, teacher: UNet2DConditionModel) -> nn.ModuleList:
+    """1×1 convolutions from the student's features to the teacher's, one for each boundary of levels.
+
+    Raises:
+        ValueError: If the networks have not the same boundaries.
+    """
+    ours = all(isinstance(unet, CCLDUNet2DConditionModel) for unet in (student, teacher))
+    if not ours or len(student.config.block_out_channels) != len(teacher.config.block_out_channels):
+        raise ValueError("feature_weight needs a student and a teacher of our U-Net, with as many levels; or give 0.")
+    channels = zip(boundary_channels(student), boundary_channels(teacher))
+    return nn.ModuleList(nn.Conv2d(narrow, wide, 1) for narrow, wide in channels)
+
+
+def feature_losses(projected: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
+    """Squared error of each image's features as a share of their mean square, mean of all boundaries: (N,).
+
+    Args:
+        projected: The student's features (N, C, H, W), projected, one for each boundary.
+        wanted: The teacher's.
+    """
+    losses = []
+    for mine, theirs in zip(projected, wanted, strict=True):
+        error = F.mse_loss(mine.float(), theirs.float(), reduction="none").mean(dim=(1, 2, 3))
+        losses.append(error / theirs.float().square().mean(dim=(1, 2, 3)).clamp(min=1e-6))
+    return torch.stack(losses).mean(dim=0)
+
+
+# Networks
+
+
+class Question(NamedTuple):
+    """What networks are asked of N images.
+
+    Attributes:
+        noisy_latents: (N, C, H, W).
+        timesteps: In diffusers' units, (N,).
+        condition: CLOOB embeddings, (N, 1, D); zero for no condition.
+        guidance_scales: How much to guide towards the condition, (N,), if at all.
+    """
+
+    noisy_latents: torch.Tensor
+    timesteps: torch.Tensor
+    condition: torch.Tensor
+    guidance_scales: torch.Tensor | None = None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What there is of it, by name."""
+        return {name: tensor for name, tensor in self._asdict().items() if tensor is not None}
+
+
+class Answer(NamedTuple):
+    """What a network says of N images: v, (N, C, H, W), and features if they are compared."""
+
+    velocity: torch.Tensor
+    features: list[torch.Tensor]
+
+
+class Student(nn.Module):
+    """A student and the projections of its features, as one call that can be trained.
+
+    Args:
+        unet: The student.
+        projections: Of `make_projections`; none, and features are not compared.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, projections: nn.ModuleList):
+        super().__init__()
+        self.unet, self.projections = unet, projections
+        self._recorder = FeatureRecorder(unet) if len(projections) else nullcontext([])
+
+    def forward(
+        self,
+        noisy_latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        condition: torch.Tensor,
+        guidance_scales: torch.Tensor | None = None,
+    ) -> Answer:
+        with self._recorder as features:
+            velocity = predict_velocity(self.unet, noisy_latents, timesteps, condition, guidance_scales)
+        return Answer(velocity, [project(f) for project, f in zip(self.projections, features)])
+
+
+class Teacher:
+    """A frozen network that answers what the student is asked.
+
+    Args:
+        unet: The network.
+        compares_features: Whether its features are wanted.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, compares_features: bool = False):
+        self.unet = unet.requires_grad_(False).eval()
+        self._recorder = FeatureRecorder(unet) if compares_features else nullcontext([])
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        noisy_latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        condition: torch.Tensor,
+        guidance_scales: torch.Tensor | None = None,
+    ) -> Answer:
+        """The network's answer, its velocity in float32.
+
+        Args:
+            noisy_latents: (N, C, H, W).
+            timesteps: In diffusers' units, (N,).
+            condition: CLOOB embeddings, (N, 1, D).
+            guidance_scales: How much to guide towards the condition, (N,); not by default. A network that is not told
+                the scale is asked a second time, without the condition.
+        """
+        dtype = self.unet.dtype
+        question = (noisy_latents.to(dtype), timesteps, condition.to(dtype))
+        with self._recorder as features:
+            velocity = predict_velocity(self.unet, *question, guidance_scales).float()
+        if guidance_scales is not None and not is_told_guidance(self.unet):
+            unguided = predict_velocity(self.unet, *question[:2], torch.zeros_like(question[2])).float()
+            velocity = unguided + guidance_scales.view(-1, 1, 1, 1) * (velocity - unguided)
+        return Answer(velocity, features)
+
+
+# Few steps
+
+
+class Strides:
+    """The few long steps of a student, each as long as several of its teacher's.
+
+    A student learns to go in one step where the teacher's DDIM steps lead: the distillation of Salimans and Ho (2022),
+    "Progressive Distillation for Fast Sampling of Diffusion Models", which is repeated with ever fewer steps there.
+
+    Args:
+        num_steps: Steps of the student from noise to image.
+        teacher_steps: Steps of the teacher, a multiple.
+        schedule: The sampler's `timestep_schedule`.
+
+    Raises:
+        ValueError: If the teacher's steps are no multiple of the student's.
+    """
+
+    def __init__(self, num_steps: int, teacher_steps: int, schedule: str):
+        if not 1 <= num_steps <= teacher_steps or teacher_steps % num_steps:
+            raise ValueError(f"teacher_steps={teacher_steps} must be a multiple of student_steps={num_steps}.")
+        self.num_steps, self.substeps = num_steps, teacher_steps // num_steps
+        self._times = torch.cat([sampling_times(teacher_steps, schedule), torch.zeros(1)]).float()
+
+    def times(self, t: torch.Tensor) -> torch.Tensor:
+        """The teacher's times in the strides that uniform times (N,) fall into, (substeps + 1, N), descending."""
+        stride = (t * self.num_steps).long().clamp(max=self.num_steps - 1)
+        first = (self.num_steps - 1 - stride) * self.substeps
+        offsets = torch.arange(self.substeps + 1, device=t.device)
+        return self._times.to(t.device)[first + offsets[:, None]]
+
+
+def ddim_step(x: torch.Tensor, velocity: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """x_s of x_t (N, C, H, W) and v; in the plane of x₀ and ε a turn by the angle between the times (N,)."""
+    angle = ((t - s) * math.pi / 2).view(-1, 1, 1, 1)
+    return angle.cos() * x - angle.sin() * velocity
+
+
+def stride_velocity(
+    teacher: Teacher,
+    noisy_latents: torch.Tensor,
+    times: torch.Tensor,
+    condition: torch.Tensor,
+    guidance_scales: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The v with which one DDIM step leads where several steps of a teacher lead: (N, C, H, W), float32.
+
+    Args:
+        teacher: The teacher.
+        noisy_latents: x_t at the first of the times, (N, C, H, W).
+        times: The teacher's, of `Strides.times`.
+        condition: CLOOB embeddings, (N, 1, D).
+        guidance_scales: As for the teacher.
+    """
+    x = noisy_latents
+    for t, s in pairwise(times):
+        x = ddim_step(x, teacher(x, t_to_timestep(t), condition, guidance_scales).velocity, t, s)
+    angle = ((times[0] - times[-1]) * math.pi / 2).view(-1, 1, 1, 1)
+    return (angle.cos() * noisy_latents - x) / angle.sin()
+
+
+# Conditions and guidance scales
+
+
+class OtherConditions:
+    """Conditions that are not the images' own, so that the student is also taught prompts that no image shows.
+
+    Args:
+        seed: The run's seed.
+        share: Share of the images that get another condition.
+        prompt_embeds: What to choose from, (M, D); without it, the image's own embedding is turned by up to 90° in a
+            random direction.
+    """
+
+    def __init__(self, seed: int, share: float, prompt_embeds: torch.Tensor | None = None):
+        self.seed, self.share, self.prompt_embeds = seed, share, prompt_embeds
+
+    def draw(self, condition: torch.Tensor, positions: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """Replaces conditions, but for zero ones.
+
+        Args:
+            condition: The images' own, (N, 1, D).
+            positions: Of the images in the run.
+
+        Returns:
+            Conditions, (N, 1, D), and (N,) booleans: which are the images' own still.
+        """
+        if not self.share:
+            return condition, torch.ones(len(condition), dtype=torch.bool, device=condition.device)
+        drawn, is_own = condition.clone(), condition.flatten(1).abs().amax(dim=1) == 0
+        for i, position in enumerate(positions):
+            random = generator_at(self.seed, Purpose.CONDITION, position)
+            if random.random() >= self.share:
+                is_own[i] = True
+            elif not is_own[i]:
+                drawn[i, 0] = self._another(condition[i, 0], random)
+        return drawn, is_own
+
+    def _another(self, own, random):
+        if self.prompt_embeds is not None:
+            return self.prompt_embeds[int(random.integers(len(self.prompt_embeds)))].to(own)
+        direction = torch.from_numpy(random.standard_normal(len(own), dtype=np.float32)).to(own)
+        length = own.norm()
+        direction = direction - (direction @ own) / length**2 * own
+        angle = random.uniform(0, math.pi / 2)
+        return math.cos(angle) * own + math.sin(angle) * length * F.normalize(direction, dim=0)
+
+
+def draw_guidance_scales(seed: int, positions: range, highest: float) -> torch.Tensor:
+    """Uniform guidance scales from 1, which is no guidance, up, for each of N positions: (N,), float32."""
+    draws = [generator_at(seed, Purpose.GUIDANCE, position).uniform(1, highest) for position in positions]
+    return torch.tensor(draws, dtype=torch.float32)

@@ -1,0 +1,161 @@
+"""From encoded images to the network's inputs and target: times, noise, dropped conditions."""
+
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from diffusers import DiffusionPipeline
+from torch.quasirandom import SobolEngine
+
+from ..data.encoding import EncodedImages, encode_images
+from ..data.randomness import Purpose, generator_at, normal_at
+from ..schedulers.noise_schedule import t_to_timestep
+from ..schedulers.scheduling_ccld import CCLDScheduler
+
+# torch's Sobol sequence ends here; a run that gets so far begins it again.
+SOBOL_LENGTH = 2**30
+
+
+class TrainingTimes:
+    """Times t for training: a scrambled Sobol sequence, which covers [0, 1] more evenly than independent draws do.
+
+    Args:
+        seed: Seed of the scrambling.
+    """
+
+    def __init__(self, seed: int):
+        self._engine = SobolEngine(1, scramble=True, seed=seed)
+
+    def at(self, first: int, count: int) -> torch.Tensor:
+        """The times at `count` positions from `first` on, (count,), float32, in [0, 1)."""
+        first %= SOBOL_LENGTH - count
+        if self._engine.num_generated > first:
+            self._engine.reset()
+        self._engine.fast_forward(first - self._engine.num_generated)
+        return self._engine.draw(count)[:, 0]
+
+
+class TrainingDraws(NamedTuple):
+    """What is random in the training step of N images.
+
+    Attributes:
+        t: Continuous times, (N,), in [0, 1).
+        noise: Standard normal ε, (N, C, H, W).
+        posterior_noise: Standard normal, (N, C, H, W): which sample of an image's latent posterior is taken.
+        is_dropped: (N,) booleans: whose condition is replaced by the zero vector.
+    """
+
+    t: torch.Tensor
+    noise: torch.Tensor
+    posterior_noise: torch.Tensor
+    is_dropped: torch.Tensor
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """The times in diffusers' units, (N,), float32."""
+        return t_to_timestep(self.t)
+
+    def to(self, device: torch.device) -> "TrainingDraws":
+        """The same on a device."""
+        return TrainingDraws(*(tensor.to(device) for tensor in self))
+
+
+def draw_for_training(
+    seed: int,
+    times: TrainingTimes,
+    positions: range,
+    latent_shape: tuple[int, int, int],
+    condition_dropout: float,
+) -> TrainingDraws:
+    """Draws what is random in a training step.
+
+    Args:
+        seed: The run's seed.
+        times: Where the times come from.
+        positions: N of them, one after another.
+        latent_shape: (C, H, W) of the latents.
+        condition_dropout: Probability of the zero condition.
+    """
+
+    chances = [generator_at(seed, Purpose.DROPOUT, position).random() for position in positions]
+    return TrainingDraws(
+        t=times.at(positions[0], len(positions)),
+        noise=normal_at(seed, Purpose.NOISE, positions, latent_shape),
+        posterior_noise=normal_at(seed, Purpose.POSTERIOR, positions, latent_shape),
+        is_dropped=torch.tensor(chances) < condition_dropout,
+    )
+
+
+def training_resolution(
+    resolution: int | None, sample_size: int, vae: torch.nn.Module
+) -> tuple[int, tuple[int, int, int]]:
+    """Size of the training images in pixels, and (C, H, W) of their latents.
+
+    Args:
+        resolution: What was asked for; by default what the U-Net was trained on.
+        sample_size: Height and width of the latents that the U-Net was trained on.
+        vae: The autoencoder.
+
+    Raises:
+        ValueError: If the size does not fit.
+    """
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    resolution = resolution or sample_size * factor
+    if resolution % factor:
+        raise ValueError(f"--resolution must be a multiple of {factor}, the autoencoder's factor.")
+    # A VQ autoencoder's latents are what its codes are nearest to.
+    channels = vae.config.get("vq_embed_dim") or vae.config.latent_channels
+    return resolution, (channels, resolution // factor, resolution // factor)
+
+
+def encode_batch(batch: dict[str, Any], pipe: DiffusionPipeline, accelerator: Accelerator) -> EncodedImages:
+    """What the network is trained on, of a batch of images or of a cache, on the run's device in float32.
+
+    A run that trains in bfloat16 encodes images in it, too; float16 has not the range that autoencoders may need.
+    """
+    device = accelerator.device
+    if "pixel_values" not in batch:
+        return EncodedImages(*(batch[name].to(device, non_blocking=True) for name in EncodedImages._fields))
+    pixel_values = batch["pixel_values"].to(device, non_blocking=True)
+    with torch.autocast(device.type, torch.bfloat16, enabled=accelerator.mixed_precision == "bf16"):
+        return encode_images(pipe.vae, pipe.image_encoder, pipe.feature_extractor, pixel_values)
+
+
+class TrainingInputs(NamedTuple):
+    """What the network gets to see of N images, and what it is to say.
+
+    Attributes:
+        latents: x₀, (N, C, H, W).
+        noisy_latents: x_t = α·x₀ + σ·ε, likewise.
+        timesteps: The times in diffusers' units, (N,).
+        condition: CLOOB embeddings, (N, 1, D); zero where they are dropped.
+        target: v = α·ε − σ·x₀, (N, C, H, W).
+    """
+
+    latents: torch.Tensor
+    noisy_latents: torch.Tensor
+    timesteps: torch.Tensor
+    condition: torch.Tensor
+    target: torch.Tensor
+
+
+def make_inputs(
+    encoded: EncodedImages, draws: TrainingDraws, scheduler: CCLDScheduler, scaling_factor: float
+) -> TrainingInputs:
+    """Samples latents, adds noise, drops conditions; after `train_latent_diffusion.py::eval_batch` of the original.
+
+    Args:
+        encoded: The images.
+        draws: What is random about it.
+        scheduler: Knows the noise levels.
+        scaling_factor: What the autoencoder's latents are multiplied with.
+    """
+    latents = (encoded.latent_mean + encoded.latent_std * draws.posterior_noise) * scaling_factor
+    timesteps = draws.timesteps
+    return TrainingInputs(
+        latents=latents,
+        noisy_latents=scheduler.add_noise(latents, draws.noise, timesteps),
+        timesteps=timesteps,
+        condition=encoded.image_embeds.masked_fill(draws.is_dropped[:, None], 0.0)[:, None],
+        target=scheduler.get_velocity(latents, draws.noise, timesteps),
+    )

@@ -1,0 +1,114 @@
+"""The pipeline whose U-Net a run trains: it paints while the run lasts, and is saved at its end."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from ..sharing.model_cards import SAMPLE_PROMPTS
+from ..utils.pictures import image_grid
+from .batches import TrainingData
+from .components import network_settings
+from .ema import averaged_network
+from .result import save_result, training_facts
+from .run import TrainingRun
+
+
+class PipelineInTraining:
+    """Shows and saves a pipeline whose U-Net is being trained.
+
+    Args:
+        run: The run; its settings are a `TrainingConfig`.
+        pipe: The pipeline, with the U-Net that is trained, not wrapped.
+
+    Raises:
+        ValueError: If the settings' prompts cannot be read.
+    """
+
+    def __init__(self, run: TrainingRun, pipe: DiffusionPipeline):
+        self.run, self.pipe, self.unet = run, pipe, pipe.unet
+        self.prompts = read_prompts(run.config.demo_prompts)
+        self._make_whole = functools.partial(type(pipe.unet).from_config, network_settings(pipe.unet))
+        self._grid = None
+
+    def paint(self) -> None:
+        """Paints the settings' prompts with the averaged weights; all processes have to take part."""
+        config = self.run.config
+        with self._averaged() as averaged:
+            if averaged is None:
+                return
+            self.pipe.unet = averaged
+            self._grid = paint_demo(
+                self.pipe,
+                self.prompts,
+                config.seed,
+                batch_size=config.train_batch_size,
+                num_inference_steps=config.demo_inference_steps,
+                guidance_scale=config.demo_guidance_scale,
+            )
+            self.pipe.unet = self.unet
+            self.run.show("demo", self._grid)
+
+    def save(self, data: TrainingData, facts: Mapping[str, str], name: str = "pipeline") -> None:
+        """Saves the pipeline with the averaged weights, and uploads it if asked; all processes have to take part.
+
+        Args:
+            data: The run's images.
+            facts: What the card tells of this training beside what it tells of all.
+            name: Of the folder in the run's.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        run, config = self.run, self.run.config
+        if config.demo_every and run.step < run.first_step:  # there was nothing left to train
+            self.paint()
+        with self._averaged() as averaged:
+            if averaged is None:
+                return
+            folder = run.output_dir / name
+            facts = {**facts, **training_facts(run, data.source, data.num_images)}
+            save_result(folder, self.pipe, averaged, run, data.source, facts, self.prompts, self._grid)
+            run.hand_over(folder)
+
+    def _averaged(self):
+        return averaged_network(self.run.accelerator, self.unet, self.run.average, self._make_whole)
+
+
+def read_prompts(path: str | None) -> list[str]:
+    """Prompts of a text file, one on every line; without a file, ours.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if path is None:
+        return list(SAMPLE_PROMPTS)
+    prompts = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    if not prompts:
+        raise ValueError(f"{path} has no prompts.")
+    return prompts
+
+
+def paint_demo(
+    pipe: DiffusionPipeline, prompts: Sequence[str], seed: int, batch_size: int, **options: Any
+) -> Image.Image:
+    """A grid of a picture for each prompt, four in a row; the same noise for the same prompt at every call.
+
+    Args:
+        pipe: The pipeline.
+        prompts: The prompts.
+        seed: Seed of the first picture; the others count up.
+        batch_size: Pictures made at once.
+        options: Arguments of the pipeline's call.
+    """
+    pictures = []
+    pipe.set_progress_bar_config(disable=True)
+    for first in range(0, len(prompts), batch_size):
+        batch = list(prompts[first : first + batch_size])
+        generators = [torch.Generator().manual_seed(seed + first + i) for i in range(len(batch))]
+        pictures += pipe(batch, generator=generators, **options).images
+    return image_grid(pictures, columns=min(4, len(pictures)))

@@ -1,0 +1,183 @@
+"""What a run leaves behind: a pipeline folder or a LoRA, its card and a plot of its losses."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from ..sharing.hub import forget_places
+from ..sharing.model_cards import (
+    GRID_NAME,
+    LORA,
+    PIPELINE,
+    PLOT_NAME,
+    PROMPTS_NAME,
+    CardKind,
+    is_place,
+    save_card,
+    settings_section,
+    shareable,
+    table,
+)
+from ..utils.files import folder_moved_into_place
+from .log import describe_hardware, read_log
+from .run import TrainingRun
+
+UNKNOWN_LICENSE = "not stated by who trained it; those of the data and of the model it began from may bind"
+
+# Settings that say something of the place a model was trained in, not of the model.
+SETTINGS_ASIDE = {
+    "output_dir",
+    "resume",
+    "dry_run",
+    "dataloader_num_workers",
+    "run_name",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+}
+
+
+TIME_LABELS = ("t < 1/4", "1/4 ≤ t < 1/2", "1/2 ≤ t < 3/4", "t ≥ 3/4")
+
+
+def plot_losses(log: Path, path: Path) -> None:
+    """Plots the losses of a diffusion model's log, whole and by quarter of the time, as a PNG file."""
+    labels = {f"loss_t{i}": label for i, label in enumerate(TIME_LABELS)}
+    plot_log(log, path, {"loss": "all", **labels}, "loss")
+
+
+def plot_log(
+    log: Path, path: Path, labels: Mapping[str, str] | Sequence[str], ylabel: str, yscale: str = "log"
+) -> None:
+    """Plots figures of a log over the steps, as a PNG file; those that the log does not have are left out.
+
+    Args:
+        log: The log.
+        path: The file.
+        labels: The figures' names in the log, and what the legend calls them; the first is drawn in black.
+        ylabel: What all of them are.
+        yscale: "log", or "linear" for what may be negative.
+    """
+    from matplotlib.figure import Figure
+
+    entries = read_log(log)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    labels = labels if isinstance(labels, Mapping) else {name: name for name in labels}
+    for i, (name, label) in enumerate(labels.items()):
+        points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+        if points:
+            marker = "." if len(points) < 20 else None
+            style = {"color": "black", "linewidth": 1.2} if i == 0 else {"linewidth": 0.8}
+            axes.plot(*zip(*points), label=label, marker=marker, **style)
+    axes.set(xlabel="step", ylabel=ylabel, yscale=yscale)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def training_facts(run: TrainingRun, source: str, num_images: int | None) -> dict[str, str]:
+    """What a card tells of every run.
+
+    Args:
+        run: The run, which is at its end.
+        source: Where the images came from: a path, or a name on the Hub.
+        num_images: How many there are; `None` for a stream.
+    """
+    count = "a stream" if num_images is None else f"{num_images:,}"
+    return {
+        "images": f"{shareable(source)} ({count})",
+        "steps": f"{run.step:,}, {run.images_seen:,} images seen",
+        "parameters": f"{sum(weight.numel() for weight in run.average.averages.values()):,} trained",
+        "hardware": describe_hardware(run.accelerator),
+    }
+
+
+def save_training_card(
+    folder: Path,
+    kind: CardKind,
+    run: TrainingRun,
+    name: str,
+    facts: Mapping[str, str],
+    source: str,
+    has_grid: bool = False,
+) -> None:
+    """Writes the card of what a run has made.
+
+    Args:
+        folder: Where the model is written, with its plot of the losses.
+        kind: What the model is.
+        run: The run; its settings have a `license`.
+        name: What others load it as.
+        facts: What is to be told in the table, by name.
+        source: Where the images came from: a path, or a name on the Hub.
+        has_grid: Whether there is a grid of samples in the folder.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    config = run.config
+    facts = {**facts, "licence": config.license or UNKNOWN_LICENSE}
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in SETTINGS_ASIDE}
+    save_card(
+        folder,
+        kind,
+        name,
+        f"## Training\n\n{table(facts)}\n\n![Training losses]({PLOT_NAME})",
+        settings_section(settings),
+        base=getattr(config, "model", None),
+        has_grid=has_grid,
+        license=config.license,
+        datasets=None if is_place(source) else [source],
+    )
+
+
+def save_result(
+    folder: Path,
+    pipe: DiffusionPipeline,
+    network: torch.nn.Module,
+    run: TrainingRun,
+    source: str,
+    facts: Mapping[str, str],
+    prompts: Sequence[str],
+    grid: Image.Image | None,
+) -> None:
+    """Writes a trained model under a temporary name and moves it into place.
+
+    Args:
+        folder: Where it shall be; what is there goes.
+        pipe: The pipeline that the network belongs to.
+        network: The trained network, or one with a trained LoRA, which is then saved alone.
+        run: The run.
+        source: Where its images came from.
+        facts: What the card tells of the training, by name.
+        prompts: What the grid shows.
+        grid: A grid of samples, if there is one.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    is_lora = hasattr(network, "peft_config")
+    with folder_moved_into_place(folder) as temporary:
+        if is_lora:
+            from peft import get_peft_model_state_dict
+
+            type(pipe).save_lora_weights(
+                temporary,
+                unet_lora_layers=get_peft_model_state_dict(network),
+                unet_lora_adapter_metadata=network.peft_config["default"].to_dict(),
+            )
+        else:
+            pipe.register_modules(unet=network)
+            pipe.save_pretrained(temporary)
+            forget_places(temporary)
+        if grid is not None:
+            grid.save(temporary / GRID_NAME)
+            (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n")
+        plot_losses(run.log_path, temporary / PLOT_NAME)
+        kind = LORA if is_lora else PIPELINE
+        save_training_card(temporary, kind, run, run.name_of(folder), facts, source, has_grid=grid is not None)

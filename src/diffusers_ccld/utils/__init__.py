@@ -1,0 +1,1 @@
+"""Files, messages and pictures: knows nothing of diffusion."""

@@ -1,0 +1,139 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from PIL import Image
+
+from diffusers_ccld import CCLDPipeline
+from diffusers_ccld.cli import main
+from diffusers_ccld.cli.arguments import parse_weighted, parse_weighted_file
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("a red fox", ("a red fox", None)),
+        ("a red fox:2.5", ("a red fox", 2.5)),
+        ("a red fox:-1", ("a red fox", -1.0)),
+        ("ratio 16:9 portrait", ("ratio 16:9 portrait", None)),
+        ("time: noon", ("time: noon", None)),
+        ("https://example.org/fox:2", ("https://example.org/fox", 2.0)),
+        ("https://example.org/fox", ("https://example.org/fox", None)),
+        ("1984", ("1984", None)),
+        ("to:inf", ("to:inf", None)),
+        ("a fox:nan", ("a fox:nan", None)),
+        ("", ("", None)),
+    ],
+)
+def test_weights_stand_behind_a_colon(text, expected):
+    assert parse_weighted(text) == expected
+
+
+def test_a_weight_needs_a_text():
+    with pytest.raises(ValueError, match="before the colon"):
+        parse_weighted(":3")
+
+
+def test_a_file_may_have_a_colon_in_its_name(tmp_path):
+    (tmp_path / "fox:2").touch()
+    assert parse_weighted_file(str(tmp_path / "fox:2")) == (tmp_path / "fox:2", None)
+    assert parse_weighted_file(str(tmp_path / "fox:3")) == (tmp_path / "fox", 3.0)
+
+
+def sample(folder, output, *arguments):
+    return main(["sample", *arguments, "--model", str(folder), "--steps", "2", "--output", str(output)])
+
+
+def test_sampling_writes_pictures_that_say_how_they_were_made(pipeline_folder, tmp_path, capsys):
+    arguments = ("a red fox:2.5", "snow", "--algorithm", "ddim", "--eta", "0.5", "--guidance-interval", "0.2", "0.9")
+    arguments = (*arguments, "--seed", "7")
+    assert sample(pipeline_folder, tmp_path / "a", *arguments, "-n", "3", "--batch-size", "2") == 0
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["00007.png", "00008.png", "00009.png", "grid.png"]
+    assert str(tmp_path / "a" / "00008.png") in capsys.readouterr().out
+    picture = Image.open(tmp_path / "a" / "00008.png")
+    settings = json.loads(picture.text["ccld"])
+    assert settings["conditions"] == [["a red fox", 2.5], ["snow", 3.0]]
+    assert (settings["seed"], settings["algorithm"], settings["eta"], settings["steps"]) == (8, "ddim", 0.5, 2)
+    assert settings["guidance_interval"] == [0.2, 0.9]
+    assert Image.open(tmp_path / "a" / "grid.png").size == (512, 512)
+
+    assert sample(pipeline_folder, tmp_path / "b", *arguments[:-1], "8", "-n", "1") == 0
+    again = np.asarray(Image.open(tmp_path / "b" / "00008.png"), dtype=int)
+    assert np.abs(again - np.asarray(picture, dtype=int)).max() <= 1
+
+
+def test_guidance_is_shared_by_what_has_no_weight(pipeline_folder, tmp_path):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    image = str(tmp_path / "red.png")
+    assert sample(pipeline_folder, tmp_path, "a", "b:1", "--image", image, "--guidance-scale", "5", "-n", "1") == 0
+    settings = json.loads(Image.open(tmp_path / "00000.png").text["ccld"])
+    assert settings["conditions"] == [["a", 2.5], ["b", 1.0], [image, 2.5]]
+
+
+def test_sampling_without_a_prompt_and_in_another_shape(pipeline_folder, tmp_path):
+    assert sample(pipeline_folder, tmp_path, "-n", "1", "--width", "128", "--height", "64") == 0
+    assert Image.open(tmp_path / "00000.png").size == (128, 64)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("a", "--image", "nowhere.png"), "no such file"),
+        (("a", "--image", "https://example.org/fox.png"), "not fetched"),
+        (("a", "--image", __file__), "no image"),
+        ((":3",), "before the colon"),
+        (("a", "--device", "banana"), "banana"),
+        (("a", "--algorithm", "ddpm", "--eta", "0.3"), "eta=0.3"),
+        (("a", "--height", "100"), "multiples of 64"),
+        (("a", "--eta", "0.5"), "dpmpp"),
+        (("a", "--guidance-interval", "0.5", "0.2"), "guidance_interval=[0.5, 0.2]"),
+        (("a", "-n", "0"), "at least 1"),
+        (("a", "--timestep-schedule", "linear", "--algorithm", "plms"), "t = 1"),
+    ],
+)
+def test_wrong_input_is_one_line(pipeline_folder, tmp_path, capsys, arguments, message):
+    assert sample(pipeline_folder, tmp_path / "out", *arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_our_samplers_take_the_place_of_a_stock_one(pipeline_folder, tmp_path):
+    pipe = CCLDPipeline.from_pretrained(pipeline_folder)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.save_pretrained(tmp_path / "model")
+    arguments = ("a", "-n", "1", "--height", "64", "--width", "64")
+    assert sample(tmp_path / "model", tmp_path / "stock", *arguments) == 0
+    assert sample(tmp_path / "model", tmp_path / "ours", *arguments, "--algorithm", "pie") == 0
+    for folder, algorithm in (("stock", "dpmsolver++"), ("ours", "pie")):
+        settings = json.loads(Image.open(tmp_path / folder / "00000.png").text["ccld"])
+        assert settings["algorithm"] == algorithm
+
+
+def test_a_model_that_gives_no_numbers_makes_no_picture(pipeline_folder, tmp_path, capsys):
+    pipe = CCLDPipeline.from_pretrained(pipeline_folder)
+    torch.nn.init.constant_(pipe.unet.up_blocks[-1].resnets[-1].conv2.bias, float("nan"))
+    pipe.save_pretrained(tmp_path / "model")
+    assert sample(tmp_path / "model", tmp_path / "out", "a", "-n", "1", "--height", "64", "--width", "64") == 2
+    assert "not finite" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_algorithm_is_refused(pipeline_folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        sample(pipeline_folder, tmp_path, "a", "--algorithm", "euler")
+    assert "euler" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there(tmp_path, capsys):
+    assert sample(tmp_path / "nowhere", tmp_path / "out", "a") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_the_version_and_the_commands(capsys):
+    for arguments, expected in ((["--version"], "."), (["--help"], "sample"), (["convert", "--help"], "--unet")):
+        with pytest.raises(SystemExit) as status:
+            main(arguments)
+        assert status.value.code == 0 and expected in capsys.readouterr().out

@@ -1,0 +1,96 @@
+"""Loading pipelines for the commands: where to, in which precision, and that neither shows."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from diffusers_ccld.inference.devices import computes_in_bfloat16, usable_dtype
+from diffusers_ccld.inference.loading import load_pipeline
+from diffusers_ccld.inference.optimization import MAX_COMPILATIONS
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16"])
+def test_half_precision_is_taken_where_the_processor_computes_in_it(monkeypatch, capability):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)
+    assert usable_dtype("auto", CPU) == "bf16" and usable_dtype("fp32", CPU) == "fp32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: False, "avx2": True}, raising=False)
+    assert usable_dtype("auto", CPU) == "fp32" and usable_dtype("bf16", CPU) == "bf16"
+
+
+def test_what_cannot_be_told_is_not_taken_for_granted(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not computes_in_bfloat16(CPU) and not computes_in_bfloat16(torch.device("meta"))
+
+
+def paint(pipe, seeds):
+    pipe.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    options = {"generator": generators, "num_inference_steps": 8, "output_type": "np"}
+    return pipe(["winter mountains, charcoal on paper"] * len(seeds), **options).images
+
+
+def test_compiling_without_a_compiler_is_refused(tmp_path):
+    command = [sys.executable, "-c", "from diffusers_ccld.cli import main; raise SystemExit(main())", "sample"]
+    command += ["a lighthouse", "--device", "cpu", "--compile", "--output", str(tmp_path / "pictures")]
+    result = subprocess.run(command, env={**os.environ, "CXX": "no-such-compiler"}, capture_output=True, text=True)
+    assert result.returncode == 2 and "C++ compiler" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_compiled_networks_are_called_with_settings_of_their_own(monkeypatch):
+    """In whichever thread they are called, and nowhere else."""
+    seen = []
+
+    def compile_nothing(forward, dynamic):
+        def call(*args, **kwargs):
+            seen.append((torch._inductor.config.freezing, torch._dynamo.config.recompile_limit))
+            return forward(*args, **kwargs)
+
+        return call
+
+    expected = paint(load_pipeline(None, "fp32", CPU), [0])
+    before = torch._inductor.config.freezing, torch._dynamo.config.recompile_limit
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    compiled = load_pipeline(None, "fp32", CPU, compiled=True)
+    with ThreadPoolExecutor() as threads:
+        painted = threads.submit(paint, compiled, [0]).result()
+    assert np.array_equal(painted, expected)
+    assert len(seen) == 8 + 1 and set(seen) == {(True, MAX_COMPILATIONS)}  # steps, and the decoder
+    assert (torch._inductor.config.freezing, torch._dynamo.config.recompile_limit) == before != seen[0]
+
+
+@pytest.mark.slow
+def test_compiled_networks_paint_the_same():
+    expected = paint(load_pipeline(None, "fp32", CPU, algorithm_type="unipc"), [0, 1])
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = load_pipeline(None, "fp32", CPU, compiled=True, algorithm_type="unipc")
+    assert decibels(paint(compiled, [0, 1]), expected) > 80
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # the U-Net and the decoder, whole
+    torch._dynamo.reset()
+
+
+def decibels(first, second):
+    """Ratio of peak signal to noise, of the worst of all pictures."""
+    return -10 * np.log10(np.square(first - second).mean(axis=(1, 2, 3)).max() + 1e-12)
+
+
+def test_half_precision_and_layout_do_not_show():
+    exact = load_pipeline(None, "fp32", CPU, algorithm_type="unipc")
+    expected = paint(exact, [0, 1, 2])
+    half = load_pipeline(None, "bf16", CPU, algorithm_type="unipc")
+    assert {half.unet.dtype, half.vae.dtype, half.text_encoder.dtype} == {torch.bfloat16}
+    assert half.unet.fourier.weight.dtype == torch.float32
+    painted = paint(half, [0, 1, 2])
+    assert decibels(painted, expected) > 35
+    assert decibels(paint(half, [1]), painted[1:2]) > 45  # not even the batch that it was made in
+    for part in (exact.unet, exact.vae):
+        part.to(memory_format=torch.contiguous_format)
+    assert decibels(paint(exact, [0, 1, 2]), expected) > 90

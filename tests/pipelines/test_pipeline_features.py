@@ -1,0 +1,87 @@
+"""What diffusers offers for its pipelines, on ours: what needs no accelerator."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel
+from safetensors.torch import load_file
+
+from diffusers_ccld import CCLDPipeline, CCLDScheduler
+
+
+@pytest.fixture
+def pipe(pipe):
+    """With DDIM: the multistep methods amplify rounding in as few steps as are taken here."""
+    pipe.scheduler = CCLDScheduler(algorithm_type="ddim")
+    return pipe
+
+
+def paint(pipe, **options):
+    options = {"height": 64, "width": 64, "num_inference_steps": 2, "output_type": "pt", **options}
+    return pipe(["a sunset", "a dog"], generator=torch.Generator().manual_seed(0), **options).images
+
+
+@pytest.mark.parametrize("options", [{"offload_type": "leaf_level"}, {"num_blocks_per_group": 1}])
+def test_group_offload(pipe, options, tmp_path):
+    expected = paint(pipe)
+    pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_to_disk_path=str(tmp_path), **options)
+    assert list(tmp_path.iterdir())
+    assert torch.equal(paint(pipe), expected)
+    assert torch.equal(paint(pipe), expected)
+
+
+def test_vae_slicing_and_tiling(pipe):
+    calls = []
+    pipe.vae.decoder.register_forward_hook(lambda module, args, output: calls.append(tuple(args[0].shape)))
+    expected = paint(pipe)
+    assert calls == [(2, 4, 8, 8)]
+    pipe.vae.enable_slicing()
+    assert torch.allclose(paint(pipe), expected, atol=1e-5)
+    assert calls[1:] == [(1, 4, 8, 8)] * 2
+    pipe.vae.enable_tiling()
+    pipe.vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = 32, 4
+    tiled = paint(pipe)
+    assert tiled.shape == expected.shape and torch.isfinite(tiled).all()
+    assert set(calls[3:]) == {(1, 4, 4, 4), (1, 4, 4, 2), (1, 4, 2, 4), (1, 4, 2, 2)}
+
+
+def test_saving_in_half_precision_as_a_variant(pipe, tmp_path):
+    expected = paint(pipe)
+    pipe.save_pretrained(tmp_path / "full")
+    pipe.to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    weights = load_file(tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    in_full = {name for name, weight in weights.items() if weight.dtype == torch.float32}
+    assert in_full == {"fourier.weight", "mapping.fourier.weight"}
+
+    DiffusionPipeline.from_pretrained(tmp_path / "full").save_pretrained(tmp_path)
+    assert torch.equal(paint(DiffusionPipeline.from_pretrained(tmp_path)), expected)
+    half = DiffusionPipeline.from_pretrained(tmp_path, variant="fp16", torch_dtype=torch.float16)
+    assert type(half) is CCLDPipeline and half.unet.dtype == half.vae.dtype == half.text_encoder.dtype == torch.float16
+    assert torch.equal(paint(half), paint(pipe))
+    assert (paint(half).float() - expected).abs().mean() < 0.01
+
+
+def test_a_stock_pipeline_with_our_scheduler_is_saved_and_loaded(tmp_path):
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(32,),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
+    pipe = DDPMPipeline(unet, scheduler=CCLDScheduler(algorithm_type="ddim"))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers_ccld", "CCLDScheduler"]
+    loaded = DDPMPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert type(loaded.scheduler) is CCLDScheduler and loaded.scheduler.config.algorithm_type == "ddim"
+    images = [
+        p(num_inference_steps=2, generator=torch.manual_seed(0), output_type="np").images for p in (pipe, loaded)
+    ]
+    assert np.array_equal(*images)

@@ -1,0 +1,116 @@
+"""What the terms of the autoencoder's loss see, and what they do not."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from diffusers_ccld.training.reconstruction_losses import (
+    PatchDiscriminator,
+    PerceptualLoss,
+    adversarial_weight,
+    chroma_loss,
+    discriminator_loss,
+    pooled_loss,
+    texture_loss,
+)
+
+TERMS = (pooled_loss, chroma_loss, texture_loss)
+
+
+@pytest.fixture
+def pictures():
+    return torch.rand(2, 3, 64, 64) * 2 - 1
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_perfect_reconstruction_costs_nothing(term, pictures):
+    assert term(pictures, pictures) == 0
+    made = pictures.clone().requires_grad_()
+    term(made + 0.1 * torch.randn_like(made), pictures).backward()
+    assert torch.isfinite(made.grad).all() and made.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_flat_picture_has_a_finite_gradient(term):
+    made = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    term(made, torch.zeros(1, 3, 32, 32)).backward()
+    assert torch.isfinite(made.grad).all()
+
+
+def test_chroma_sees_colour_and_not_brightness(pictures):
+    brighter = pictures + 0.3
+    redder = pictures + torch.tensor([0.3, 0.0, 0.0]).view(1, 3, 1, 1)
+    torch.testing.assert_close(chroma_loss(brighter, pictures).item(), 0.0, atol=1e-6, rtol=0)
+    # red − green is off by 0.3, blue − (red + green) / 2 by 0.15
+    torch.testing.assert_close(chroma_loss(redder, pictures).item(), 0.45, atol=1e-5, rtol=0)
+
+
+def test_texture_minds_marks_that_are_missing_and_not_marks_that_lie_elsewhere(pictures):
+    moved = pictures.roll((7, 5), dims=(2, 3))
+    blurred = F.avg_pool2d(pictures, 3, 1, 1)
+    assert (moved - pictures).abs().mean() > (blurred - pictures).abs().mean()
+    assert texture_loss(moved, pictures) < 0.3 * texture_loss(blurred, pictures)
+
+
+def test_texture_minds_the_direction_of_marks():
+    stripes = torch.arange(64).remainder(4).div(2, rounding_mode="floor").float().expand(1, 3, 64, 64)
+    assert texture_loss(stripes.transpose(2, 3), stripes) > 0.1
+
+
+def test_pooled_is_the_mean_over_four_sizes(pictures):
+    made = pictures + 0.2
+    torch.testing.assert_close(pooled_loss(made, pictures).item(), 0.2, atol=1e-5, rtol=0)
+
+
+def vgg_weights():
+    from torchvision.models.vgg import cfgs, make_layers
+
+    return {f"features.{name}": tensor for name, tensor in make_layers(cfgs["D"]).state_dict().items()}
+
+
+def test_the_perceptual_distance_is_the_formulas(pictures):
+    weights = vgg_weights()
+    made = (pictures + 0.1 * torch.randn_like(pictures)).clamp(-1, 1)
+    loss = PerceptualLoss(weights)(made, pictures)
+
+    def features(x):
+        x = (x / 2 + 0.5 - torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)) / torch.tensor(
+            [0.229, 0.224, 0.225]
+        ).view(1, 3, 1, 1)
+        found = []
+        for block in ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)):
+            if block[0]:
+                x = F.max_pool2d(x, 2)
+            for layer in block:
+                x = F.relu(
+                    F.conv2d(x, weights[f"features.{layer}.weight"], weights[f"features.{layer}.bias"], padding=1)
+                )
+            found.append(x / x.norm(dim=1, keepdim=True).clamp(min=1e-8))
+        return found
+
+    expected = sum((a - b).square().sum(1).mean() for a, b in zip(features(made), features(pictures)))
+    torch.testing.assert_close(loss, expected)
+    assert PerceptualLoss(weights)(pictures, pictures) == 0
+    with pytest.raises(ValueError, match="not those of torchvision's vgg16"):
+        PerceptualLoss({"features.0.weight": torch.zeros(3)})
+
+
+def test_the_discriminator_judges_each_picture_alone(pictures):
+    discriminator = PatchDiscriminator(channels=16)
+    together = discriminator(pictures)
+    assert together.shape == (2, 1, 8, 8)
+    torch.testing.assert_close(discriminator(pictures[1:]), together[1:])
+
+
+def test_the_hinge_loss():
+    assert discriminator_loss(torch.tensor([2.0]), torch.tensor([-2.0])) == 0
+    assert discriminator_loss(torch.tensor([0.0]), torch.tensor([0.5])) == 1.25
+
+
+def test_both_losses_pull_equally_hard():
+    weight = torch.randn(4, 4, requires_grad=True)
+    made = torch.randn(8, 4) @ weight
+    first, second = made.abs().mean(), 100 * made.square().mean()
+    factor = adversarial_weight(first, second, weight)
+    pull = torch.autograd.grad(first, weight, retain_graph=True)[0].norm()
+    torch.testing.assert_close((factor * torch.autograd.grad(second, weight)[0]).norm(), pull, rtol=1e-3, atol=1e-6)
