@@ -152,7 +152,7 @@ def test_a_dry_run_tells_the_work_and_does_none(pipeline_folder, tmp_path, paint
     [
         (("a fox",), "two waypoints"),
         (("a fox", "@nowhere.png"), "no such file"),
-        (("a fox", f"@{__file__}"), "no image"),
+        (("a fox", f"@{__file__}"), "not an image"),
         (("a fox", __file__), "write '@"),
         (("a fox", f"{__file__}:2"), "write '@"),
         (("a fox", ":3"), "before the colon"),

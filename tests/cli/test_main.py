@@ -82,7 +82,7 @@ def test_sampling_without_a_prompt_and_in_another_shape(pipeline_folder, tmp_pat
     [
         (("a", "--image", "nowhere.png"), "no such file"),
         (("a", "--image", "https://example.org/fox.png"), "not fetched"),
-        (("a", "--image", __file__), "no image"),
+        (("a", "--image", __file__), "not an image"),
         ((":3",), "before the colon"),
         (("a", "--device", "banana"), "banana"),
         (("a", "--algorithm", "ddpm", "--eta", "0.3"), "eta=0.3"),

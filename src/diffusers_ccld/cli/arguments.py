@@ -4,8 +4,9 @@ import argparse
 import math
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ..data.decoding import BadImageError, ImageLimits, open_picture
 from ..inference.devices import DTYPES
 from ..sharing.hub import check_hub_arguments, prepare_repository
 
@@ -37,19 +38,17 @@ def parse_weighted_file(text: str) -> tuple[Path, float | None]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Opens an image prompt whole, so that a damaged file is found before any work.
+    """Decodes an image file to RGB as training does, so that an unusable one is found before any work.
 
     Raises:
-        ValueError: If there is no such file, or it is no image.
+        ValueError: If the file does not exist or cannot be decoded.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file. (An address is not fetched; download it first.)")
     try:
-        image = Image.open(path)
-        image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: the file is no image, or a damaged one. ({error})") from error
-    return image
+        return open_picture({"path": path}, ImageLimits(min_side=1))
+    except BadImageError as error:
+        raise ValueError(f"{path}: the file is not an image, or not a usable one. ({error})") from error
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:

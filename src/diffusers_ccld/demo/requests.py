@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..schedulers.scheduling_ccld import ALGORITHMS, RECOMMENDED_ALGORITHM
 from ..schedulers.solvers import METHODS
+from ..utils.rgb import to_rgb, upright
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 LAST_SEED = 2**32 - 1  # further ones would not survive JavaScript's numbers for long
@@ -125,11 +126,11 @@ def parse_request(
         task=task,
         prompt=prompt,
         negative_prompt=negative_prompt,
-        image_prompt=_without_alpha(read(values.get("image_prompt"))),
+        image_prompt=_rgb(read(values.get("image_prompt"))),
         algorithm=algorithm,
         seed=seed,
         num_images=num_images,
-        picture=_without_alpha(picture),
+        picture=_rgb(picture),
         mask=mask,
         **numbers,
     )
@@ -184,7 +185,7 @@ def read_image(source: Any, limits: Limits, upload_folder: Path | None) -> Image
         raise ValueError(too_many_pixels)
     try:
         image.load()
-        return ImageOps.exif_transpose(image)
+        return upright(image)
     except Exception as error:
         raise ValueError("The picture is damaged.") from error
 
@@ -239,12 +240,8 @@ def _list(name, value):
     return value
 
 
-def _without_alpha(image):
-    """An RGB picture, what is transparent in it white."""
-    if image is None:
-        return None
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+def _rgb(image):
+    return None if image is None else to_rgb(image)
 
 
 def _drawn_on(layers: Sequence[Image.Image | None], size: tuple[int, int]) -> Image.Image:

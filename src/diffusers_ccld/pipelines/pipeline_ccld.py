@@ -18,6 +18,7 @@ from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
+from ..utils.rgb import to_rgb
 from .conditions import Condition, Guidance, Prompts, is_alone, is_finite_number, is_used
 
 
@@ -174,6 +175,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
     def _encode_images(self, images, device):
         if not self._has_image_encoder:
             raise ValueError("Encoding an image prompt needs an image_encoder and a feature_extractor.")
+        images = [to_rgb(image) for image in images]
         pixel_values = self.feature_extractor(images, return_tensors="pt").pixel_values
         return self.image_encoder(pixel_values.to(device or self._execution_device)).image_embeds
 

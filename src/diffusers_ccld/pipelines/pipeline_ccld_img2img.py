@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from diffusers import ImagePipelineOutput
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..schedulers.noise_schedule import inversion_times, sampling_times, t_to_timestep, timestep_to_t
 from ..schedulers.scheduling_ccld import LATEST_TIME, USUAL_STEPS, CCLDScheduler
+from ..utils.rgb import to_rgb
 from .conditions import Prompts
 from .pipeline_ccld import CCLDPipeline
 
@@ -39,7 +40,7 @@ class CCLDImg2ImgPipeline(CCLDPipeline):
             types = ", ".join(sorted({type(i).__name__ for i in images})) or "an empty list"
             raise TypeError(f"image must be a PIL image, an array, a tensor, or a list of such, not {types}.")
         if isinstance(images[0], Image.Image):
-            images = [ImageOps.exif_transpose(i).convert("RGB") for i in images]
+            images = [to_rgb(i) for i in images]
         else:
             is_array = isinstance(images[0], np.ndarray)
             images = [image if image.ndim == 4 else image[None] for image in images]

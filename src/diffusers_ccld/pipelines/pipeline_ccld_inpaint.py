@@ -9,6 +9,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch.nn import functional as F
 
+from ..utils.rgb import to_rgb
 from .conditions import Prompts
 from .pipeline_ccld import CCLDPipeline
 from .pipeline_ccld_img2img import CCLDImg2ImgPipeline, ImageInput
@@ -33,7 +34,8 @@ class CCLDInpaintPipeline(CCLDImg2ImgPipeline):
         masks = mask_image if isinstance(mask_image, (list, tuple)) else [mask_image]
         if not masks or not all(isinstance(m, (Image.Image, np.ndarray, torch.Tensor)) for m in masks):
             raise TypeError("mask_image must be a PIL image, an array, a tensor, or a list of such.")
-        return processor.preprocess(mask_image, height, width)
+        masks = [to_rgb(mask) if isinstance(mask, Image.Image) else mask for mask in masks]
+        return processor.preprocess(masks, height, width)
 
     @torch.no_grad()
     def __call__(

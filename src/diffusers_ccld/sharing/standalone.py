@@ -19,6 +19,7 @@ from ..utils.files import write_text
 
 # In an order in which each needs only those before it.
 MODULES = (
+    "utils/rgb",
     "models/configuration_cloob",
     "models/losses_cloob",
     "models/modeling_cloob",
