@@ -7,10 +7,9 @@ python benchmarks/paint_prompts.py docs/images/prompts.txt --output docs/images/
 import argparse
 from pathlib import Path
 
-import torch
-
 from diffusers_ccld import CCLDPipeline, default_model
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.inference.sampling import sample
 from diffusers_ccld.training.pipeline import read_prompts
 from diffusers_ccld.utils.pictures import image_grid, save_image
 
@@ -26,8 +25,7 @@ def paint_prompts(argv: list[str] | None = None) -> None:
         raise ValueError("--columns must be at least 1.")
     prompts = read_prompts(str(arguments.prompts))
     pipe = CCLDPipeline.from_pretrained(arguments.model or default_model())
-    generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
-    images = pipe(prompts, generator=generators).images
+    images = list(sample(pipe, range(len(prompts)), prompts))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     save_image(image_grid(images, columns=arguments.columns), arguments.output)
     print(arguments.output)

@@ -80,23 +80,14 @@ def run(args: argparse.Namespace) -> None:
     """Paint pictures that lead from waypoint to waypoint in even steps, as numbered PNG files, an animation and a
     grid. Interrupted, the same command goes on where it was; other numbers of frames, formats and frame rates use what
     is painted already."""
-    from ..inference.animation import (
-        ANIMATION_FORMATS,
-        check_picture_folder,
-        open_picture_folder,
-        save_animation,
-        save_frames,
-    )
-    from ..inference.even_frames import EVEN_ENOUGH
+    from ..inference.animation import check_picture_folder, open_picture_folder
     from ..inference.interpolation import check_counts, paint_path, prepare_path
-    from ..inference.loading import find_model, folder_identity, load_pipeline
-    from ..utils.pictures import image_grid
+    from ..inference.loading import load_pipeline
+    from ..inference.sampling import share_guidance
 
-    named = [parse_waypoint(text) for text in args.waypoints]
-    waypoints = [
-        (open_image(source) if isinstance(source, Path) else source, args.guidance_scale if weight is None else weight)
-        for source, weight in named
-    ]
+    # Each waypoint is alone where it is reached, so it shares the guidance scale with no other.
+    named = [share_guidance([parse_waypoint(text)], args.guidance_scale)[0] for text in args.waypoints]
+    waypoints = [(open_image(source) if isinstance(source, Path) else source, weight) for source, weight in named]
     if not 0.1 <= args.frame_rate <= 100:
         raise ValueError("--frame-rate must lie between 0.1 and 100.")
     device = usable_device(args.device)
@@ -109,21 +100,7 @@ def run(args: argparse.Namespace) -> None:
     check_counts(path, args.frames, args.batch_size, args.max_pictures)
     steps = pipe.steps_or_default(args.steps)
     pipe.scheduler.set_timesteps(steps)
-
-    settings = {
-        "waypoints": [describe(source, weight) for (source, _), (_, weight) in zip(named, waypoints)],
-        "seeds": args.seed,
-        "negative_prompt": args.negative_prompt,
-        "model": args.model or "default",
-        "identity": folder_identity(find_model(args.model or "default")),
-        "steps": steps,
-        "algorithm": pipe.scheduler.config.get("algorithm_type", type(pipe.scheduler).__name__),
-        "height": path.height,
-        "width": path.width,
-        "dtype": dtype,
-        "compiled": args.compile,
-        "version": __version__,
-    }
+    settings = _settings(args, pipe, named, path, steps, dtype)
     if args.dry_run:
         check_picture_folder(args.output, settings, args.overwrite)
         most = 4 * args.frames if args.max_pictures is None else args.max_pictures
@@ -134,8 +111,36 @@ def run(args: argparse.Namespace) -> None:
         return
     pictures = open_picture_folder(args.output, settings, args.overwrite)
     frames = paint_path(pipe, path, args.frames, steps, args.batch_size, args.max_pictures, pictures)
+    _save(args, pictures, [path.canonical(position) for position in frames.positions[: args.frames]], frames)
 
-    positions = [path.canonical(position) for position in frames.positions[: args.frames]]
+
+def _settings(args, pipe, named, path, steps, dtype):
+    """The part of the record that all pictures of a path share."""
+    from ..inference.loading import find_model, folder_identity
+
+    model = "default" if args.model is None else args.model
+    return {
+        "waypoints": [describe(source, weight) for source, weight in named],
+        "seeds": args.seed,
+        "negative_prompt": args.negative_prompt,
+        "model": model,
+        "identity": folder_identity(find_model(model)),
+        "steps": steps,
+        "algorithm": pipe.scheduler.config.get("algorithm_type", type(pipe.scheduler).__name__),
+        "height": path.height,
+        "width": path.width,
+        "dtype": dtype,
+        "compiled": args.compile,
+        "version": __version__,
+    }
+
+
+def _save(args, pictures, positions, frames):
+    """Saves the frames, their grid and the animation, and prints how even the steps are."""
+    from ..inference.animation import ANIMATION_FORMATS, save_animation, save_frames
+    from ..inference.even_frames import EVEN_ENOUGH
+    from ..utils.pictures import image_grid
+
     images = [pictures[position] for position in positions]
     save_frames([pictures.path(position) for position in positions], args.output)
     save_image(image_grid(images, columns=math.ceil(math.sqrt(len(images)))), args.output / "grid.png")

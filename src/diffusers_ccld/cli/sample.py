@@ -1,7 +1,6 @@
 """`ccld sample`."""
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -63,19 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Paint pictures that match all prompts and image prompts together, as PNG files and a grid. Without any, paint
     whatever the model likes. Prompts are text alone: none is ever fetched as an address."""
-    import numpy as np
-    import torch
-    from PIL import PngImagePlugin
-
     from ..inference.loading import load_pipeline
+    from ..inference.provenance import save_picture
+    from ..inference.sampling import sample, share_guidance
     from ..utils.pictures import image_grid
 
-    parsed = [parse_weighted(text) for text in args.prompts]
-    parsed_images = [parse_weighted_file(text) for text in args.image]
-    share = args.guidance_scale / max(sum(weight is None for _, weight in parsed + parsed_images), 1)
-    named = [(text, share if weight is None else weight) for text, weight in parsed]
-    named_images = [(path, share if weight is None else weight) for path, weight in parsed_images]
-    conditions = named + [(open_image(path), weight) for path, weight in named_images]
+    given = [parse_weighted(text) for text in args.prompts] + [parse_weighted_file(text) for text in args.image]
+    named = share_guidance(given, args.guidance_scale)
+    conditions = [(open_image(source) if isinstance(source, Path) else source, weight) for source, weight in named]
     if args.num_images < 1 or args.batch_size < 1:
         raise ValueError("--num-images and --batch-size must be at least 1.")
 
@@ -83,44 +77,42 @@ def run(args: argparse.Namespace) -> None:
     device = usable_device(args.device)
     dtype = usable_dtype(args.dtype, device)
     pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, **sampler)
-    settings = {
-        "conditions": [[str(source), weight] for source, weight in named + named_images],
-        "model": args.model or "default",
+    provenance = _provenance(args, pipe, named, dtype)
+    seeds = range(args.seed, args.seed + args.num_images)
+    pictures = sample(
+        pipe,
+        seeds,
+        batch_size=args.batch_size,
+        conditions=conditions,
+        num_inference_steps=args.steps,
+        guidance_interval=args.guidance_interval,
+        eta=args.eta,
+        height=args.height,
+        width=args.width,
+    )
+    saved = []
+    for seed, picture in zip(seeds, pictures):
+        args.output.mkdir(parents=True, exist_ok=True)
+        path = args.output / f"{seed:05d}.png"
+        save_picture(picture, path, {**provenance, "seed": seed, "size": list(picture.size)})
+        print(path)
+        saved.append(picture)
+    save_image(image_grid(saved, columns=math.ceil(math.sqrt(len(saved)))), args.output / "grid.png")
+    print(args.output / "grid.png")
+
+
+def _provenance(args, pipe, named, dtype):
+    """The part of the record that all pictures of a command share."""
+    config = pipe.scheduler.config
+    return {
+        "conditions": [[str(source), weight] for source, weight in named],
+        "model": "default" if args.model is None else args.model,
         "steps": pipe.steps_or_default(args.steps),
         "guidance_interval": args.guidance_interval,
-        "algorithm": pipe.scheduler.config.get("algorithm_type", type(pipe.scheduler).__name__),
-        "timestep_schedule": pipe.scheduler.config.get("timestep_schedule"),
+        "algorithm": config.get("algorithm_type", type(pipe.scheduler).__name__),
+        "timestep_schedule": config.get("timestep_schedule"),
         "eta": args.eta,
         "dtype": dtype,
         "compiled": args.compile,
         "version": __version__,
     }
-    pictures = []
-    seeds = range(args.seed, args.seed + args.num_images)
-    for start in range(0, args.num_images, args.batch_size):
-        batch = seeds[start : start + args.batch_size]
-        images = pipe(
-            conditions=conditions,
-            num_images_per_prompt=len(batch),
-            num_inference_steps=args.steps,
-            guidance_interval=args.guidance_interval,
-            eta=args.eta,
-            height=args.height,
-            width=args.width,
-            generator=[torch.Generator().manual_seed(seed) for seed in batch],
-            output_type="np",
-        ).images
-        if not np.isfinite(images).all():
-            raise ValueError("The model gave values that are not finite. Try --dtype fp32.")
-        args.output.mkdir(parents=True, exist_ok=True)
-        images = pipe.image_processor.numpy_to_pil(images)
-        for seed, image in zip(batch, images):
-            metadata = PngImagePlugin.PngInfo()
-            metadata.add_text("ccld", json.dumps({**settings, "seed": seed, "size": list(image.size)}))
-            path = args.output / f"{seed:05d}.png"
-            save_image(image, path, pnginfo=metadata)
-            print(path)
-        pictures += images
-    grid = image_grid(pictures, columns=math.ceil(math.sqrt(len(pictures))))
-    save_image(grid, args.output / "grid.png")
-    print(args.output / "grid.png")

@@ -1,19 +1,19 @@
 """Paints what a request asks for, one at a time."""
 
-import json
 import threading
 from collections.abc import Callable
+from functools import cached_property
+from typing import Any
 
-import numpy as np
-import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image, ImageOps
 
+from ..inference.provenance import TEXT_CHUNK, Provenance, provenance_text
+from ..inference.sampling import sample
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
 from ..pipelines.pipeline_ccld_inpaint import CCLDInpaintPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
-from ..schedulers.solvers import METHODS
 from ..version import __version__
 from .requests import LINKED, PaintingRequest
 
@@ -37,29 +37,27 @@ class Painter:
     """
 
     def __init__(self, pipe: CCLDPipeline):
-        self._components = {name: part for name, part in pipe.components.items() if name != "scheduler"}
-        self._scheduler_config = pipe.scheduler.config
-        self._taught = {name: pipe.config[name] for name in ("default_num_inference_steps", "max_guidance_scale")}
+        self.pipe = pipe
         self._lock = threading.Lock()
 
     @property
     def algorithm(self) -> str:
         """The model's own sampler."""
-        return CCLDScheduler.from_config(self._scheduler_config).config.algorithm_type
+        return CCLDScheduler.from_config(self.pipe.scheduler.config).config.algorithm_type
 
     def steps_of(self, algorithm: str) -> int:
-        """The number of steps that the model has been taught, or that is usual with an algorithm."""
-        return self._taught["default_num_inference_steps"] or METHODS[algorithm].num_steps
+        """The model's own number of sampling steps, or else the usual one of an algorithm."""
+        return self._pipeline("paint", algorithm).steps_or_default(None)
 
     @property
     def max_guidance_scale(self) -> float | None:
-        """The largest guidance scale that the model has been taught, if there is one."""
-        return self._taught["max_guidance_scale"]
+        """The largest guidance scale of a guidance-distilled model; `None` if there is no limit."""
+        return self.pipe.config.max_guidance_scale
 
     @property
     def takes_image_prompts(self) -> bool:
-        """Whether the model has an image encoder."""
-        return self._components["image_encoder"] is not None
+        """True if the model has an image encoder."""
+        return self.pipe.image_encoder is not None
 
     def paint(self, request: PaintingRequest, on_step: Callable[[float], None]) -> list[Image.Image]:
         """Paints, in whatever thread; others wait for their turn.
@@ -76,47 +74,64 @@ class Painter:
             ValueError: If the model cannot paint that.
         """
         with self._lock:
-            # A scheduler has state, so each request has its own; a pipeline around the networks costs next to nothing.
-            scheduler = CCLDScheduler.from_config(self._scheduler_config, algorithm_type=request.algorithm)
-            pipe = PIPELINES[request.task](**self._components, scheduler=scheduler, **self._taught)
+            pipe = self._pipeline(request.task, request.algorithm)
             pipe.set_progress_bar_config(disable=True)
-            images = self._run(pipe, request, on_step)
-        if not np.isfinite(images).all():
-            raise ValueError("The model gave values that are not finite. Try another algorithm or less guidance.")
-        pictures = pipe.image_processor.numpy_to_pil(images)
+            call = _inversion_and_edit(pipe) if request.task == "edit" else pipe
+            pictures = list(sample(call, request.seeds, **_arguments(pipe, request), **_reporting(request, on_step)))
         for seed, picture in zip(request.seeds, pictures):
-            picture.info["ccld"] = json.dumps({**_settings(request), "seed": seed})
+            picture.info[TEXT_CHUNK] = provenance_text({**_settings(request), "seed": seed})
         return pictures
 
-    def _run(self, pipe: DiffusionPipeline, request: PaintingRequest, on_step: Callable[[float], None]) -> np.ndarray:
-        runs = 2 if request.task == "edit" else 1  # there and back
-        finished = 0
+    @cached_property
+    def _components(self) -> dict[str, Any]:
+        return {name: part for name, part in self.pipe.components.items() if name != "scheduler"}
 
-        def report(pipe, index, timestep, tensors):
-            nonlocal finished
-            on_step((finished + (index + 1) / pipe.num_timesteps) / runs)
-            finished += index + 1 == pipe.num_timesteps
-            return {}
+    def _pipeline(self, task: str, algorithm: str) -> DiffusionPipeline:
+        """A pipeline around the shared networks; its scheduler is new, because a scheduler has state."""
+        scheduler = CCLDScheduler.from_config(self.pipe.scheduler.config, algorithm_type=algorithm)
+        limits = {name: self.pipe.config[name] for name in ("default_num_inference_steps", "max_guidance_scale")}
+        return PIPELINES[task](**self._components, scheduler=scheduler, **limits)
 
-        options = {
-            "prompt": request.prompt or None,
-            "image_prompt": request.image_prompt,
-            "negative_prompt": request.negative_prompt or None,
-            "image_prompt_weight": request.image_prompt_weight,
-            "num_inference_steps": request.num_inference_steps,
-            "guidance_scale": request.guidance_scale,
-            "generator": [torch.Generator().manual_seed(seed) for seed in request.seeds],
-            "output_type": "np",
-            "callback_on_step_end": report,
-        }
-        if request.picture is not None:
-            size = _size_like(request.picture, pipe)
-            options |= {"image": ImageOps.fit(request.picture, size), "strength": request.strength}
-        if request.mask is not None:
-            options["mask_image"] = ImageOps.fit(request.mask, size)
-        if request.task == "edit":
-            return pipe.edit(**options).images
-        return pipe(**options, num_images_per_prompt=request.num_images).images
+
+def _inversion_and_edit(pipe: CCLDImg2ImgPipeline) -> Callable[..., ImagePipelineOutput]:
+    """`edit`, which makes one picture from each, with the arguments that `sample` gives."""
+
+    def edit(num_images_per_prompt: int, **arguments: Any) -> ImagePipelineOutput:
+        return pipe.edit(**arguments)
+
+    return edit
+
+
+def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, Any]:
+    """The arguments of a pipeline's call, but for generators and callbacks."""
+    arguments = {
+        "prompt": request.prompt or None,
+        "image_prompt": request.image_prompt,
+        "negative_prompt": request.negative_prompt or None,
+        "image_prompt_weight": request.image_prompt_weight,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+    }
+    if request.picture is not None:
+        size = _size_like(request.picture, pipe)
+        arguments |= {"image": ImageOps.fit(request.picture, size), "strength": request.strength}
+    if request.mask is not None:
+        arguments["mask_image"] = ImageOps.fit(request.mask, size)
+    return arguments
+
+
+def _reporting(request: PaintingRequest, on_step: Callable[[float], None]) -> dict[str, Any]:
+    """The callback of a pipeline's call that reports the share that is done."""
+    runs = 2 if request.task == "edit" else 1  # inversion, then sampling
+    finished = 0
+
+    def report(pipe, index, timestep, tensors):
+        nonlocal finished
+        on_step((finished + (index + 1) / pipe.num_timesteps) / runs)
+        finished += index + 1 == pipe.num_timesteps
+        return {}
+
+    return {"callback_on_step_end": report}
 
 
 def _size_like(picture, pipe):
@@ -130,6 +145,8 @@ def _size_like(picture, pipe):
     return tuple(max(round(length / multiple), 1) * multiple for length in (side * stretch, side / stretch))
 
 
-def _settings(request):
+def _settings(request: PaintingRequest) -> Provenance:
     names = ("task", *LINKED, "image_prompt_weight", "strength")
-    return {**{name: getattr(request, name) for name in names}, "version": __version__}
+    settings = {name: getattr(request, name) for name in names} | {"version": __version__}
+    settings["steps"] = settings.pop("num_inference_steps")
+    return settings

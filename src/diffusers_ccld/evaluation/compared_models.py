@@ -78,13 +78,13 @@ def num_evaluations(model: ComparedModel, algorithm: str | None, num_inference_s
 
 
 @functools.cache  # every picture of a model asks
-def usual_steps_of(model: ComparedModel, algorithm: str | None) -> int:
-    """The number of steps that is usual with a model's own sampler, or with ours of another algorithm.
+def num_steps_of(model: ComparedModel, algorithm: str | None, num_inference_steps: int | None) -> int:
+    """Returns the number of sampling steps: the given one, the model's own, or the usual one of the sampler.
 
     Raises:
         ValueError: If its sampler cannot be loaded.
     """
-    return usual_num_steps(load_sampler(model, algorithm))
+    return usual_num_steps(load_sampler(model, algorithm), num_inference_steps, model.default_num_inference_steps)
 
 
 def load_sampler(model: ComparedModel, algorithm: str | None) -> diffusers.SchedulerMixin:

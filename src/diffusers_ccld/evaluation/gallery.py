@@ -1,23 +1,23 @@
 """The same prompts from the same seeds, painted by several models."""
 
 import hashlib
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image
 from tqdm.auto import tqdm
 
 from ..inference.loading import load_pipeline
+from ..inference.provenance import Provenance, read_provenance, save_picture
+from ..inference.sampling import NonFinitePixelsError, sample, share_guidance
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..utils.errors import first_line
 from ..utils.pictures import save_image
-from .compared_models import ComparedModel, slug, usual_steps_of
+from .compared_models import ComparedModel, num_steps_of, slug
 from .sheets import sheet
 
 
@@ -77,10 +77,7 @@ class Gallery:
 
     def steps_of(self, model: ComparedModel) -> int:
         """Number of sampling steps of a model's pictures."""
-        for number in (self.num_inference_steps, model.default_num_inference_steps):
-            if number is not None:
-                return number
-        return usual_steps_of(model, self.algorithm)
+        return num_steps_of(model, self.algorithm, self.num_inference_steps)
 
     def keys(self, model: ComparedModel) -> list[PictureKey]:
         """All pictures of a model, prompt by prompt, P · S."""
@@ -99,10 +96,10 @@ class Gallery:
         with Image.open(self.path(key)) as image:
             return image.convert("RGB")
 
-    def settings(self, key: PictureKey) -> dict[str, Any]:
+    def settings(self, key: PictureKey) -> Provenance:
         """All that decides what a picture looks like, as it is kept in the file."""
         return {
-            "conditions": [[key.prompt.text, self.guidance_scale]],
+            "conditions": [list(pair) for pair in share_guidance([(key.prompt.text, None)], self.guidance_scale)],
             "model": key.model.source,
             "identity": key.model.identity,
             "steps": self.steps_of(key.model),
@@ -114,14 +111,9 @@ class Gallery:
 
     def is_made(self, key: PictureKey) -> bool:
         """Whether the picture is there, whole, and was made with these settings."""
-        try:
-            with Image.open(self.path(key)) as image:
-                image.load()
-                made_with = json.loads(image.text["ccld"])
-        except (OSError, UnidentifiedImageError, SyntaxError, KeyError, AttributeError, ValueError):
-            return False
+        made_with = read_provenance(self.path(key))
         # The same model from another place is the same model.
-        return {**made_with, "model": key.model.source} == self.settings(key)
+        return made_with is not None and {**made_with, "model": key.model.source} == self.settings(key)
 
     def missing(self, model: ComparedModel) -> list[PictureKey]:
         """The pictures of a model that are still to be made."""
@@ -141,27 +133,27 @@ class Gallery:
                     bar.set_postfix_str(model.name)
                     pipe = load_pipeline(model.folder, self.dtype, device, algorithm_type=self.algorithm)
                     pipe.set_progress_bar_config(disable=True)
-                    for first in range(0, len(missing[model.name]), batch_size):
-                        batch = missing[model.name][first : first + batch_size]
-                        self._paint_batch(pipe, batch)
-                        bar.update(len(batch))
+                    for key, picture in self._sampled(pipe, missing[model.name], batch_size):
+                        self.path(key).parent.mkdir(parents=True, exist_ok=True)
+                        save_picture(picture, self.path(key), self.settings(key))
+                        bar.update()
                     del pipe
 
-    def _paint_batch(self, pipe: CCLDPipeline, keys: Sequence[PictureKey]) -> None:
-        images = pipe(
+    def _sampled(
+        self, pipe: CCLDPipeline, keys: Sequence[PictureKey], batch_size: int
+    ) -> Iterator[tuple[PictureKey, Image.Image]]:
+        pictures = sample(
+            pipe,
+            [key.seed for key in keys],
             [key.prompt.text for key in keys],
+            batch_size=batch_size,
             num_inference_steps=self.steps_of(keys[0].model),
             guidance_scale=self.guidance_scale,
-            generator=[torch.Generator().manual_seed(key.seed) for key in keys],
-            output_type="np",
-        ).images
-        if not np.isfinite(images).all():
-            raise ValueError(f"{keys[0].model.name} gave values that are not finite. Try --dtype fp32.")
-        for key, image in zip(keys, pipe.image_processor.numpy_to_pil(images)):
-            metadata = PngImagePlugin.PngInfo()
-            metadata.add_text("ccld", json.dumps(self.settings(key)))
-            self.path(key).parent.mkdir(parents=True, exist_ok=True)
-            save_image(image, self.path(key), pnginfo=metadata)
+        )
+        try:
+            yield from zip(keys, pictures)
+        except NonFinitePixelsError as error:
+            raise ValueError(f"{keys[0].model.name}: {error}") from error
 
     def save_sheets(self) -> None:
         """Lays the pictures of each prompt on a sheet: a row for each model, a column for each seed."""

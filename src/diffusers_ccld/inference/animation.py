@@ -4,13 +4,12 @@ import json
 import re
 from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from ..utils.files import moved_into_place, remove_folder, write_text
-from ..utils.pictures import save_image
 from .even_frames import POSITION_DIGITS
+from .provenance import Provenance, save_picture
 
 # Ending, and Pillow's name and options. WebP loses a little and is a tenth of the others in size.
 ANIMATION_FORMATS = {
@@ -29,7 +28,7 @@ class PictureFolder(MutableMapping):
         settings: What all pictures have in common, as `json` writes it.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]):
+    def __init__(self, folder: Path, settings: Provenance):
         self.folder = folder
         self.settings = settings
 
@@ -49,9 +48,7 @@ class PictureFolder(MutableMapping):
 
     def __setitem__(self, position: float, picture: Image.Image) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        metadata = PngImagePlugin.PngInfo()
-        metadata.add_text("ccld", json.dumps({**self.settings, "position": position, "size": list(picture.size)}))
-        save_image(picture, self.path(position), pnginfo=metadata)
+        save_picture(picture, self.path(position), {**self.settings, "position": position, "size": list(picture.size)})
 
     def __delitem__(self, position: float) -> None:
         self.path(position).unlink()
@@ -63,7 +60,7 @@ class PictureFolder(MutableMapping):
         return sum(1 for _ in self)
 
 
-def open_picture_folder(output: Path, settings: dict[str, Any], overwrite: bool) -> PictureFolder:
+def open_picture_folder(output: Path, settings: Provenance, overwrite: bool) -> PictureFolder:
     """Begins or goes on with the pictures of some settings in `output`/painted.
 
     Args:
@@ -83,7 +80,7 @@ def open_picture_folder(output: Path, settings: dict[str, Any], overwrite: bool)
     return PictureFolder(folder, settings)
 
 
-def check_picture_folder(output: Path, settings: dict[str, Any], overwrite: bool) -> None:
+def check_picture_folder(output: Path, settings: Provenance, overwrite: bool) -> None:
     """Raises `ValueError` if a folder cannot be begun or gone on with; changes nothing."""
     settings_path = output / "interpolation.json"
     if not settings_path.is_file():

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from ..pipelines.conditions import Condition, check_conditions, is_finite_number, is_pair
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from .even_frames import POSITION_DIGITS, Frames, even_frames
+from .sampling import finite_pictures, generators_for, share_guidance
 
 # Vectors this close to opposite, in radians, are joined by no arc that rounding has not chosen.
 _OPPOSITE = 1e-4
@@ -112,7 +113,11 @@ def prepare_path(
     width: int | None = None,
 ) -> InterpolationPath:
     """Embeds waypoints and draws their noise; see `interpolate` for the arguments and what is raised."""
-    waypoints = [waypoint if is_pair(waypoint) else (waypoint, guidance_scale) for waypoint in waypoints]
+    # Each is alone where it is reached, so it shares the guidance scale with no other.
+    waypoints = [
+        waypoint if is_pair(waypoint) else share_guidance([(waypoint, None)], guidance_scale)[0]
+        for waypoint in waypoints
+    ]
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     num_waypoints = max(len(waypoints), len(seeds))
     if not waypoints or not seeds or num_waypoints < 2:
@@ -140,7 +145,7 @@ def prepare_path(
             embeds = pipe.encode_image(condition)[0]
         return embeds.float().cpu()
 
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = generators_for(seeds)
     noise = torch.cat(
         [pipe.prepare_noise(1, height, width, generator, torch.device("cpu")) for generator in generators]
     )
@@ -291,15 +296,12 @@ def interpolate(
 def _paint(pipe, path, positions, num_inference_steps):
     """Pictures at positions, made together."""
     conditions, noise = zip(*(path.at(position) for position in positions))
-    images = pipe(
+    return finite_pictures(
+        pipe,
         conditions=list(conditions),
         latents=torch.cat(noise),
         height=path.height,
         width=path.width,
         num_inference_steps=num_inference_steps,
         generator=[torch.Generator().set_state(path.generator_state) for _ in positions],
-        output_type="np",
-    ).images
-    if not np.isfinite(images).all():
-        raise ValueError("The model gave values that are not finite. Try single precision (--dtype fp32).")
-    return pipe.image_processor.numpy_to_pil(images)
+    )

@@ -447,10 +447,7 @@ class CCLDPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
 
     def steps_or_default(self, num_inference_steps: int | None, usual: int | None = None) -> int:
         """A number of sampling steps; where none was given the model's own, or what is usual with the scheduler."""
-        for number in (num_inference_steps, self.config.default_num_inference_steps, usual):
-            if number is not None:
-                return number
-        return usual_num_steps(self.scheduler)
+        return usual_num_steps(self.scheduler, num_inference_steps, self.config.default_num_inference_steps, usual)
 
     def denoise(
         self,

@@ -416,8 +416,16 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         return tuple(coefficient.to(sample.dtype).reshape(shape) for coefficient in t_to_alpha_sigma(t))
 
 
-def usual_num_steps(scheduler: SchedulerMixin) -> int:
-    """How many steps a sampler is usually given, ours or diffusers' own."""
+def usual_num_steps(scheduler: SchedulerMixin, *preferred: int | None) -> int:
+    """Returns the first preferred number of steps that is not `None`, or else the usual number of the scheduler.
+
+    Args:
+        scheduler: Ours or diffusers' own.
+        preferred: What was asked for, what the model was distilled to, and so on.
+    """
+    for number in preferred:
+        if number is not None:
+            return number
     if not isinstance(scheduler, CCLDScheduler):
         return USUAL_STEPS
     return METHODS[scheduler.config.algorithm_type].num_steps

@@ -1,14 +1,15 @@
 """The pipeline whose U-Net a run trains: it paints while the run lasts, and is saved at its end."""
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from ..inference.sampling import NonFinitePixelsError, sample
 from ..sharing.model_cards import SAMPLE_PROMPTS
 from ..utils.pictures import image_grid
 from .batches import TrainingData
@@ -16,6 +17,8 @@ from .components import network_settings
 from .ema import averaged_network
 from .result import save_result, training_facts
 from .run import TrainingRun
+
+logger = logging.getLogger(__name__)
 
 
 class PipelineInTraining:
@@ -42,16 +45,21 @@ class PipelineInTraining:
             if averaged is None:
                 return
             self.pipe.unet = averaged
-            self._grid = paint_demo(
-                self.pipe,
-                self.prompts,
-                config.seed,
-                batch_size=config.train_batch_size,
-                num_inference_steps=config.demo_inference_steps,
-                guidance_scale=config.demo_guidance_scale,
-            )
-            self.pipe.unet = self.unet
-            self.run.show("demo", self._grid)
+            try:
+                self._grid = paint_demo(
+                    self.pipe,
+                    self.prompts,
+                    config.seed,
+                    batch_size=config.train_batch_size,
+                    num_inference_steps=config.demo_inference_steps,
+                    guidance_scale=config.demo_guidance_scale,
+                )
+                self.run.show("demo", self._grid)
+            except NonFinitePixelsError as error:  # worth a warning, but not the run
+                self._grid = None
+                logger.warning("No demo grid after step %d. %s", self.run.step, error)
+            finally:
+                self.pipe.unet = self.unet
 
     def save(self, data: TrainingData, facts: Mapping[str, str], name: str = "pipeline") -> None:
         """Saves the pipeline with the averaged weights, and uploads it if asked; all processes have to take part.
@@ -104,11 +112,11 @@ def paint_demo(
         seed: Seed of the first picture; the others count up.
         batch_size: Pictures made at once.
         options: Arguments of the pipeline's call.
+
+    Raises:
+        NonFinitePixelsError: If a pixel is infinite or not a number.
     """
-    pictures = []
     pipe.set_progress_bar_config(disable=True)
-    for first in range(0, len(prompts), batch_size):
-        batch = list(prompts[first : first + batch_size])
-        generators = [torch.Generator().manual_seed(seed + first + i) for i in range(len(batch))]
-        pictures += pipe(batch, generator=generators, **options).images
+    seeds = range(seed, seed + len(prompts))
+    pictures = list(sample(pipe, seeds, prompts, batch_size=batch_size, **options))
     return image_grid(pictures, columns=min(4, len(pictures)))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ...inference.devices import usable_device
+from ...inference.sampling import sample
 from ...pipelines.pipeline_ccld import CCLDPipeline
 from ...sharing.model_cards import (
     GRID_NAME,
@@ -127,8 +128,6 @@ def paint_samples(folder: Path, count: int) -> None:
     """
     pipe = CCLDPipeline.from_pretrained(folder, dtype=torch.float32).to(usable_device(None))
     prompts = [SAMPLE_PROMPTS[i % len(SAMPLE_PROMPTS)] for i in range(count)]
-    pictures = [
-        pipe(prompt, generator=torch.Generator().manual_seed(seed)).images[0] for seed, prompt in enumerate(prompts)
-    ]
+    pictures = list(sample(pipe, range(count), prompts, batch_size=1))
     image_grid(pictures, columns=min(4, count)).save(folder / GRID_NAME)
     (folder / PROMPTS_NAME).write_text("\n".join(prompts) + "\n")

@@ -1,0 +1,98 @@
+"""The record in a PNG file of how its picture was made: JSON in the text chunk "ccld"."""
+
+import json
+from pathlib import Path
+from typing import Any, TypedDict
+
+from PIL import Image, PngImagePlugin
+
+from ..utils.pictures import save_image
+
+TEXT_CHUNK = "ccld"
+
+
+class Provenance(TypedDict, total=False):
+    """How a picture was made. Each writer leaves out what has no meaning for it; the order is that of the JSON.
+
+    Attributes:
+        task: The demo's task: "paint", "image_to_image", "edit" or "inpaint".
+        conditions: Pairs of a text or an image's path, and its weight.
+        prompt: The demo's prompt.
+        waypoints: Those of an interpolation, like conditions; images have part of their hash as a third entry.
+        seeds: Seeds of the waypoints.
+        negative_prompt: The negative prompt, or `None`.
+        image_prompt_weight: Share of the guidance scale that the demo's image prompt has.
+        guidance_scale: The demo's guidance scale.
+        strength: The demo's strength of a change.
+        model: A folder, a name on the Hub, or "default".
+        identity: Hash of the model's files.
+        steps: Number of sampling steps.
+        guidance_interval: Times between which there was guidance; `None` for all.
+        algorithm: The sampler.
+        timestep_schedule: Spacing of its steps, if it is ours.
+        eta: Share of fresh noise, of DDIM.
+        height: Height in pixels.
+        width: Width in pixels.
+        dtype: Precision, by the name of `--dtype`.
+        compiled: True if the networks were compiled.
+        version: Version of this package.
+        seed: The picture's seed.
+        num_images: Number of pictures in the demo's request.
+        position: Position on the path of an interpolation.
+        size: Width and height in pixels.
+    """
+
+    task: str
+    conditions: list[list[Any]]
+    prompt: str
+    waypoints: list[list[Any]]
+    seeds: list[int]
+    negative_prompt: str | None
+    image_prompt_weight: float
+    guidance_scale: float
+    strength: float
+    model: str
+    identity: str
+    steps: int
+    guidance_interval: list[float] | None
+    algorithm: str
+    timestep_schedule: str | None
+    eta: float
+    height: int
+    width: int
+    dtype: str
+    compiled: bool
+    version: str
+    seed: int
+    num_images: int
+    position: float
+    size: list[int]
+
+
+def provenance_text(provenance: Provenance) -> str:
+    """The JSON of a record.
+
+    Raises:
+        KeyError: If it has a field that `Provenance` does not have.
+    """
+    fields = list(Provenance.__annotations__)
+    if unknown := provenance.keys() - fields:
+        raise KeyError(f"Provenance has no {', '.join(sorted(unknown))}.")
+    return json.dumps({name: provenance[name] for name in fields if name in provenance})
+
+
+def save_picture(picture: Image.Image, path: Path, provenance: Provenance) -> None:
+    """Saves a PNG file that records how its picture was made; it appears complete or not at all."""
+    metadata = PngImagePlugin.PngInfo()
+    metadata.add_text(TEXT_CHUNK, provenance_text(provenance))
+    save_image(picture, path, pnginfo=metadata)
+
+
+def read_provenance(path: Path) -> Provenance | None:
+    """Reads the record of a PNG file; `None` if the file is missing, damaged, or has no record."""
+    try:
+        with Image.open(path) as image:
+            image.load()  # finds a truncated file, and the text chunks that follow the pixels
+            return dict(json.loads(image.text[TEXT_CHUNK]))
+    except (OSError, SyntaxError, KeyError, AttributeError, ValueError, TypeError):
+        return None
