@@ -11,7 +11,8 @@ from diffusers import (
 from PIL import Image, ImageDraw
 
 from diffusers_ccld import CCLDImg2ImgPipeline, CCLDInpaintPipeline, CCLDPipeline, CCLDScheduler
-from diffusers_ccld.pipelines.conditions import Prompts
+from diffusers_ccld.pipelines.calls import SamplingCall
+from diffusers_ccld.pipelines.starting_images import set_start
 from diffusers_ccld.schedulers.noise_schedule import inversion_times, t_to_timestep, timestep_to_t
 from support import original_files
 
@@ -68,11 +69,11 @@ def test_pipelines_share_their_components(pipe, img2img, inpaint):
 
 @pytest.mark.parametrize("algorithm", ["plms", "iplms", "ddim"])
 @pytest.mark.parametrize("num_steps", [15, 50])
-def test_image_to_image_begins_where_the_original_does(img2img, num_steps, algorithm):
-    img2img.scheduler = CCLDScheduler(algorithm_type=algorithm)
-    timesteps = img2img.set_start(num_steps, 0.6)
+def test_image_to_image_begins_where_the_original_does(num_steps, algorithm):
+    scheduler = CCLDScheduler(algorithm_type=algorithm)
+    timesteps = set_start(scheduler, num_steps, 0.6)
     steps = original_files.reference("samplers")[f"img2img/{num_steps}/steps"]
-    assert img2img.scheduler.num_inference_steps == len(steps)
+    assert scheduler.num_inference_steps == len(steps)
     np.testing.assert_allclose(timestep_to_t(timesteps[0].item()), steps[0], atol=1e-6)
 
 
@@ -126,7 +127,7 @@ def test_batches_of_pictures_and_prompts(img2img, picture):
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
 def test_stock_schedulers_begin_in_the_middle(img2img, picture, scheduler):
     img2img.scheduler = scheduler.from_config(img2img.scheduler.config)
-    timesteps = img2img.set_start(20, 0.5)
+    timesteps = set_start(img2img.own_scheduler(), 20, 0.5)
     assert len(timesteps) == 10 and timestep_to_t(timesteps[0]) <= 0.5
     result = img2img("a fox", picture, strength=0.5, num_inference_steps=20, output_type="latent").images
     assert torch.isfinite(result).all()
@@ -161,8 +162,9 @@ def test_coming_back_from_an_inversion(img2img, picture, algorithm):
     assert (noisy - start).abs().max() > 0.5
     timesteps = t_to_timestep(inversion_times(50, "spliced", 0.9).flip(0)[:-1])
     img2img.scheduler.set_timesteps(timesteps=timesteps)
-    guidance = img2img.prepare_guidance(Prompts(conditions=conditions))
-    back = img2img.denoise(noisy, img2img.scheduler.timesteps, guidance, 1.0, {})
+    call = SamplingCall(conditions=conditions, guidance_scale=1.0)
+    guidance, scheduler = img2img.prepare_guidance(call), img2img.scheduler
+    back = img2img.denoise(noisy, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps)
     assert original_files.relative_error(back, start) < 0.05
 
 

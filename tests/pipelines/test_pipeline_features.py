@@ -1,5 +1,8 @@
-"""What diffusers offers for its pipelines, on ours: what needs no accelerator."""
+"""The features that diffusers expects of a pipeline, as far as they need no accelerator."""
 
+import dataclasses
+import inspect
+import itertools
 import json
 
 import numpy as np
@@ -8,7 +11,12 @@ import torch
 from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file
 
-from diffusers_ccld import CCLDPipeline, CCLDScheduler
+from diffusers_ccld import CCLDImg2ImgPipeline, CCLDInpaintPipeline, CCLDPipeline, CCLDScheduler
+from diffusers_ccld.pipelines.calls import SamplingCall
+from diffusers_ccld.pipelines.pipeline_ccld_inpaint import InpaintCall
+from diffusers_ccld.pipelines.starting_images import ImageCall
+
+PIPELINES = (CCLDPipeline, CCLDImg2ImgPipeline, CCLDInpaintPipeline)
 
 
 @pytest.fixture
@@ -21,6 +29,37 @@ def pipe(pipe):
 def paint(pipe, **options):
     options = {"height": 64, "width": 64, "num_inference_steps": 2, "output_type": "pt", **options}
     return pipe(["a sunset", "a dog"], generator=torch.Generator().manual_seed(0), **options).images
+
+
+def test_variants_do_not_subclass_one_another():
+    assert not any(issubclass(*pair) for pair in itertools.permutations(PIPELINES, 2))
+    assert all(issubclass(pipeline, DiffusionPipeline) and "__call__" in vars(pipeline) for pipeline in PIPELINES)
+
+
+@pytest.mark.parametrize(
+    "method, kind",
+    [
+        (CCLDPipeline.__call__, SamplingCall),
+        (CCLDImg2ImgPipeline.__call__, ImageCall),
+        (CCLDImg2ImgPipeline.edit, ImageCall),
+        (CCLDImg2ImgPipeline.invert, ImageCall),
+        (CCLDInpaintPipeline.__call__, InpaintCall),
+    ],
+)
+def test_a_call_has_a_field_for_every_argument(method, kind):
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    assert all(field.kw_only for field in fields.values())
+    parameters = [p for name, p in inspect.signature(method).parameters.items() if name != "self"]
+    assert {p.name for p in parameters} <= fields.keys()
+    for p in parameters:
+        if p.name != "strength" and p.default is not p.empty:
+            assert p.default == fields[p.name].default, p.name
+
+
+def test_what_a_call_is_given_cannot_change_on_the_way():
+    call = SamplingCall(prompt="a fox")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        call.eta = 1.0
 
 
 @pytest.mark.parametrize("options", [{"offload_type": "leaf_level"}, {"num_blocks_per_group": 1}])
