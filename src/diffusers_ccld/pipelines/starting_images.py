@@ -1,10 +1,12 @@
 """The parts that image-to-image and inpainting share: input images, their latents, a start in the middle of a run."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from diffusers import LMSDiscreteScheduler, PNDMScheduler
 from diffusers.schedulers import SchedulerMixin
 from PIL import Image, ImageOps
 
@@ -14,6 +16,10 @@ from .base import VAE_LOCK, AnyCall, CCLDPipelineBase
 from .calls import SamplingCall
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor | list[Image.Image] | list[np.ndarray] | list[torch.Tensor]
+
+# PNDM takes the first evaluation for one of its warm-up. LMS takes the order of its steps from their position, also
+# where the earlier derivatives for that order are missing.
+NO_START_IN_THE_MIDDLE = (PNDMScheduler, LMSDiscreteScheduler)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,6 +132,12 @@ def set_start(
         scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = scheduler.timesteps
         begin = int((timestep_to_t(timesteps) > strength).sum())
+        begin = math.ceil(begin / scheduler.order) * scheduler.order  # in the middle of a run, not of a step
+        if begin and isinstance(scheduler, NO_START_IN_THE_MIDDLE):
+            raise ValueError(
+                f"{type(scheduler).__name__} cannot begin at strength={strength}, in the middle of a run; give "
+                f"strength=1, or use another scheduler, such as CCLDScheduler."
+            )
         if begin < len(timesteps):
             if hasattr(scheduler, "set_begin_index"):
                 scheduler.set_begin_index(begin)
