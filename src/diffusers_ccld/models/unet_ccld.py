@@ -466,6 +466,3 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
             ValueError: Always.
         """
         raise ValueError("FreeU is not defined for CCLDUNet2DConditionModel: its skip connections are other ones.")
-
-    def disable_freeu(self) -> None:
-        """Does nothing: FreeU is never enabled."""

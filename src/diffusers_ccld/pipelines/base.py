@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, ImagePipelineOutput, UNet2DConditionModel, VQModel
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel, VQModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
@@ -102,6 +102,23 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                 f"`ccld convert --preset {preset} --output DIR`, and load the folder DIR."
             )
         return super().download(pretrained_model_name, **kwargs)
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> DiffusionPipeline:
+        """A pipeline of the same components, which keep their precision.
+
+        diffusers' own method makes the components float32 unless it is given a type, in the given pipeline as well.
+
+        Args:
+            pipeline: One of ours; others are left to diffusers.
+            kwargs: Components and settings that replace the pipeline's own, or `dtype` to convert all components.
+        """
+        if not isinstance(pipeline, CCLDPipelineBase) or kwargs.keys() & {"dtype", "torch_dtype", "custom_pipeline"}:
+            return super().from_pipe(pipeline, **kwargs)
+        settings = {name: pipeline.config[name] for name in ("default_num_inference_steps", "max_guidance_scale")}
+        made = cls(**{**pipeline.components, **settings, **kwargs})
+        made.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
+        return made
 
     # Sizes, steps, state of the current run
 
