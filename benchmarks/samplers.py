@@ -25,7 +25,7 @@ from diffusers_ccld import CCLDPipeline, CCLDScheduler, default_model
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.evaluation.judge import Judge
 from diffusers_ccld.paintings import Attributes, captions
-from diffusers_ccld.pipelines.conditions import Prompts
+from diffusers_ccld.pipelines.calls import SamplingCall
 from diffusers_ccld.schedulers.noise_schedule import alpha_sigma_to_t, t_to_timestep
 from diffusers_ccld.utils.files import write_text
 
@@ -156,11 +156,13 @@ class Bench:
         for first in range(0, count, self.batch_size):
             prompts = self.prompts[first : min(first + self.batch_size, count)]
             generators = [torch.Generator().manual_seed(first + i) for i in range(len(prompts))]
-            guidance = self.pipe.prepare_guidance(Prompts(prompts, guidance_interval=case.interval))
+            call = SamplingCall(prompt=prompts, guidance_scale=self.guidance_scale, guidance_interval=case.interval)
+            guidance = self.pipe.prepare_guidance(call)
             noise = self.pipe.prepare_noise(len(prompts), size, size, generators, self.pipe.device)
             case.plan(scheduler, num_steps)
             noise = noise * scheduler.init_noise_sigma
-            parts.append(self.pipe.denoise(noise, scheduler.timesteps, guidance, self.guidance_scale, {}))
+            timesteps = scheduler.timesteps
+            parts.append(self.pipe.denoise(noise, call, guidance=guidance, scheduler=scheduler, timesteps=timesteps))
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -171,8 +173,8 @@ class Bench:
         if num_steps is None:
             return None
         latents = self.sample(case, scheduler, num_steps, len(self.prompts))
-        parts = [self.pipe.finish(part, "pil", True).images for part in latents.split(self.batch_size)]
-        images = [image for part in parts for image in part]
+        pixels = [self.pipe.decode_latents(part) for part in latents.split(self.batch_size)]
+        images = [image for part in pixels for image in self.pipe.image_processor.postprocess(part)]
         found = agreement(self.judge, images, self.wanted)
         error = latents[: self.num_compared] - self.solution
         return {

@@ -22,7 +22,7 @@ from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.data.encoding import model_fingerprint
 from diffusers_ccld.inference.optimization import lay_out
-from diffusers_ccld.models.prediction import is_told_guidance
+from diffusers_ccld.models.prediction import is_guidance_distilled
 from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.sharing.model_cards import shareable
 from diffusers_ccld.training.batches import load_training_data, make_batches
@@ -239,7 +239,7 @@ def distill(config: DistillConfig) -> None:
     # Student and teacher
     components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, *UNET_COMPONENTS))
     unet = components["unet"]
-    if (config.max_guidance_scale is not None) != is_told_guidance(unet):
+    if (config.max_guidance_scale is not None) != is_guidance_distilled(unet):
         raise ValueError(
             "max_guidance_scale and a student that is told the scale belong together: make one with "
             "training/create_student.py --told_guidance."

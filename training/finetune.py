@@ -14,7 +14,7 @@ from contextlib import closing
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.inference.optimization import lay_out
-from diffusers_ccld.models.prediction import is_told_guidance
+from diffusers_ccld.models.prediction import is_guidance_distilled
 from diffusers_ccld.original.training_state import read_training_state
 from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM
@@ -83,7 +83,7 @@ def finetune(config: FinetuneConfig) -> None:
     pipe = CCLDPipeline(**components).to(accelerator.device)
     lay_out(pipe.vae)
     pipeline = PipelineInTraining(run, pipe)
-    if is_told_guidance(unet):
+    if is_guidance_distilled(unet):
         raise ValueError("The U-Net is told the guidance scale, which is learnt from a teacher alone: use distill.py.")
     if config.lora_rank:
         unet.requires_grad_(False)

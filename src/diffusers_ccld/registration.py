@@ -1,14 +1,25 @@
-"""Makes diffusers and transformers know our classes.
+"""Makes diffusers and transformers find our classes. All that is set at import is set here.
 
-`DiffusionPipeline.from_pretrained` looks a pipeline's class up as an attribute of the `diffusers` module, and the
-classes of its components in a module of `diffusers.pipelines` of the name that stands in `model_index.json`. Neither
-has a hook for third parties, so importing this package puts its public names there. transformers has proper ones.
+diffusers has no hooks for third parties, so these are set in it:
+
+- attributes of `diffusers` with our pipelines, models and scheduler: `DiffusionPipeline.from_pretrained` looks a
+  pipeline's class up there by the name in `model_index.json`;
+- attributes of `diffusers.pipelines` with our pipelines: they are looked up there as components' classes;
+- `diffusers.pipelines.diffusers_ccld`, this package: a component's class is an attribute of a module of the name in
+  `model_index.json`;
+- entries "ccld" in the three mappings of `diffusers.pipelines.auto_pipeline`.
+
+transformers has hooks: `register` of `AutoConfig`, `AutoModel`, `AutoTokenizer` and `AutoImageProcessor`.
+
+In our own classes:
+
+- `CCLDScheduler.__module__` becomes this package: a stock pipeline writes it into `model_index.json`. The CLOOB models
+  keep theirs: transformers reads the source of the module that a model's class names.
+- `CCLDUNet2DConditionModel.single_file_reader`, for `from_single_file`: models may not import the readers of the
+  original's files.
 """
 
-import functools
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import diffusers
 from diffusers.pipelines import auto_pipeline
@@ -19,33 +30,22 @@ from .models.gumbel_vq import GumbelVQModel
 from .models.modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .models.unet_ccld import CCLDUNet2DConditionModel
-from .original.published.presets import REPOSITORIES
-from .original.single_file import unet_from_single_file
+from .original.single_file import read_unet
 from .pipelines.pipeline_ccld import CCLDPipeline
 from .pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
 from .pipelines.pipeline_ccld_inpaint import CCLDInpaintPipeline
 from .schedulers.scheduling_ccld import CCLDScheduler
 
 
-def download_pipeline(
-    download: Callable[..., str], cls: type[diffusers.DiffusionPipeline], pretrained_model_name: str, **kwargs: Any
-) -> str:
-    """diffusers' download of a pipeline, but for repositories of which it would only say that they hold none.
-
-    Raises:
-        ValueError: If it is one with the original's files.
-    """
-    preset = REPOSITORIES.get(str(pretrained_model_name))
-    if preset is not None:
-        raise ValueError(
-            f"{pretrained_model_name} holds the original's files, not a pipeline of diffusers. Convert them once: "
-            f"`ccld convert --preset {preset} --output DIR`, and load the folder DIR."
-        )
-    return download(cls, pretrained_model_name, **kwargs)
-
-
 def register() -> None:
-    """Registers all classes; to be called once, at import."""
+    """Registers all classes; called once, at import."""
+    _register_with_diffusers()
+    _register_with_transformers()
+    CCLDScheduler.__module__ = "diffusers_ccld"
+    CCLDUNet2DConditionModel.single_file_reader = staticmethod(read_unet)
+
+
+def _register_with_diffusers():
     for cls in (CCLDScheduler, CCLDUNet2DConditionModel, GumbelVQModel):
         setattr(diffusers, cls.__name__, cls)
     for mapping, cls in (
@@ -56,17 +56,10 @@ def register() -> None:
         setattr(diffusers, cls.__name__, cls)
         setattr(diffusers.pipelines, cls.__name__, cls)
         mapping["ccld"] = cls
-    # The parent's would look for a Stable Diffusion U-Net in the file. It stands here because the U-Net's module
-    # knows nothing of the original's formats.
-    CCLDUNet2DConditionModel.from_single_file = classmethod(unet_from_single_file)
-    diffusers.DiffusionPipeline.download = classmethod(
-        functools.partial(download_pipeline, diffusers.DiffusionPipeline.download.__func__)
-    )
     diffusers.pipelines.diffusers_ccld = sys.modules["diffusers_ccld"]
-    # A stock pipeline that holds our scheduler writes its module's name into `model_index.json`. (Not so for CLOOB:
-    # transformers reads the source of the module that a model's class names.)
-    CCLDScheduler.__module__ = "diffusers_ccld"
 
+
+def _register_with_transformers():
     for config_class, model_class in (
         (CLOOBConfig, CLOOBModel),
         (CLOOBTextConfig, CLOOBTextModelWithProjection),

@@ -3,14 +3,15 @@
 import hashlib
 import http.server
 import json
+import subprocess
+import sys
 import threading
 import zipfile
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 
-from diffusers_ccld import CCLDPipeline
+from diffusers_ccld import CCLDImg2ImgPipeline, CCLDInpaintPipeline, CCLDPipeline
 from diffusers_ccld.cli import convert_main
 from diffusers_ccld.original.published import presets
 from diffusers_ccld.original.published.facts import PUBLICATIONS
@@ -18,6 +19,7 @@ from diffusers_ccld.original.published.presets import PRESETS, PublishedFile
 from diffusers_ccld.original.reading import downloads
 from diffusers_ccld.original.reading.checkpoints import CheckpointError
 from diffusers_ccld.original.reading.downloads import download, fetch, preset_files, unpack
+from diffusers_ccld.pipelines.base import ORIGINAL_REPOSITORIES
 from support import original_files
 
 
@@ -90,11 +92,22 @@ def test_unpacked_archives_will_do(tmp_path, small_presets):
     assert preset_files("yfcc", tmp_path)["autoencoder"] == tmp_path / "model.ckpt"
 
 
-@pytest.mark.parametrize("repository", presets.REPOSITORIES)
-@pytest.mark.parametrize("loader", [DiffusionPipeline, CCLDPipeline])
-def test_repositories_of_the_original_say_what_to_do(loader, repository):
-    with pytest.raises(ValueError, match=f"ccld convert --preset {presets.REPOSITORIES[repository]} --output DIR"):
+@pytest.mark.parametrize("repository, preset", ORIGINAL_REPOSITORIES.items())
+@pytest.mark.parametrize("loader", [CCLDPipeline, CCLDImg2ImgPipeline, CCLDInpaintPipeline])
+def test_repositories_of_the_original_say_what_to_do(loader, repository, preset):
+    assert preset in PRESETS
+    with pytest.raises(ValueError, match=f"ccld convert --preset {preset} --output DIR"):
         loader.from_pretrained(repository)
+
+
+def test_other_pipelines_load_as_diffusers_has_it():
+    code = """
+from diffusers import DiffusionPipeline
+own = DiffusionPipeline.__dict__.copy()
+import diffusers_ccld
+assert DiffusionPipeline.__dict__ == own
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_arguments_that_do_not_go_together(originals, tmp_path, capsys):

@@ -1,3 +1,4 @@
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -6,13 +7,21 @@ from diffusers import (
     AutoPipelineForInpainting,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
     VQModel,
 )
 from PIL import Image, ImageDraw
 
 from diffusers_ccld import CCLDImg2ImgPipeline, CCLDInpaintPipeline, CCLDPipeline, CCLDScheduler
-from diffusers_ccld.pipelines.conditions import Prompts
-from diffusers_ccld.schedulers.noise_schedule import inversion_times, t_to_timestep, timestep_to_t
+from diffusers_ccld.pipelines.calls import SamplingCall
+from diffusers_ccld.pipelines.starting_images import set_start
+from diffusers_ccld.schedulers.noise_schedule import (
+    inversion_times,
+    t_to_alpha_sigma,
+    t_to_timestep,
+    timestep_to_t,
+)
 from support import original_files
 
 EMBED = original_files.inputs("e2e.embed.0", (1, 512))
@@ -68,11 +77,11 @@ def test_pipelines_share_their_components(pipe, img2img, inpaint):
 
 @pytest.mark.parametrize("algorithm", ["plms", "iplms", "ddim"])
 @pytest.mark.parametrize("num_steps", [15, 50])
-def test_image_to_image_begins_where_the_original_does(img2img, num_steps, algorithm):
-    img2img.scheduler = CCLDScheduler(algorithm_type=algorithm)
-    timesteps = img2img.set_start(num_steps, 0.6)
+def test_image_to_image_begins_where_the_original_does(num_steps, algorithm):
+    scheduler = CCLDScheduler(algorithm_type=algorithm)
+    timesteps = set_start(scheduler, num_steps, 0.6)
     steps = original_files.reference("samplers")[f"img2img/{num_steps}/steps"]
-    assert img2img.scheduler.num_inference_steps == len(steps)
+    assert scheduler.num_inference_steps == len(steps)
     np.testing.assert_allclose(timestep_to_t(timesteps[0].item()), steps[0], atol=1e-6)
 
 
@@ -126,10 +135,62 @@ def test_batches_of_pictures_and_prompts(img2img, picture):
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
 def test_stock_schedulers_begin_in_the_middle(img2img, picture, scheduler):
     img2img.scheduler = scheduler.from_config(img2img.scheduler.config)
-    timesteps = img2img.set_start(20, 0.5)
+    timesteps = set_start(img2img.own_scheduler(), 20, 0.5)
     assert len(timesteps) == 10 and timestep_to_t(timesteps[0]) <= 0.5
     result = img2img("a fox", picture, strength=0.5, num_inference_steps=20, output_type="latent").images
     assert torch.isfinite(result).all()
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.35, 0.5, 0.66, 0.8, 1.0])
+@pytest.mark.parametrize(
+    "name",
+    ["HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"],
+)
+def test_schedulers_of_two_evaluations_begin_with_a_whole_step(name, strength):
+    """After a start between the two, the second would be taken for the first of another step."""
+    options = {"use_exponential_sigmas": True} if name.startswith("Heun") else {}
+    scheduler = getattr(diffusers, name).from_config(CCLDScheduler().config, **options)
+    timesteps = set_start(scheduler, 10, strength)
+    whole = scheduler.timesteps[::2]  # where steps begin
+    assert len(timesteps) % 2 == 1  # the last step needs one evaluation only
+    assert timesteps[0] == next(t for t in whole if timestep_to_t(t) <= strength)
+    assert scheduler.begin_index == len(scheduler.timesteps) - len(timesteps)
+
+
+STOCK = [
+    ("DDIMScheduler", {}),
+    ("EulerDiscreteScheduler", {}),
+    ("UniPCMultistepScheduler", {}),
+    ("DPMSolverMultistepScheduler", {}),
+    ("DEISMultistepScheduler", {}),
+    ("HeunDiscreteScheduler", {"use_exponential_sigmas": True}),
+    ("KDPM2DiscreteScheduler", {}),
+]
+
+
+@pytest.mark.parametrize("name, options", STOCK)
+@pytest.mark.parametrize("strength", [0.3, 0.66, 0.9])
+def test_stock_schedulers_go_on_from_the_middle_to_the_same_end(name, options, strength):
+    """For a single image every path leads to it; a start in the middle of a step does not."""
+    scheduler = getattr(diffusers, name).from_config(CCLDScheduler().config, **options)
+    timesteps = set_start(scheduler, 20, strength)
+    image, noise = (original_files.inputs(name, (1, 4, 8, 8)).double() for name in ("e2e.image", "e2e.noise"))
+    x = scheduler.add_noise(image, noise, timesteps[:1])
+    for t in timesteps:
+        model_input = scheduler.scale_model_input(x, t)
+        alpha, sigma = t_to_alpha_sigma(timestep_to_t(t.double()))
+        x = scheduler.step((alpha * model_input - image) / sigma, t, x, return_dict=False)[0]
+    torch.testing.assert_close(x, image, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("scheduler", [PNDMScheduler, LMSDiscreteScheduler])
+def test_what_cannot_begin_in_the_middle_is_refused(img2img, inpaint, picture, mask, scheduler):
+    for pipe, further in ((img2img, {}), (inpaint, {"mask_image": mask})):
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+        with pytest.raises(ValueError, match=rf"{scheduler.__name__} cannot begin at strength=0\.66"):
+            pipe("a fox", picture, strength=0.66, num_inference_steps=10, **further)
+        result = pipe("a fox", picture, strength=1.0, num_inference_steps=10, output_type="latent", **further).images
+        assert torch.isfinite(result).all()
 
 
 def test_a_vq_autoencoder_will_do(img2img, picture):
@@ -161,8 +222,9 @@ def test_coming_back_from_an_inversion(img2img, picture, algorithm):
     assert (noisy - start).abs().max() > 0.5
     timesteps = t_to_timestep(inversion_times(50, "spliced", 0.9).flip(0)[:-1])
     img2img.scheduler.set_timesteps(timesteps=timesteps)
-    guidance = img2img.prepare_guidance(Prompts(conditions=conditions))
-    back = img2img.denoise(noisy, img2img.scheduler.timesteps, guidance, 1.0, {})
+    call = SamplingCall(conditions=conditions, guidance_scale=1.0)
+    guidance, scheduler = img2img.prepare_guidance(call), img2img.scheduler
+    back = img2img.denoise(noisy, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps)
     assert original_files.relative_error(back, start) < 0.05
 
 

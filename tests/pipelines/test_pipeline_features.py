@@ -1,6 +1,11 @@
-"""What diffusers offers for its pipelines, on ours: what needs no accelerator."""
+"""The features that diffusers expects of a pipeline, as far as they need no accelerator."""
 
+import dataclasses
+import inspect
+import itertools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,7 +13,12 @@ import torch
 from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file
 
-from diffusers_ccld import CCLDPipeline, CCLDScheduler
+from diffusers_ccld import CCLDImg2ImgPipeline, CCLDInpaintPipeline, CCLDPipeline, CCLDScheduler
+from diffusers_ccld.pipelines.calls import SamplingCall
+from diffusers_ccld.pipelines.pipeline_ccld_inpaint import InpaintCall
+from diffusers_ccld.pipelines.starting_images import ImageCall
+
+PIPELINES = (CCLDPipeline, CCLDImg2ImgPipeline, CCLDInpaintPipeline)
 
 
 @pytest.fixture
@@ -21,6 +31,96 @@ def pipe(pipe):
 def paint(pipe, **options):
     options = {"height": 64, "width": 64, "num_inference_steps": 2, "output_type": "pt", **options}
     return pipe(["a sunset", "a dog"], generator=torch.Generator().manual_seed(0), **options).images
+
+
+def test_variants_do_not_subclass_one_another():
+    assert not any(issubclass(*pair) for pair in itertools.permutations(PIPELINES, 2))
+    assert all(issubclass(pipeline, DiffusionPipeline) and "__call__" in vars(pipeline) for pipeline in PIPELINES)
+
+
+@pytest.mark.parametrize(
+    "method, kind",
+    [
+        (CCLDPipeline.__call__, SamplingCall),
+        (CCLDImg2ImgPipeline.__call__, ImageCall),
+        (CCLDImg2ImgPipeline.edit, ImageCall),
+        (CCLDImg2ImgPipeline.invert, ImageCall),
+        (CCLDInpaintPipeline.__call__, InpaintCall),
+    ],
+)
+def test_a_call_has_a_field_for_every_argument(method, kind):
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    assert all(field.kw_only for field in fields.values())
+    parameters = [p for name, p in inspect.signature(method).parameters.items() if name != "self"]
+    assert {p.name for p in parameters} <= fields.keys()
+    for p in parameters:
+        if p.name != "strength" and p.default is not p.empty:
+            assert p.default == fields[p.name].default, p.name
+
+
+def test_what_a_call_is_given_cannot_change_on_the_way():
+    call = SamplingCall(prompt="a fox")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        call.eta = 1.0
+
+
+def test_four_threads_share_a_pipeline(pipe):
+    """They tokenise, change their own guidance and step at the same time; each image is as if made alone."""
+    pipe.scheduler = CCLDScheduler(algorithm_type="dpmpp")
+    config, timesteps = dict(pipe.scheduler.config), pipe.scheduler.timesteps
+    barrier, seen = threading.Barrier(4), {}
+
+    def sample(k, wait):
+        def on_step(pipe, index, timestep, tensors):
+            if wait and index < 2:
+                barrier.wait(60)
+            pipe._guidance_scale += k
+            pipe._interrupt = k == 3 and index == 4
+            seen.setdefault((k, wait), []).append((pipe.guidance_scale, pipe.num_timesteps))
+            return {}
+
+        options = {"num_inference_steps": 4 + k, "height": 64, "width": 64, "output_type": "pt"}
+        generator = torch.Generator().manual_seed(k)
+        return pipe(f"a fox {k}", generator=generator, callback_on_step_end=on_step, **options).images
+
+    alone = [sample(k, False) for k in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda k: sample(k, True), range(4)))
+    for k in range(4):
+        assert torch.equal(together[k], alone[k])
+        assert seen[k, True] == seen[k, False] == [(3.0 + k * (i + 1), 4 + k) for i in range(5 if k == 3 else 4 + k)]
+    assert dict(pipe.scheduler.config) == config and pipe.scheduler.timesteps is timesteps
+    assert pipe.scheduler.step_index is None
+
+
+def test_another_thread_can_end_a_run(pipe):
+    steps = []
+
+    def on_step(pipe, index, timestep, tensors):
+        steps.append(index)
+        if index == 1:
+            other = threading.Thread(target=lambda: setattr(pipe, "_interrupt", True))
+            other.start()
+            other.join()
+        return {}
+
+    paint(pipe, num_inference_steps=5, callback_on_step_end=on_step)
+    assert steps == [0, 1] and pipe.interrupt and pipe.num_timesteps == 5
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_from_pipe_keeps_the_precision(pipeline, pipeline_folder):
+    pipe = CCLDPipeline.from_pretrained(pipeline_folder, dtype=torch.bfloat16)
+    pipe.vae.to(torch.float16)
+    made = pipeline.from_pipe(pipe)
+    for one in (pipe, made):
+        assert (one.unet.dtype, one.vae.dtype, one.text_encoder.dtype) == (
+            torch.bfloat16,
+            torch.float16,
+            torch.bfloat16,
+        )
+    assert type(made) is pipeline and made.config._name_or_path == pipe.config._name_or_path
+    assert CCLDPipeline.from_pipe(made, dtype=torch.float32, image_encoder=None).unet.dtype == torch.float32
 
 
 @pytest.mark.parametrize("options", [{"offload_type": "leaf_level"}, {"num_blocks_per_group": 1}])

@@ -1,4 +1,4 @@
-"""What CLOOB's encoders are fed with: cleaned and tokenised text, cropped and normalised images.
+"""Inputs of CLOOB's encoders: cleaned and tokenised text, cropped and normalised images.
 
 After `clip.tokenize` of openai/CLIP, and `cfg_sample.py` and `train_latent_diffusion.py` of
 JD-P/cloob-latent-diffusion.
@@ -6,6 +6,7 @@ JD-P/cloob-latent-diffusion.
 
 import html
 import re
+import threading
 
 import ftfy
 import numpy as np
@@ -23,9 +24,12 @@ logger = logging.get_logger(__name__)
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
+# Held while texts are tokenised: truncation and padding are settings of the Rust tokenizer, which threads may share.
+_TOKENIZING = threading.Lock()
+
 
 def clean_text(text: str) -> str:
-    """Repairs mojibake, undoes HTML entities (doubly escaped ones too), collapses white space, lowers the case."""
+    """Repairs mojibake, decodes HTML entities (even doubly escaped), collapses white space, lowers the case."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r"\s+", " ", text).strip().lower()
 
@@ -33,10 +37,10 @@ def clean_text(text: str) -> str:
 class CLOOBTokenizer(CLIPTokenizer):
     """CLIP's byte-pair tokenizer with the cleaning and the padding that CLOOB was trained with.
 
-    Every text comes out 77 tokens long, `<|startoftext|> … <|endoftext|>` and then zeros. Padding with the end
-    token, as `CLIPTokenizer` does it, would give other embeddings; so would no padding.
+    Every text becomes 77 tokens, `<|startoftext|> … <|endoftext|>` and then zeros. Padding with the end token, as
+    `CLIPTokenizer` pads, would change the embeddings; so would no padding.
 
-    Without arguments the vocabulary is the one that open_clip ships; nothing is downloaded.
+    The default vocabulary is the one that open_clip ships; nothing is downloaded.
 
     Args:
         vocab: Vocabulary, token to id.
@@ -59,9 +63,9 @@ class CLOOBTokenizer(CLIPTokenizer):
 
         Args:
             text: The text or texts.
-            padding: As in transformers; the default gives the context length.
+            padding: As in transformers; by default texts are padded to the context length.
             truncation: As in transformers; by default a longer text loses its end, with a warning.
-            kwargs: `return_tensors`, `max_length`, `return_attention_mask` and so on.
+            kwargs: Further options of `CLIPTokenizer`, such as `return_tensors` and `max_length`.
 
         Returns:
             `BatchEncoding` with `input_ids`, (N, 77).
@@ -75,15 +79,17 @@ class CLOOBTokenizer(CLIPTokenizer):
         if not texts or not all(isinstance(t, str) for t in texts):
             raise ValueError("Give a text or a list of texts.")
         texts = [clean_text(t) for t in texts]
-        encoding = super()._encode_plus(
-            texts[0] if isinstance(text, str) else texts, return_attention_mask=True, **kwargs
-        )
-        if kwargs.get("truncation_strategy", TruncationStrategy.DO_NOT_TRUNCATE) != TruncationStrategy.DO_NOT_TRUNCATE:
-            self._warn_of_truncation(texts, kwargs.get("max_length") or self.model_max_length)
+        truncation = kwargs.get("truncation_strategy", TruncationStrategy.DO_NOT_TRUNCATE)
+        with _TOKENIZING:
+            encoding = super()._encode_plus(
+                texts[0] if isinstance(text, str) else texts, return_attention_mask=True, **kwargs
+            )
+            if truncation != TruncationStrategy.DO_NOT_TRUNCATE:
+                self._warn_of_truncation(texts, kwargs.get("max_length") or self.model_max_length)
         return _zero_padding(encoding, return_attention_mask)
 
     def tokenize(self, text: str, **kwargs) -> list[str]:
-        """The tokens of a text, cleaned as `__call__` does it."""
+        """The tokens of a text, cleaned as in `__call__`."""
         return super().tokenize(clean_text(text), **kwargs)
 
     def pad(self, encoded_inputs, return_attention_mask=None, **kwargs) -> BatchEncoding:
@@ -101,7 +107,7 @@ class CLOOBTokenizer(CLIPTokenizer):
                 )
 
     def _decode(self, token_ids, **kwargs):
-        # What follows the end token is padding, which would read as exclamation marks.
+        # Tokens after the end token are padding and would be decoded as exclamation marks.
         token_ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
         if self.eos_token_id in token_ids:
             token_ids = token_ids[: token_ids.index(self.eos_token_id) + 1]
@@ -109,7 +115,7 @@ class CLOOBTokenizer(CLIPTokenizer):
 
 
 def _zero_padding(encoding, return_attention_mask):
-    # The padding id is that of "!", which cannot be made a padding token without becoming unusable in texts.
+    # The padding id is that of "!". Declared as the padding token, it could no longer be used in texts.
     encoding["input_ids"] = _zero_where_masked(encoding["input_ids"], encoding["attention_mask"])
     if not return_attention_mask:
         del encoding["attention_mask"]
@@ -125,7 +131,7 @@ def _zero_where_masked(ids, mask):
 
 
 def _open_clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    from open_clip.tokenizer import SimpleTokenizer  # slow to import, and needed only to make a tokenizer anew
+    from open_clip.tokenizer import SimpleTokenizer  # slow to import; needed only for a tokenizer without files
 
     tokenizer = SimpleTokenizer()
     # open_clip has other names for OpenAI's two special tokens.
@@ -133,15 +139,15 @@ def _open_clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {names.get(token, token): i for token, i in tokenizer.encoder.items()}, list(tokenizer.bpe_ranks)
 
 
-# Of pictures that are longer for their width only the middle is looked at, as of all others; it is taken out first.
+# The longest ratio of an image's sides that is resized as a whole; the middle of a longer image is cut out first.
 LONGEST = 32
 
 
 class CLOOBImageProcessor(BaseImageProcessor):
-    """Turns pictures into the pixels that the original showed to CLOOB's image encoder, to the last bit.
+    """Turns images into the original's inputs of CLOOB's image encoder, to the last bit.
 
-    The picture is resized with Lanczos so that it covers the square, centre-cropped and normalised. For some sizes
-    the original's rounding leaves a side one pixel short, and the crop then has a black line; this is kept.
+    The image is resized with Lanczos so that it covers the square, centre-cropped and normalised. For some sizes
+    the original's rounding leaves a side one pixel short, and the crop has a black line; so it does here.
 
     Args:
         size: Height and width in pixels.
@@ -164,7 +170,7 @@ class CLOOBImageProcessor(BaseImageProcessor):
         self.image_std = list(image_std)
 
     def preprocess(self, images: Image.Image | list[Image.Image], return_tensors: str = "pt") -> BatchFeature:
-        """Prepares one picture or several.
+        """Prepares one image or several.
 
         Args:
             images: PIL images of any mode and size.
@@ -185,9 +191,9 @@ class CLOOBImageProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": self.normalize(pixel_values)}, tensor_type=return_tensors)
 
     def resize_and_center_crop(self, image: Image.Image) -> Image.Image:
-        """The square of pixels, RGB, that the encoder gets to see."""
+        """The square of RGB pixels that the encoder sees."""
         image = ImageOps.exif_transpose(image).convert("RGB")
-        if max(image.size) > LONGEST * min(image.size):  # or a line of pixels would be enlarged to gigabytes
+        if max(image.size) > LONGEST * min(image.size):  # otherwise a line of pixels would be enlarged to gigabytes
             image = ImageOps.fit(image, [min(length, LONGEST * min(image.size)) for length in image.size])
         factor = max(self.size / image.width, self.size / image.height)
         width, height = int(factor * image.width), int(factor * image.height)
@@ -203,16 +209,16 @@ class CLOOBImageProcessor(BaseImageProcessor):
         return image.crop((left, top, left + self.size, top + self.size))
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalises images in [0, 1], (N, 3, H, W), by channel."""
+        """Normalises each channel of images in [0, 1], (N, 3, H, W)."""
         mean = torch.tensor(self.image_mean, dtype=images.dtype, device=images.device)[:, None, None]
         std = torch.tensor(self.image_std, dtype=images.dtype, device=images.device)[:, None, None]
         return (images - mean) / std
 
     def preprocess_training_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Prepares training images the way CCLD was trained: bicubic, no antialiasing, values left unclamped.
+        """Prepares training images as CCLD was trained: bicubic, without antialiasing, values left unclamped.
 
         Args:
-            images: Images in [0, 1], (N, 3, H, W), as the autoencoder gets them (but for its scaling to [−1, 1]).
+            images: Images in [0, 1], (N, 3, H, W), as the autoencoder gets them before its scaling to [−1, 1].
 
         Returns:
             Pixel values, (N, 3, size, size).

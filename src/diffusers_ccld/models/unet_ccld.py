@@ -5,6 +5,8 @@ Primitives first, then blocks, then levels, then the network. The architecture i
 """
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -261,6 +263,9 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
     _keep_in_fp32_modules = ["fourier"]
     _skip_layerwise_casting_patterns = ["fourier", "norm"]
 
+    # Reads the original's files. The package sets it at import: this module does not depend on their formats.
+    single_file_reader: Callable[..., "CCLDUNet2DConditionModel"] | None = None
+
     @register_to_config
     def __init__(
         self,
@@ -326,6 +331,30 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
             for parameter in self.parameters():
                 if parameter.requires_grad:
                     parameter.mul_(0.5**0.5)
+
+    @classmethod
+    def from_single_file(
+        cls, path: str | Path, torch_dtype: torch.dtype | None = None, ema: bool = True
+    ) -> "CCLDUNet2DConditionModel":
+        """Loads the U-Net of one of the original's files; its size is read from the weights.
+
+        The parent's method would look for a Stable Diffusion U-Net in the file.
+
+        Args:
+            path: A bare U-Net, or a Lightning training checkpoint.
+            torch_dtype: Type of the weights, float32 by default. The Fourier frequencies are always float32.
+            ema: Takes the EMA weights of a training checkpoint if true, the raw ones otherwise.
+
+        Returns:
+            The U-Net, in evaluation mode.
+
+        Raises:
+            CheckpointError: If the file is not one of these.
+            NotImplementedError: In a standalone folder, which cannot read the original's files.
+        """
+        if cls.single_file_reader is None:
+            raise NotImplementedError("Reading the original's files needs the package diffusers-ccld.")
+        return cls.single_file_reader(path, torch_dtype=torch_dtype, ema=ema)
 
     def forward(
         self,
@@ -437,6 +466,3 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
             ValueError: Always.
         """
         raise ValueError("FreeU is not defined for CCLDUNet2DConditionModel: its skip connections are other ones.")
-
-    def disable_freeu(self) -> None:
-        """Does nothing: FreeU is never enabled."""

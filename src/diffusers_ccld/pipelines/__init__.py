@@ -1,1 +1,1 @@
-"""Pipelines: from prompts and pictures to pictures."""
+"""The pipelines: text to image, image to image, inpainting."""

@@ -1,7 +1,7 @@
-"""What a picture is to look like: prompts and weighted conditions as users give them, and the terms they become."""
+"""Prompts and weighted conditions as users give them, and their checks."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -10,52 +10,19 @@ from PIL import Image
 
 Condition = str | Image.Image | torch.Tensor
 
-
-@dataclass
-class Guidance:
-    """The terms of the guidance formula v = (1 − Σ w_i)·v(zero condition) + Σ w_i·v(c_i) for N images.
-
-    Attributes:
-        condition_embeds: Embeddings c_i, (N, K, D), filled up with zero vectors where an image has fewer.
-        intercepts: Weights at guidance scale 0, (N, K), on the CPU.
-        slopes: What each weight grows by with the guidance scale, (N, K), on the CPU.
-        interval: Times from which and up to which it holds, 0 to 1.
-    """
-
-    condition_embeds: torch.Tensor
-    intercepts: torch.Tensor
-    slopes: torch.Tensor
-    interval: tuple[float, float] = (0.0, 1.0)
-
-    def weights(self, guidance_scale: float) -> torch.Tensor:
-        """Weights w_i, (N, K), on the CPU."""
-        return self.intercepts + guidance_scale * self.slopes
-
-    def weights_at(self, t: float, guidance_scale: float) -> torch.Tensor:
-        """Weights w_i at a time, (N, K), on the CPU.
-
-        Outside of the interval nothing is kept away from, and the conditions that are left get weights that sum to 1
-        at most, so that the zero condition costs no evaluation (Kynkäänniemi et al. 2024, arXiv:2404.07724).
-        """
-        weights = self.weights(guidance_scale)
-        if self.interval[0] <= t <= self.interval[1]:
-            return weights
-        wanted = weights.clamp(min=0)
-        return wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1)
-
-    def repeated(self, count: int) -> "Guidance":
-        """The same terms for `count` images in place of each."""
-        tensors = (self.condition_embeds, self.intercepts, self.slopes)
-        return Guidance(*(tensor.repeat_interleave(count, dim=0) for tensor in tensors), self.interval)
-
-    def for_images(self, num_images: int) -> "Guidance":
-        """The same terms for a number of images, of which this is an equal share."""
-        return self.repeated(num_images // len(self.condition_embeds))
+NEEDS_IMAGE_ENCODER = "An image prompt needs an image_encoder and a feature_extractor, which are missing."
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Prompts:
-    """The arguments of a pipeline call that say what to paint; see `CCLDPipeline.__call__`."""
+    """The arguments of a pipeline call that describe the images; `CCLDPipeline.__call__` documents them.
+
+    Construction checks what is the same for every pipeline, `check` what depends on its networks.
+
+    Raises:
+        TypeError: If a prompt is not a text or not an image, or `conditions` is not a list.
+        ValueError: If arguments contradict one another, or a number is out of range.
+    """
 
     prompt: str | list[str] | None = None
     image_prompt: Image.Image | list[Image.Image] | None = None
@@ -68,42 +35,14 @@ class Prompts:
     guidance_interval: tuple[float, float] | None = None
 
     def __post_init__(self):
-        self.conditions = as_batch(self.conditions)
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The prompts and embeddings that are not `None`."""
-        others = ("image_prompt_weight", "conditions", "guidance_interval")
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
-        return {name: value for name, value in values.items() if value is not None}
-
-    @property
-    def batch_size(self) -> int:
-        """Number of images asked for."""
-        if self.conditions is not None:
-            return len(self.conditions)
-        return max(_length(value) for value in self.given.values())
-
-    def check(self, embedding_dim: int, has_image_encoder: bool) -> None:
-        """Checks that the arguments make sense together.
-
-        Args:
-            embedding_dim: Width D of embeddings.
-            has_image_encoder: Whether pictures can be encoded.
-
-        Raises:
-            TypeError: If something is neither a text, a picture nor an embedding, where one is needed.
-            ValueError: If arguments contradict one another, or a number or a shape is wrong.
-        """
         if not is_finite_number(self.image_prompt_weight) or not 0 <= self.image_prompt_weight <= 1:
             raise ValueError(f"image_prompt_weight={self.image_prompt_weight!r} must be a number in [0, 1].")
         if self.guidance_interval is not None:
             _check_interval(self.guidance_interval)
         given = self.given
-        if self.conditions is not None:
+        if self.rows is not None:
             if given:
                 raise ValueError(f"conditions stands in place of {', '.join(given)}; give one or the other.")
-            check_conditions(self.conditions, embedding_dim, has_image_encoder)
             return
         if not given.keys() & {"prompt", "image_prompt", "prompt_embeds", "image_embeds"}:
             raise ValueError("Give a prompt, an image_prompt, prompt_embeds, image_embeds, or conditions.")
@@ -114,20 +53,62 @@ class Prompts:
         ):
             if name in given and embeds in given:
                 raise ValueError(f"Give either {name} or {embeds}.")
-        for name, value in given.items():
-            _check_prompt(name, value, embedding_dim)
-        if "image_prompt" in given and not has_image_encoder:
-            raise ValueError("An image prompt needs an image_encoder and a feature_extractor, which are missing.")
+            if name in given:
+                _check_prompt(name, given[name])
         lengths = {name: _length(value) for name, value in given.items()}
         if len(set(lengths.values()) - {1}) > 1:
             raise ValueError(f"The batch sizes differ: {lengths}.")
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """The prompts and embeddings that are not `None`, by name."""
+        values = {
+            "prompt": self.prompt,
+            "image_prompt": self.image_prompt,
+            "negative_prompt": self.negative_prompt,
+            "prompt_embeds": self.prompt_embeds,
+            "image_embeds": self.image_embeds,
+            "negative_prompt_embeds": self.negative_prompt_embeds,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def rows(self) -> list[list[tuple[Condition, float]]] | None:
+        """`conditions` as a batch: a list of pairs for each image."""
+        return as_batch(self.conditions)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images described."""
+        if self.rows is not None:
+            return len(self.rows)
+        return max(_length(value) for value in self.given.values())
+
+    def check(self, embedding_dim: int, has_image_encoder: bool) -> None:
+        """Checks the prompts against a pipeline's networks.
+
+        Args:
+            embedding_dim: Width D of embeddings.
+            has_image_encoder: True if the pipeline can embed images.
+
+        Raises:
+            TypeError: If a condition is not a pair of a condition and a weight.
+            ValueError: If an embedding has another width, an image cannot be embedded, or a weight is not finite.
+        """
+        if self.rows is not None:
+            check_conditions(self.rows, embedding_dim, has_image_encoder)
+        for name, value in self.given.items():
+            if name.endswith("_embeds"):
+                _check_embeds(name, value, embedding_dim)
+        if self.image_prompt is not None and not has_image_encoder:
+            raise ValueError(NEEDS_IMAGE_ENCODER)
+
 
 def as_batch(conditions: list | tuple | None) -> list[list[tuple[Condition, float]]] | None:
-    """A batch of lists of conditions, of what may be the list of one image.
+    """Conditions of one image or of a batch as a batch.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If they are not a list.
     """
     if conditions is None:
         return None
@@ -142,9 +123,14 @@ def as_batch(conditions: list | tuple | None) -> list[list[tuple[Condition, floa
 def check_conditions(conditions: list[list], embedding_dim: int, has_image_encoder: bool) -> None:
     """Checks a batch of lists of conditions.
 
+    Args:
+        conditions: A list of pairs for each image.
+        embedding_dim: Width D of embeddings.
+        has_image_encoder: True if images can be embedded.
+
     Raises:
-        TypeError: If something is no pair of a condition and a weight.
-        ValueError: If a weight is no finite number, an embedding has another width, or a picture cannot be encoded.
+        TypeError: If an item is not a pair of a condition and a weight.
+        ValueError: If a weight is not finite, an embedding has another width, or an image cannot be embedded.
     """
     for pair in (pair for row in conditions for pair in row):
         if not is_pair(pair):
@@ -158,17 +144,22 @@ def check_conditions(conditions: list[list], embedding_dim: int, has_image_encod
         ):
             raise ValueError(f"An embedding of shape {tuple(condition.shape)} was given; expected ({embedding_dim},).")
         if isinstance(condition, Image.Image) and not has_image_encoder:
-            raise ValueError("An image prompt needs an image_encoder and a feature_extractor, which are missing.")
+            raise ValueError(NEEDS_IMAGE_ENCODER)
 
 
 def is_pair(item: Any) -> bool:
-    """Whether something is a condition with something that may be its weight."""
+    """True for a pair whose first item is a condition. The second, its weight, is not looked at."""
     return isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], Condition)
 
 
 def is_finite_number(value: Any) -> bool:
-    """Whether something is a finite real number."""
+    """True for finite real numbers; booleans are not numbers here."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_count(value: Any) -> bool:
+    """True for whole numbers from 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _check_interval(interval):
@@ -179,12 +170,7 @@ def _check_interval(interval):
         raise ValueError(f"guidance_interval={interval!r} must be two times from 0, the image, to 1, the noise.")
 
 
-def _check_prompt(name, value, embedding_dim):
-    if name.endswith("_embeds"):
-        is_embedding = isinstance(value, torch.Tensor) and value.ndim in (2, 3) and len(value) > 0
-        if not is_embedding or value.shape[-1] != embedding_dim or value[0].numel() != embedding_dim:
-            raise ValueError(f"{name} must be a tensor of shape (N, {embedding_dim}) or (N, 1, {embedding_dim}).")
-        return
+def _check_prompt(name, value):
     kind, noun = (Image.Image, "PIL image") if name == "image_prompt" else (str, "text")
     items = value if isinstance(value, list) else [value]
     if not items or not all(isinstance(item, kind) for item in items):
@@ -192,20 +178,11 @@ def _check_prompt(name, value, embedding_dim):
         raise TypeError(f"{name} must be a {noun} or a list of such, not {types}.")
 
 
+def _check_embeds(name, value, embedding_dim):
+    is_embedding = isinstance(value, torch.Tensor) and value.ndim in (2, 3) and len(value) > 0
+    if not is_embedding or value.shape[-1] != embedding_dim or value[0].numel() != embedding_dim:
+        raise ValueError(f"{name} must be a tensor of shape (N, {embedding_dim}) or (N, 1, {embedding_dim}).")
+
+
 def _length(value):
     return len(value) if isinstance(value, (list, torch.Tensor)) else 1
-
-
-# Weights closer to zero than this are rounding errors of sums such as 1 − (g + (1 − g)).
-NEGLIGIBLE_WEIGHT = 1e-6
-
-
-def is_used(weights: torch.Tensor) -> torch.Tensor:
-    """Which of an image's conditions, weights (N, K), the network has to be evaluated for."""
-    return weights.abs() > NEGLIGIBLE_WEIGHT
-
-
-def is_alone(weights: torch.Tensor) -> torch.Tensor:
-    """Which conditions, weights (N, K), are all that an image has."""
-    used = is_used(weights)
-    return used & (used.sum(dim=1, keepdim=True) == 1)

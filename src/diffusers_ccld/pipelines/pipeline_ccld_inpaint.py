@@ -1,39 +1,55 @@
 """Inpainting with CCLD."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from diffusers import ImagePipelineOutput
+from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch.nn import functional as F
 
 from ..utils.rgb import to_rgb
-from .conditions import Prompts
-from .pipeline_ccld import CCLDPipeline
-from .pipeline_ccld_img2img import CCLDImg2ImgPipeline, ImageInput
+from .calls import StepCallback
+from .starting_images import CCLDImagePipelineBase, ImageCall, ImageInput, check_image_types, for_images, set_start
 
 
-class CCLDInpaintPipeline(CCLDImg2ImgPipeline):
-    """Paints the masked part of a picture anew. Components as for `CCLDPipeline`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InpaintCall(ImageCall):
+    """A call with an image and its mask; `CCLDInpaintPipeline.__call__` documents the arguments.
 
-    After every evaluation the unmasked latents are set back to the picture's, noised to the time reached; in the end
-    the unmasked pixels are those that the autoencoder makes of the picture (Lugmayr et al. 2022, "RePaint", without
+    Raises:
+        ValueError: If there is no mask.
+    """
+
+    mask_image: ImageInput | None = None
+
+    def __post_init__(self):
+        if self.mask_image is None:
+            raise ValueError("Give a mask_image, white where to paint.")
+        super().__post_init__()
+
+
+class CCLDInpaintPipeline(CCLDImagePipelineBase, DiffusionPipeline):
+    """Replaces the masked part of an image. Components as for `CCLDPipeline`.
+
+    After every evaluation the unmasked latents are reset to the image's, noised to the time reached. The unmasked
+    pixels of the result are the autoencoder's reconstruction of the image (Lugmayr et al. 2022, "RePaint", without
     its resampling).
     """
 
     def prepare_mask(self, mask_image: ImageInput, height: int, width: int) -> torch.Tensor:
-        """Mask (N, 1, H, W) of ones, to be painted anew, and zeros, of pictures that are white there."""
+        """Mask (N, 1, H, W) of ones where an image is white, to be replaced, and zeros.
+
+        Raises:
+            TypeError: If a mask is not an image.
+        """
         processor = VaeImageProcessor(
             vae_scale_factor=self.vae_scale_factor,
             do_normalize=False,
             do_binarize=True,
             do_convert_grayscale=True,
         )
-        masks = mask_image if isinstance(mask_image, (list, tuple)) else [mask_image]
-        if not masks or not all(isinstance(m, (Image.Image, np.ndarray, torch.Tensor)) for m in masks):
-            raise TypeError("mask_image must be a PIL image, an array, a tensor, or a list of such.")
+        check_image_types("mask_image", mask_image if isinstance(mask_image, (list, tuple)) else [mask_image])
         masks = [to_rgb(mask) if isinstance(mask, Image.Image) else mask for mask in masks]
         return processor.preprocess(masks, height, width)
 
@@ -61,84 +77,49 @@ class CCLDInpaintPipeline(CCLDImg2ImgPipeline):
         image_embeds: torch.Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[[CCLDPipeline, int, torch.Tensor, dict], dict] | None = None,
+        callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple:
-        """Paints the masked part anew.
+        """Replaces the masked part of images.
 
         Args:
-            prompt: As in `CCLDPipeline`, and so are the arguments not named here.
-            image: The picture, or a batch; see `prepare_image`.
-            mask_image: White where to paint, black what to keep; one, or one for every picture.
-            strength: Time in (0, 1] below which the painting begins; below 1 something of the masked part shines
-                through.
-            height: Height in pixels; by default the picture's own, rounded down to a possible one.
-            width: Width in pixels, likewise.
+            prompt: As in `CCLDPipeline`, like all arguments that are not described here.
+            image: One image or a batch; see `prepare_image`.
+            mask_image: White where to paint, black where to keep the image; one, or one for every image.
+            strength: Time in (0, 1] at or below which sampling begins; below 1 the masked part keeps traces of the
+                image.
+            height: Height in pixels; by default the image's own, rounded down to a possible one.
+            width: Width in pixels; by default the image's own, rounded down to a possible one.
 
         Returns:
             `ImagePipelineOutput` with `images`, or a tuple with just these.
 
         Raises:
-            ValueError: If the arguments do not go together, before any work is done.
-            TypeError: If something is neither a text nor a picture where one is needed.
+            ValueError: If the arguments contradict one another or the components, before any work is done.
+            TypeError: If a prompt is not a text, or an image not an image.
         """
-        if mask_image is None:
-            raise ValueError("Give a mask_image, white where to paint.")
-        prompts = Prompts(
-            prompt,
-            image_prompt,
-            negative_prompt,
-            prompt_embeds,
-            image_embeds,
-            negative_prompt_embeds,
-            image_prompt_weight,
-            conditions,
-            guidance_interval,
-        )
-        num_inference_steps = self.steps_or_default(num_inference_steps)
-        pixels, num_images = self._check_image_inputs(
-            prompts,
-            image,
-            strength,
-            height,
-            width,
-            num_inference_steps,
-            guidance_scale,
-            num_images_per_prompt,
-            eta,
-            generator,
-            output_type,
-            callback_on_step_end_tensor_inputs,
-        )
-        mask = self.prepare_mask(mask_image, *pixels.shape[2:])
-        if len(mask) not in (1, len(pixels)):
-            raise ValueError(f"{len(mask)} masks were given for {len(pixels)} images.")
+        call = self.prepare_image_call(InpaintCall.of(locals()))
+        mask = self.prepare_mask(call.mask_image, call.height, call.width)
+        if len(mask) not in (1, len(call.pixels)):
+            raise ValueError(f"{len(mask)} masks were given for {len(call.pixels)} images.")
 
-        timesteps = self.set_start(num_inference_steps, strength)
-        guidance = self.prepare_guidance(prompts, num_images_per_prompt).for_images(num_images)
-        original = self._for_images(self.encode_latents(pixels), num_images)
-        mask = self._for_images(mask, num_images).to(original.device)
-        latent_mask = F.max_pool2d(mask, self.vae_scale_factor)  # paints a latent anew if any of its pixels is masked
-        noise = self.prepare_noise(num_images, *pixels.shape[2:], generator, original.device)
+        scheduler = self.own_scheduler()
+        timesteps = set_start(scheduler, call.num_inference_steps, call.strength, self._execution_device)
+        guidance = self.prepare_guidance(call, call.num_images)
+        original = self.encode_images(call)
+        mask = for_images(mask, call.num_images).to(original.device)
+        latent_mask = F.max_pool2d(mask, self.vae_scale_factor)  # a latent is replaced if any of its pixels is masked
+        noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, original.device)
 
         def keep(latents: torch.Tensor, index: int) -> torch.Tensor:
-            is_last = index + 1 == len(timesteps)
-            known = original
-            if not is_last:
-                known = self.scheduler.add_noise(original, noise, timesteps[index + 1 : index + 2])
+            known, following = original, timesteps[index + 1 : index + 2]
+            if len(following):
+                known = scheduler.add_noise(original, noise, following)
             return torch.where(latent_mask > 0, latents, known)
 
-        latents = self.denoise(
-            self.scheduler.add_noise(original, noise, timesteps[:1]),
-            timesteps,
-            guidance,
-            guidance_scale,
-            self.prepare_extra_step_kwargs(generator, eta),
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-            keep,
-        )
-        if output_type == "latent":
-            return self.finish(latents, output_type, return_dict)
+        start = scheduler.add_noise(original, noise, timesteps[:1])
+        latents = self.denoise(start, call, guidance=guidance, scheduler=scheduler, timesteps=timesteps, keep=keep)
+        if call.output_type == "latent":
+            return self.finish(latents, call)
         painted = torch.where(mask > 0, self.decode_latents(latents), self.decode_latents(original))
-        return self.finish_pixels(painted, output_type, return_dict)
+        return self.finish_pixels(painted, call)

@@ -31,6 +31,11 @@ MODULES = (
     "schedulers/solvers",
     "schedulers/scheduling_ccld",
     "pipelines/conditions",
+    "pipelines/guidance",
+    "pipelines/embedding",
+    "pipelines/calls",
+    "pipelines/runs",
+    "pipelines/base",
     "pipelines/pipeline_ccld",
 )
 PACKAGE = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..data.randomness import Purpose, generator_at
-from ..models.prediction import is_told_guidance, predict_velocity
+from ..models.prediction import is_guidance_distilled, predict_velocity
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.noise_schedule import sampling_times, t_to_timestep
 
@@ -163,7 +163,7 @@ class Teacher:
         question = (noisy_latents.to(dtype), timesteps, condition.to(dtype))
         with self._recorder as features:
             velocity = predict_velocity(self.unet, *question, guidance_scales).float()
-        if guidance_scales is not None and not is_told_guidance(self.unet):
+        if guidance_scales is not None and not is_guidance_distilled(self.unet):
             unguided = predict_velocity(self.unet, *question[:2], torch.zeros_like(question[2])).float()
             velocity = unguided + guidance_scales.view(-1, 1, 1, 1) * (velocity - unguided)
         return Answer(velocity, features)

@@ -111,10 +111,3 @@ PRESETS = {
         },
     ),
 }
-
-# Repositories that hold files of the original's, and so are no pipelines; the preset that converts them.
-REPOSITORIES = {
-    "huggan/ccld_wa": "wikiart",
-    "huggan/distill-ccld-wa": "wikiart-mini",
-    "gigant/distill-ccld": "wikiart-mini",
-}

@@ -1,0 +1,331 @@
+"""The parts that the CCLD pipelines share: components, embedding of prompts, the sampling loop, decoding."""
+
+import copy
+import inspect
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel, VQModel
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.schedulers import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+
+from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
+from ..models.unet_ccld import CCLDUNet2DConditionModel
+from ..schedulers.noise_schedule import timestep_to_t
+from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
+from .calls import SamplingCall
+from .conditions import is_count
+from .embedding import PromptEmbedding
+from .guidance import Guidance, guided_prediction, is_alone
+from .runs import Runs
+
+AnyCall = TypeVar("AnyCall", bound=SamplingCall)
+
+# Hub repositories with the original's files, which cannot be loaded as pipelines, and the presets that convert them.
+ORIGINAL_REPOSITORIES = {
+    "huggan/ccld_wa": "wikiart",
+    "huggan/distill-ccld-wa": "wikiart-mini",
+    "gigant/distill-ccld": "wikiart-mini",
+}
+
+# Held while an autoencoder is in use whose precision a call may change; pipelines share their autoencoders.
+VAE_LOCK = threading.Lock()
+
+
+class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLoraLoaderMixin):
+    """Everything of a CCLD pipeline but its `__call__`; the arguments are those of `CCLDPipeline`.
+
+    It is not a `DiffusionPipeline` itself: the file of a standalone folder may define only one of these, and it
+    contains this class. Each pipeline inherits from this class first and from `DiffusionPipeline` second.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
+    _optional_components = ["image_encoder", "feature_extractor"]
+    _callback_tensor_inputs = ["latents", "condition_embeds"]
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | VQModel,
+        text_encoder: CLOOBTextModelWithProjection,
+        tokenizer: CLOOBTokenizer,
+        unet: CCLDUNet2DConditionModel | UNet2DConditionModel,
+        scheduler: CCLDScheduler | SchedulerMixin,
+        image_encoder: CLOOBVisionModelWithProjection | None = None,
+        feature_extractor: CLOOBImageProcessor | None = None,
+        default_num_inference_steps: int | None = None,
+        max_guidance_scale: float | None = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            image_encoder=image_encoder,
+            feature_extractor=feature_extractor,
+        )
+        self.register_to_config(
+            default_num_inference_steps=default_num_inference_steps, max_guidance_scale=max_guidance_scale
+        )
+        self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 8
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.size_multiple)
+        self._runs = Runs()
+
+    def register_to_config(self, **kwargs) -> None:
+        """Records components under this package's name, not their modules': `model_index.json` keeps the name."""
+        for name, value in kwargs.items():
+            # In a folder with its own code, the modules are diffusers' copies.
+            if isinstance(value, (tuple, list)) and str(value[0]).startswith(("diffusers_ccld.", "diffusers_modules")):
+                kwargs[name] = ("diffusers_ccld", *value[1:])
+        super().register_to_config(**kwargs)
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str | Path:
+        """Downloads a pipeline; arguments as for `DiffusionPipeline.download`.
+
+        Raises:
+            ValueError: If the repository has the original's files.
+        """
+        preset = ORIGINAL_REPOSITORIES.get(str(pretrained_model_name))
+        if preset is not None:
+            raise ValueError(
+                f"{pretrained_model_name} holds the original's files, not a pipeline of diffusers. Convert them once: "
+                f"`ccld convert --preset {preset} --output DIR`, and load the folder DIR."
+            )
+        return super().download(pretrained_model_name, **kwargs)
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> DiffusionPipeline:
+        """A pipeline of the same components, which keep their precision.
+
+        diffusers' own method makes the components float32 unless it is given a type, in the given pipeline as well.
+
+        Args:
+            pipeline: One of ours; others are left to diffusers.
+            kwargs: Components and settings that replace the pipeline's own, or `dtype` to convert all components.
+        """
+        if not isinstance(pipeline, CCLDPipelineBase) or kwargs.keys() & {"dtype", "torch_dtype", "custom_pipeline"}:
+            return super().from_pipe(pipeline, **kwargs)
+        settings = {name: pipeline.config[name] for name in ("default_num_inference_steps", "max_guidance_scale")}
+        made = cls(**{**pipeline.components, **settings, **kwargs})
+        made.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
+        return made
+
+    # Sizes, steps, state of the current run
+
+    @property
+    def size_multiple(self) -> int:
+        """Heights and widths in pixels are multiples of this: the autoencoder and the U-Net halve repeatedly."""
+        num_levels = len(self.unet.config.block_out_channels) if self.unet is not None else 1
+        return self.vae_scale_factor * 2 ** (num_levels - 1)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Height and width of the training images in pixels."""
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * self.vae_scale_factor, width * self.vae_scale_factor
+
+    def steps_or_default(self, num_inference_steps: int | None, usual: int | None = None) -> int:
+        """The given number of sampling steps; if `None`, the model's own, or the usual one of the scheduler."""
+        return usual_num_steps(self.scheduler, num_inference_steps, self.config.default_num_inference_steps, usual)
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance scale of this thread's current run. A callback may change `_guidance_scale` between steps."""
+        return self._runs.own.guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of network evaluations of this thread's current run, or of the last one."""
+        return self._runs.own.num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """True once a callback has asked the run to end early, by setting `_interrupt`."""
+        return self._runs.own.interrupt
+
+    # diffusers' documentation has callbacks set the private names.
+    _guidance_scale = property(guidance_scale.fget, lambda self, value: self._runs.set("guidance_scale", value))
+    _interrupt = property(interrupt.fget, lambda self, value: self._runs.set("interrupt", value))
+
+    # Checks
+
+    def prepare_call(self, call: AnyCall) -> AnyCall:
+        """Fills in this pipeline's defaults and checks a call against its components, before any work is done.
+
+        Raises:
+            ValueError: If the components cannot do what the call asks for.
+            TypeError: If a condition is not a pair.
+        """
+        height, width = self.default_size
+        call = replace(
+            call,
+            height=height if call.height is None else call.height,
+            width=width if call.width is None else call.width,
+            num_inference_steps=self.steps_or_default(call.num_inference_steps),
+        )
+        self.check_size(call.height, call.width)
+        unknown = set(call.callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(f"Callbacks can get {self._callback_tensor_inputs}, not {sorted(unknown)}.")
+        if call.eta and hasattr(self.scheduler, "accepts_eta") and not self.scheduler.accepts_eta(call.eta):
+            algorithm = self.scheduler.config.algorithm_type
+            raise ValueError(f'eta={call.eta} is an option of "ddim", not of "{algorithm}".')
+        self.prepare_extra_step_kwargs(call.generator, call.eta)  # raises if the scheduler does not take eta
+        call.check(self.unet.config.cross_attention_dim, self.has_image_encoder)
+        if isinstance(call.generator, list) and len(call.generator) != call.num_images:
+            raise ValueError(f"{len(call.generator)} generators were given for {call.num_images} images.")
+        shape = self._latent_shape(call.num_images, call.height, call.width)
+        if call.latents is not None and (
+            not isinstance(call.latents, torch.Tensor) or tuple(call.latents.shape) != shape
+        ):
+            raise ValueError(f"latents must be a tensor of shape {shape}.")
+        return call
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises `ValueError` unless images can have this size in pixels."""
+        multiple = self.size_multiple
+        if not is_count(height) or not is_count(width) or height % multiple or width % multiple:
+            raise ValueError(f"height={height} and width={width} must be positive multiples of {multiple} pixels.")
+
+    def check_taught(self, weights: torch.Tensor) -> None:
+        """Raises `ValueError` for weights (N, K) beyond the scales that a guidance-distilled network has learned."""
+        limit = self.config.max_guidance_scale
+        scales = weights[is_alone(weights)]
+        if limit is not None and (scales > limit).any():
+            raise ValueError(
+                f"The network has been taught guidance scales up to {limit:g}; {scales.max():g} is beyond what it "
+                f"knows."
+            )
+
+    def prepare_extra_step_kwargs(
+        self, generator: torch.Generator | list[torch.Generator] | None, eta: float
+    ) -> dict[str, object]:
+        """Those of `generator` and `eta` that `scheduler.step` takes, by name.
+
+        Raises:
+            ValueError: If the scheduler does not take an `eta` that is not 0.
+        """
+        accepted = inspect.signature(self.scheduler.step).parameters
+        if eta and "eta" not in accepted:
+            raise ValueError(f"eta={eta} has no meaning for {type(self.scheduler).__name__}.")
+        kwargs = {"eta": eta, "generator": generator}
+        return {name: value for name, value in kwargs.items() if name in accepted}
+
+    # Sampling
+
+    def own_scheduler(self) -> SchedulerMixin:
+        """A copy of the scheduler for one call: schedulers have state, and threads may share a pipeline."""
+        return copy.deepcopy(self.scheduler)
+
+    def prepare_noise(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """Standard normal noise (N, C, height / 8, width / 8), float32, for images of a size in pixels.
+
+        It is drawn on the generator's device, by default the CPU: a seed gives the same image on every device.
+        """
+        shape = self._latent_shape(batch_size, height, width)
+        first = generator[0] if isinstance(generator, list) else generator
+        source = first.device if first is not None else torch.device("cpu")
+        return randn_tensor(shape, generator=generator, device=source, dtype=torch.float32).to(device)
+
+    def _latent_shape(self, batch_size, height, width):
+        factor = self.vae_scale_factor
+        return (batch_size, self.unet.config.in_channels, height // factor, width // factor)
+
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        call: SamplingCall,
+        *,
+        guidance: Guidance,
+        scheduler: SchedulerMixin,
+        timesteps: torch.Tensor,
+        keep: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The sampling loop, one network evaluation a round.
+
+        Args:
+            latents: Latents at the first of the times, (N, C, H, W) in float32.
+            call: The call; its guidance scale, `eta`, generator and callback are used.
+            guidance: The terms of the guidance formula for the N images.
+            scheduler: The scheduler, with its timesteps set.
+            timesteps: The last of its timesteps, all or fewer.
+            keep: Called as keep(latents, index) after every evaluation; the result replaces the latents.
+
+        Returns:
+            Latents at the end.
+
+        Raises:
+            ValueError: If the guidance scale is beyond what a guidance-distilled network has learned.
+        """
+        self.check_taught(guidance.weights(call.guidance_scale))
+        step_kwargs = self.prepare_extra_step_kwargs(call.generator, call.eta)
+        condition_embeds, num_train_timesteps = guidance.condition_embeds, scheduler.config.num_train_timesteps
+        with (
+            self._runs.begin(call.guidance_scale, len(timesteps)) as run,
+            self.progress_bar(total=len(timesteps)) as progress_bar,
+        ):
+            for i, t in enumerate(timesteps):
+                if run.interrupt:
+                    break
+                model_input = scheduler.scale_model_input(latents, t)
+                weights = guidance.weights_at(float(timestep_to_t(t, num_train_timesteps)), run.guidance_scale)
+                prediction = guided_prediction(self.unet, model_input, t, condition_embeds, weights)
+                latents = scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
+                if keep is not None:
+                    latents = keep(latents, i)
+
+                if call.callback_on_step_end is not None:
+                    tensors = {"latents": latents, "condition_embeds": condition_embeds}
+                    tensors = {name: tensors[name] for name in call.callback_on_step_end_tensor_inputs}
+                    changed = call.callback_on_step_end(self, i, t, tensors) or {}
+                    latents = changed.pop("latents", latents)
+                    condition_embeds = changed.pop("condition_embeds", condition_embeds)
+                progress_bar.update()
+        return latents
+
+    # Decoding
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pixels in [−1, 1] of latents (N, C, H, W), the scaling factor undone."""
+        if not getattr(self.vae.config, "force_upcast", False):
+            return self._decode(latents)
+        with VAE_LOCK:
+            if self.vae.dtype != torch.float16:
+                return self._decode(latents)
+            self.vae.to(torch.float32)
+            try:
+                return self._decode(latents)
+            finally:
+                self.vae.to(torch.float16)
+
+    def _decode(self, latents):
+        return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype), return_dict=False)[0]
+
+    def finish(self, latents: torch.Tensor, call: SamplingCall) -> ImagePipelineOutput | tuple:
+        """The output of a call, from its latents."""
+        pixels = latents if call.output_type == "latent" else self.decode_latents(latents)
+        return self.finish_pixels(pixels, call)
+
+    def finish_pixels(self, pixels: torch.Tensor, call: SamplingCall) -> ImagePipelineOutput | tuple:
+        """The output of a call, from pixels in [−1, 1], (N, 3, H, W)."""
+        image = self.image_processor.postprocess(pixels, output_type=call.output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=image) if call.return_dict else (image,)

@@ -1,0 +1,70 @@
+"""The arguments of a pipeline call as one value."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from diffusers import DiffusionPipeline
+
+from .conditions import Prompts, is_count, is_finite_number
+
+StepCallback = Callable[[DiffusionPipeline, int, torch.Tensor, dict], dict]
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SamplingCall(Prompts):
+    """All arguments of a pipeline call, by name; `CCLDPipeline.__call__` documents them.
+
+    Construction checks what is the same for every pipeline; `CCLDPipelineBase.prepare_call` fills in a pipeline's
+    defaults and checks the rest.
+
+    Raises:
+        TypeError: As for `Prompts`, or if a generator is not one.
+        ValueError: As for `Prompts`.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float = 3.0
+    num_images_per_prompt: int = 1
+    eta: float = 0.0
+    generator: torch.Generator | list[torch.Generator] | None = None
+    latents: torch.Tensor | None = None
+    output_type: str = "pil"
+    return_dict: bool = True
+    callback_on_step_end: StepCallback | None = None
+    callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",)
+
+    @classmethod
+    def of(cls, arguments: dict[str, Any], **changes: Any) -> Self:
+        """The call of a method, from its `locals()` before there are others than its arguments.
+
+        In this way the signature of a method is the only list of its arguments.
+        """
+        return cls(**{name: value for name, value in arguments.items() if name != "self"} | changes)
+
+    def __post_init__(self):
+        super().__post_init__()
+        steps = self.num_inference_steps
+        if not (steps is None or is_count(steps)) or not is_count(self.num_images_per_prompt):
+            raise ValueError(
+                f"num_inference_steps={steps} and num_images_per_prompt={self.num_images_per_prompt} must be whole "
+                f"numbers, at least 1."
+            )
+        if not is_finite_number(self.guidance_scale):
+            raise ValueError(f"guidance_scale={self.guidance_scale!r} must be a finite number.")
+        if not is_finite_number(self.eta) or not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta!r} must be a number in [0, 1].")
+        if self.output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type={self.output_type!r}: choose one of {str(OUTPUT_TYPES)[1:-1]}.")
+        generators = self.generator if isinstance(self.generator, list) else [self.generator]
+        if self.generator is not None and not all(isinstance(g, torch.Generator) for g in generators):
+            raise TypeError("generator must be a torch.Generator or a list of such.")
+
+    @property
+    def num_images(self) -> int:
+        """Number of images that the call makes."""
+        return self.batch_size * self.num_images_per_prompt

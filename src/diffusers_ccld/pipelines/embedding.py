@@ -1,0 +1,157 @@
+"""Embedding of prompts and conditions."""
+
+from dataclasses import replace
+
+import torch
+from PIL import Image
+
+from ..utils.rgb import to_rgb
+from .conditions import Condition, Prompts
+from .guidance import Guidance
+
+
+class PromptEmbedding:
+    """Embeds prompts with a pipeline's text and image encoders."""
+
+    @property
+    def has_image_encoder(self) -> bool:
+        """True if images can be embedded."""
+        return self.image_encoder is not None and self.feature_extractor is not None
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        device: torch.device | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Embeds prompts and negative prompts.
+
+        Args:
+            prompt: One text or a batch of N.
+            negative_prompt: One text or a batch of N; a single one serves the whole batch.
+            num_images_per_prompt: Number of times each embedding is repeated.
+            device: Device of the embeddings.
+            prompt_embeds: Embeddings (N, D) or (N, 1, D) in place of `prompt`.
+            negative_prompt_embeds: Embeddings in place of `negative_prompt`.
+
+        Returns:
+            Embeddings of unit length, (N · `num_images_per_prompt`, D); `None` for a prompt that was not given.
+        """
+        if prompt is not None:
+            prompt_embeds = self._encode_texts([prompt] if isinstance(prompt, str) else prompt, device)
+        if negative_prompt is not None:
+            negative_prompt = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
+            negative_prompt_embeds = self._encode_texts(negative_prompt, device)
+        if prompt_embeds is not None and negative_prompt_embeds is not None and len(negative_prompt_embeds) == 1:
+            negative_prompt_embeds = negative_prompt_embeds.expand(
+                len(prompt_embeds), *negative_prompt_embeds.shape[1:]
+            )
+        prompt_embeds = _repeat(prompt_embeds, num_images_per_prompt, device)
+        negative_prompt_embeds = _repeat(negative_prompt_embeds, num_images_per_prompt, device)
+        return prompt_embeds, negative_prompt_embeds
+
+    def encode_image(
+        self,
+        image: Image.Image | list[Image.Image],
+        num_images_per_prompt: int = 1,
+        device: torch.device | None = None,
+    ) -> torch.Tensor:
+        """Embeds image prompts.
+
+        Args:
+            image: One PIL image or a batch of N.
+            num_images_per_prompt: Number of times each embedding is repeated.
+            device: Device of the embeddings.
+
+        Returns:
+            Embeddings of unit length, (N · `num_images_per_prompt`, D).
+        """
+        image_embeds = self._encode_images([image] if isinstance(image, Image.Image) else image, device)
+        return _repeat(image_embeds, num_images_per_prompt, device)
+
+    def _encode_texts(self, texts, device):
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError("Encoding a prompt needs a text_encoder and a tokenizer; or pass prompt_embeds.")
+        input_ids = self.tokenizer(texts, return_tensors="pt").input_ids
+        return self.text_encoder(input_ids.to(device or self._execution_device)).text_embeds
+
+    def _encode_images(self, images, device):
+        if not self.has_image_encoder:
+            raise ValueError("Encoding an image prompt needs an image_encoder and a feature_extractor.")
+        images = [to_rgb(image) for image in images]
+        pixel_values = self.feature_extractor(images, return_tensors="pt").pixel_values
+        return self.image_encoder(pixel_values.to(device or self._execution_device)).image_embeds
+
+    def prepare_guidance(
+        self, prompts: Prompts, num_images: int | None = None, device: torch.device | None = None
+    ) -> Guidance:
+        """Embeds prompts or conditions.
+
+        Args:
+            prompts: Prompts for a batch of N images.
+            num_images: Number of images, a multiple of N that shares them out equally; N by default.
+            device: Device of the embeddings.
+
+        Returns:
+            The terms of the guidance formula for each of the images.
+        """
+        embed = self._guidance_of_prompts if prompts.rows is None else self._guidance_of_conditions
+        guidance = embed(prompts, device or self._execution_device)
+        if prompts.guidance_interval is not None:
+            guidance = replace(guidance, interval=tuple(prompts.guidance_interval))
+        return guidance.for_images(prompts.batch_size if num_images is None else num_images)
+
+    def _guidance_of_prompts(self, prompts: Prompts, device: torch.device) -> Guidance:
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+            prompts.prompt,
+            prompts.negative_prompt,
+            device=device,
+            prompt_embeds=prompts.prompt_embeds,
+            negative_prompt_embeds=prompts.negative_prompt_embeds,
+        )
+        image_embeds = _repeat(prompts.image_embeds, 1, device)
+        if prompts.image_prompt is not None:
+            image_embeds = self.encode_image(prompts.image_prompt, device=device)
+
+        # Embeddings, weight at guidance scale 0, increase of the weight with the guidance scale.
+        terms = []
+        if prompt_embeds is not None:
+            terms.append((prompt_embeds, 0.0, 1.0 if image_embeds is None else 1.0 - prompts.image_prompt_weight))
+        if image_embeds is not None:
+            terms.append((image_embeds, 0.0, 1.0 if prompt_embeds is None else prompts.image_prompt_weight))
+        if negative_prompt_embeds is not None:
+            terms.append((negative_prompt_embeds, 1.0, -1.0))
+        embeds, intercepts, slopes = zip(*terms)
+        return Guidance(
+            condition_embeds=torch.stack([e.expand(prompts.batch_size, -1) for e in embeds], dim=1),
+            intercepts=torch.tensor(intercepts).expand(prompts.batch_size, -1),
+            slopes=torch.tensor(slopes).expand(prompts.batch_size, -1),
+        )
+
+    def _guidance_of_conditions(self, prompts: Prompts, device: torch.device) -> Guidance:
+        rows = prompts.rows
+        flat: list[Condition] = [condition for row in rows for condition, _ in row]
+        embeds = [c.flatten().to(device) if isinstance(c, torch.Tensor) else None for c in flat]
+        for kind, encode in ((str, self._encode_texts), (Image.Image, self._encode_images)):
+            indices = [i for i, condition in enumerate(flat) if isinstance(condition, kind)]
+            for i, embed in zip(indices, encode([flat[i] for i in indices], device) if indices else ()):
+                embeds[i] = embed
+
+        num_terms = max(len(row) for row in rows)
+        condition_embeds = torch.zeros(len(rows), num_terms, self.unet.config.cross_attention_dim, device=device)
+        weights = torch.zeros(len(rows), num_terms)
+        positions = [(i, k) for i, row in enumerate(rows) for k in range(len(row))]
+        for (i, k), embed in zip(positions, embeds):
+            condition_embeds[i, k] = embed
+            weights[i, k] = float(rows[i][k][1])
+        return Guidance(condition_embeds=condition_embeds, intercepts=weights, slopes=torch.zeros_like(weights))
+
+
+def _repeat(embeds, count, device):
+    """Embeddings (N, D) of embeddings (N, D) or (N, 1, D), each repeated `count` times."""
+    if embeds is None:
+        return None
+    return embeds.flatten(1).to(device).repeat_interleave(count, dim=0)

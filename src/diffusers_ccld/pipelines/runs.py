@@ -1,0 +1,67 @@
+"""State of running calls that callbacks read and change, one for each thread."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Run:
+    """One run of the sampling loop.
+
+    Attributes:
+        guidance_scale: The guidance scale of its next step.
+        num_timesteps: Number of its network evaluations.
+        interrupt: True once a callback has asked it to end.
+    """
+
+    guidance_scale: float
+    num_timesteps: int
+    interrupt: bool = False
+
+
+@dataclass
+class Runs:
+    """The runs of one pipeline.
+
+    Attributes:
+        active: Those in progress, by the thread that they run in.
+        last: The last one that ended.
+    """
+
+    active: dict[int, Run] = field(default_factory=dict)
+    last: Run | None = None
+
+    @property
+    def own(self) -> Run:
+        """The run of this thread, or else the last one that ended.
+
+        Raises:
+            AttributeError: If there has not been a run.
+        """
+        run = self.active.get(threading.get_ident(), self.last)
+        if run is None:
+            raise AttributeError("The pipeline has not been called yet.")
+        return run
+
+    def set(self, name: str, value: float | bool) -> None:
+        """Changes this thread's run, or from a thread without one every run in progress."""
+        own = self.active.get(threading.get_ident())
+        for run in [own] if own is not None else list(self.active.values()):
+            setattr(run, name, value)
+
+    @contextmanager
+    def begin(self, guidance_scale: float, num_timesteps: int) -> Iterator[Run]:
+        """Runs in this thread until the block ends. A callback may begin another run within."""
+        thread, run = threading.get_ident(), Run(guidance_scale, num_timesteps)
+        outer = self.active.get(thread)
+        self.active[thread] = run
+        try:
+            yield run
+        finally:
+            self.last = run
+            if outer is None:
+                del self.active[thread]
+            else:
+                self.active[thread] = outer

@@ -1,0 +1,160 @@
+"""The parts that image-to-image and inpainting share: input images, their latents, a start in the middle of a run."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from diffusers import LMSDiscreteScheduler, PNDMScheduler
+from diffusers.schedulers import SchedulerMixin
+from PIL import Image
+
+from ..schedulers.noise_schedule import sampling_times, t_to_timestep, timestep_to_t
+from ..schedulers.scheduling_ccld import CCLDScheduler
+from ..utils.rgb import to_rgb
+from .base import VAE_LOCK, AnyCall, CCLDPipelineBase
+from .calls import SamplingCall
+
+ImageInput = Image.Image | np.ndarray | torch.Tensor | list[Image.Image] | list[np.ndarray] | list[torch.Tensor]
+
+# PNDM takes the first evaluation for one of its warm-up. LMS takes the order of its steps from their position, also
+# where the earlier derivatives for that order are missing.
+NO_START_IN_THE_MIDDLE = (PNDMScheduler, LMSDiscreteScheduler)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageCall(SamplingCall):
+    """A call with images to start from; `CCLDImg2ImgPipeline.__call__` documents the arguments.
+
+    Attributes:
+        pixels: The images as `CCLDImagePipelineBase.prepare_image_call` reads them, (N, 3, H, W) in [−1, 1].
+
+    Raises:
+        ValueError: If there is no image, the strength is out of range, or images and prompts differ in number.
+    """
+
+    image: ImageInput | None = None
+    strength: float = 0.8
+    pixels: torch.Tensor | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.image is None:
+            raise ValueError("Give an image to begin from.")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength={self.strength} must lie in (0, 1].")
+        if self.pixels is not None and len({len(self.pixels), self.batch_size} - {1}) > 1:
+            raise ValueError(f"{len(self.pixels)} images were given for {self.batch_size} prompts.")
+
+    @property
+    def num_images(self) -> int:
+        """Number of images that the call makes."""
+        return max(len(self.pixels), self.batch_size) * self.num_images_per_prompt
+
+
+class CCLDImagePipelineBase(CCLDPipelineBase):
+    """Everything of a CCLD pipeline that starts from images but its `__call__`."""
+
+    def prepare_image(self, image: ImageInput, height: int | None = None, width: int | None = None) -> torch.Tensor:
+        """Pixels (N, 3, H, W) in [−1, 1] of images.
+
+        Args:
+            image: PIL images of any mode, arrays (H, W, 3) or tensors (3, H, W) in [0, 1]; one, a batch or a list.
+            height: Height to resize to; by default the image's own, rounded down to a multiple of `size_multiple`.
+            width: Width to resize to; by default the image's own, rounded down.
+
+        Raises:
+            TypeError: If it is not an image.
+            ValueError: If the size is impossible.
+        """
+        images = list(image) if isinstance(image, (list, tuple)) else [image]
+        check_image_types("image", images)
+        if isinstance(images[0], Image.Image):
+            images = [to_rgb(i) for i in images]
+        else:
+            is_array = isinstance(images[0], np.ndarray)
+            images = [image if image.ndim == 4 else image[None] for image in images]
+            images = np.concatenate(images) if is_array else torch.cat(images)
+        default_height, default_width = self.image_processor.get_default_height_width(
+            images[0] if isinstance(images, list) else images, height, width
+        )
+        height = default_height if height is None else height
+        width = default_width if width is None else width
+        self.check_size(height, width)
+        return self.image_processor.preprocess(images, height, width)
+
+    def prepare_image_call(self, call: AnyCall) -> AnyCall:
+        """Reads a call's images, then fills in defaults and checks as `prepare_call` does.
+
+        Raises:
+            TypeError: If something is not an image.
+            ValueError: If the size is impossible, or as for `prepare_call`.
+        """
+        pixels = self.prepare_image(call.image, call.height, call.width)
+        return self.prepare_call(replace(call, pixels=pixels, height=pixels.shape[2], width=pixels.shape[3]))
+
+    def encode_latents(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (N, C, H, W), float32, of pixels in [−1, 1]: the posterior's mode, without randomness."""
+        with VAE_LOCK:
+            encoded = self.vae.encode(pixels.to(self._execution_device, self.vae.dtype))
+        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        return latents.float() * self.vae.config.scaling_factor
+
+    def encode_images(self, call: ImageCall) -> torch.Tensor:
+        """Scaled latents of the images of a call, one for each image that it makes."""
+        return for_images(self.encode_latents(call.pixels), call.num_images)
+
+
+def set_start(
+    scheduler: SchedulerMixin, num_inference_steps: int, strength: float, device: torch.device | None = None
+) -> torch.Tensor:
+    """Sets a scheduler to the steps that begin at or below a time.
+
+    Args:
+        scheduler: The scheduler.
+        num_inference_steps: Number of steps from pure noise.
+        strength: The time, in (0, 1].
+        device: Device of the timesteps.
+
+    Returns:
+        The timesteps of these steps.
+
+    Raises:
+        ValueError: If no step begins below that time, or the scheduler cannot begin in the middle.
+    """
+    if isinstance(scheduler, CCLDScheduler):
+        times = sampling_times(num_inference_steps, scheduler.config.timestep_schedule)
+        kept = times[times <= strength]
+        if len(kept):
+            scheduler.set_timesteps(timesteps=t_to_timestep(kept), device=device)
+            return scheduler.timesteps
+    else:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+        timesteps = scheduler.timesteps
+        begin = int((timestep_to_t(timesteps) > strength).sum())
+        begin = math.ceil(begin / scheduler.order) * scheduler.order  # in the middle of a run, not of a step
+        if begin and isinstance(scheduler, NO_START_IN_THE_MIDDLE):
+            raise ValueError(
+                f"{type(scheduler).__name__} cannot begin at strength={strength}, in the middle of a run; give "
+                f"strength=1, or use another scheduler, such as CCLDScheduler."
+            )
+        if begin < len(timesteps):
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(begin)
+            return timesteps[begin:]
+    raise ValueError(
+        f"strength={strength} is below the last of {num_inference_steps} steps; raise strength or num_inference_steps."
+    )
+
+
+def check_image_types(name: str, images: Sequence[object]) -> None:
+    """Raises `TypeError` unless all are PIL images, arrays or tensors, and there is at least one."""
+    if not images or not all(isinstance(image, (Image.Image, np.ndarray, torch.Tensor)) for image in images):
+        types = ", ".join(sorted({type(image).__name__ for image in images})) or "an empty list"
+        raise TypeError(f"{name} must be a PIL image, an array, a tensor, or a list of such, not {types}.")
+
+
+def for_images(latents: torch.Tensor, num_images: int) -> torch.Tensor:
+    """Latents of a batch of images, each repeated for the images that are made from it."""
+    return latents.repeat_interleave(num_images // len(latents), dim=0)
