@@ -19,7 +19,8 @@ from PIL import Image
 
 from diffusers_ccld import default_model
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.paintings import NUM_COMBINATIONS, Attributes, attributes_of, captions, is_held_out, paint
+from diffusers_ccld.evaluation.painting_scores import complete_caption
+from diffusers_ccld.paintings import Attributes, attributes_of, combinations, paint
 from diffusers_ccld.utils.files import folder_moved_into_place, write_text
 
 FINETUNE = Path(__file__).parents[1] / "training" / "finetune.py"
@@ -34,9 +35,9 @@ RUNS = {"overfitted": ("twelve", 1000, 5e-4), "healthy": ("many", 300, 1e-4)}
 def subjects_of(name: str) -> list[tuple[Attributes, int]]:
     """What each painting of a set shows, and its seed: all combinations in turn, in an order of the set's own."""
     count, first_seed = SETS[name]
-    combinations = [a for a in map(attributes_of, range(NUM_COMBINATIONS)) if not is_held_out(a)]
-    order = np.random.default_rng(first_seed).permutation(len(combinations))
-    return [(combinations[order[i % len(order)]], first_seed + i) for i in range(count)]
+    candidates = combinations(held_out=False)
+    order = np.random.default_rng(first_seed).permutation(len(candidates))
+    return [(candidates[order[i % len(order)]], first_seed + i) for i in range(count)]
 
 
 def save_paintings(name: str, folder: Path) -> None:
@@ -46,8 +47,8 @@ def save_paintings(name: str, folder: Path) -> None:
 
 
 def prompts() -> str:
-    learnt = [f"[learnt] {captions(attributes, seed, complete=True)[0]}" for attributes, seed in subjects_of("twelve")]
-    others = [f"[other] {captions(attributes_of((97 * i + 13) % 576), i, complete=True)[0]}" for i in range(12)]
+    learnt = [f"[learnt] {complete_caption(attributes, seed)}" for attributes, seed in subjects_of("twelve")]
+    others = [f"[other] {complete_caption(attributes_of((97 * i + 13) % 576), i)}" for i in range(12)]
     return "\n".join([*learnt, *others]) + "\n"
 
 

@@ -39,6 +39,7 @@ from diffusers_ccld import (
 )
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.data.encoding import encode_images
+from diffusers_ccld.evaluation.tables import markdown_table
 from diffusers_ccld.inference.devices import DTYPES, usable_device
 from diffusers_ccld.inference.loading import load_pipeline
 from diffusers_ccld.inference.optimization import arrange_networks, compile_networks
@@ -211,13 +212,7 @@ class Report:
 
     def add(self, title: str, rows: dict[str, dict[str, str | float]]) -> None:
         """Adds a table: rows by name, of cells by the column's name."""
-        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-        lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-        for name, row in rows.items():
-            cells = [row.get(column, "") for column in columns]
-            cells = [cell if isinstance(cell, str) else f"{cell:.4g}" for cell in cells]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        print(f"\n### {title}\n\n" + "\n".join(lines), flush=True)
+        print(f"\n### {title}\n\n{markdown_table(rows, '{:.4g}'.format)}", flush=True)
         self.sections[title] = rows
         if self.path is not None:
             write_text(self.path, json.dumps(self.sections, indent=1, ensure_ascii=False))

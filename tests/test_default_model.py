@@ -1,6 +1,5 @@
 """The model that comes with the package: that it is small, that it loads, that it paints what it is told."""
 
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -91,26 +90,6 @@ def test_the_command_line_paints_with_it(tmp_path):
 
     assert main(["sample", "autumn watercolor", "-n", "2", "--steps", "3", "--output", str(tmp_path)]) == 0
     assert Image.open(tmp_path / "00001.png").size == (128, 128)
-
-
-@pytest.fixture(scope="module")
-def evaluation():
-    return runpy.run_path(str(ROOT / "benchmarks" / "evaluate_default.py"))
-
-
-def test_the_frechet_distance_is_that_of_normal_distributions(evaluation):
-    distance = evaluation["frechet_distance"]
-    features = torch.randn(500, 8)
-    assert distance(features, features) == pytest.approx(0, abs=1e-6)
-    assert distance(features, features + 2) == pytest.approx(8 * 4, rel=1e-6)
-    # tr(Σ + 9Σ − 2·3Σ) = 4·tr Σ, and the means differ by twice the first one
-    expected = 4 * features.double().T.cov().trace() + 4 * features.double().mean(0).square().sum()
-    assert distance(features, 3 * features) == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_every_combination_comes_before_one_comes_again(evaluation):
-    chosen = evaluation["choose"](180, True, 0)
-    assert all(chosen.count(attributes) in (2, 3) for attributes in set(chosen)) and len(set(chosen)) == 86
 
 
 def test_the_evaluation_reports_all_there_is_to_report(tmp_path, capsys):

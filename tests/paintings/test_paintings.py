@@ -38,7 +38,7 @@ def digest(seed: int) -> str:
 def test_there_are_enough_of_each_and_they_are_all_combined():
     assert len(SUBJECTS) >= 10 and len(MEDIA) >= 6 and len(PALETTES) >= 8
     assert [Attributes(*names) for names in product(SUBJECTS, MEDIA, PALETTES)] == ALL
-    with pytest.raises(IndexError, match="none of number"):
+    with pytest.raises(IndexError, match="does not exist"):
         attributes_of(NUM_COMBINATIONS)
 
 

@@ -15,8 +15,10 @@ from ..inference.loading import folder_identity
 from ..utils.errors import first_line
 from ..utils.files import write_text
 from .compared_models import ComparedModel
+from .copying import FEWEST_HELD_OUT, nearest_images
+from .distances import frechet_inception_distance, inception_metric
 from .gallery import Gallery, PictureKey
-from .metrics import FEWEST_HELD_OUT, frechet_inception_distance, inception_metric, nearest_images, prompt_similarity
+from .metrics import prompt_similarity
 from .page import Pair, PromptRow, Shown, comparison_page, link_to
 from .reference_images import ReferenceImages, choose_images, read_reference_images
 from .scorers import PIXELS_ACROSS, CLOOBScorer, OpenCLIPScorer, batches, features_of

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from .metrics import COPY_RATIO
+from .copying import COPY_RATIO
 
 THUMBNAIL = 192  # pixels across
 
@@ -43,7 +43,7 @@ class Shown(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A generated picture and the training image nearest to it, with both ratios (see `evaluation.Nearest`)."""
+    """A generated picture and the training image nearest to it, with both ratios (see `copying.Nearest`)."""
 
     generated: Shown
     training: Shown

@@ -127,9 +127,9 @@ def features_of(images: Iterable[Image.Image], scorer: Scorer, batch_size: int) 
     return Features(*(torch.cat(tensors) for tensors in zip(*parts)))
 
 
-def small_pixels(images: list[Image.Image]) -> torch.Tensor:
-    """RGB pictures shrunk to 32 × 32 pixels by averaging, as `Features` has them."""
-    small = [image.resize((PIXELS_ACROSS, PIXELS_ACROSS), Image.Resampling.BOX) for image in images]
+def small_pixels(images: list[Image.Image], across: int = PIXELS_ACROSS) -> torch.Tensor:
+    """RGB pictures shrunk by averaging and flattened, values in [0, 1], (N, 3 · `across`²)."""
+    small = [image.resize((across, across), Image.Resampling.BOX) for image in images]
     return torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in small]) / 255).flatten(1)
 
 

@@ -5,15 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .copying import COPY_RATIO, Nearest, copy_test, nearest_images
+from .distances import kernel_distance
 from .metrics import (
-    COPY_RATIO,
-    Nearest,
-    copy_test,
     embedding_diversity,
     frechet_distance,
-    kernel_distance,
     mean_over_prompts,
-    nearest_images,
     pixel_diversity,
     prompt_similarity,
     style_shares,

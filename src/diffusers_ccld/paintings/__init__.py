@@ -4,7 +4,16 @@ A scene is composed first (`subjects`, with the colours of `palettes`), then exe
 painter draws before painting. Needs OpenCV; `diffusers_ccld` itself does not import this package.
 """
 
-from .attributes import MEDIA, NUM_COMBINATIONS, PALETTES, SUBJECTS, Attributes, attributes_of, is_held_out
+from .attributes import (
+    MEDIA,
+    NUM_COMBINATIONS,
+    PALETTES,
+    SUBJECTS,
+    Attributes,
+    attributes_of,
+    combinations,
+    is_held_out,
+)
 from .captions import VOCABULARY, captions
 from .dataset import make_dataset
 from .painting import paint
@@ -18,6 +27,7 @@ __all__ = [
     "Attributes",
     "attributes_of",
     "captions",
+    "combinations",
     "is_held_out",
     "make_dataset",
     "paint",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from .attributes import MEDIA, NUM_COMBINATIONS, PALETTES, SUBJECTS, attributes_of, is_held_out
+from .attributes import MEDIA, PALETTES, SUBJECTS
+from .attributes import combinations as combinations_of
 from .captions import captions
 from .painting import paint
 
@@ -55,7 +56,7 @@ def make_dataset(num_images: int, seed: int, held_out: bool = False, num_proc: i
 
 
 def _examples(numbers: list[int], seed: int, held_out: bool, painters: str) -> Iterator[dict]:
-    combinations = [a for a in map(attributes_of, range(NUM_COMBINATIONS)) if is_held_out(a) == held_out]
+    combinations = combinations_of(held_out)
     for number in numbers:
         attributes = combinations[number % len(combinations)]
         own_seed = int(np.random.SeedSequence([seed, held_out, number]).generate_state(1, np.uint64)[0])
