@@ -21,7 +21,7 @@ def test_the_nearest_image_is_found_and_copies_have_a_ratio_near_zero():
         nearest_images(queries, references[:1])
 
 
-def test_a_training_image_that_is_there_twice_hides_no_copy():
+def test_a_training_image_that_is_there_twice_does_not_hide_a_copy():
     references = torch.rand(40, 30)
     references[7] = references[6]
     assert nearest_images(references[6:7] + 1e-3, references).ratios.item() < 0.05
@@ -29,7 +29,7 @@ def test_a_training_image_that_is_there_twice_hides_no_copy():
 
 @pytest.fixture(scope="module")
 def painted():
-    """Small pixels of paintings: 60 to train on, 60 held out, 60 fresh ones of the same kinds."""
+    """Small pixels of 180 paintings of the same kinds: 60 to train on, 60 held out, 60 fresh."""
     images = [Image.fromarray(paint(attributes_of(i * 37 % 576), 1000 + i)) for i in range(180)]
     return small_pixels(images).split(60)
 
@@ -52,7 +52,7 @@ def test_copies_with_a_little_noise_are_told_from_fresh_paintings(painted):
 
 
 def test_training_images_in_series_do_not_make_a_model_guilty():
-    """Where held-out images are as near to training images as generated ones, nothing was copied."""
+    """Nothing was copied if held-out images are as near to training images as generated ones are."""
     scenes = torch.rand(30, 100)
     training, held_out, generated = (scenes + 0.02 * torch.randn(30, 100) for _ in range(3))
     test = copy_test(ratios(generated, training), ratios(held_out, training))
@@ -65,7 +65,7 @@ def test_few_held_out_images_are_refused():
 
 
 def test_pictures_of_one_prompt_are_one_observation():
-    """Two dark prompts with four seeds each are no eight copies, and few held-out images prove nothing."""
+    """Two dark prompts with four seeds each are not eight copies, and few held-out images are not enough."""
     held_out = torch.full((400,), 0.9)
     held_out[0] = 0.1
     ratios = torch.full((96,), 0.9)

@@ -9,7 +9,7 @@ def unit_vectors(*shape):
     return F.normalize(torch.randn(*shape), dim=-1)
 
 
-def test_kernel_distance_tells_other_features_and_leaves_the_random_numbers_alone():
+def test_kernel_distance_separates_other_features_and_keeps_the_random_state():
     first, second, other = unit_vectors(80, 6), unit_vectors(70, 6), F.normalize(torch.rand(70, 6), dim=1)
     state = torch.random.get_rng_state()
     near, far = kernel_distance(first, second), kernel_distance(first, other)
@@ -18,7 +18,7 @@ def test_kernel_distance_tells_other_features_and_leaves_the_random_numbers_alon
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_a_file_that_is_no_inception_network_is_refused(tmp_path):
+def test_a_file_that_is_not_an_inception_network_is_refused(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pth")
     (tmp_path / "other.pth").write_bytes(b"nothing")
     for name in ("weights.pth", "other.pth", "nowhere.pth"):
