@@ -36,7 +36,7 @@ def generators(count):
 def test_it_is_at_most_twelve_megabytes_of_half_precision():
     files = [path for path in Path(default_model()).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12e6
-    assert (Path(default_model()) / "README.md").is_file()
+    assert (Path(default_model()) / "README.md").read_text() == (ROOT / "docs" / "default-model.md").read_text()
     assert not any("_name_or_path" in path.read_text() for path in files if path.suffix == ".json")
 
 
