@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Measures the demo under load: many clients that want small pictures, again and again.
+"""Measures the demo under load: many clients that each request one small picture after another.
 
     python benchmarks/demo_load.py --clients 50 --seconds 120
 
-Every request must come to a picture, or to the answer that the queue is full, after which its client tries again. The
-memory of the server is read once a second; only on Linux.
+Every request must return a picture, or report that the queue is full; its client then tries again. The memory of the
+server is read once a second, which only works on Linux.
 """
 
 import argparse
@@ -27,18 +27,19 @@ from diffusers_ccld.demo.page import EXAMPLES
 
 
 def free_port() -> int:
+    """A port that was free just now."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
 def resident_megabytes(pid: int) -> float:
-    """Memory that a process has in RAM."""
+    """Resident memory of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 async def paint_one(http: httpx.AsyncClient, prompt: str, steps: int) -> str:
-    """Asks for a picture; gives "picture", "queue full" or what went wrong."""
+    """Requests a picture; returns "picture", "queue full" or a description of the failure."""
     inputs = [prompt, "", steps, 3, "plms2", 1, 0, True, None, 0.5]
     answer = await http.post("/gradio_api/call/paint", json={"data": inputs})
     if answer.status_code == 503 and "full" in answer.json()["detail"]:
@@ -60,10 +61,10 @@ async def paint_one(http: httpx.AsyncClient, prompt: str, steps: int) -> str:
 
 
 async def client(http: httpx.AsyncClient, steps: int, until: float, outcomes: Counter, waits: list[float]) -> None:
-    """Wants one picture after the other."""
+    """Requests one picture after another until a time, counts outcomes and appends seconds to `waits`."""
     while time.monotonic() < until:
         begin, outcome = time.monotonic(), "queue full"
-        while outcome == "queue full":  # whoever has begun to ask goes on until there is an answer
+        while outcome == "queue full":  # a request that has begun is repeated until it is answered
             try:
                 outcome = await paint_one(http, random.choice(EXAMPLES), steps)
             except httpx.HTTPError as error:
@@ -75,17 +76,23 @@ async def client(http: httpx.AsyncClient, steps: int, until: float, outcomes: Co
 
 
 async def watch(pid: int, samples: list[float]) -> None:
+    """Appends the memory of a process once a second."""
     while True:
         samples.append(resident_megabytes(pid))
         await asyncio.sleep(1)
 
 
 async def measure(address: str, pid: int, num_clients: int, seconds: float, steps: int) -> None:
+    """Runs the clients and prints the results.
+
+    Raises:
+        ValueError: If a request was lost, or the demo does not sample at all.
+    """
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=address, timeout=300, limits=limits) as http:
-        for _ in range(3):  # what is loaded at the first picture is no leak
+        for _ in range(3):  # the first pictures load libraries, which is not a leak
             if (outcome := await paint_one(http, EXAMPLES[0], steps)) != "picture":
-                raise ValueError(f"The demo paints nothing: {outcome}.")
+                raise ValueError(f"The demo does not sample a picture: {outcome}.")
         outcomes, waits, samples = Counter(), [], []
         watcher = asyncio.create_task(watch(pid, samples))
         begin = time.monotonic()
@@ -104,12 +111,12 @@ async def measure(address: str, pid: int, num_clients: int, seconds: float, step
         raise ValueError(f"{lost} requests were lost.")
 
 
-def run(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=50, help="(default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=120, help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=5, help="of each picture (default: %(default)s)")
-    parser.add_argument("--queue-size", type=int, default=20, help="of the demo (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=50, help="number of clients (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=120, help="duration (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="sampling steps of each picture (default: %(default)s)")
+    parser.add_argument("--queue-size", type=int, default=20, help="size of the demo's queue (default: %(default)s)")
     arguments = parser.parse_args(argv)
     port = free_port()
     command = [sys.executable, "-m", "diffusers_ccld", "demo", "--port", port, "--queue-size", arguments.queue_size]
@@ -131,4 +138,4 @@ def run(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_reporting_errors(run))
+    raise SystemExit(run_reporting_errors(main))

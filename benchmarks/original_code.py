@@ -1,4 +1,4 @@
-"""The original's code, imported from a user's checkout, to be run beside ours with the same weights.
+"""Imports the original's code from a user's checkout and runs it with the weights of a pipeline of ours.
 
 git clone --recursive https://github.com/JD-P/cloob-latent-diffusion
 """
@@ -22,13 +22,13 @@ from diffusers_ccld.original.export import autoencoder_state, unet_state
 from diffusers_ccld.original.tensors.cloob import cloob_table
 from diffusers_ccld.original.tensors.tables import to_original
 
-# What its modules import, in versions of 2022, and what is compared does not use.
+# Modules that the original imports, in versions of 2022, but that the compared code does not use.
 UNUSED = {"main", "omegaconf", "pytorch_lightning", "taming", "wandb"}
 SUBMODULES = ("cloob-training", "CLIP", "latent-diffusion", "v-diffusion-pytorch")
 
 
 class StandIn(ModuleType):
-    """A module that has any name; classes derived from what it gives are common networks or nothing at all."""
+    """A module that has an attribute of every name: `nn.Module` for Lightning's base class, otherwise `Anything`."""
 
     __path__: Sequence[str] = ()
 
@@ -39,14 +39,14 @@ class StandIn(ModuleType):
 
 
 class Anything:
-    """Can be made of anything, and does nothing."""
+    """Accepts any arguments and does nothing."""
 
     def __init__(self, *args, **kwargs):
         pass
 
 
 class StandInFinder(MetaPathFinder, Loader):
-    """Finds stand-ins for what is not used."""
+    """Finds stand-ins for unused modules."""
 
     def find_spec(self, fullname, path=None, target=None):
         return ModuleSpec(fullname, self) if fullname.partition(".")[0] in UNUSED else None
@@ -62,10 +62,10 @@ class OriginalCode(NamedTuple):
     """Modules of the original.
 
     Attributes:
-        training: `train_latent_diffusion.py`, where its U-Net stands.
+        training: `train_latent_diffusion.py`, with the U-Net.
         autoencoder: `ldm/models/autoencoder.py` of latent-diffusion.
         cloob: `cloob_training/model_pt.py` of cloob-training.
-        pretrained: `cloob_training/pretrained.py`, where the published configurations stand.
+        pretrained: `cloob_training/pretrained.py`, with the published configurations.
         sampling: `diffusion/sampling.py` of v-diffusion-pytorch.
         schedules: `diffusion/utils.py` of v-diffusion-pytorch.
     """
@@ -79,14 +79,16 @@ class OriginalCode(NamedTuple):
 
 
 def import_original(folder: Path) -> OriginalCode:
-    """Imports the original; for the rest of the process its folders are searched for modules, too.
+    """Imports the original, and adds its folders to the module search path of this process.
+
+    The original is a set of scripts, not a package: it cannot be imported in another way.
 
     Raises:
-        ValueError: If a part of it is missing, or needs something that is not installed.
+        ValueError: If a part of it is missing, or imports a module that is not installed.
     """
     missing = [name for name in ("train_latent_diffusion.py", *SUBMODULES) if not (folder / name).exists()]
     if missing:
-        raise ValueError(f"--original {folder} has no {', '.join(missing)}. Clone it with `git clone --recursive`.")
+        raise ValueError(f"--original {folder} lacks {', '.join(missing)}. Clone it with `git clone --recursive`.")
     sys.path += [str(folder), *(str(folder / name) for name in SUBMODULES)]
     sys.meta_path.insert(0, StandInFinder())
     names = (
@@ -104,12 +106,12 @@ def import_original(folder: Path) -> OriginalCode:
 
 
 class Original:
-    """The original's code with the weights of a pipeline of ours, as `cfg_sample.py` and its training run it.
+    """The original's networks with the weights of a pipeline, run as its `cfg_sample.py` and its training run them.
 
     Args:
         code: The code.
         pipe: The pipeline: 105M U-Net, kl-f8 autoencoder, CLOOB of the published size.
-        cloob_config: Name of the published configuration.
+        cloob_config: Name of CLOOB's published configuration.
     """
 
     def __init__(self, code: OriginalCode, pipe: CCLDPipeline, cloob_config: str):
@@ -141,15 +143,15 @@ class Original:
         self.cloob.eval().requires_grad_(False)
 
     def network(self, latents: torch.Tensor, t: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-        """One call of the U-Net."""
+        """Calls the U-Net once."""
         return self.unet(latents, t, embeds)
 
     def text(self, prompt: str) -> torch.Tensor:
-        """A prompt's embedding."""
+        """Embeds a prompt."""
         return self.cloob.text_encoder(self.cloob.tokenize(prompt)).float()
 
     def loop(self, noise: torch.Tensor, embeds: torch.Tensor, num_steps: int, guidance_scale: float) -> torch.Tensor:
-        """From noise to latents."""
+        """Samples latents from noise."""
         conditions = torch.cat([torch.zeros_like(embeds), embeds])
         weights = torch.tensor([1 - guidance_scale, guidance_scale])
 
@@ -161,11 +163,11 @@ class Original:
         return self.code.sampling.plms_sample(guided, noise, steps, {})
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels in [−1, 1]."""
+        """Decodes latents to pixels in [−1, 1]."""
         return self.vae.decode(latents * self.latent_scale)
 
     def start_training(self) -> None:
-        """Makes the optimizer and the average."""
+        """Makes the optimizer and the EMA."""
         self.unet.train().requires_grad_(True)
         for name, parameter in self.unet.named_parameters():
             parameter.requires_grad_("timestep_embed" not in name)
@@ -173,7 +175,7 @@ class Original:
         self.average = copy.deepcopy(self.unet)
 
     def training_step(self, pixels: torch.Tensor) -> None:
-        """A step of `LightningDiffusion`."""
+        """One training step of `LightningDiffusion`."""
         with torch.no_grad():
             small = F.interpolate(pixels, (224, 224), mode="bicubic", align_corners=False)
             condition = self.cloob.image_encoder(self.cloob.normalize(small))

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Whether `ccld compare` tells a model that has learnt its images by heart from one that has not.
+"""Tests whether `ccld compare` flags a model that has memorized its training images, and only that one.
 
     python benchmarks/overfitting.py --output outputs/overfitting
 
-fine-tunes the bundled model on twelve paintings for 1,000 epochs, and on 1,500 paintings for
-300 steps, and compares each with the bundled one. The prompts are captions of the twelve, and of other paintings. What
-is finished is kept when it is started again. It takes about half an hour on two cores.
+Fine-tunes the bundled model on twelve paintings for 1,000 epochs, and on 1,500 paintings for 300 steps. Compares both
+with the bundled model. The prompts are captions of the twelve paintings and of others. Started again, it keeps what is
+finished. Takes about half an hour on two cores.
 """
 
 import argparse
@@ -19,43 +19,47 @@ from PIL import Image
 
 from diffusers_ccld import default_model
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.paintings import NUM_COMBINATIONS, Attributes, attributes_of, captions, is_held_out, paint
+from diffusers_ccld.evaluation.painting_scores import complete_caption
+from diffusers_ccld.paintings import Attributes, attributes_of, combinations, paint
 from diffusers_ccld.utils.files import folder_moved_into_place, write_text
 
 FINETUNE = Path(__file__).parents[1] / "training" / "finetune.py"
 
-# Number of paintings and seed of the first one; none of them is in the bundled model's training set.
+# Number of paintings and seed of the first. None is in the bundled model's training set.
 SETS = {"twelve": (12, 40_000_000), "many": (1500, 60_000_000), "held-out": (400, 50_000_000)}
 
-# Which set, number of steps, learning rate.
+# Name of the set, number of steps, learning rate.
 RUNS = {"overfitted": ("twelve", 1000, 5e-4), "healthy": ("many", 300, 1e-4)}
 
 
 def subjects_of(name: str) -> list[tuple[Attributes, int]]:
-    """What each painting of a set shows, and its seed: all combinations in turn, in an order of the set's own."""
+    """Attributes and seed of each painting of a set; combinations take turns in an order drawn for the set."""
     count, first_seed = SETS[name]
-    combinations = [a for a in map(attributes_of, range(NUM_COMBINATIONS)) if not is_held_out(a)]
-    order = np.random.default_rng(first_seed).permutation(len(combinations))
-    return [(combinations[order[i % len(order)]], first_seed + i) for i in range(count)]
+    candidates = combinations(held_out=False)
+    order = np.random.default_rng(first_seed).permutation(len(candidates))
+    return [(candidates[order[i % len(order)]], first_seed + i) for i in range(count)]
 
 
 def save_paintings(name: str, folder: Path) -> None:
+    """Paints a set into a folder."""
     with folder_moved_into_place(folder) as temporary:
         for i, (attributes, seed) in enumerate(subjects_of(name)):
             Image.fromarray(paint(attributes, seed)).save(temporary / f"{i:04d}-{'-'.join(attributes)}.png")
 
 
 def prompts() -> str:
-    learnt = [f"[learnt] {captions(attributes, seed, complete=True)[0]}" for attributes, seed in subjects_of("twelve")]
-    others = [f"[other] {captions(attributes_of((97 * i + 13) % 576), i, complete=True)[0]}" for i in range(12)]
+    """The file of prompts, in two groups."""
+    learnt = [f"[learnt] {complete_caption(attributes, seed)}" for attributes, seed in subjects_of("twelve")]
+    others = [f"[other] {complete_caption(attributes_of((97 * i + 13) % 576), i)}" for i in range(12)]
     return "\n".join([*learnt, *others]) + "\n"
 
 
-def run(*command: object) -> None:
+def run_python(*command: object) -> None:
+    """Runs Python with arguments."""
     subprocess.run([sys.executable, *map(str, command)], check=True)
 
 
-def overfitting(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/overfitting"), help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: %(default)s)")
@@ -68,7 +72,7 @@ def overfitting(argv: list[str] | None = None) -> None:
     write_text(output / "prompts.txt", prompts())
     for name, (paintings, steps, learning_rate) in RUNS.items():
         if not (output / name / "pipeline").is_dir():
-            run(
+            run_python(
                 *(FINETUNE, "--model", default_model(), "--dataset", output / paintings),
                 *("--output_dir", output / name, "--resume", "latest", "--max_steps", steps, "--seed", 0),
                 *("--train_batch_size", 12, "--learning_rate", learning_rate),
@@ -77,22 +81,19 @@ def overfitting(argv: list[str] | None = None) -> None:
             )
     for name, (paintings, _, _) in RUNS.items():
         comparison = output / f"comparison-{name}"
-        run(
+        run_python(
             *("-m", "diffusers_ccld", "compare", "default", f"{name}={output / name / 'pipeline'}"),
             *("--prompts", output / "prompts.txt", "--train-images", output / paintings),
             *("--held-out-images", output / "held-out", "--steps", arguments.steps, "--output", comparison),
-            # As it was when docs/comparison.md was written.
+            # The settings of docs/comparison.md.
             *("--algorithm", "plms", "--dtype", "fp32"),
             *("--batch-size", 16),
         )
         for model, scores in json.loads((comparison / "scores.json").read_text())["models"].items():
             copying = scores["copying"]
-            verdict = copying["verdict"]
-            print(
-                f"{model}, of {paintings}: {copying['copies']:.1%} copies, {copying['held_out_copies']:.1%} of "
-                f"held-out images, p = {copying['p_value']:.2g}: {verdict}"
-            )
+            shares = f"{copying['copies']:.1%} copies, {copying['held_out_copies']:.1%} of held-out images"
+            print(f"{model}, compared with {paintings}: {shares}, p = {copying['p_value']:.2g}: {copying['verdict']}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_reporting_errors(overfitting))
+    raise SystemExit(run_reporting_errors(main))

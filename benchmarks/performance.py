@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Times painting and training with networks of the published sizes, beside the original's code where there is any.
+"""Times sampling and training with networks of the published sizes, also in the original's code if it is given.
 
     python benchmarks/performance.py --output performance.json
     python benchmarks/performance.py --original CHECKOUT      # of JD-P/cloob-latent-diffusion with its submodules
     python benchmarks/performance.py --device cuda --compile --batch-size 64 --parts network
 
-The weights are random, and the same on both sides: 105M U-Net, kl-f8 autoencoder, CLOOB ViT-B/16, images of 256×256.
-What is compared runs in turn in one process; times are medians, and ratios those of medians. The results stand in
+The weights are random and the same on both sides: 105M U-Net, kl-f8 autoencoder, CLOOB ViT-B/16, images of 256×256.
+The candidates take turns in one process. Times are medians, and ratios are ratios of medians. The results are in
 docs/performance.md.
 """
 
@@ -39,6 +39,7 @@ from diffusers_ccld import (
 )
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.data.encoding import encode_images
+from diffusers_ccld.evaluation.tables import markdown_table
 from diffusers_ccld.inference.devices import DTYPES, usable_device
 from diffusers_ccld.inference.loading import load_pipeline
 from diffusers_ccld.inference.optimization import arrange_networks, compile_networks
@@ -52,7 +53,7 @@ from diffusers_ccld.utils.files import write_text
 CLOOB = "cloob_laion_400m_vit_b_16_16_epochs"
 LATENT_SCALE = 2.55
 PROMPT, GUIDANCE_SCALE, STEPS = "a sunset landscape painting, oil on canvas", 3.0, 50
-FAST = {"num_inference_steps": 5, "guidance_interval": (0.3, 0.8)}  # what docs/performance.md recommends for speed
+FAST = {"num_inference_steps": 5, "guidance_interval": (0.3, 0.8)}  # the fast setting of docs/performance.md
 SIDE = 32
 PARTS = ("network", "sampling", "bundled", "training")
 KL_F8 = {
@@ -66,7 +67,7 @@ KL_F8 = {
 
 
 def make_pipeline(seed: int = 0) -> CCLDPipeline:
-    """A pipeline of the published sizes, with random weights."""
+    """Makes a pipeline of the published sizes with random weights."""
     torch.manual_seed(seed)
     cloob: CLOOBConfig = load_cloob_config(CLOOB)
     pipe = CCLDPipeline(
@@ -83,7 +84,7 @@ def make_pipeline(seed: int = 0) -> CCLDPipeline:
 
 
 def copy_of(pipe: CCLDPipeline, device: torch.device, dtype: torch.dtype = torch.float32) -> CCLDPipeline:
-    """A pipeline of copies of the networks, as commands load it."""
+    """Copies a pipeline, and arranges its networks in memory as the commands do."""
     parts = {name: copy.deepcopy(part) for name, part in pipe.components.items()}
     made = CCLDPipeline(**parts).to(device, dtype)
     made.set_progress_bar_config(disable=True)
@@ -92,7 +93,7 @@ def copy_of(pipe: CCLDPipeline, device: torch.device, dtype: torch.dtype = torch
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """What is measured on, and with what."""
+    """Facts about the device and the libraries."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": name,
@@ -104,12 +105,12 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 
 class Ours:
-    """Our code.
+    """Our code, with the same methods as `Original`.
 
     Args:
         pipe: The pipeline, on its device and in its precision.
-        options: Arguments of every call that take the place of those that are compared.
-        autocast: Whether it trains in bfloat16.
+        options: Arguments of every call that replace the common ones.
+        autocast: True to train in bfloat16.
     """
 
     def __init__(self, pipe: CCLDPipeline, options: dict[str, object] | None = None, autocast: bool = False):
@@ -118,27 +119,27 @@ class Ours:
 
     @torch.no_grad()
     def network(self, latents: torch.Tensor, t: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-        """One call of the U-Net."""
+        """Calls the U-Net once."""
         dtype = self.pipe.unet.dtype
         return self.pipe.unet(latents.to(dtype), 1000 * t - 1, embeds.to(dtype), return_dict=False)[0]
 
     @torch.no_grad()
     def text(self, prompt: str) -> torch.Tensor:
-        """A prompt's embedding."""
+        """Embeds a prompt."""
         return self.pipe.encode_prompt(prompt)[0]
 
     def loop(self, noise: torch.Tensor, embeds: torch.Tensor, num_steps: int, guidance_scale: float) -> torch.Tensor:
-        """From noise to latents."""
+        """Samples latents from noise."""
         arguments = {"num_inference_steps": num_steps, "guidance_scale": guidance_scale, **self.options}
         return self.pipe(prompt_embeds=embeds, latents=noise, output_type="latent", **arguments).images
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels in [−1, 1]."""
+        """Decodes latents to pixels in [−1, 1]."""
         return self.pipe.decode_latents(latents)
 
     def start_training(self) -> None:
-        """Makes the optimizer and the average; the network that is trained is laid out as it is by default."""
+        """Makes the optimizer and the EMA; training uses the default memory format."""
         self.pipe.unet.to(memory_format=torch.contiguous_format).train().requires_grad_(True)
         trained = [p for name, p in self.pipe.unet.named_parameters() if "fourier" not in name]
         self.optimizer = torch.optim.AdamW(trained, lr=3e-5, weight_decay=0.01)
@@ -146,12 +147,12 @@ class Ours:
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> object:
-        """What training needs of images; what is in a cache."""
+        """Encodes images for training, to what a cache holds."""
         with torch.autocast(self.pipe.device.type, torch.bfloat16, enabled=self.autocast):
             return encode_images(self.pipe.vae, self.pipe.image_encoder, self.pipe.feature_extractor, pixels)
 
     def training_step(self, encoded: object) -> None:
-        """A step with what is in a cache."""
+        """One training step on encoded images."""
         count = len(encoded[0])
         draws = draw_for_training(0, self.times, range(count), (4, SIDE, SIDE), 0.2).to(self.pipe.device)
         inputs = make_inputs(encoded, draws, self.pipe.scheduler, self.pipe.vae.config.scaling_factor)
@@ -164,7 +165,7 @@ class Ours:
 
 
 def synchronised(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a call takes, the device's work with it."""
+    """Seconds that a call takes, including the device's work."""
     began = time.perf_counter()
     run()
     if device.type == "cuda":
@@ -175,7 +176,7 @@ def synchronised(run: Callable[[], object], device: torch.device) -> float:
 def medians_in_turn(
     runs: dict[str, Callable[[], object]], repeats: int, device: torch.device, what: str
 ) -> dict[str, float]:
-    """Median seconds of each, after one run of each to warm up; they take turns."""
+    """Median seconds of each function; they take turns, after one run of each to warm up."""
     seconds = {name: [] for name in runs}
     for i in tqdm(range(repeats + 1), desc=what, unit="round", leave=False):
         for name, run in runs.items():
@@ -186,56 +187,50 @@ def medians_in_turn(
 
 
 def matrix_product_peak(dtype: torch.dtype, device: torch.device, size: int) -> float:
-    """Floating-point operations a second of a product of square matrices."""
+    """Floating-point operations a second of a product of two square matrices."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = medians_in_turn({"product": lambda: a @ b}, 9, device, f"Peak of {dtype}")["product"]
     return 2 * size**3 / seconds
 
 
 def count_operations(run: Callable[[], object]) -> int:
-    """Floating-point operations of a call, as PyTorch counts them."""
+    """Number of floating-point operations of a call, as PyTorch counts them."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run()
     return counter.get_total_flops()
 
 
 class Report:
-    """Sections of results, kept in a file as they come.
+    """Prints tables of results as they come, and rewrites a JSON file with all of them.
 
     Args:
-        path: The file; `None` for none.
+        path: The file, if there is one.
     """
 
     def __init__(self, path: Path | None):
         self.path, self.sections = path, {}
 
     def add(self, title: str, rows: dict[str, dict[str, str | float]]) -> None:
-        """Adds a table: rows by name, of cells by the column's name."""
-        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-        lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-        for name, row in rows.items():
-            cells = [row.get(column, "") for column in columns]
-            cells = [cell if isinstance(cell, str) else f"{cell:.4g}" for cell in cells]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        print(f"\n### {title}\n\n" + "\n".join(lines), flush=True)
+        """Adds a table: for each row its cells by column."""
+        print(f"\n### {title}\n\n{markdown_table(rows, '{:.4g}'.format)}", flush=True)
         self.sections[title] = rows
         if self.path is not None:
             write_text(self.path, json.dumps(self.sections, indent=1, ensure_ascii=False))
 
 
 def as_row(seconds: dict[str, float]) -> dict[str, float]:
-    """Medians, and how many times faster than the first each is."""
+    """A row of medians, and of the first median divided by each other one."""
     first = next(iter(seconds.values()))
     return {**seconds, **{f"× {name}": first / value for name, value in list(seconds.items())[1:]}}
 
 
 def largest_difference(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Largest difference of two tensors."""
+    """Largest absolute difference of two tensors."""
     return (first.float().cpu() - second.float().cpu()).abs().max().item()
 
 
 def measure_network(systems: dict, batch_size: int, repeats: int, device: torch.device, report: Report) -> None:
-    """Times one call of the U-Net for a batch that is guided: twice as many samples."""
+    """Times one call of the U-Net for a guided batch, which has twice as many samples."""
     latents = torch.randn(2 * batch_size, 4, SIDE, SIDE, device=device)
     t, embeds = torch.full((2 * batch_size,), 0.5, device=device), torch.randn(2 * batch_size, 512, device=device)
     runs = {name: partial(system.network, latents, t, embeds) for name, system in systems.items()}
@@ -260,7 +255,7 @@ def measure_network(systems: dict, batch_size: int, repeats: int, device: torch.
 
 
 def measure_sampling(systems: dict, repeats: int, device: torch.device, report: Report) -> None:
-    """Times a picture: text, loop, autoencoder, and all of it."""
+    """Times one picture: the text, the sampling loop, decoding, and all together."""
     noise = torch.randn(1, 4, SIDE, SIDE, device=device)
     parts = {"text": {}, "loop": {}, "decoding": {}}
     results = {}
@@ -285,7 +280,7 @@ def measure_sampling(systems: dict, repeats: int, device: torch.device, report: 
 
 
 def measure_bundled(precisions: Sequence[str], repeats: int, device: torch.device, report: Report) -> None:
-    """Times a whole picture of the bundled model, from prompt to PIL image, when it is loaded."""
+    """Times one picture of the bundled model from prompt to PIL image, without loading."""
     runs = {}
     for precision in precisions:
         pipe = load_pipeline(None, precision, device)
@@ -298,14 +293,14 @@ def measure_bundled(precisions: Sequence[str], repeats: int, device: torch.devic
 
 
 def measure_training(systems: dict, batch_size: int, repeats: int, device: torch.device, report: Report) -> None:
-    """Times steps of training, from pixels and from a cache."""
+    """Times training steps, from pixels and from a cache."""
     pixels = torch.randint(256, (batch_size, 3, 8 * SIDE, 8 * SIDE), dtype=torch.uint8, device=device)
     from_pixels, from_cache = {}, {}
     for name, system in systems.items():
         system.start_training()
         if name == "original":
             from_pixels[name] = partial(system.training_step, pixels.float() / 255)
-            from_cache[name] = from_pixels[name]  # it has no cache
+            from_cache[name] = from_pixels[name]  # the original does not cache
         else:
             encoded = system.encode(pixels)
             from_pixels[name] = lambda system=system: system.training_step(system.encode(pixels))
@@ -317,26 +312,8 @@ def measure_training(systems: dict, batch_size: int, repeats: int, device: torch
     report.add(f"A step of training, {batch_size} images, seconds", rows)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--original", type=Path, metavar="DIR", help="a checkout of the original's code (CPU only)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(default: all)")
-    parser.add_argument("--precisions", nargs="+", choices=list(DTYPES), default=["fp32", "bf16"], help="of ours")
-    parser.add_argument("--compile", action="store_true", help="also paint with ours compiled; compiling is not timed")
-    parser.add_argument("--device", help="device to run on (default: the GPU if there is one)")
-    parser.add_argument("--batch-size", type=int, default=1, help="images of the network's call (default: 1)")
-    parser.add_argument("--training-batch-size", type=int, default=4, help="images of a training step (default: 4)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds, beside one to warm up (default: 5)")
-    parser.add_argument("--output", type=Path, help="also write the results to this JSON file")
-    arguments = parser.parse_args(argv)
-    if min(arguments.repeats, arguments.batch_size, arguments.training_batch_size) < 1:
-        raise ValueError("--repeats and the batch sizes must be at least 1.")
-    device = usable_device(arguments.device)
-    if arguments.original is not None and device.type != "cpu":
-        raise ValueError("The original is compared on the CPU: give --device cpu.")
-    report = Report(arguments.output)
-    report.add("Machine", {"": describe_machine(device)})
-    base = make_pipeline()
+def sampling_systems(base: CCLDPipeline, arguments: argparse.Namespace, device: torch.device) -> dict:
+    """The original if it is given, and ours in each precision, also compiled on request."""
     systems = {}
     if arguments.original is not None:
         systems["original"] = Original(import_original(arguments.original), base, CLOOB)
@@ -346,28 +323,69 @@ def main(argv: list[str] | None = None) -> None:
             compiled = copy_of(base, device, DTYPES[precision])
             compile_networks(compiled)
             systems[f"{precision}, compiled"] = Ours(compiled)
+    return systems
+
+
+def with_fewer_evaluations(systems: dict) -> dict:
+    """The systems, and the last one again with the recommended sampler and with the fast setting."""
+    last, systems = list(systems)[-1], dict(systems)
+    scheduler = CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM)
+    fewer = {
+        "recommended sampler": {"num_inference_steps": usual_num_steps(scheduler)},
+        "five steps, guided in part": FAST,
+    }
+    for name, options in fewer.items():
+        pipe = CCLDPipeline(**{**systems[last].pipe.components, "scheduler": scheduler})
+        pipe.set_progress_bar_config(disable=True)
+        systems[f"{last}, {name}"] = Ours(pipe, options)
+    return systems
+
+
+def training_systems(systems: dict, base: CCLDPipeline, precisions: Sequence[str], device: torch.device) -> dict:
+    """The original if it is given, and ours in each precision but float16, which would need scaled losses."""
+    trained = {name: system for name, system in systems.items() if name == "original"}
+    for precision in precisions:
+        if precision != "fp16":
+            # In bfloat16 the trained weights stay in float32, as with accelerate.
+            trained[precision] = Ours(copy_of(base, device), autocast=precision == "bf16")
+    return trained
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--original", type=Path, metavar="DIR", help="a checkout of the original's code (CPU only)")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (default: all)")
+    add("--precisions", nargs="+", choices=list(DTYPES), default=["fp32", "bf16"], help="precisions of our code")
+    add("--compile", action="store_true", help="also sample with our code compiled; compilation is not timed")
+    add("--device", help="device to run on (default: the GPU if there is one)")
+    add("--batch-size", type=int, default=1, help="images of one call of the network (default: %(default)s)")
+    add("--training-batch-size", type=int, default=4, help="images of a training step (default: %(default)s)")
+    add("--repeats", type=int, default=5, help="timed rounds, after one to warm up (default: %(default)s)")
+    add("--output", type=Path, help="also write the results to this JSON file")
+    arguments = parser.parse_args(argv)
+    if min(arguments.repeats, arguments.batch_size, arguments.training_batch_size) < 1:
+        raise ValueError("--repeats and the batch sizes must be at least 1.")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    device = usable_device(arguments.device)
+    if arguments.original is not None and device.type != "cpu":
+        raise ValueError("The original is compared on the CPU: give --device cpu.")
+    report = Report(arguments.output)
+    report.add("Machine", {"": describe_machine(device)})
+    base = make_pipeline()
+    systems = sampling_systems(base, arguments, device)
     if "network" in arguments.parts:
         measure_network(systems, arguments.batch_size, arguments.repeats, device, report)
     if "sampling" in arguments.parts:
-        last = list(systems)[-1]
-        scheduler = CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM)
-        fewer = {
-            "recommended sampler": {"num_inference_steps": usual_num_steps(scheduler)},
-            "five steps, guided in part": FAST,
-        }
-        sampled = dict(systems)
-        for name, options in fewer.items():
-            pipe = CCLDPipeline(**{**systems[last].pipe.components, "scheduler": scheduler})
-            pipe.set_progress_bar_config(disable=True)
-            sampled[f"{last}, {name}"] = Ours(pipe, options)
-        measure_sampling(sampled, arguments.repeats, device, report)
+        measure_sampling(with_fewer_evaluations(systems), arguments.repeats, device, report)
     if "bundled" in arguments.parts:
         measure_bundled(arguments.precisions, arguments.repeats, device, report)
     if "training" in arguments.parts:
-        # In bfloat16 the weights that are trained stay in float32, as accelerate does it.
-        systems = {name: system for name, system in systems.items() if name == "original"}
-        for precision in [name for name in arguments.precisions if name != "fp16"]:  # which needs its losses scaled
-            systems[precision] = Ours(copy_of(base, device), autocast=precision == "bf16")
+        systems = training_systems(systems, base, arguments.precisions, device)
         measure_training(systems, arguments.training_batch_size, arguments.repeats, device, report)
 
 

@@ -1,4 +1,4 @@
-"""The notebook, run from top to bottom with fewer steps."""
+"""Runs the notebook from top to bottom with fewer steps."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from support.scripts import ROOT, environment
 
 EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "quickstart.ipynb"
-FEWER = "num_inference_steps, num_pictures, max_steps = 6, 8, 1"  # below six, none is under a strength of 0.3
+FEWER = "num_inference_steps, num_pictures, max_steps = 6, 8, 1"  # with fewer than six, a strength of 0.3 leaves none
 
 
 def position_of_parameters(notebook):

@@ -28,7 +28,7 @@ def prompts(tmp_path):
 
 @pytest.fixture(scope="module")
 def other_folder(trainable_folder, tmp_path_factory):
-    """The same pipeline, with another U-Net."""
+    """The same pipeline with another U-Net."""
     pipe = CCLDPipeline.from_pretrained(trainable_folder)
     for parameter in pipe.unet.parameters():
         parameter.data *= 1.1
@@ -43,7 +43,7 @@ def compare(output, prompts, *models_and_options):
 
 
 class Page(HTMLParser):
-    """What a browser makes of a page: its tags, the addresses in it, its text."""
+    """Parses a page as a browser does: its tags, addresses and text."""
 
     def __init__(self, text):
         super().__init__()
@@ -90,14 +90,14 @@ def test_a_comparison_from_the_command_line(trainable_folder, other_folder, prom
     files = [address for address in page.addresses if not address.startswith("data:image/jpeg;base64,")]
     assert len(files) == 12 and all((output / address).is_file() for address in files)
 
-    # The same images on both sides are no baseline, and the pictures made are kept.
+    # The same images on both sides cannot serve as a baseline; the pictures are kept.
     made = times(output)
     assert compare(output, prompts, *models, "-n", 2, *held_out) == 2
     assert "0 held-out images are too few" in capsys.readouterr().err
     assert times(output) == made
 
 
-def test_a_gallery_goes_on_where_it_was(trainable_folder, prompts, tmp_path, capsys):
+def test_a_gallery_resumes(trainable_folder, prompts, tmp_path, capsys):
     output = tmp_path / "comparison"
     assert compare(output, prompts, trainable_folder, "-n", 2) == 0
     made = times(output)
@@ -117,7 +117,7 @@ def test_a_gallery_goes_on_where_it_was(trainable_folder, prompts, tmp_path, cap
     assert "of which 0 are made" in capsys.readouterr().out
 
 
-def test_an_interruption_loses_nothing(trainable_folder, prompts, tmp_path, monkeypatch):
+def test_an_interruption_loses_only_its_batch(trainable_folder, prompts, tmp_path, monkeypatch):
     calls, paint = [], CCLDPipeline.__call__
 
     def interrupted(self, *args, **kwargs):
@@ -135,7 +135,7 @@ def test_an_interruption_loses_nothing(trainable_folder, prompts, tmp_path, monk
 
 
 def test_copies_are_flagged_and_fresh_pictures_are_not(trainable_folder, prompts, paintings, tmp_path, monkeypatch):
-    """A model that gives its training images back, and one that gives others of their kind."""
+    """One model returns its training images, the other returns new images of the same kind."""
     import datasets
 
     images = [image.convert("RGB") for image in datasets.load_from_disk(str(paintings))["image"]]
@@ -198,8 +198,8 @@ def test_prompts_have_groups_if_they_say_so(tmp_path):
         (("-n", 0), "at least 1"),
         (("--device", "banana"), "banana"),
         (("--open-clip", "ViT-B-32"), "go together"),
-        (("--open-clip", "ViT-9", "--open-clip-weights", __file__), "no such model"),
-        (("--open-clip", "ViT-B-32", "--open-clip-weights", "nowhere"), "no such file"),
+        (("--open-clip", "ViT-9", "--open-clip-weights", __file__), "not a model of open_clip"),
+        (("--open-clip", "ViT-B-32", "--open-clip-weights", "nowhere"), "nowhere: not a file"),
         (("--train-images", "./nowhere"), "no such folder"),
         (("--inception-weights", __file__), "needs --held-out-images"),
         (("--scorer", "./nowhere"), "no model is there"),
@@ -255,7 +255,7 @@ def test_open_clip_scores_with_weights_from_a_file(trainable_folder, prompts, tm
     assert "not the weights of ViT-S-32-alt" in capsys.readouterr().err
 
 
-def test_models_are_compared_as_they_were_taught(trainable_folder, prompts, tmp_path, capsys):
+def test_students_are_compared_with_their_own_steps_and_scales(trainable_folder, prompts, tmp_path, capsys):
     shutil.copytree(trainable_folder, tmp_path / "student")
     index = json.loads((tmp_path / "student" / "model_index.json").read_text())
     index |= {"default_num_inference_steps": 2, "max_guidance_scale": 4.0}
@@ -269,6 +269,6 @@ def test_models_are_compared_as_they_were_taught(trainable_folder, prompts, tmp_
     assert "student has been taught guidance scales up to 4" in capsys.readouterr().err
 
 
-def test_marks_of_windows_are_no_part_of_prompts(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_a_prompt(tmp_path):
     (tmp_path / "prompts.txt").write_text("[portraits] a cat\n", encoding="utf-8-sig")
     assert parse_prompts(tmp_path / "prompts.txt") == [Prompt("a cat", "portraits")]

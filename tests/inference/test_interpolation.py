@@ -9,9 +9,9 @@ from scipy.spatial import geometric_slerp
 
 import diffusers_ccld.inference.interpolation as interpolation
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
+from diffusers_ccld.evaluation.interpolation_evenness import JOURNEYS, bundled_pipeline, measure_evenness
 from diffusers_ccld.inference.even_frames import Frames
 from diffusers_ccld.inference.interpolation import interpolate, paint_path, picture_distance, prepare_path, slerp
-from even_interpolation import JOURNEYS, bundled_pipeline, measure
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_frames_of_the_bundled_model_do_not_leap():
 @pytest.mark.slow
 @pytest.mark.parametrize("journey", JOURNEYS, ids=lambda journey: journey.name)
 def test_no_step_is_three_times_the_median_of_its_journey(journey):
-    measured = measure(bundled_pipeline("plms"), journey, num_frames=24, num_inference_steps=10)
+    measured = measure_evenness(bundled_pipeline("plms"), journey, num_frames=24, num_inference_steps=10)
     assert measured.even <= 3 and measured.even_embeds <= 3
     assert measured.num_pictures <= 96
 

@@ -38,7 +38,7 @@ def digest(seed: int) -> str:
 def test_there_are_enough_of_each_and_they_are_all_combined():
     assert len(SUBJECTS) >= 10 and len(MEDIA) >= 6 and len(PALETTES) >= 8
     assert [Attributes(*names) for names in product(SUBJECTS, MEDIA, PALETTES)] == ALL
-    with pytest.raises(IndexError, match="none of number"):
+    with pytest.raises(IndexError, match="does not exist"):
         attributes_of(NUM_COMBINATIONS)
 
 
@@ -58,7 +58,7 @@ def test_painting_neither_uses_nor_moves_the_global_random_state():
     assert np.random.get_state()[1].tobytes() == before
 
 
-# 5 is prime to the numbers of media and palettes: a fifth of the combinations still has all pairs of those two.
+# 5 is coprime to the numbers of media and palettes, so a fifth of the combinations still has all pairs of the two.
 @pytest.mark.parametrize("index", range(0, NUM_COMBINATIONS, 5))
 def test_a_painting_has_lights_darks_and_colours(index):
     painting = paint(ALL[index], seed=index)
@@ -123,7 +123,7 @@ def test_a_complete_caption_tells_each_attribute_and_no_other():
     for attributes in ALL:
         for caption in captions(attributes, seed=1, count=8, complete=True):
             words = set(caption.replace(",", "").split())
-            telling = {word for word in words if uses[word] == 1}  # those that stand for one name alone
+            telling = {word for word in words if uses[word] == 1}  # words of one name only
             assert {name for table in tables for name in table if table[name] & telling} == set(attributes), caption
 
 

@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-import inversion
-import stock_schedulers
 from diffusers_ccld import CCLDScheduler
+from diffusers_ccld.evaluation import scheduler_accuracy
 from diffusers_ccld.schedulers.noise_schedule import TIMESTEP_SCHEDULES as SCHEDULES
 from diffusers_ccld.schedulers.noise_schedule import inversion_times, t_to_alpha_sigma, t_to_timestep, timestep_to_t
 from diffusers_ccld.schedulers.scheduling_ccld import ALGORITHMS
@@ -112,7 +111,7 @@ def test_newer_samplers_agree_with_diffusers(algorithm, stock, schedule, num_ste
 def test_newer_samplers_begin_at_pure_noise(algorithm):
     scheduler = CCLDScheduler(algorithm_type=algorithm, timestep_schedule="linear")
     x = torch.from_numpy(REFERENCE["x"]).double()
-    expected = stock_schedulers.solution(x, 150)
+    expected = scheduler_accuracy.solution(x, 150)
     errors = []
     for num_steps in (10, 40):
         scheduler.set_timesteps(num_steps)
@@ -155,10 +154,10 @@ def test_beginning_anywhere_solves_the_same_equation(algorithm):
         assert error < (0.05 if algorithm == "ddim" else 0.002), begin
 
 
-@pytest.mark.parametrize("algorithm, order", inversion.ORDERS.items())
+@pytest.mark.parametrize("algorithm, order", scheduler_accuracy.ORDERS.items())
 def test_coming_back_from_an_inversion_converges_with_the_samplers_order(algorithm, order):
     start = original_files.inputs("sampler.init", SHAPE).double()
-    coarse, fine = (inversion.round_trip_error(algorithm, n, start) for n in (50, 200))
+    coarse, fine = (scheduler_accuracy.round_trip_error(algorithm, n, start) for n in (50, 200))
     assert fine < coarse / 4**order * 1.8
     assert coarse < (0.02 if algorithm == "unipc" else {1: 0.5, 2: 0.01}[order])
 

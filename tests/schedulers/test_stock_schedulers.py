@@ -3,9 +3,22 @@
 import pytest
 import torch
 
-import stock_schedulers
 from diffusers_ccld import CCLDScheduler
-from stock_schedulers import BROKEN, CONSISTENCY, DEVIATION, MEAN, SAMPLERS, SOLVERS, Case
+from diffusers_ccld.evaluation.scheduler_accuracy import (
+    BROKEN,
+    CONSISTENCY,
+    DEVIATION,
+    MEAN,
+    SAMPLERS,
+    SOLVERS,
+    SchedulerCase,
+    make_noise,
+    sample,
+    sampled_moments,
+    smooth_velocity,
+    solution,
+    solver_errors,
+)
 
 STOCK = [case for case in (*SOLVERS, *SAMPLERS, CONSISTENCY) if case.name != "CCLDScheduler"]
 
@@ -56,12 +69,12 @@ def config(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def noise():
-    return stock_schedulers.make_noise(4)
+    return make_noise(4)
 
 
 @pytest.fixture(scope="module")
 def expected(noise):
-    return stock_schedulers.solution(noise)
+    return solution(noise)
 
 
 @pytest.mark.parametrize("case", STOCK, ids=str)
@@ -77,33 +90,33 @@ def test_the_network_and_its_noise_are_taken_for_what_they_are(case, config):
 
 def test_the_fine_solution_is_what_our_scheduler_approaches(noise, expected):
     """Two independent ways to it; the scheduler's begins at t = 0.996."""
-    ours = stock_schedulers.Case("CCLDScheduler", {"algorithm_type": "prk"}).make(CCLDScheduler().config)
-    result = stock_schedulers.sample(ours, stock_schedulers.smooth_velocity, noise, 200)
+    ours = SchedulerCase("CCLDScheduler", {"algorithm_type": "prk"}).make(CCLDScheduler().config)
+    result = sample(ours, smooth_velocity, noise, 200)
     assert (result - expected).square().mean().sqrt() / expected.std() < 0.008
-    torch.testing.assert_close(stock_schedulers.solution(noise, 200), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(solution(noise, 200), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("case", SOLVERS, ids=str)
 def test_solvers_solve_the_same_equation(case, config, noise, expected):
-    errors = [stock_schedulers.solver_errors(case, config, n, noise, expected)[0] for n in (15, 50)]
+    errors = [solver_errors(case, config, n, noise, expected)[0] for n in (15, 50)]
     assert all(error < limit for error, limit in zip(errors, LIMITS[str(case)])), errors
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=str)
 def test_what_the_docs_warn_of_is_still_so(case, config, noise, expected):
-    assert stock_schedulers.solver_errors(case, config, 50, noise, expected)[0] > 0.3
+    assert solver_errors(case, config, 50, noise, expected)[0] > 0.3
 
 
 @pytest.mark.parametrize("case", [*SAMPLERS, CONSISTENCY], ids=str)
 def test_stochastic_schedulers_sample_the_right_distribution(case, config, noise):
     for num_steps, limit in zip((15, 50), DEVIATION_LIMITS[str(case)]):
-        mean, deviation = stock_schedulers.sampled_moments(case, config, num_steps, noise.float())
+        mean, deviation = sampled_moments(case, config, num_steps, noise.float())
         assert mean == pytest.approx(MEAN, abs=0.02)
         assert deviation == pytest.approx(DEVIATION, abs=limit)
 
 
 def test_what_a_user_chose_survives_the_way_through_ours(config):
-    chosen = Case("DDIMScheduler", {"timestep_spacing": "leading"}).make(config)
+    chosen = SchedulerCase("DDIMScheduler", {"timestep_spacing": "leading"}).make(config)
     back = CCLDScheduler.from_config(chosen.config)
-    assert Case("EulerDiscreteScheduler").make(back.config).config.timestep_spacing == "leading"
-    assert Case("DDIMScheduler").make(CCLDScheduler().config).config.timestep_spacing == "trailing"
+    assert SchedulerCase("EulerDiscreteScheduler").make(back.config).config.timestep_spacing == "leading"
+    assert SchedulerCase("DDIMScheduler").make(CCLDScheduler().config).config.timestep_spacing == "trailing"

@@ -5,6 +5,7 @@ import runpy
 
 import pytest
 import torch
+import yaml
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
@@ -301,14 +302,14 @@ def test_finetuning_refuses_a_network_that_is_told_the_scale(arguments, told_fol
 
 
 def test_the_recipes_of_the_table_are_whole(tmp_path, capsys):
-    """Every recipe has its settings, and they are settings of the script that trains it."""
-    from distillation_table import ALL_RECIPES, RECIPES
-
-    assert {path.stem for path in RECIPES.glob("*.yaml")} == ALL_RECIPES.keys()
-    for name, recipe in ALL_RECIPES.items():
-        options = ["--config", RECIPES / f"{name}.yaml", "--model", "nowhere", "--cache", tmp_path / "no-cache"]
+    """Each recipe has a file of settings, and the script that trains it accepts them."""
+    settings = ROOT / "training" / "configs" / "distill" / "table"
+    recipes = yaml.safe_load(settings.with_suffix(".yaml").read_text())
+    assert {path.stem for path in settings.glob("*.yaml")} == recipes.keys()
+    for name, recipe in recipes.items():
+        options = ["--config", settings / f"{name}.yaml", "--model", "nowhere", "--cache", tmp_path / "no-cache"]
         options += ["--output_dir", tmp_path / name]
-        if recipe.script == "distill.py":
+        if recipe["script"] == "distill.py":
             options += ["--teacher", "nowhere"]
-        assert run_here(f"training/{recipe.script}", *options) == 2
+        assert run_here(f"training/{recipe['script']}", *options) == 2
         assert "nowhere" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     prompt, scores.json, and index.html, which shows everything. Pictures that are made are kept: started again with
     the same settings, it goes on."""
     try:
-        from ..evaluation.comparison import Comparison, parse_styles
+        from ..evaluation.comparison import load_comparison, parse_styles
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}; pip install 'diffusers-ccld[compare]' has what ccld compare needs.") from error
     from ..evaluation.compared_models import find_models, num_evaluations
@@ -87,10 +87,10 @@ def run(args: argparse.Namespace) -> None:
         version=__version__,
     )
     evaluations = {model.name: num_evaluations(model, args.algorithm, gallery.steps_of(model)) for model in models}
-    comparison = Comparison(
-        gallery=gallery,
-        scorer_folder=find_model(args.scorer) if args.scorer else models[0].folder,
-        device=device,
+    comparison = load_comparison(
+        gallery,
+        find_model(args.scorer) if args.scorer else models[0].folder,
+        device,
         batch_size=args.batch_size,
         training_images=args.train_images,
         held_out_images=args.held_out_images,
@@ -109,6 +109,6 @@ def run(args: argparse.Namespace) -> None:
             )
         for name, chosen in (("training", comparison.training), ("held-out", comparison.held_out)):
             if chosen is not None:
-                print(f"{len(chosen[0]):,} of {chosen[1]:,} {name} images are looked at")
+                print(f"{len(chosen.images):,} of {chosen.total:,} {name} images are used")
         return
     print(comparison.run())

@@ -1,1 +1,1 @@
-"""Comparing models by what they paint."""
+"""Measures and compares models: metrics, judges, comparisons and their page, accuracy of schedulers."""

@@ -1,25 +1,28 @@
-"""A comparison of models: a gallery of pictures, their scores, and a page that shows both."""
+"""Compares models: a gallery of pictures, their scores, and a page that shows both."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm.auto import tqdm
 
 from ..inference.loading import folder_identity
 from ..utils.errors import first_line
 from ..utils.files import write_text
 from .compared_models import ComparedModel
+from .copying import FEWEST_HELD_OUT, nearest_images
+from .distances import frechet_inception_distance, inception_metric
 from .gallery import Gallery, PictureKey
-from .metrics import FEWEST_HELD_OUT, frechet_inception_distance, inception_metric, nearest_images, prompt_similarity
+from .metrics import prompt_similarity
 from .page import Pair, PromptRow, Shown, comparison_page, link_to
-from .reference_images import ReferenceImages, choose_images, read_reference_images
-from .scorers import PIXELS_ACROSS, CLOOBScorer, OpenCLIPScorer, batches, features_of
+from .reference_images import ChosenImages, ReferenceImages, choose_images, read_reference_images
+from .scorers import PIXELS_ACROSS, CLOOBScorer, Features, OpenCLIPScorer, batches, features_of
 from .scores import (
     STYLES,
     Copying,
@@ -31,65 +34,44 @@ from .scores import (
     summarized,
 )
 
-# Distance in 32 × 32 pixels below which two images are the same, perhaps saved anew: one grey level in 256.
+# Distance in 32 × 32 pixels below which two images count as the same, perhaps re-encoded: one grey level in 256.
 SAME_IMAGE = PIXELS_ACROSS * 3**0.5 / 255
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What to score a gallery by. What is missing or of no use is found when it is made, before any picture is; that
-    too few held-out images are left, because they are training images, only when pictures are scored.
+    """A gallery and the networks and images that score it, as `load_comparison` loads them.
 
-    Args:
+    Attributes:
         gallery: The pictures.
-        scorer_folder: The pipeline whose CLOOB scores all models.
-        device: Where to compute.
+        scorer: The CLOOB that scores all models.
         batch_size: Pictures at once.
-        training_images: What the models may have learnt by heart: a folder, a dataset saved to disk, …
-        held_out_images: Images like these that were not trained on.
-        max_images: The most to take of either, chosen at random.
-        open_clip: Name and weights of a model of open_clip, to score with it, too.
-        inception_weights: Weights of torch-fidelity's Inception network; needs held-out images.
+        training: Images that the models may have memorized.
+        held_out: Images of the same kind that were not trained on.
+        open_clip: A second scorer.
+        inception_weights: Weights of torch-fidelity's Inception network.
         styles: A caption for each style.
-
-    Raises:
-        ValueError: If something is not there or of no use.
     """
 
     gallery: Gallery
-    scorer_folder: Path
-    device: torch.device
-    batch_size: int = 4
-    training_images: str | None = None
-    held_out_images: str | None = None
-    max_images: int = 2000
-    open_clip: tuple[str, Path] | None = None
-    inception_weights: Path | None = None
-    styles: dict[str, str] = field(default_factory=lambda: dict(STYLES))
-
-    def __post_init__(self):
-        self.scorer = CLOOBScorer(self.scorer_folder, self.device)
-        self.open_clip_scorer = OpenCLIPScorer(*self.open_clip, self.device) if self.open_clip else None
-        self.training = self._chosen(self.training_images, "--train-images", 2)
-        self.held_out = self._chosen(self.held_out_images, "--held-out-images", FEWEST_HELD_OUT)
-        if self.inception_weights is not None:
-            if self.held_out is None:
-                raise ValueError("--inception-weights needs --held-out-images to measure the distance to.")
-            inception_metric(self.inception_weights, [])
-
-    def _chosen(self, source: str | None, option: str, fewest: int):
-        if source is None:
-            return None
-        images, total = choose_images(source, self.max_images)
-        if len(images) < fewest:
-            raise ValueError(f"{option} {source}: {len(images)} images are too few; {fewest} are the least.")
-        return images, total
+    scorer: CLOOBScorer
+    batch_size: int
+    training: ChosenImages | None
+    held_out: ChosenImages | None
+    open_clip: OpenCLIPScorer | None
+    inception_weights: Path | None
+    styles: dict[str, str]
 
     def run(self) -> Path:
-        """Paints what is missing, scores, and writes the sheets, `scores.json` and `index.html`; gives the page."""
+        """Samples missing pictures, scores all, and writes the sheets, `scores.json` and the page; returns the page.
+
+        Raises:
+            ValueError: If too few held-out images remain without those that are also training images, or a model
+                samples values that are not finite.
+        """
         gallery = self.gallery
         gallery.folder.mkdir(parents=True, exist_ok=True)
-        gallery.paint(self.device, self.batch_size)
+        gallery.paint(self.scorer.device, self.batch_size)
         gallery.save_sheets()
         scores, pairs = self.score()
         write_text(gallery.folder / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
@@ -100,39 +82,33 @@ class Comparison:
     # Scores
 
     def score(self) -> tuple[dict[str, Any], dict[str, list[Pair]]]:
-        """Scores of pictures that are made, as they stand in `scores.json`, and each model's closest pairs."""
+        """Scores sampled pictures; returns the content of `scores.json` and each model's closest pairs."""
         gallery, notes = self.gallery, []
         training, held_out = self._references(notes)
-        texts = [prompt.text for prompt in gallery.prompts]
-        groups = [prompt.group for prompt in gallery.prompts]
-        text_embeds = self.scorer.embed_texts(texts)
-        clip_embeds = self.open_clip_scorer.embed_texts(texts) if self.open_clip_scorer else None
-        reference = nearest_training_images(held_out.features, training.features) if training and held_out else None
+        references = {"training images": training, "held-out images": held_out}
+        embeds = {name: images.features.embeds for name, images in references.items() if images is not None}
+        baseline = nearest_training_images(held_out.features, training.features) if training and held_out else None
+        text_embeds, clip_embeds = self._text_embeds()
         inception = self._inception(held_out)
 
-        models, pairs, embeds, first = {}, {}, {}, None
-        bar = tqdm(gallery.models, desc="Scoring", unit="model", disable=None)
-        for model in bar:
+        models, pairs, first = {}, {}, None
+        for model in tqdm(gallery.models, desc="Scoring", unit="model", disable=None):
             features = features_of(self._images(model), self.scorer, self.batch_size)
+            embeds[model.name] = features.embeds
             per_prompt = prompt_scores(features, text_embeds)
             if clip_embeds is not None:
                 per_prompt["open_clip_similarity"] = self._open_clip_similarity(model, clip_embeds)
-            scores = summarized(per_prompt, first, groups)
+            scores = summarized(per_prompt, first, [prompt.group for prompt in gallery.prompts])
             first = per_prompt if first is None else first
             if training is not None:
                 nearest = nearest_training_images(features, training.features)
-                scores["copying"] = copying_scores(nearest, reference, len(gallery.prompts))
+                scores["copying"] = copying_scores(nearest, baseline, len(gallery.prompts))
                 pairs[model.name] = self._pairs(model, nearest, training)
             if held_out is not None and len(features.embeds) > 1:
-                scores |= distance_scores(features.embeds, held_out.features.embeds)
-            if inception is not None and len(features.embeds) > 1:
-                pictures = _as_tensors(self._images(model), self.batch_size)
-                scores["frechet_inception_distance"] = frechet_inception_distance(inception, pictures)
+                scores |= self._distances(model, features, held_out, inception)
             scores["per_prompt"] = {name: values.tolist() for name, values in per_prompt.items()}
-            models[model.name], embeds[model.name] = scores, features.embeds
+            models[model.name] = scores
 
-        references = {"training images": training, "held-out images": held_out}
-        embeds = {name: images.features.embeds for name, images in references.items() if images is not None} | embeds
         style_embeds = self.scorer.embed_texts(list(self.styles.values()))
         return {
             "settings": self._settings(),
@@ -143,7 +119,7 @@ class Comparison:
         }, pairs
 
     def _settings(self) -> dict[str, Any]:
-        gallery = self.gallery
+        gallery, open_clip = self.gallery, self.open_clip
         return {
             "models": {model.name: model.source for model in gallery.models},
             "identities": {model.name: model.identity for model in gallery.models},
@@ -152,10 +128,10 @@ class Comparison:
             "guidance_scale": gallery.guidance_scale,
             "algorithm": gallery.algorithm,
             "dtype": gallery.dtype,
-            "scorer": str(self.scorer_folder),
-            "open_clip": self.open_clip and [self.open_clip[0], str(self.open_clip[1])],
-            "training_images": self.training_images,
-            "held_out_images": self.held_out_images,
+            "scorer": str(self.scorer.folder),
+            "open_clip": None if open_clip is None else [open_clip.name, str(open_clip.weights)],
+            "training_images": None if self.training is None else self.training.source,
+            "held_out_images": None if self.held_out is None else self.held_out.source,
             "styles": self.styles,
             "version": gallery.version,
         }
@@ -163,24 +139,41 @@ class Comparison:
     def _images(self, model: ComparedModel) -> Iterator[Image.Image]:
         return map(self.gallery.image, self.gallery.keys(model))
 
+    def _text_embeds(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        texts = [prompt.text for prompt in self.gallery.prompts]
+        return self.scorer.embed_texts(texts), None if self.open_clip is None else self.open_clip.embed_texts(texts)
+
     def _open_clip_similarity(self, model: ComparedModel, text_embeds: torch.Tensor) -> torch.Tensor:
-        parts = [self.open_clip_scorer.embed_images(batch) for batch in batches(self._images(model), self.batch_size)]
+        parts = [self.open_clip.embed_images(batch) for batch in batches(self._images(model), self.batch_size)]
         return prompt_similarity(torch.cat(parts).unflatten(0, (len(text_embeds), -1)), text_embeds)
 
+    def _distances(
+        self,
+        model: ComparedModel,
+        features: Features,
+        held_out: ReferenceImages,
+        inception: FrechetInceptionDistance | None,
+    ) -> dict[str, float]:
+        distances = distance_scores(features.embeds, held_out.features.embeds)
+        if inception is not None:
+            pictures = _as_tensors(self._images(model), self.batch_size)
+            distances["frechet_inception_distance"] = frechet_inception_distance(inception, pictures)
+        return distances
+
     def _references(self, notes: list[str]) -> tuple[ReferenceImages | None, ReferenceImages | None]:
-        """The training and the held-out images, if given; what there is to say about them is added to the notes."""
+        """Reads the training and the held-out images, where given; appends remarks on them to the notes."""
         first = PictureKey(self.gallery.models[0], self.gallery.prompts[0], self.gallery.seeds[0])
-        size, scorer_name = min(self.gallery.image(first).size), folder_identity(self.scorer_folder)
+        size, scorer_name = min(self.gallery.image(first).size), folder_identity(self.scorer.folder)
         cache = self.gallery.folder / "cache"
         references = []
         for chosen, name in ((self.training, "training"), (self.held_out, "held-out")):
             if chosen is None:
                 references.append(None)
                 continue
-            images = read_reference_images(*chosen, size, self.scorer, scorer_name, cache, self.batch_size)
-            if len(images.images) < images.total:
-                notes.append(f"{len(images.images):,} of {images.total:,} {name} images were looked at.")
-            if num_damaged := len(images.images) - len(images.indices):
+            images = read_reference_images(chosen, size, self.scorer, scorer_name, cache, self.batch_size)
+            if len(chosen.images) < chosen.total:
+                notes.append(f"{len(chosen.images):,} of {chosen.total:,} {name} images were used.")
+            if num_damaged := len(chosen.images) - len(images.indices):
                 notes.append(f"{num_damaged:,} {name} images are damaged or tiny, and were left out.")
             references.append(images)
         training, held_out = references
@@ -194,7 +187,7 @@ class Comparison:
                 raise ValueError(f"{few}; give {FEWEST_HELD_OUT} or more that were not trained on.")
         return training, held_out
 
-    def _inception(self, held_out: ReferenceImages | None):
+    def _inception(self, held_out: ReferenceImages | None) -> FrechetInceptionDistance | None:
         if self.inception_weights is None:
             return None
         images = map(held_out.image, range(len(held_out.indices)))
@@ -237,11 +230,70 @@ class Comparison:
         return comparison_page(title, " · ".join(facts), scores, pairs, rows)
 
 
-def parse_styles(path: Path) -> dict[str, str]:
-    """Reads styles, one a line: "name: caption", or a caption that is its own name; # begins a comment.
+def load_comparison(
+    gallery: Gallery,
+    scorer_folder: Path,
+    device: torch.device,
+    *,
+    batch_size: int = 4,
+    training_images: str | None = None,
+    held_out_images: str | None = None,
+    max_images: int = 2000,
+    open_clip: tuple[str, Path] | None = None,
+    inception_weights: Path | None = None,
+    styles: dict[str, str] | None = None,
+) -> Comparison:
+    """Loads and checks everything that a comparison needs, before any picture is sampled.
+
+    Args:
+        gallery: The pictures.
+        scorer_folder: Folder of the pipeline whose CLOOB scores all models.
+        device: Device to compute on.
+        batch_size: Pictures at once.
+        training_images: Images that the models may have memorized: a folder, a dataset saved to disk, …
+        held_out_images: Images of the same kind that were not trained on.
+        max_images: Number of images to use of each of the two; of more, a random choice.
+        open_clip: Name and weights of an open_clip model that scores the pictures as well.
+        inception_weights: Weights of torch-fidelity's Inception network; needs held-out images.
+        styles: A caption for each style; by default `STYLES`.
 
     Raises:
-        ValueError: If there are fewer than two, or one twice.
+        ValueError: If something is missing or unusable.
+    """
+    scorer = CLOOBScorer.from_pretrained(scorer_folder, device)
+    open_clip_scorer = None if open_clip is None else OpenCLIPScorer.load(*open_clip, device)
+    training = _chosen(training_images, "--train-images", 2, max_images)
+    held_out = _chosen(held_out_images, "--held-out-images", FEWEST_HELD_OUT, max_images)
+    if inception_weights is not None:
+        if held_out is None:
+            raise ValueError("--inception-weights needs --held-out-images to measure the distance to.")
+        inception_metric(inception_weights, [])  # raises if the file is not what it should be
+    return Comparison(
+        gallery=gallery,
+        scorer=scorer,
+        batch_size=batch_size,
+        training=training,
+        held_out=held_out,
+        open_clip=open_clip_scorer,
+        inception_weights=inception_weights,
+        styles=dict(STYLES) if styles is None else styles,
+    )
+
+
+def _chosen(source: str | None, option: str, fewest: int, max_images: int) -> ChosenImages | None:
+    if source is None:
+        return None
+    chosen = choose_images(source, max_images)
+    if len(chosen.images) < fewest:
+        raise ValueError(f"{option} {source}: {len(chosen.images)} images are too few; give {fewest} or more.")
+    return chosen
+
+
+def parse_styles(path: Path) -> dict[str, str]:
+    """Reads one style a line: "name: caption", or a caption that is its own name. Lines that begin with # are skipped.
+
+    Raises:
+        ValueError: If the file holds fewer than two styles, or a name twice.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
@@ -252,14 +304,14 @@ def parse_styles(path: Path) -> dict[str, str]:
         if line and not line.startswith("#"):
             name, _, caption = map(str.strip, line.partition(":"))
             if name in styles:
-                raise ValueError(f"{path}: the style {name!r} stands there twice.")
+                raise ValueError(f"{path}: the style {name!r} occurs twice.")
             styles[name] = caption or name
     if len(styles) < 2:
-        raise ValueError(f"{path}: two styles are the least to choose between.")
+        raise ValueError(f"{path}: at least two styles are needed.")
     return styles
 
 
 def _as_tensors(images: Iterator[Image.Image], batch_size: int) -> Iterator[torch.Tensor]:
-    """Batches (N, 3, H, W), uint8, of pictures of one size."""
+    """Yields batches (N, 3, H, W), uint8, of pictures of one size."""
     for batch in batches(images, batch_size):
         yield torch.from_numpy(np.stack([np.asarray(image) for image in batch])).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""A small network that reads subject, medium and palette off a picture, to judge by what generated ones show."""
+"""A small network that reads subject, medium and palette off a picture, to judge generated ones."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,13 +15,13 @@ from ..paintings.attributes import MEDIA, PALETTES, SUBJECTS, Attributes
 
 
 class Verdict(NamedTuple):
-    """What the judge says of N pictures.
+    """The judge's output for N pictures.
 
     Attributes:
         subject: Logits of `SUBJECTS`, (N, 12).
         medium: Logits of `MEDIA`, (N, 6).
         palette: Logits of `PALETTES`, (N, 8).
-        features: What it says so by, (N, D): pictures of the same kind lie near each other.
+        features: The features below the logits, (N, D). Pictures of the same kind are close together.
     """
 
     subject: torch.Tensor
@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
 
 
 class Judge(ModelMixin, ConfigMixin):
-    """A residual network on pictures brought to 64 × 64 pixels.
+    """A residual network on pictures of 64 × 64 pixels.
 
     Args:
         widths: Channels at 64, 32, 16 and 8 pixels; multiples of 8.
@@ -55,13 +55,13 @@ class Judge(ModelMixin, ConfigMixin):
         self.palette = nn.Linear(widths[-1], len(PALETTES))
 
     def forward(self, pictures: torch.Tensor) -> Verdict:
-        """Judges pictures (N, 3, H, W) in [−1, 1], of 64 pixels or a multiple of it."""
+        """Judges pictures (N, 3, H, W) in [−1, 1]; height and width are multiples of 64."""
         features = self.body(F.adaptive_avg_pool2d(pictures, 64)).mean(dim=(2, 3))
         return Verdict(self.subject(features), self.medium(features), self.palette(features), features)
 
     @torch.no_grad()
     def judge(self, images: list[Image.Image], batch_size: int = 64) -> Verdict:
-        """Judges PIL images, RGB and square."""
+        """Judges square RGB images."""
         parts = []
         for first in range(0, len(images), batch_size):
             pixels = np.stack([np.asarray(image) for image in images[first : first + batch_size]])

@@ -1,4 +1,4 @@
-"""The page of a comparison: one file that asks for nothing from elsewhere."""
+"""The page of a comparison: one HTML file that loads nothing over the network."""
 
 import base64
 import io
@@ -12,18 +12,18 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from .metrics import COPY_RATIO
+from .copying import COPY_RATIO
 
 THUMBNAIL = 192  # pixels across
 
-# The scores of the table: name, what it says, format, and what it is in scores.json.
+# The scores of the table: name in scores.json, label, meaning, and number format.
 FIGURES = [
     ("prompt_similarity", "Prompt similarity", "cosine of picture and prompt in the scorer; higher is nearer", ".3f"),
-    ("open_clip_similarity", "Prompt similarity, open_clip", "the same by a network that had no part in it", ".3f"),
-    ("diversity", "Diversity", "1 − cosine of two pictures of one prompt; 0 is always the same picture", ".3f"),
-    ("pixel_diversity", "Diversity in pixels", "difference of two pictures of one prompt, of a range of 1", ".3f"),
+    ("open_clip_similarity", "Prompt similarity, open_clip", "the same in an independent network", ".3f"),
+    ("diversity", "Diversity", "1 − cosine of two pictures of one prompt; 0 if all are the same", ".3f"),
+    ("pixel_diversity", "Diversity in pixels", "difference of two pictures of one prompt, in a range of 1", ".3f"),
     ("frechet_distance", "Fréchet distance", "to the held-out images, in the scorer; lower is nearer", ".3f"),
-    ("kernel_distance", "Kernel distance", "likewise, and not biased by few pictures; 0 is no difference", ".3f"),
+    ("kernel_distance", "Kernel distance", "to the held-out images, not biased by few pictures; 0 is equal", ".3f"),
     ("frechet_inception_distance", "Fréchet inception distance", "to the held-out images; lower is nearer", ".1f"),
 ]
 
@@ -32,9 +32,9 @@ class Shown(NamedTuple):
     """A picture on the page.
 
     Attributes:
-        image: What to make a thumbnail of.
-        href: Where the whole of it lies, relative to the page; `None` if nowhere.
-        title: What it shows.
+        image: The picture, of which the page holds a thumbnail.
+        href: Address of the full picture relative to the page; `None` if it is not linked.
+        title: Description of the picture.
     """
 
     image: Image.Image
@@ -43,7 +43,7 @@ class Shown(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A generated picture and the training image nearest to it, with both ratios (see `evaluation.Nearest`)."""
+    """A generated picture and the training image nearest to it, with both ratios (see `copying.Nearest`)."""
 
     generated: Shown
     training: Shown
@@ -52,7 +52,13 @@ class Pair(NamedTuple):
 
 
 class PromptRow(NamedTuple):
-    """A prompt, its group, and every model's pictures: its name, its prompt similarity, a picture for each seed."""
+    """The pictures of one prompt.
+
+    Attributes:
+        text: The prompt.
+        group: Its group, if any.
+        models: For each model its name, its prompt similarity, and a picture for each seed.
+    """
 
     text: str
     group: str | None
@@ -62,12 +68,12 @@ class PromptRow(NamedTuple):
 def comparison_page(
     title: str, summary: str, scores: dict[str, Any], pairs: dict[str, list[Pair]], prompts: Sequence[PromptRow]
 ) -> str:
-    """The page, HTML.
+    """Renders the page as HTML.
 
     Args:
-        title: Its title.
-        summary: One line below.
-        scores: What stands in scores.json: for each model in "models" its scores, and "styles" and "notes".
+        title: The title.
+        summary: A line below the title.
+        scores: The content of scores.json: the scores of each model under "models", "styles" and "notes".
         pairs: The closest pairs of each model.
         prompts: The pictures.
     """
@@ -86,7 +92,7 @@ def comparison_page(
 
 
 def link_to(path: Path, page_folder: Path) -> str:
-    """The address of a file below the page's folder."""
+    """The address of a file relative to the page's folder."""
     return quote(path.relative_to(page_folder).as_posix())
 
 
@@ -109,7 +115,7 @@ def _score_table(models: dict[str, dict[str, Any]]) -> str:
             rows.append(_row("td", cells, f"<th scope='row'>{escape(group)}</th>", "group"))
     if any("copying" in model for model in models.values()):
         cells = [_verdict(model["copying"]) for model in models.values()]
-        rows.append(_row("td", cells, "<th scope='row'>Images learnt by heart<small>see below</small></th>"))
+        rows.append(_row("td", cells, "<th scope='row'>Memorized images<small>see below</small></th>"))
     return f"<table><thead>{rows[0]}</thead><tbody>{''.join(rows[1:])}</tbody></table>"
 
 
@@ -142,10 +148,10 @@ def _copying(models: dict[str, dict[str, Any]], pairs: dict[str, list[Pair]], no
     if not any("copying" in model for model in models.values()):
         return "".join(f"<p class='soft'>{escape(note)}</p>" for note in notes)
     cards = [_card(name, model["copying"], pairs[name]) for name, model in models.items()]
-    return f"""<h2>Did it learn its images by heart?</h2>
-<p class="soft">How far the nearest training image is, divided by how far the next nearest ones are. The lines tell
-which share of the pictures lies below each ratio. By its pixels, a picture below a third is a copy. A model is flagged
-when one picture in twenty is, and clearly more than among held-out images.</p>
+    return f"""<h2>Did it memorize its training images?</h2>
+<p class="soft">The ratio is the distance to the nearest training image, divided by the mean distance to the next
+nearest ones. The lines show the share of pictures below each ratio. A picture with a pixel ratio below a third is a
+copy. A model is flagged if at least one picture in twenty is a copy, and clearly more than among held-out images.</p>
 {"".join(f"<p class='soft'>{escape(note)}</p>" for note in notes)}
 <div class="cards">{"".join(cards)}</div>"""
 
@@ -166,23 +172,23 @@ def _card(name: str, copying: dict[str, Any], pairs: Sequence[Pair]) -> str:
     )
     real = "<i class='real'></i>held out" if "verdict" in copying else ""
     return f"""<section class="card"><header><h3>{escape(name)}</h3>{_verdict(copying)}</header>
-<p>{_told(copying)}</p>
+<p>{_share_of_copies(copying)}</p>
 <small class="key"><i class="made"></i>generated{real}<i class="threshold"></i>a third</small>
 <div class="charts">{charts}</div>
 <small>The closest pairs: generated, and the training image nearest to it</small>
 <div class="pairs">{"".join(map(_pair, pairs))}</div></section>"""
 
 
-def _told(copying: dict[str, Any]) -> str:
-    told = f"{copying['copies']:.1%} of the pictures are copies"
+def _share_of_copies(copying: dict[str, Any]) -> str:
+    share = f"{copying['copies']:.1%} of the pictures are copies"
     if "verdict" not in copying:
-        return f"{told}."
+        return f"{share}."
     p_value = "p &lt; 0.0001" if copying["p_value"] < 1e-4 else f"p = {copying['p_value']:.2g}"
-    return f"{told}; of the held-out images {copying['held_out_copies']:.1%} would pass for such ({p_value})."
+    return f"{share}; {copying['held_out_copies']:.1%} of the held-out images would count as copies ({p_value})."
 
 
 def _chart(space: dict[str, Any], has_threshold: bool) -> str:
-    """Cumulative distributions in a field of 160 × 100."""
+    """Cumulative distributions as an SVG of 160 × 100 units."""
     real = f"<path class='real' d='{_cumulative(space['held_out_ratios'])}'/>" if "held_out_ratios" in space else ""
     threshold = f"<path class='threshold' d='M{160 * COPY_RATIO:.1f} 0V100'/>" if has_threshold else ""
     return f"""<svg viewBox="-2 -4 168 122" role="img" aria-label="cumulative distribution of ratios">
@@ -217,8 +223,8 @@ def _style_table(styles: dict[str, dict[str, Any]]) -> str:
     shifts = [f"{of['distance_to_first']:.0%}" for of in styles.values()]
     rows.append(_row("td", shifts, f"<th scope='row'>Shift<small>from {escape(first)}</small></th>"))
     return f"""<h2>Styles</h2>
-<p class="soft">Share of the pictures that are nearest to each style in the scorer, and the share that would have to
-change for them to be as {escape(first)}.</p>
+<p class="soft">Share of the pictures that are nearest to each style in the scorer. The shift is the share that would
+have to change style to match {escape(first)}.</p>
 <div class="scroll"><table><thead>{rows[0]}</thead><tbody>{"".join(rows[1:])}</tbody></table></div>"""
 
 

@@ -1,4 +1,4 @@
-"""Real images to compare generated ones with: those of a training, and others that were held out of it."""
+"""Reads real images to compare generated ones with: training images, and images held out of training."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,73 +18,85 @@ from ..utils.files import moved_into_place
 from .scorers import Features, Scorer, features_of
 
 
+class ChosenImages(NamedTuple):
+    """Real images, undecoded.
+
+    Attributes:
+        source: The folder or dataset that they are from.
+        images: The images.
+        total: Number of images in the source.
+    """
+
+    source: str
+    images: datasets.Dataset
+    total: int
+
+
 class ReferenceImages(NamedTuple):
     """Real images and their features.
 
     Attributes:
-        images: Those that were chosen, undecoded.
-        total: How many there were to choose from.
-        size: What they are cropped to, in pixels.
-        indices: Numbers in `images` of those that are no damaged files, (N,).
-        features: Features of these.
+        images: The chosen images, undecoded.
+        size: Size that they are cropped to, in pixels.
+        indices: Rows in `images` that can be decoded, (N,).
+        features: Features of these N images.
     """
 
     images: datasets.Dataset
-    total: int
     size: int
     indices: torch.Tensor
     features: Features
 
     def image(self, number: int) -> Image.Image:
-        """The image that a row of the features is of."""
+        """Decodes the image of a row of the features."""
         return _open(self.images[self.indices[number].item()]["image"], self.size)
 
     def name(self, number: int) -> str:
-        """What it is called: its file, or its number in the dataset."""
+        """Name of the file of a row of the features, or its number in the dataset."""
         index = self.indices[number].item()
         return Path(name_of(self.images[index]["image"], index)).name
 
-    def without(self, numbers: torch.Tensor) -> "ReferenceImages":
-        """All but those of a mask, (N,)."""
-        kept = Features(*(values[~numbers] for values in self.features))
-        return self._replace(indices=self.indices[~numbers], features=kept)
+    def without(self, mask: torch.Tensor) -> "ReferenceImages":
+        """A copy without the rows of a mask, (N,)."""
+        kept = Features(*(values[~mask] for values in self.features))
+        return self._replace(indices=self.indices[~mask], features=kept)
 
 
-def choose_images(source: str, max_images: int) -> tuple[datasets.Dataset, int]:
-    """Finds images, and chooses at random where there are more than enough; gives them and how many there were.
+def choose_images(source: str, max_images: int) -> ChosenImages:
+    """Finds images, and draws `max_images` at random if there are more.
 
     Args:
-        source: What `load_images` takes: a folder of images, a dataset saved to disk, parquet files, a list of paths.
-        max_images: How many to choose.
+        source: A folder of images, a dataset saved to disk, parquet files or a list of paths, as in `load_images`.
+        max_images: The largest number of images to choose.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the source holds no images.
     """
     images = load_images(source)
     total = len(images)
     if total > max_images:
         images = images.select(np.sort(np.random.default_rng(0).choice(total, max_images, replace=False)))
-    return images, total
+    return ChosenImages(source, images, total)
 
 
 def read_reference_images(
-    images: datasets.Dataset, total: int, size: int, scorer: Scorer, scorer_name: str, cache: Path, batch_size: int
+    chosen: ChosenImages, size: int, scorer: Scorer, scorer_name: str, cache: Path, batch_size: int
 ) -> ReferenceImages:
-    """Computes the features of images, or takes them from a file where they were kept the last time.
+    """Computes the features of images, or reads them from the cache.
 
     Args:
-        images: Undecoded images of `choose_images`.
-        total: How many there were to choose from.
-        size: The square that each is resized and cropped to, in pixels, so that real pictures are no sharper than
-            generated ones.
-        scorer: What embeds them.
-        scorer_name: Its identity.
-        cache: A folder for the features.
+        chosen: The images.
+        size: Size of the square that each image is resized and cropped to, in pixels. At the size of the generated
+            pictures, real ones are not sharper.
+        scorer: Embeds the images.
+        scorer_name: Identity of the scorer, for the cache.
+        cache: Folder of cached features.
         batch_size: Images at once.
 
     Raises:
-        ValueError: If all are damaged.
+        ValueError: If all images are damaged.
     """
+    images = chosen.images
     key = hashlib.sha256(f"{images_fingerprint(images)} {size} {scorer_name}".encode()).hexdigest()[:16]
     path = cache / f"{key}.safetensors"
     if path.is_file():
@@ -96,11 +108,11 @@ def read_reference_images(
         cache.mkdir(parents=True, exist_ok=True)
         with moved_into_place(path) as temporary:
             save_file(saved, temporary)
-    return ReferenceImages(images, total, size, saved.pop("indices"), Features(**saved))
+    return ReferenceImages(images, size, saved.pop("indices"), Features(**saved))
 
 
 def _readable(images: datasets.Dataset, size: int, indices: list[int]) -> Iterator[Image.Image]:
-    """The images that are no damaged files; their numbers are added to a list."""
+    """Yields the images that can be decoded, and appends their rows to `indices`."""
     for index in tqdm(range(len(images)), desc="Reading images", unit="image", disable=None):
         try:
             image = _open(images[index]["image"], size)

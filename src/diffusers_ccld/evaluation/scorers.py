@@ -1,6 +1,7 @@
-"""Networks that embed pictures and texts into one space, to score by."""
+"""Networks that embed pictures and texts in one space, and the features that scores are computed from."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -8,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
@@ -18,31 +20,45 @@ PIXELS_ACROSS = 32
 
 
 class Scorer(Protocol):
-    """What embeds pictures and texts."""
+    """Embeds pictures and texts in one space."""
 
     def embed_images(self, images: list[Image.Image]) -> torch.Tensor:
         """Embeddings of unit length, (N, D), float32, on the CPU."""
 
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
-        """Likewise."""
+        """Embeddings of unit length, (N, D), float32, on the CPU."""
 
 
+@dataclass(frozen=True)
 class CLOOBScorer:
     """The CLOOB of a pipeline.
 
-    Args:
-        folder: Where the pipeline is saved.
-        device: Where to compute.
-
-    Raises:
-        ValueError: If a part of it is missing.
+    Attributes:
+        folder: Folder of the pipeline.
+        device: Device of the networks.
+        tokenizer: Tokenizer of the texts.
+        text_encoder: Embeds texts.
+        processor: Prepares pictures.
+        image_encoder: Embeds pictures.
     """
 
-    def __init__(self, folder: Path, device: torch.device):
-        self.device = device
+    folder: Path
+    device: torch.device
+    tokenizer: CLOOBTokenizer
+    text_encoder: CLOOBTextModelWithProjection
+    processor: CLOOBImageProcessor
+    image_encoder: CLOOBVisionModelWithProjection
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, device: torch.device) -> "CLOOBScorer":
+        """Loads the CLOOB of a saved pipeline, in float32.
+
+        Raises:
+            ValueError: If a part of it is missing.
+        """
         try:
-            self.tokenizer = CLOOBTokenizer.from_pretrained(folder, subfolder="tokenizer")
-            self.processor = CLOOBImageProcessor.from_pretrained(folder, subfolder="feature_extractor")
+            tokenizer = CLOOBTokenizer.from_pretrained(folder, subfolder="tokenizer")
+            processor = CLOOBImageProcessor.from_pretrained(folder, subfolder="feature_extractor")
             text_encoder = CLOOBTextModelWithProjection.from_pretrained(
                 folder, subfolder="text_encoder", dtype=torch.float32
             )
@@ -51,7 +67,8 @@ class CLOOBScorer:
             )
         except OSError as error:
             raise ValueError(f"{folder}: its CLOOB cannot be loaded to score with. ({first_line(error)})") from error
-        self.text_encoder, self.image_encoder = (m.to(device).eval() for m in (text_encoder, image_encoder))
+        text_encoder, image_encoder = (model.to(device).eval() for model in (text_encoder, image_encoder))
+        return cls(folder, device, tokenizer, text_encoder, processor, image_encoder)
 
     @torch.no_grad()
     def embed_images(self, images: list[Image.Image]) -> torch.Tensor:
@@ -64,34 +81,47 @@ class CLOOBScorer:
         return self.text_encoder(input_ids.to(self.device)).text_embeds.cpu()
 
 
+@dataclass(frozen=True)
 class OpenCLIPScorer:
-    """A model of open_clip, which had no part in making the pictures, with weights from a file.
+    """A model of open_clip, independent of the models that sampled the pictures.
 
-    Args:
-        name: One of `open_clip.list_models()`.
-        weights: The file.
-        device: Where to compute.
-
-    Raises:
-        ValueError: If there is no such model or file, or they do not belong together.
+    Attributes:
+        name: Its name in open_clip.
+        weights: The file of its weights.
+        device: Device of the model.
+        model: The model.
+        preprocess: Turns a picture into pixels for the model.
+        tokenizer: Tokenizer of the texts.
     """
 
-    def __init__(self, name: str, weights: Path, device: torch.device):
+    name: str
+    weights: Path
+    device: torch.device
+    model: nn.Module
+    preprocess: Callable[[Image.Image], torch.Tensor]
+    tokenizer: Callable[[list[str]], torch.Tensor]
+
+    @classmethod
+    def load(cls, name: str, weights: Path, device: torch.device) -> "OpenCLIPScorer":
+        """Loads one of `open_clip.list_models()` with weights from a file.
+
+        Raises:
+            ValueError: If the model or the file does not exist, or they do not belong together.
+        """
         import open_clip
 
-        self.device = device
         if name not in open_clip.list_models():
-            raise ValueError(f"--open-clip {name}: open_clip knows no such model; see open_clip.list_models().")
+            raise ValueError(f"--open-clip {name}: not a model of open_clip; see open_clip.list_models().")
         if not weights.is_file():
-            raise ValueError(f"--open-clip-weights {weights}: there is no such file.")
+            raise ValueError(f"--open-clip-weights {weights}: not a file.")
         try:
-            model, _, self.preprocess = open_clip.create_model_and_transforms(name, pretrained=str(weights))
-            self.tokenizer = open_clip.get_tokenizer(name)
-        except Exception as error:  # of whatever it stumbles over in the file
+            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=str(weights))
+            tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:  # any file may be given, and raise anything
             raise ValueError(
                 f"--open-clip-weights {weights}: they are not the weights of {name}. ({first_line(error)})"
             ) from error
-        self.model = model.to(device).eval()
+        return cls(name, weights, device, model.to(device).eval(), preprocess, tokenizer)
 
     @torch.no_grad()
     def embed_images(self, images: list[Image.Image]) -> torch.Tensor:
@@ -104,11 +134,11 @@ class OpenCLIPScorer:
 
 
 class Features(NamedTuple):
-    """What pictures are compared by.
+    """Features by which N pictures are scored.
 
     Attributes:
         embeds: The scorer's embeddings of unit length, (N, D).
-        pixels: The pictures in 32 × 32 pixels, flattened, values in [0, 1], (N, 3072).
+        pixels: The pictures at 32 × 32 pixels, flattened, values in [0, 1], (N, 3072).
     """
 
     embeds: torch.Tensor
@@ -116,25 +146,25 @@ class Features(NamedTuple):
 
 
 def features_of(images: Iterable[Image.Image], scorer: Scorer, batch_size: int) -> Features:
-    """Features of RGB pictures, of which only a batch at once is held in memory.
+    """Computes features of RGB pictures, holding one batch in memory at a time.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If `images` is empty.
     """
     parts = [(scorer.embed_images(batch), small_pixels(batch)) for batch in batches(images, batch_size)]
     if not parts:
-        raise ValueError("There are no pictures to score.")
+        raise ValueError("At least one picture is needed to score.")
     return Features(*(torch.cat(tensors) for tensors in zip(*parts)))
 
 
-def small_pixels(images: list[Image.Image]) -> torch.Tensor:
-    """RGB pictures shrunk to 32 × 32 pixels by averaging, as `Features` has them."""
-    small = [image.resize((PIXELS_ACROSS, PIXELS_ACROSS), Image.Resampling.BOX) for image in images]
+def small_pixels(images: list[Image.Image], across: int = PIXELS_ACROSS) -> torch.Tensor:
+    """RGB pictures shrunk by averaging and flattened, values in [0, 1], (N, 3 · `across`²)."""
+    small = [image.resize((across, across), Image.Resampling.BOX) for image in images]
     return torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in small]) / 255).flatten(1)
 
 
 def batches(images: Iterable[Image.Image], batch_size: int) -> Iterator[list[Image.Image]]:
-    """The same, in lists."""
+    """Groups images into lists of `batch_size`; the last may be shorter."""
     iterator = iter(images)
     while batch := list(islice(iterator, batch_size)):
         yield batch

@@ -1,19 +1,16 @@
-"""The scores of a comparison, put together of the figures in `evaluation`; what is given back can be saved as JSON."""
+"""Scores of a comparison, built from the metrics of this package; all results can be saved as JSON."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
+from .copying import COPY_RATIO, Nearest, copy_test, nearest_images
+from .distances import kernel_distance
 from .metrics import (
-    COPY_RATIO,
-    Nearest,
-    copy_test,
     embedding_diversity,
     frechet_distance,
-    kernel_distance,
     mean_over_prompts,
-    nearest_images,
     pixel_diversity,
     prompt_similarity,
     style_shares,
@@ -24,7 +21,7 @@ from .scorers import Features
 NO_GROUP = "other"
 NUM_PAIRS = 6
 
-# Captions for the zero-shot classes where none are given: the media that the bundled model paints in.
+# Default captions of the zero-shot classes: the media of the bundled model.
 STYLES = {
     "oil": "an oil painting",
     "watercolor": "a watercolor painting",
@@ -36,14 +33,14 @@ STYLES = {
 
 
 def prompt_scores(features: Features, text_embeds: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A model's scores on each prompt.
+    """Scores a model on each prompt.
 
     Args:
-        features: Of its pictures, prompt by prompt, S seeds each, (P · S, D).
+        features: Features of its pictures, prompt by prompt, S seeds each, (P · S, D).
         text_embeds: The scorer's embeddings of the prompts, (P, D).
 
     Returns:
-        "prompt_similarity", (P, S), and, of two seeds or more, "diversity" and "pixel_diversity", (P,).
+        "prompt_similarity", (P, S), and with at least two seeds "diversity" and "pixel_diversity", (P,).
     """
     embeds, pixels = (values.unflatten(0, (len(text_embeds), -1)) for values in features)
     scores = {"prompt_similarity": prompt_similarity(embeds, text_embeds)}
@@ -56,12 +53,12 @@ def prompt_scores(features: Features, text_embeds: torch.Tensor) -> dict[str, to
 def summarized(
     scores: dict[str, torch.Tensor], first: dict[str, torch.Tensor] | None, groups: Sequence[str | None]
 ) -> dict[str, Any]:
-    """Means and standard errors of a model's scores, of all prompts and of each group.
+    """Means and standard errors of a model's scores, over all prompts and over each group.
 
     Args:
-        scores: Of `prompt_scores`.
-        first: Those of the first model, to tell the difference; `None` for the first itself.
-        groups: Each prompt's group.
+        scores: The model's `prompt_scores`.
+        first: The first model's `prompt_scores`, to report differences; `None` for the first model itself.
+        groups: The group of each prompt.
     """
     names = list(dict.fromkeys(group or NO_GROUP for group in groups)) if any(groups) else []
     members = {name: torch.tensor([(group or NO_GROUP) == name for group in groups]) for name in names}
@@ -85,33 +82,37 @@ def _estimates(values: torch.Tensor, difference: torch.Tensor | None) -> dict[st
 
 
 class Copying(NamedTuple):
-    """How near a model's pictures, or held-out images, are to training images.
+    """The training images nearest to a model's pictures, or to held-out images.
 
     Attributes:
-        in_embeddings: By the scorer's embeddings.
-        in_pixels: By 32 × 32 pixels.
+        in_embeddings: Nearest in the scorer's embeddings.
+        in_pixels: Nearest in 32 × 32 pixels.
     """
 
     in_embeddings: Nearest
     in_pixels: Nearest
 
     def closest(self, num_seeds: int) -> list[int]:
-        """Numbers of the pictures that are most like copies, the worst first, one of each prompt at most."""
+        """Indices of the pictures that most resemble copies, the worst first, at most one for each prompt."""
         worst_seeds = self.in_pixels.ratios.unflatten(0, (-1, num_seeds)).min(dim=1)
         prompts = worst_seeds.values.argsort(stable=True)[:NUM_PAIRS]
         return [int(p) * num_seeds + int(worst_seeds.indices[p]) for p in prompts]
 
 
 def nearest_training_images(features: Features, training: Features) -> Copying:
-    """The nearest training image of each picture, by both ways to look."""
+    """Finds the nearest training image of each picture, in embeddings and in pixels."""
     return Copying(nearest_images(features.embeds, training.embeds), nearest_images(features.pixels, training.pixels))
 
 
 def copying_scores(generated: Copying, held_out: Copying | None, num_prompts: int) -> dict[str, Any]:
-    """What there is to say of a model's copying, by what it made of so many prompts; whether it does copy takes
-    held-out images to compare with.
+    """Scores of a model's copying. A verdict needs held-out images to compare with.
 
-    The pixels decide. A picture that means the same as a training image is no copy: a prompt may ask for it.
+    The pixels decide. A picture that only means the same as a training image is not a copy: the prompt may ask for it.
+
+    Args:
+        generated: Neighbours of the model's pictures.
+        held_out: Neighbours of held-out images, if there are any.
+        num_prompts: Number of prompts of the model's pictures.
     """
     scores: dict[str, Any] = {}
     for name in Copying._fields:
@@ -132,12 +133,12 @@ def copying_scores(generated: Copying, held_out: Copying | None, num_prompts: in
 
 
 def style_scores(embeds: dict[str, torch.Tensor], style_embeds: torch.Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """Zero-shot shares of styles, and how far each set of pictures is from the first.
+    """Zero-shot shares of styles, and the distance of each set of pictures to the first set.
 
     Args:
-        embeds: Embeddings (N, D) of each set of pictures, by name; the first is what others are compared with.
+        embeds: Embeddings (N, D) of each set of pictures, by name; the others are compared with the first.
         style_embeds: Embeddings of the captions of the styles, (K, D).
-        names: What to call the styles.
+        names: Names of the styles.
     """
     shares = {name: style_shares(values, style_embeds) for name, values in embeds.items()}
     first = next(iter(shares.values()))
@@ -148,7 +149,7 @@ def style_scores(embeds: dict[str, torch.Tensor], style_embeds: torch.Tensor, na
 
 
 def distance_scores(embeds: torch.Tensor, held_out: torch.Tensor) -> dict[str, float]:
-    """Distances between generated pictures and held-out images as a whole, in the scorer's embeddings."""
+    """Distances between the distributions of generated pictures and held-out images, in the scorer's embeddings."""
     return {
         "frechet_distance": frechet_distance(embeds, held_out),
         "kernel_distance": kernel_distance(embeds, held_out),

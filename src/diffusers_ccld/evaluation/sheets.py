@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-CELL = 256  # most pixels across that a picture has on a sheet
+CELL = 256  # largest width and height of a picture on a sheet, in pixels
 MARGIN = 12
 
 
 def sheet(title: str, rows: dict[str, list[Image.Image]], seeds: Sequence[int]) -> Image.Image:
-    """Pictures in labelled rows and columns under a title.
+    """Draws pictures in labelled rows and columns under a title.
 
     Args:
-        title: What stands above.
-        rows: A list of pictures for each label; all have as many as there are seeds.
-        seeds: Labels of the columns.
+        title: The title.
+        rows: For each label a list of pictures, one for each seed.
+        seeds: Seeds, the labels of the columns.
     """
     font, title_font = ImageFont.load_default(14), ImageFont.load_default(18)
     cell = min(CELL, max(max(image.size) for row in rows.values() for image in row))
@@ -41,7 +41,7 @@ def sheet(title: str, rows: dict[str, list[Image.Image]], seeds: Sequence[int]) 
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Lines of no more than a width in pixels."""
+    """Breaks a text into lines of at most `width` pixels."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,10 +1,19 @@
-"""Pictures painted by code: subjects in media and palettes, from a seed, with captions.
+"""Pictures painted by code from a seed: subjects in media and palettes, with captions.
 
-A scene is composed first (`subjects`, with the colours of `palettes`), then executed in a medium (`media`), as a
-painter draws before painting. Needs OpenCV; `diffusers_ccld` itself does not import this package.
+As a painter draws before painting, a scene is composed first (`subjects`, in the colours of `palettes`) and then
+executed in a medium (`media`). Needs OpenCV; sampling does not import this package.
 """
 
-from .attributes import MEDIA, NUM_COMBINATIONS, PALETTES, SUBJECTS, Attributes, attributes_of, is_held_out
+from .attributes import (
+    MEDIA,
+    NUM_COMBINATIONS,
+    PALETTES,
+    SUBJECTS,
+    Attributes,
+    attributes_of,
+    combinations,
+    is_held_out,
+)
 from .captions import VOCABULARY, captions
 from .dataset import make_dataset
 from .painting import paint
@@ -18,6 +27,7 @@ __all__ = [
     "Attributes",
     "attributes_of",
     "captions",
+    "combinations",
     "is_held_out",
     "make_dataset",
     "paint",

@@ -1,4 +1,4 @@
-"""The captions: a few templates and a small vocabulary, so that little text is enough to learn them by."""
+"""Captions from a few templates and a small vocabulary, which can be learned from little text."""
 
 import re
 from itertools import chain
@@ -44,7 +44,7 @@ TIMES = {  # after a noun
     "storm": ("in a storm", "on a stormy day"),
 }
 
-KINDS = {  # what the picture is
+KINDS = {  # a noun for the picture
     "oil": ("an oil painting", "an oil on canvas"),
     "watercolor": ("a watercolor", "a watercolor painting"),
     "charcoal": ("a charcoal drawing", "a charcoal sketch"),
@@ -95,17 +95,17 @@ VOCABULARY: tuple[str, ...] = tuple(
         | {"a", "an"}
     )
 )
-"""Every word there is in a caption."""
+"""All words that occur in captions."""
 
 
 def captions(attributes: Attributes, seed: int, count: int = 1, complete: bool = False) -> list[str]:
-    """Descriptions of a painting in varied words, such as "a sunset seascape, oil on canvas" or "autumn watercolor".
+    """Describes a painting in varied words, such as "a sunset seascape, oil on canvas" or "autumn watercolor".
 
     Args:
-        attributes: What the painting shows, and how.
-        seed: Other seeds choose other words.
-        count: How many; two of them may be the same.
-        complete: Only descriptions that name all three attributes, rather than three out of five.
+        attributes: Subject, medium and palette of the painting.
+        seed: Seed of the choice of words.
+        count: Number of captions; two of them may be the same.
+        complete: True for captions that all name the three attributes; otherwise at least three in five do.
     """
     rng = np.random.default_rng([seed, *attributes.indices])
     return [_caption(attributes, rng, complete or rng.random() < 0.6) for _ in range(count)]
@@ -122,7 +122,7 @@ def _caption(attributes: Attributes, rng: np.random.Generator, complete: bool) -
         "kind": rng.choice(KINDS[medium]),
         "technique": rng.choice(TECHNIQUES[medium]),
     }
-    if template.startswith("{moody_subject} {work}"):  # the first phrase of each is short enough for it
+    if template.startswith("{moody_subject} {work}"):  # only the first phrase of each subject is short enough
         words["subject"] = SUBJECT_PHRASES[subject][0]
     for noun in ("subject", "kind"):
         words[f"moody_{noun}"] = re.sub(r"^(an? |the )?", rf"\g<0>{words['mood']} ", words[noun], count=1)

@@ -1,4 +1,4 @@
-"""A collection of paintings in the shape of WikiArt's."""
+"""A dataset of paintings with the columns of WikiArt."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from .attributes import MEDIA, NUM_COMBINATIONS, PALETTES, SUBJECTS, attributes_of, is_held_out
+from .attributes import MEDIA, PALETTES, SUBJECTS
+from .attributes import combinations as combinations_of
 from .captions import captions
 from .painting import paint
 
@@ -20,17 +21,18 @@ CAPTIONS_EACH = 4
 
 
 def make_dataset(num_images: int, seed: int, held_out: bool = False, num_proc: int | None = None) -> "Dataset":
-    """Paintings of every combination in turn, in an order shuffled by the seed.
+    """Paints all combinations in turn, in an order shuffled by the seed.
 
-    The columns are WikiArt's: `image`, and the classes `artist`, `genre` and `style`, which are here the palette, the
-    subject and the medium. Then `caption`, one description; `captions`, a few more; and the classes by their own
-    names, `subject`, `medium` and `palette`. Needs the library `datasets`, which keeps the collection in its cache.
+    The columns are those of WikiArt: `image`, and the classes `artist`, `genre` and `style`, here the palette, the
+    subject and the medium. Further columns are `caption`, one description; `captions`, a few more; and the same
+    classes under their own names, `subject`, `medium` and `palette`. Needs the library `datasets`, which caches the
+    paintings.
 
     Args:
-        num_images: How many.
-        seed: Other seeds paint other pictures.
-        held_out: Only the combinations that are held out, instead of only the others.
-        num_proc: Painters at work at once.
+        num_images: Number of paintings.
+        seed: Seed of the paintings and of their order.
+        held_out: True for the combinations that are held out of training, False for all others.
+        num_proc: Number of processes that paint at once.
     """
     from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
@@ -49,13 +51,13 @@ def make_dataset(num_images: int, seed: int, held_out: bool = False, num_proc: i
         }
     )
     order = np.random.default_rng(seed).permutation(num_images).tolist()
-    # `datasets` knows a collection in its cache by these arguments; the last tells it when the painters have changed.
+    # `datasets` finds its cache by these arguments. The last one changes with the code of this package.
     arguments = {"numbers": order, "seed": seed, "held_out": held_out, "painters": _fingerprint()}
     return Dataset.from_generator(_examples, features=features, gen_kwargs=arguments, num_proc=num_proc)
 
 
 def _examples(numbers: list[int], seed: int, held_out: bool, painters: str) -> Iterator[dict]:
-    combinations = [a for a in map(attributes_of, range(NUM_COMBINATIONS)) if is_held_out(a) == held_out]
+    combinations = combinations_of(held_out)
     for number in numbers:
         attributes = combinations[number % len(combinations)]
         own_seed = int(np.random.SeedSequence([seed, held_out, number]).generate_state(1, np.uint64)[0])

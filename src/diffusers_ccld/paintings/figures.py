@@ -1,4 +1,4 @@
-"""Subjects that look back at you: a portrait, a cat."""
+"""Subjects that look at the viewer: a portrait, a cat."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from .scene import Scene, bezier, blob, box, ellipse
 
 
 def portrait(scene: Scene) -> None:
-    """Head and shoulders, turned a little, before a wall."""
+    """Head and shoulders, slightly turned, in front of a wall."""
     p, rng = scene.palette, scene.rng
     scene.sky(1.0, clouds=0)
     x, y = rng.uniform(0.44, 0.56), rng.uniform(0.4, 0.46)
@@ -74,7 +74,7 @@ def _features(scene: Scene, x: float, y: float, wide: float, skin: np.ndarray, b
 
 
 def cat(scene: Scene) -> None:
-    """A cat that sits and looks at you, its tail around its feet."""
+    """A sitting cat that looks at the viewer, its tail around its feet."""
     p, rng = scene.palette, scene.rng
     floor = rng.uniform(0.66, 0.76)
     scene.sky(floor, clouds=0)

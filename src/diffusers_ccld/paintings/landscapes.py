@@ -1,4 +1,4 @@
-"""Subjects out of doors: mountains, the sea, a forest, the moon."""
+"""Outdoor subjects: mountains, the sea, a forest, the moon."""
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def _beach(scene: Scene) -> None:
 
 
 def forest(scene: Scene) -> None:
-    """Trunks, row before row, under a roof of leaves."""
+    """Rows of trunks under a canopy of leaves."""
     p, rng = scene.palette, scene.rng
     ground = rng.uniform(0.68, 0.78)
     scene.sky(ground, clouds=0)
@@ -147,11 +147,11 @@ def _canopy(scene: Scene, height: float, count: int, toward: np.ndarray, amount:
 
 
 def moon(scene: Scene) -> None:
-    """A large full moon over hills and a lake that mirrors it, at whatever hour or season."""
+    """A large full moon over hills and a lake that reflects it, at any hour and in any season."""
     p, rng = scene.palette, scene.rng
     horizon, size = rng.uniform(0.62, 0.72), rng.uniform(0.15, 0.21)
     x, y = rng.uniform(0.28, 0.72), rng.uniform(0.22, 0.32)
-    dusk = mix(p.sky[0], p.dark, 0.25 if p.sky[0].mean() > 0.5 else 0.0)  # a pale moon needs something to shine on
+    dusk = mix(p.sky[0], p.dark, 0.25 if p.sky[0].mean() > 0.5 else 0.0)  # a pale moon needs a darker sky
     scene.sky(horizon, clouds=0, stops=np.stack([dusk, dusk, p.sky[1]]))
     silver = mix(p.light, WHITE, 0.3)
     for halo in (1.7, 1.35):

@@ -1,4 +1,4 @@
-"""The media: each turns a scene into marks. Marks are coarse, for what is finer than a few pixels is easily lost."""
+"""The media. Each turns a scene into marks. Marks are coarse: details finer than a few pixels are easily lost."""
 
 from collections.abc import Callable
 from itertools import cycle
@@ -12,18 +12,18 @@ from .scene import CANVAS, Scene
 Image = np.ndarray  # (CANVAS, CANVAS, 3), 0 to 1
 ROWS, COLUMNS = np.mgrid[:CANVAS, :CANVAS].astype(np.float32)
 FROM_RIM = np.minimum(np.minimum(ROWS, CANVAS - ROWS), np.minimum(COLUMNS, CANVAS - COLUMNS))
-"""How far each place is from the nearest edge of the sheet, in pixels."""
+"""Distance of each pixel from the nearest edge of the sheet, in pixels."""
 
 
 def noise(rng: np.random.Generator, hills: int) -> np.ndarray:
-    """Smooth noise, (CANVAS, CANVAS), 0 to 1, of so many hills in either direction."""
+    """Smooth noise, (CANVAS, CANVAS), 0 to 1, with a number of hills in each direction."""
     coarse = rng.random((hills, hills), np.float32)
     return np.clip(cv2.resize(coarse, (CANVAS, CANVAS), interpolation=cv2.INTER_CUBIC), 0, 1)
 
 
 def grain(rng: np.random.Generator, angle: float, length: int, width: int) -> np.ndarray:
-    """Noise drawn out along `angle` into streaks of that length and width in pixels: (CANVAS, CANVAS), 0 to 1."""
-    side = 2 * CANVAS  # large enough to be turned
+    """Noise stretched along `angle` into streaks of a length and width in pixels: (CANVAS, CANVAS), 0 to 1."""
+    side = 2 * CANVAS  # large enough to rotate
     coarse = rng.random((side // width, side // length), np.float32)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     inverse = turn.T / [[length], [width]]
@@ -34,7 +34,7 @@ def grain(rng: np.random.Generator, angle: float, length: int, width: int) -> np
 
 
 def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur; wide ones are made small, for speed."""
+    """Gaussian blur; wide blurs are computed on a smaller image, for speed."""
     if sigma < 6:
         return cv2.GaussianBlur(image, (0, 0), sigma)
     small = cv2.resize(image, None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
@@ -42,25 +42,26 @@ def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
-    """How light an image (h, w, 3) is: (h, w)."""
+    """Lightness (h, w) of an image (h, w, 3)."""
     return cv2.cvtColor(np.ascontiguousarray(image, np.float32), cv2.COLOR_RGB2GRAY)
 
 
 def wobbled(images: list[np.ndarray], rng: np.random.Generator, hills: int, reach: float) -> list[np.ndarray]:
-    """Images as an unsteady hand would repeat them, displaced alike by up to `reach` pixels."""
+    """Displaces images by the same smooth noise of up to `reach` pixels, as if drawn by an unsteady hand."""
     x, y = (base + reach * (2 * noise(rng, hills) - 1) for base in (COLUMNS, ROWS))
     return [cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT) for image in images]
 
 
 def drawn(scene: Scene) -> Image:
-    """The scene's colours with its drawing showing through: (CANVAS, CANVAS, 3)."""
+    """The colours of the scene with its outlines showing through: (CANVAS, CANVAS, 3)."""
     return scene.colour * (1 - 0.38 * blurred(scene.outline, 1.0)[..., None])
 
 
 def tones(scene: Scene) -> np.ndarray:
-    """The share of the picture that is lighter than each place, (CANVAS, CANVAS), so that a night has its whites too.
+    """Darkness of each pixel relative to the picture, (CANVAS, CANVAS), so that a night has its whites too.
 
-    Half of it; the other half is how dark the place is between the lightest and the darkest.
+    It is the mean of two values: the share of the picture that is lighter than the pixel, and the pixel's position
+    between the lightest and the darkest one.
     """
     lightness = blurred(luminance(scene.colour), 1.5)
     levels = np.percentile(lightness[::4, ::4], np.linspace(2, 98, 9)).astype(np.float32)
@@ -69,20 +70,20 @@ def tones(scene: Scene) -> np.ndarray:
 
 
 def vivid(image: np.ndarray, amount: float) -> np.ndarray:
-    """More colourful by that amount, as light as before."""
+    """Increases saturation by an amount, and keeps lightness."""
     grey = luminance(image)[..., None]
     return np.clip(image + amount * (image - grey), 0, 1)
 
 
 def edginess(image: np.ndarray) -> np.ndarray:
-    """Where there is something to see that a broad brush would miss: (CANVAS, CANVAS), 0 or more."""
+    """Amount of detail that a broad brush would miss: (CANVAS, CANVAS), 0 or more."""
     half = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     edges = blurred(np.abs(half - blurred(half, 2)).sum(-1), 1)
     return cv2.resize(edges, (CANVAS, CANVAS), interpolation=cv2.INTER_LINEAR)
 
 
 def scatter(rng: np.random.Generator, spacing: float) -> np.ndarray:
-    """Places (n, 2), x and y in pixels, that cover the canvas about evenly in no particular order."""
+    """Places (n, 2), x and y in pixels, that cover the canvas about evenly, in random order."""
     count = int(CANVAS / spacing) + 2
     places = (np.mgrid[:count, :count].reshape(2, -1).T + rng.uniform(-0.9, 0.4, (count * count, 2))) * spacing
     return rng.permutation(places).astype(np.float32)
@@ -97,10 +98,10 @@ def pick(image: np.ndarray, places: np.ndarray) -> np.ndarray:
 def strokes(
     source: np.ndarray, places: np.ndarray, angles: np.ndarray, length: float, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Brush strokes through `places` that stop where the colour under them changes by more than `tolerance`.
+    """Brush strokes through `places` that stop where the colour below changes by more than `tolerance`.
 
     Returns:
-        Their two ends, (n, 2) each.
+        The two ends of each stroke, (n, 2) each.
     """
     along = np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
     here, ends = pick(source, places), []
@@ -116,7 +117,7 @@ def strokes(
 
 
 def draw(surface: np.ndarray, starts: np.ndarray, stops: np.ndarray, colours: np.ndarray, widths: list[int]) -> None:
-    """Draws lines one over the other; `colours` are (n, channels), `widths` are repeated as needed."""
+    """Draws lines over one another; `colours` are (n, channels), and `widths` repeat as needed."""
     starts, stops = np.rint(starts).astype(int).tolist(), np.rint(stops).astype(int).tolist()
     for start, stop, colour, width in zip(starts, stops, colours.tolist(), cycle(widths)):
         cv2.line(surface, start, stop, colour, width)
@@ -126,10 +127,10 @@ def oil(scene: Scene, rng: np.random.Generator) -> Image:
     """Opaque strokes that follow the form, large ones first; their ridges catch the light."""
     source = drawn(scene)
     detail = edginess(source)
-    surface = np.zeros((CANVAS, CANVAS, 4), np.float32)  # red, green, blue, and how thickly the paint stands
+    surface = np.zeros((CANVAS, CANVAS, 4), np.float32)  # red, green, blue, and thickness of the paint
     swirl = rng.uniform(0.3, 0.8) * (noise(rng, 4) - 0.5)
-    # Each brush: its width, how far apart and how long its strokes are, how closely they keep to the drawing, and how
-    # much there must be to see for it to be taken up.
+    # Each brush: its width, the spacing and length of its strokes, the tolerance at which they stop, and the detail
+    # that a place needs for this brush.
     brushes = ((22, 16, 60, 9.0, 0), (13, 10, 40, 0.3, 0), (8, 8, 30, 0.25, 0.12), (5, 6, 16, 0.2, 0.3))
     for width, spacing, length, tolerance, needed in brushes:
         places = scatter(rng, spacing)
@@ -141,7 +142,7 @@ def oil(scene: Scene, rng: np.random.Generator) -> Image:
         paint = np.column_stack([colours, rng.uniform(0.2, 0.6, len(places))])
         across = np.stack([np.sin(angles), -np.cos(angles)], -1) * width * 0.28
         lit_side = across * np.sign(across @ (scene.light, -1))[:, None]
-        # Every stroke is followed by the ridge along its lit side.
+        # Each stroke is followed by a ridge along its lit side.
         starts, stops = (np.stack([ends, ends + lit_side], 1).reshape(-1, 2) for ends in (starts, stops))
         paint = np.stack([paint, paint + np.array((0.05, 0.05, 0.04, 0.4))], 1).reshape(-1, 4)
         draw(surface, starts, stops, paint, [width, max(width // 3, 2)])
@@ -158,8 +159,7 @@ def watercolor(scene: Scene, rng: np.random.Generator) -> Image:
         cv2.circle(drops, rng.integers(30, CANVAS - 30, 2).tolist(), int(rng.integers(14, 30)), 1.0, -1)
     wash, edges = wobbled([blurred(scene.colour, 1.6), scene.outline], rng, 14, 5)
     (drops,) = wobbled([drops], rng, 18, 9)
-    # Pigment gathers where a wash dries last, along its rim and in the hollows of the paper; and drops of water that
-    # fall into it push it outwards.
+    # Pigment gathers where a wash dries last: along its rim and in hollows of the paper. Drops of water push it out.
     pooled = np.clip(1.6 * blurred(edges, 3.5) - 0.9 * blurred(edges, 1.4), 0, 1)
     drops = blurred(drops, 3)
     density = 0.8 + 0.3 * (noise(rng, 5) - 0.5) + 0.16 * (noise(rng, 44) - 0.5) + 0.8 * pooled
@@ -179,7 +179,7 @@ def charcoal(scene: Scene, rng: np.random.Generator) -> Image:
     angle = scene.light * rng.uniform(0.7, 1.0)
     tooth = 0.45 * noise(rng, 60) + 0.55 * grain(rng, -angle, 28, 6)
     paper = mix(p.paper, vivid(blurred(scene.colour, 12), 0.4), 0.6)
-    paper *= np.clip(0.4 / (luminance(paper) + 0.01), 1, 2.2)[..., None]  # coal needs something to blacken
+    paper *= np.clip(0.4 / (luminance(paper) + 0.01), 1, 2.2)[..., None]  # charcoal needs paper that it can darken
     black, white = np.zeros((2, CANVAS, CANVAS), np.float32)
     for turn, threshold in ((0.0, 0.5), (0.5, 0.75)):
         places = scatter(rng, 11)
@@ -205,10 +205,10 @@ def ink(scene: Scene, rng: np.random.Generator) -> Image:
     """A brush line that swells and thins, loose flat washes, hatched shadows and a few drops."""
     p, darkness = scene.palette, tones(scene)
     pale = p.ink.mean() > p.paper.mean()
-    if pale:  # on dark paper it is the lights that are hatched
+    if pale:  # on dark paper the lights are hatched
         darkness = 1 - darkness
     flat = cv2.medianBlur((scene.colour.clip(0, 1) * 255).astype(np.uint8), 5).astype(np.float32) / 255
-    (wash,) = wobbled([flat], rng, 5, 9)  # not quite inside the lines
+    (wash,) = wobbled([flat], rng, 5, 9)  # slightly outside the lines
     line, darkness = wobbled([scene.outline, darkness], rng, 14, 3)
     paper = mix(p.paper, p.dark if pale else p.light, 0.25)
     sheet = mix(paper, vivid(wash, 0.3), (0.62 * np.clip(1.4 * noise(rng, 4), 0.7, 1))[..., None])
@@ -225,12 +225,12 @@ def ink(scene: Scene, rng: np.random.Generator) -> Image:
 
 
 def pastel(scene: Scene, rng: np.random.Generator) -> Image:
-    """Thick chalky strokes, all in one slant, between and around which the dark paper shows."""
+    """Thick chalky strokes, all at one slant; the dark paper shows between and around them."""
     p, slant = scene.palette, rng.choice([-1, 1]) * rng.uniform(0.6, 1.0)
     source = vivid(drawn(scene), 0.3)
     detail = edginess(source)
     paper = mix(p.paper * 0.7, p.dark, 0.25)
-    surface = np.zeros((CANVAS, CANVAS, 4), np.float32)  # red, green, blue, and how much chalk
+    surface = np.zeros((CANVAS, CANVAS, 4), np.float32)  # red, green, blue, and amount of chalk
     surface[..., :3] = paper
     sticks = ((15, 13, 56, 0.5, 0), (10, 9, 40, 0.28, 0), (6, 6, 20, 0.18, 0.2))  # like the brushes of `oil`
     for width, spacing, length, tolerance, needed in sticks:
@@ -241,7 +241,7 @@ def pastel(scene: Scene, rng: np.random.Generator) -> Image:
         colours = mix(pick(source, places), p.light, 0.06) + rng.normal(0, 0.04, (len(places), 1))
         draw(surface, starts, stops, np.column_stack([colours, rng.uniform(0.6, 1.1, len(places))]), [width])
     streaks = 0.65 * grain(rng, slant, 36, 7) + 0.35 * grain(rng, slant, 9, 5)
-    ragged = np.clip(1 - FROM_RIM / 18, 0, 1)  # strokes end before the sheet does
+    ragged = np.clip(1 - FROM_RIM / 18, 0, 1)  # strokes end before the edge of the sheet
     chalk = np.clip((surface[..., 3] - 1.2 * streaks - 0.9 * ragged + 0.03 + 0.25 * detail) * 4, 0, 1)
     return mix(paper, blurred(surface[..., :3], 0.8), (0.2 + 0.8 * blurred(chalk, 0.7))[..., None])
 
@@ -253,7 +253,7 @@ def pointillism(scene: Scene, rng: np.random.Generator) -> Image:
     detail = edginess(source)
     surface = np.empty_like(source)
     surface[:] = mix(p.paper, WHITE if p.paper.mean() > 0.45 else p.dark, 0.5)
-    # Most dots are about as large as what an autoencoder of factor 8 sees as one place, so that it can keep them.
+    # Most dots are about as large as one latent pixel of a factor 8 autoencoder, so that it can represent them.
     for spacing, radius, needed in ((17, 8, 0), (16, 7, 0), (9, 4, 0.2)):
         places = scatter(rng, spacing)
         places = places[pick(detail, places) >= needed]

@@ -1,4 +1,4 @@
-"""Painting."""
+"""Paints one picture from its attributes and a seed."""
 
 import cv2
 import numpy as np
@@ -13,12 +13,12 @@ from .subjects import COMPOSERS
 def paint(attributes: Attributes, seed: int, size: int = 128) -> np.ndarray:
     """Paints a picture.
 
-    The same seed composes the same scene whatever the medium and the palette, and is the same picture at every size.
+    A seed composes the same scene in every medium and palette, and paints the same picture at every size.
 
     Args:
-        attributes: What to paint, and how.
-        seed: Not negative. Everything that the attributes leave open is drawn from it.
-        size: Height and width in pixels. What is larger than 256 is enlarged from there.
+        attributes: Subject, medium and palette.
+        seed: A number that is not negative. It decides everything that the attributes leave open.
+        size: Height and width in pixels. Pictures larger than 256 are enlarged from that size.
 
     Returns:
         The picture, (size, size, 3), uint8.

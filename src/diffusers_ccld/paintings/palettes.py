@@ -1,4 +1,4 @@
-"""The palettes: what colour the sky, the land, the leaves and the sheet of paper have in a season or a weather."""
+"""Palettes: the colours of sky, land, leaves and paper in a season or in a weather."""
 
 from dataclasses import dataclass, fields
 
@@ -11,7 +11,7 @@ BLACK, WHITE = np.zeros(3, np.float32), np.ones(3, np.float32)
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a picture by what they are for. Subjects and media ask for roles, never for a colour.
+    """The colours of a picture by role. Subjects and media use roles, never literal colours.
 
     Every colour is (3,), every group of colours (n, 3): red, green and blue, 0 to 1.
     """
@@ -21,7 +21,7 @@ class Palette:
     land: np.ndarray
     """(3, 3): the far, the middle and the near ground."""
     foliage: np.ndarray
-    """(3, 3): what hangs on the trees, be it leaves, blossom or snow."""
+    """(3, 3): leaves, blossom or snow on the trees."""
     accents: np.ndarray
     """(3, 3): roofs, fruit, flowers, sails."""
     water: Colour
@@ -30,7 +30,7 @@ class Palette:
     paper: Colour
     """The sheet that shows between the marks of charcoal, pastel and ink."""
     ink: Colour
-    """Legible on `paper`, so it is pale where the paper is dark."""
+    """Legible on `paper`, hence pale on dark paper."""
 
     @property
     def glow(self) -> Colour:
@@ -38,7 +38,7 @@ class Palette:
 
 
 def _palette(sky: str, land: str, foliage: str, accents: str, others: str) -> Palette:
-    """Reads colours in hexadecimal; `others` are water, light, dark, paper and ink."""
+    """Parses hexadecimal colours; `others` are water, light, dark, paper and ink."""
 
     def read(text: str) -> np.ndarray:
         return np.array([[int(word[i : i + 2], 16) / 255 for i in (0, 2, 4)] for word in text.split()], np.float32)
@@ -107,9 +107,9 @@ PALETTES_BY_NAME = {
 
 
 def jittered(name: str, rng: np.random.Generator) -> Palette:
-    """The palette of that name as one painter mixed it on one day."""
+    """Returns the named palette with random variations, as if mixed by hand."""
     palette = PALETTES_BY_NAME[name]
-    # Greys stay grey: what is mixed wrongly is mostly how light a colour is, less its hue.
+    # Lightness varies more than hue, so greys stay grey.
     exposure, cast = rng.normal(1, 0.035), rng.normal(0, 0.006, 3)
 
     def mix_again(colours: np.ndarray) -> np.ndarray:
@@ -120,5 +120,5 @@ def jittered(name: str, rng: np.random.Generator) -> Palette:
 
 
 def mix(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
-    """A part `t` of `b` mixed into `a`; 0 to 1, or beyond to exaggerate."""
+    """Mixes a share `t` of `b` into `a`; a share outside 0 to 1 extrapolates."""
     return a + (b - a) * t

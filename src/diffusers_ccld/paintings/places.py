@@ -1,4 +1,4 @@
-"""Subjects that people built: a city, a cottage, a boat."""
+"""Built subjects: a city, a cottage, a boat."""
 
 import numpy as np
 
@@ -103,7 +103,7 @@ def _tree(scene: Scene, x: float, foot: float, height: float) -> None:
 
 
 def boat(scene: Scene) -> None:
-    """A sailing boat, near, with its reflection."""
+    """A nearby sailing boat with its reflection."""
     p, rng = scene.palette, scene.rng
     horizon = rng.uniform(0.5, 0.6)
     scene.sky(horizon)
@@ -114,7 +114,7 @@ def boat(scene: Scene) -> None:
     x, foot = rng.uniform(0.42, 0.58), horizon + rng.uniform(0.16, 0.2)
     size, ahead = rng.uniform(0.85, 1.05), rng.choice([-1, 1])
 
-    def at(*parts: np.ndarray | list) -> np.ndarray:  # from the boat's own frame, its bow to the right
+    def at(*parts: np.ndarray | list) -> np.ndarray:  # from the boat's frame, its bow to the right
         return np.concatenate(parts) * (ahead * size, size) + (x, foot)
 
     mast, jib = -0.62, mix(p.light, p.accents[0], 0.25)

@@ -1,4 +1,4 @@
-"""The preparatory drawing: what is where, in which colour, with which outline, and which way the brush would run."""
+"""The preparatory drawing: colours, outlines and brush directions of a picture, before a medium is chosen."""
 
 from functools import cache
 from math import comb
@@ -9,22 +9,22 @@ import numpy as np
 from .palettes import Colour, Palette, mix
 
 CANVAS = 256
-"""Height and width in pixels at which pictures are drawn; they are then brought to the size asked for."""
+"""Height and width in pixels at which pictures are drawn, before they are resized."""
 
 Point = tuple[float, float]
 
 
 class Scene:
-    """A picture before a medium is chosen. Shapes hide what was drawn before them, outlines and all.
+    """A picture before a medium is chosen. Shapes cover earlier ones, including their outlines.
 
-    Places and lengths are in units of the picture's side: x to the right, y downwards, (0, 0) the upper left corner.
+    Coordinates and lengths are fractions of the side: x to the right, y down, (0, 0) at the upper left corner.
 
     Attributes:
         colour: (CANVAS, CANVAS, 3), 0 to 1.
-        outline: (CANVAS, CANVAS), 0 to 1: how strongly a draughtsman would draw a line there.
-        flow: (CANVAS, CANVAS): the angle in radians in which a brush follows the form.
-        light: −1 where the light comes from the left, 1 where from the right.
-        weather: The name of the palette: what falls or floats in the sky goes with the colours.
+        outline: (CANVAS, CANVAS), 0 to 1: the strength of drawn lines.
+        flow: (CANVAS, CANVAS): the angle in radians at which a brush follows the form.
+        light: −1 for light from the left, 1 for light from the right.
+        weather: The name of the palette, which decides what falls or floats in the sky.
     """
 
     def __init__(self, palette: Palette, weather: str, rng: np.random.Generator):
@@ -33,10 +33,10 @@ class Scene:
         self.outline = np.zeros((CANVAS, CANVAS), np.float32)
         self.flow = np.zeros((CANVAS, CANVAS), np.float32)
         self.light = float(rng.choice([-1.0, 1.0]))
-        (self._sky_rng,) = rng.spawn(1)  # of its own, so that the weather moves nothing on the ground
+        (self._sky_rng,) = rng.spawn(1)  # separate, so that the weather does not move things on the ground
 
     def fill(self, points: np.ndarray, colour: Colour, flow: float = 0.0, outline: float = 1.0) -> None:
-        """A polygon, `points` (n, 2)."""
+        """Fills the polygon `points` (n, 2)."""
         corners = [_pixels(points)]
         cv2.fillPoly(self.colour, corners, colour.tolist())
         cv2.fillPoly(self.flow, corners, flow)
@@ -45,7 +45,7 @@ class Scene:
             cv2.polylines(self.outline, corners, True, outline, 2)
 
     def line(self, points: np.ndarray, width: float, colour: Colour, outline: float = 1.0) -> None:
-        """A line through `points` (n, 2), of that `width`; it is itself what an ink pen would draw."""
+        """Draws a line of a width through `points` (n, 2); it counts as an outline too."""
         corners, thickness = [_pixels(points)], max(1, round(width * CANVAS))
         (x0, y0), (x1, y1) = points[0], points[-1]
         cv2.polylines(self.colour, corners, False, colour.tolist(), thickness)
@@ -54,7 +54,7 @@ class Scene:
         cv2.polylines(self.outline, corners, False, outline, min(thickness, 3))
 
     def ball(self, centre: Point, radii: Point, colour: Colour) -> None:
-        """An ellipse that is modelled by the light, from a shadow to a highlight, the brush running around it."""
+        """Draws an ellipse shaded from shadow to highlight, with the brush running around it."""
         (x, y), (rx, ry), p = centre, radii, self.palette
         shadow, highlight = mix(colour, p.dark, 0.5), mix(colour, p.light, 0.55)
         for step in np.linspace(0, 1, 5):
@@ -68,7 +68,7 @@ class Scene:
         self.flow[rows, columns] = np.arctan2(columns - x * CANVAS, y * CANVAS - rows)
 
     def gradient(self, stops: np.ndarray, top: float, bottom: float) -> None:
-        """Horizontal bands of colour from `stops` (n, 3), flowing into one another between two heights."""
+        """Fills the rows between two heights with a vertical gradient of the colours `stops` (n, 3)."""
         first, last = int(np.clip(top, 0, 1) * CANVAS), int(np.clip(bottom, 0, 1) * CANVAS)
         where = np.linspace(0, len(stops) - 1, max(last - first, 1))
         bands = np.stack([np.interp(where, np.arange(len(stops)), stops[:, c]) for c in range(3)], -1)
@@ -76,12 +76,12 @@ class Scene:
         self.flow[first:last], self.outline[first:last] = 0.12 * self.light, 0
 
     def sky(self, horizon: float, clouds: float = 1.0, stops: np.ndarray | None = None) -> None:
-        """The sky down to the horizon and what the weather has put into it. It is the wall behind things indoors.
+        """Draws the sky down to the horizon, with its weather; indoors it is the wall in the background.
 
         Args:
             horizon: The height of the horizon.
-            clouds: How many there are, compared with what the weather brings; 0 for none.
-            stops: Colours (n, 3) from the zenith downwards, if not the palette's.
+            clouds: Number of clouds relative to the usual number in this weather; 0 for none.
+            stops: Colours (n, 3) from the zenith down; by default those of the palette.
         """
         p, rng = self.palette, self._sky_rng
         self.gradient(p.sky if stops is None else stops, 0, horizon + 0.04)
@@ -119,7 +119,7 @@ class Scene:
                 self.fill(ellipse((x, y), radii, rng.uniform(0, 3)), rng.choice(falling), outline=0.25)
 
     def veil(self, top: float, bottom: float, strength: float) -> None:
-        """Mist between the things drawn so far and those to come, thickest at `bottom`."""
+        """Draws mist over everything so far, thickest at `bottom`."""
         rows = slice(int(top * CANVAS), int(bottom * CANVAS))
         ramp = np.linspace(0, strength, len(self.colour[rows]), dtype=np.float32)[:, None]
         self.colour[rows] += (self.palette.glow - self.colour[rows]) * ramp[..., None]
@@ -144,7 +144,7 @@ def ellipse(centre: Point, radii: Point, tilt: float = 0.0, start: float = 0.0, 
 
 
 def blob(rng: np.random.Generator, centre: Point, radii: Point, wobble: float) -> np.ndarray:
-    """Points (24, 2) of an ellipse drawn by an unsteady hand."""
+    """Points (24, 2) of an irregular ellipse, as if drawn by an unsteady hand."""
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     waves = np.arange(2, 6)
     amplitude, phase = rng.normal(0, wobble, 4) / np.sqrt(waves), rng.uniform(0, 2 * np.pi, 4)
@@ -153,7 +153,7 @@ def blob(rng: np.random.Generator, centre: Point, radii: Point, wobble: float) -
 
 
 def ridge(rng: np.random.Generator, height: float, roughness: float, smooth: bool = False) -> np.ndarray:
-    """Points (n, 2) of a skyline from the left edge to the right one, closed along the bottom of the picture."""
+    """Points (n, 2) of a skyline from the left to the right edge, closed along the bottom of the picture."""
     x = np.linspace(-0.05, 1.05, 33)
     waves = np.arange(1, 5 if smooth else 13)
     amplitude = roughness * rng.normal(0, 1, len(waves)) / waves ** (1.5 if smooth else 1.0)
@@ -162,7 +162,7 @@ def ridge(rng: np.random.Generator, height: float, roughness: float, smooth: boo
 
 
 def bezier(*controls: Point) -> np.ndarray:
-    """Points (13, 2) of the Bézier curve with those control points."""
+    """Points (13, 2) of the Bézier curve with these control points."""
     return _bernstein(len(controls)) @ np.array(controls, float)
 
 

@@ -1,4 +1,4 @@
-"""Subjects that keep still: fruit, a rose, and shapes that are nothing but themselves."""
+"""Still subjects: fruit, a rose, and abstract shapes."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def fruit(scene: Scene) -> None:
     jug = rng.random() < 0.5
     if jug:
         _jug(scene, x + rng.choice([-1, 1]) * rng.uniform(0.26, 0.3), y - 0.02)
-    for k in rng.permutation(4):  # what lies in the bowl
+    for k in rng.permutation(4):  # fruit in the bowl
         _one_fruit(scene, (x + (k - 1.5) * half * 0.5, y - 0.1 - 0.04 * (k in (1, 2))), rng.uniform(0.085, 0.11))
     _one_fruit(scene, (x + rng.uniform(-0.06, 0.06), y - 0.2), rng.uniform(0.085, 0.1))
     scene.fill(
@@ -68,7 +68,7 @@ def _jug(scene: Scene, x: float, foot: float) -> None:
 
 
 def rose(scene: Scene) -> None:
-    """One large bloom, petal within petal, on a stem with leaves."""
+    """One large bloom of nested petals, on a stem with leaves."""
     p, rng = scene.palette, scene.rng
     scene.sky(1.0, clouds=0)
     for _ in range(5):

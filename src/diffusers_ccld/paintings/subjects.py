@@ -1,4 +1,4 @@
-"""The subjects: each composes a scene out of the palette's colours, a little differently every time."""
+"""The subjects. Each composes a scene in the palette's colours, and varies it with the seed."""
 
 from collections.abc import Callable
 

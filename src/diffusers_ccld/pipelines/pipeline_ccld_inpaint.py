@@ -49,7 +49,8 @@ class CCLDInpaintPipeline(CCLDImagePipelineBase, DiffusionPipeline):
             do_binarize=True,
             do_convert_grayscale=True,
         )
-        check_image_types("mask_image", mask_image if isinstance(mask_image, (list, tuple)) else [mask_image])
+        masks = mask_image if isinstance(mask_image, (list, tuple)) else [mask_image]
+        check_image_types("mask_image", masks)
         masks = [to_rgb(mask) if isinstance(mask, Image.Image) else mask for mask in masks]
         return processor.preprocess(masks, height, width)
 
