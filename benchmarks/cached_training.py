@@ -32,7 +32,6 @@ from diffusers_ccld.data.encoding import EncodedImages, encode_images
 from diffusers_ccld.data.images import Preparation, TrainingImages
 from diffusers_ccld.data.latent_cache import LatentCache, Manifest, write_chunk
 from diffusers_ccld.data.sources import load_images
-from diffusers_ccld.training.ema import WeightAverage
 from diffusers_ccld.training.inputs import TrainingTimes, draw_for_training, make_inputs
 from diffusers_ccld.training.losses import v_prediction_losses
 
@@ -104,7 +103,7 @@ def main() -> None:
     unet, vae, image_encoder = make_networks()
     feature_extractor = CLOOBImageProcessor()
     optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr=3e-5)
-    average, scheduler, times = WeightAverage(unet), CCLDScheduler(), TrainingTimes(0)
+    ema, scheduler, times = EMA(unet), CCLDScheduler(), TrainingTimes(0)
 
     def step(batch):
         if "pixel_values" in batch:
@@ -117,7 +116,7 @@ def main() -> None:
         v_prediction_losses(prediction, inputs.target).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        average.update(0.99)
+        ema.update(0.99)
 
     with tempfile.TemporaryDirectory() as folder:
         sources = make_sources(Path(folder), vae, image_encoder, feature_extractor, 4 * args.batch_size)

@@ -45,7 +45,7 @@ from diffusers_ccld.inference.loading import load_pipeline
 from diffusers_ccld.inference.optimization import arrange_networks, compile_networks
 from diffusers_ccld.original.tensors.cloob import load_cloob_config
 from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM, usual_num_steps
-from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import TrainingTimes, draw_for_training, make_inputs
 from diffusers_ccld.training.losses import v_prediction_losses
 from diffusers_ccld.utils.files import write_text
@@ -143,7 +143,7 @@ class Ours:
         self.pipe.unet.to(memory_format=torch.contiguous_format).train().requires_grad_(True)
         trained = [p for name, p in self.pipe.unet.named_parameters() if "fourier" not in name]
         self.optimizer = torch.optim.AdamW(trained, lr=3e-5, weight_decay=0.01)
-        self.average = WeightAverage(self.pipe.unet)
+        self.ema = EMA(self.pipe.unet)
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> object:
@@ -161,7 +161,7 @@ class Ours:
         v_prediction_losses(prediction.float(), inputs.target).mean().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.update(0.99)
+        self.ema.update(0.99)
 
 
 def synchronised(run: Callable[[], object], device: torch.device) -> float:

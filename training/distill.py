@@ -12,7 +12,6 @@ folder with the averaged weights.
 
 import dataclasses
 import math
-from contextlib import closing
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +24,9 @@ from diffusers_ccld.inference.optimization import lay_out
 from diffusers_ccld.models.prediction import is_guidance_distilled
 from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.sharing.model_cards import shareable
+from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import load_training_data, make_batches
+from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.components import (
     IMAGE_COMPONENTS,
     TEXT_COMPONENTS,
@@ -46,7 +47,7 @@ from diffusers_ccld.training.distillation import (
     make_projections,
     stride_velocity,
 )
-from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import (
     TrainingTimes,
     draw_for_training,
@@ -58,7 +59,8 @@ from diffusers_ccld.training.log import describe_run
 from diffusers_ccld.training.losses import loss_by_quartile, min_snr_weights, v_prediction_losses
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.pipeline import PipelineInTraining, read_prompts
-from diffusers_ccld.training.run import TrainingRun
+from diffusers_ccld.training.run import start_run
+from diffusers_ccld.training.state import make_state
 
 PROMPTS_AT_ONCE = 64
 
@@ -232,9 +234,21 @@ class Lessons:
         return Lesson(question, wanted, inputs.target, is_own, draws.t)
 
 
-def distill(config: DistillConfig) -> None:
-    run = TrainingRun(config)
-    accelerator = run.accelerator
+def facts_of(config: DistillConfig, student: torch.nn.Module, teacher: torch.nn.Module) -> dict[str, str]:
+    """Facts about a distillation for the model card, by name."""
+    share = student.num_parameters() / teacher.num_parameters()
+    teacher_fact = f"{shareable(config.teacher)}, of whose parameters it has {share:.1%}"
+    facts = {"teacher": teacher_fact, "began from": shareable(config.model)}
+    if config.max_guidance_scale is not None:
+        facts["guidance"] = f"takes the scale, 1 to {config.max_guidance_scale:g}, as an input: one evaluation a step"
+    if config.student_steps is not None:
+        facts["sampling"] = f"num_inference_steps={config.student_steps}, its default; trained for no other number"
+    return facts
+
+
+def distill(config: DistillConfig) -> int:
+    accelerator = make_accelerator(config)
+    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
 
     # Student and teacher
     components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, *UNET_COMPONENTS))
@@ -271,37 +285,35 @@ def distill(config: DistillConfig) -> None:
     lay_out(pipe.vae)
     prompt_embeds = load_prompt_embeds(config.condition_prompts, pipe)
     others = OtherConditions(config.seed, config.other_conditions, prompt_embeds)
-    pipeline = PipelineInTraining(run, pipe)
+    pipeline = PipelineInTraining(config, pipe)
     data = load_training_data(config, accelerator, pipe, size)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
 
-    # Where it goes on from
-    run.identify(
-        {
-            **data.identity,
-            "network": network_identity(unet),
-            "teacher": teacher_fingerprint,
-            "features": len(projections),
-            "guidance": config.max_guidance_scale,
-            "steps": [config.student_steps, config.teacher_steps],
-            "conditions": [config.other_conditions, len(prompt_embeds) if prompt_embeds is not None else None],
-        }
-    )
-    batches = make_batches(config, accelerator, data, size, run.progress)
+    # The state to start from, the optimiser and the EMA
+    identity = {
+        **data.identity,
+        "network": network_identity(unet),
+        "teacher": teacher_fingerprint,
+        "features": len(projections),
+        "guidance": config.max_guidance_scale,
+        "steps": [config.student_steps, config.teacher_steps],
+        "conditions": [config.other_conditions, len(prompt_embeds) if prompt_embeds is not None else None],
+    }
+    state = make_state(checkpoint, identity, accelerator.is_main_process)
+    batches = make_batches(config, accelerator, data, size, state)
     optimizer = make_optimizer(config, [p for p in student.parameters() if p.requires_grad])
     if config.compile:
         unet.compile()
     network, optimizer = accelerator.prepare(student, optimizer)
-    average = WeightAverage(student)
-    run.restore(average, [optimizer])
+    ema = EMA(student)
     accelerator.print(describe_run(config, accelerator, student, data.num_images, latent_shape, teacher_unet))
-    run.begin(data.num_images, data.bad)
 
     lessons = Lessons(config, accelerator, pipe, teacher, strides, others, latent_shape)
-    with closing(batches), run:
-        while run.goes_on:
-            for batch, positions in run.micro_batches(batches):
+    images = {"num_images": data.num_images, "bad": data.bad}
+    with start_run(config, accelerator, state, ema, [optimizer], batches, **images) as run:
+        for _ in run.steps():
+            for batch, positions in run.micro_batches():
                 lesson = lessons.of(batch, positions)
                 with accelerator.accumulate(network):
                     terms = lesson.terms(network(*lesson.question), config)
@@ -311,7 +323,7 @@ def distill(config: DistillConfig) -> None:
                         weights = min_snr_weights(*t_to_alpha_sigma(lesson.t), config.snr_gamma)
                     tensors = lesson.question.tensors()
                     all_losses = run.backward((weights * losses).mean(), losses, **tensors)
-                    run.clip_gradient(average.weights.values(), losses=losses, **tensors)
+                    grad_norm = run.clip_gradient(ema.weights.values(), losses=losses, **tensors)
                     optimizer.step()
                     optimizer.zero_grad()
                 by_quartile = loss_by_quartile(all_losses, accelerator.gather(lesson.t))
@@ -320,19 +332,13 @@ def distill(config: DistillConfig) -> None:
                     by_term["task"] = by_term["task"][accelerator.gather(lesson.is_own)]
                 by_term = {name: values.tolist() for name, values in by_term.items()}
                 run.log.add(len(all_losses), loss=all_losses.tolist(), **by_quartile, **by_term)
-            run.finish_step(config.demo_every, pipeline.paint)
+            run.finish_step(grad_norm)
+            if run.is_due(config.demo_every):
+                pipeline.show(run)
 
-    # What comes of it
-    if run.end():
-        share = unet.num_parameters() / teacher_unet.num_parameters()
-        teacher_fact = f"{shareable(config.teacher)}, of whose parameters it has {share:.1%}"
-        facts = {"teacher": teacher_fact, "began from": shareable(config.model)}
-        if config.max_guidance_scale is not None:
-            facts["guidance"] = f"told the scale, 1 to {config.max_guidance_scale:g}: one evaluation a step"
-        if config.student_steps is not None:
-            facts["sampling"] = f"num_inference_steps={config.student_steps}, its default; it has learnt no others"
-        pipeline.save(data, facts)
-        accelerator.end_training()
+        if run.is_complete:
+            pipeline.save(run, data, facts_of(config, unet, teacher_unet))
+    return run.exit_status
 
 
 if __name__ == "__main__":

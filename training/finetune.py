@@ -9,7 +9,6 @@ folder with the averaged weights, or with --lora_rank a LoRA.
 """
 
 import dataclasses
-from contextlib import closing
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
@@ -19,7 +18,9 @@ from diffusers_ccld.original.training_state import read_training_state
 from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM
 from diffusers_ccld.sharing.model_cards import shareable
+from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import load_training_data, make_batches
+from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.components import (
     IMAGE_COMPONENTS,
     TEXT_COMPONENTS,
@@ -30,7 +31,7 @@ from diffusers_ccld.training.components import (
     network_identity,
 )
 from diffusers_ccld.training.config import TrainingConfig, parse_config, setting
-from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import (
     TrainingTimes,
     draw_for_training,
@@ -42,7 +43,8 @@ from diffusers_ccld.training.log import describe_run
 from diffusers_ccld.training.losses import loss_by_quartile, min_snr_weights, v_prediction_losses
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.pipeline import PipelineInTraining
-from diffusers_ccld.training.run import TrainingRun
+from diffusers_ccld.training.run import start_run
+from diffusers_ccld.training.state import make_state
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -66,11 +68,11 @@ class FinetuneConfig(TrainingConfig):
             raise ValueError("original_checkpoint goes on with a whole network: leave out unet_config and lora_rank.")
 
 
-def finetune(config: FinetuneConfig) -> None:
-    run = TrainingRun(config, may_shard=True)
-    accelerator = run.accelerator
+def finetune(config: FinetuneConfig) -> int:
+    accelerator = make_accelerator(config, may_shard=True)
+    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
 
-    # The pipeline, what of it is trained, and on which images
+    # The pipeline and the images
     components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS))
     if config.unet_config is None:
         components |= load_components(config.model, UNET_COMPONENTS)
@@ -82,7 +84,7 @@ def finetune(config: FinetuneConfig) -> None:
     unet.register_to_config(sample_size=latent_shape[-1])
     pipe = CCLDPipeline(**components).to(accelerator.device)
     lay_out(pipe.vae)
-    pipeline = PipelineInTraining(run, pipe)
+    pipeline = PipelineInTraining(config, pipe)
     if is_guidance_distilled(unet):
         raise ValueError("The U-Net is told the guidance scale, which is learnt from a teacher alone: use distill.py.")
     if config.lora_rank:
@@ -92,29 +94,29 @@ def finetune(config: FinetuneConfig) -> None:
         unet.enable_gradient_checkpointing()
     data = load_training_data(config, accelerator, pipe, size)
 
-    # Where it goes on from
-    run.identify({**data.identity, "network": network_identity(unet), "lora": [config.lora_rank, config.lora_alpha]})
-    batches = make_batches(config, accelerator, data, size, run.progress)
+    # The state to start from, the optimiser and the EMA
+    identity = {**data.identity, "network": network_identity(unet), "lora": [config.lora_rank, config.lora_alpha]}
+    state = make_state(checkpoint, identity, accelerator.is_main_process)
+    batches = make_batches(config, accelerator, data, size, state)
     optimizer = make_optimizer(config, [p for p in unet.parameters() if p.requires_grad])
     original = None
-    if config.original_checkpoint is not None and run.checkpoint is None:
+    if config.original_checkpoint is not None and checkpoint is None:
         original = read_training_state(config.original_checkpoint, unet)
         original.load_into(unet, optimizer)
-        run.set_out_from(original.step)
+        state.step = original.step
     if config.compile:
         unet.compile()
     network, optimizer = accelerator.prepare(unet, optimizer)
-    average = WeightAverage(unet)
+    ema = EMA(unet)
     if original is not None:
-        average.assign(original.average)
-    run.restore(average, [optimizer])
+        ema.assign(original.average)
     accelerator.print(describe_run(config, accelerator, unet, data.num_images, latent_shape))
-    run.begin(data.num_images, data.bad)
 
     times = TrainingTimes(config.seed)
-    with closing(batches), run:
-        while run.goes_on:
-            for batch, positions in run.micro_batches(batches):
+    images = {"num_images": data.num_images, "bad": data.bad}
+    with start_run(config, accelerator, state, ema, [optimizer], batches, **images) as run:
+        for _ in run.steps():
+            for batch, positions in run.micro_batches():
                 draws = draw_for_training(config.seed, times, positions, latent_shape, config.condition_dropout)
                 draws = draws.to(accelerator.device)
                 encoded = encode_batch(batch, pipe, accelerator)
@@ -127,18 +129,19 @@ def finetune(config: FinetuneConfig) -> None:
                     if config.snr_gamma is not None:
                         weights = min_snr_weights(*t_to_alpha_sigma(draws.t), config.snr_gamma)
                     all_losses = run.backward((weights * losses).mean(), losses, **inputs._asdict())
-                    run.clip_gradient(average.weights.values(), losses=losses, **inputs._asdict())
+                    grad_norm = run.clip_gradient(ema.weights.values(), losses=losses, **inputs._asdict())
                     optimizer.step()
                     optimizer.zero_grad()
                 by_quartile = loss_by_quartile(all_losses, accelerator.gather(draws.t))
                 run.log.add(len(all_losses), loss=all_losses.tolist(), **by_quartile)
-            run.finish_step(config.demo_every, pipeline.paint)
+            run.finish_step(grad_norm)
+            if run.is_due(config.demo_every):
+                pipeline.show(run)
 
-    # What comes of it
-    if run.end():
-        began = config.original_checkpoint or config.unet_config or config.model
-        pipeline.save(data, {"began from": shareable(began)}, "lora" if config.lora_rank else "pipeline")
-        accelerator.end_training()
+        if run.is_complete:
+            began = config.original_checkpoint or config.unet_config or config.model
+            pipeline.save(run, data, {"began from": shareable(began)}, "lora" if config.lora_rank else "pipeline")
+    return run.exit_status
 
 
 if __name__ == "__main__":

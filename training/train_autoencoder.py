@@ -25,11 +25,12 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, normal_at
 from diffusers_ccld.sharing.model_cards import AUTOENCODER, PLOT_NAME, shareable
-from diffusers_ccld.training.accelerator import clip_gradient
+from diffusers_ccld.training.accelerator import clip_gradient, make_accelerator
 from diffusers_ccld.training.batches import load_training_images, make_batches
+from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.components import load_autoencoder, make_from_json
 from diffusers_ccld.training.config import RunConfig, parse_config, setting
-from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import training_resolution
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.reconstruction_losses import (
@@ -42,7 +43,8 @@ from diffusers_ccld.training.reconstruction_losses import (
     texture_loss,
 )
 from diffusers_ccld.training.result import plot_log, save_training_card, training_facts
-from diffusers_ccld.training.run import TrainingRun
+from diffusers_ccld.training.run import start_run
+from diffusers_ccld.training.state import RunState, make_state
 from diffusers_ccld.utils.errors import first_line
 from diffusers_ccld.utils.files import folder_moved_into_place
 from diffusers_ccld.utils.pictures import image_grid
@@ -139,9 +141,9 @@ def reconstruction_grid(vae: AutoencoderKL, pictures: torch.Tensor) -> Image.Ima
     return image_grid(images, columns=len(pictures))
 
 
-def train_autoencoder(config: AutoencoderConfig) -> None:
-    run = TrainingRun(config)
-    accelerator = run.accelerator
+def train_autoencoder(config: AutoencoderConfig) -> int:
+    accelerator = make_accelerator(config)
+    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
 
     # The autoencoder, its images, its critics
     vae = load_autoencoder(config.model) if config.model else make_from_json(AutoencoderKL, config.vae_config)
@@ -160,21 +162,21 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
         perceptual = PerceptualLoss(weights).to(accelerator.device)
     discriminator = PatchDiscriminator(config.discriminator_channels)
     network = {key: value for key, value in vae.config.items() if not key.startswith("_")}
-    run.identify({**data.identity, "network": network, "critic": config.discriminator_channels})
-    batches = make_batches(config, accelerator, data, size, run.progress)
+    identity = {**data.identity, "network": network, "critic": config.discriminator_channels}
+    state = make_state(checkpoint, identity, accelerator.is_main_process)
+    batches = make_batches(config, accelerator, data, size, state)
     optimizers = [
         make_optimizer(config, part.parameters(), betas=betas)
         for part, betas in ((vae, (0.9, 0.99)), (discriminator, (0.5, 0.9)))
     ]
     trained, critic, *optimizers = accelerator.prepare(Reconstructing(vae), discriminator, *optimizers)
     last_weight = vae.decoder.conv_out.weight
-    run.restore(WeightAverage(vae), optimizers)
-    run.begin(data.num_images, data.bad)
+    ema = EMA(vae)
     accelerator.print(f"parameters: {vae.num_parameters():,}, images: {data.num_images or 'a stream'}")
 
     def first_pictures(count: int) -> list[torch.Tensor]:
         """The run's first pictures, in batches of (N, 3, H, W)."""
-        batches = make_batches(config, accelerator, data, size, {"images_seen": 0, "stream": None})
+        batches = make_batches(config, accelerator, data, size, RunState())
         with closing(batches):
             return [as_pictures(next(batches), "cpu") for _ in range(-(-count // config.train_batch_size))]
 
@@ -182,16 +184,11 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
     def shown() -> torch.Tensor:
         return torch.cat(first_pictures(NUM_SHOWN))[:NUM_SHOWN].to(accelerator.device)
 
-    def show() -> None:
-        if accelerator.is_main_process:
-            with run.average.in_place_of_weights():
-                grid = reconstruction_grid(vae, shown())
-            run.show("reconstructions", grid)
-
-    with closing(batches), run:
-        while run.goes_on:
-            discriminates = config.discriminates_at(run.step)
-            for batch, positions in run.micro_batches(batches):
+    images = {"num_images": data.num_images, "bad": data.bad}
+    with start_run(config, accelerator, state, ema, optimizers, batches, **images) as run:
+        for step in run.steps():
+            discriminates = config.discriminates_at(step)
+            for batch, positions in run.micro_batches():
                 pictures = as_pictures(batch, accelerator.device)
                 noise = normal_at(config.seed, Purpose.POSTERIOR, positions, latent_shape).to(accelerator.device)
                 with accelerator.accumulate(trained, critic):
@@ -221,7 +218,7 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
                         run.backward(terms["discriminator"], terms["discriminator"], pictures=pictures, made=made)
                         if accelerator.sync_gradients:
                             clip_gradient(accelerator, discriminator.parameters(), config.max_grad_norm)
-                    run.clip_gradient(vae.parameters(), pictures=pictures, made=made)
+                    grad_norm = run.clip_gradient(vae.parameters(), pictures=pictures, made=made)
                     for optimizer in optimizers[: 1 + discriminates]:
                         optimizer.step()
                         optimizer.zero_grad()
@@ -232,29 +229,30 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
                     loss=losses.tolist(),
                     **{name: values.tolist() for name, values in means.items()},
                 )
-            run.finish_step(config.demo_every, show)
+            run.finish_step(grad_norm)
+            if run.is_due(config.demo_every) and accelerator.is_main_process:
+                with ema.applied():
+                    run.log.show("reconstructions", reconstruction_grid(vae, shown()))
 
-    # What comes of it
-    if run.end():
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
+        if run.is_complete and accelerator.is_main_process:
             folder = run.output_dir / "vae"
             count = min(IMAGES_MEASURED, data.num_images or IMAGES_MEASURED)
-            with run.average.in_place_of_weights(), folder_moved_into_place(folder) as temporary:
+            with ema.applied(), folder_moved_into_place(folder) as temporary:
                 scaling_factor = measure_scaling_factor(vae, first_pictures(count))
                 vae.register_to_config(scaling_factor=scaling_factor, sample_size=size)
                 vae.save_pretrained(temporary)
                 terms = ("pixel", "pooled", "chroma", "texture", "perceptual", "kl", "discriminator")
-                plot_log(run.log_path, temporary / PLOT_NAME, terms, "loss")
+                plot_log(run.log.path, temporary / PLOT_NAME, terms, "loss")
                 facts = {
                     "began from": shareable(config.model or config.vae_config),
                     **training_facts(run, data.source, data.num_images),
                     "latents": " × ".join(map(str, latent_shape)),
                     "scaling factor": f"{scaling_factor:.6g}, measured on {count:,} of the images",
                 }
-                save_training_card(temporary, AUTOENCODER, run, run.name_of(folder), facts, data.source)
-            run.hand_over(folder)
-        accelerator.end_training()
+                save_training_card(temporary, AUTOENCODER, run, run.public_name(folder), facts, data.source)
+            run.publish(folder)
+    return run.exit_status
 
 
 if __name__ == "__main__":

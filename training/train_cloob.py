@@ -13,7 +13,6 @@ text_encoder, tokenizer, image_encoder and feature_extractor that a pipeline has
 import dataclasses
 import hashlib
 import json
-from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -37,13 +36,16 @@ from diffusers_ccld.data.sources import canonical_source, load_examples, select_
 from diffusers_ccld.models.losses_cloob import cloob_loss, cosine_distance, info_nce_loss
 from diffusers_ccld.sharing.hub import forget_places
 from diffusers_ccld.sharing.model_cards import CLOOB, PLOT_NAME, shareable
+from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import make_batches, make_training_data
+from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.components import load_components, read_json
 from diffusers_ccld.training.config import RunConfig, parse_config, setting
-from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.result import plot_log, save_training_card, training_facts
-from diffusers_ccld.training.run import TrainingRun
+from diffusers_ccld.training.run import start_run
+from diffusers_ccld.training.state import make_state
 from diffusers_ccld.training.tokenizer import train_tokenizer
 from diffusers_ccld.utils.errors import first_line
 from diffusers_ccld.utils.files import folder_moved_into_place
@@ -207,9 +209,9 @@ def gather_with_gradient(accelerator: Accelerator, embeds: torch.Tensor) -> torc
     return torch.cat(parts)
 
 
-def train_cloob(config: CLOOBTrainingConfig) -> None:
-    run = TrainingRun(config)
-    accelerator = run.accelerator
+def train_cloob(config: CLOOBTrainingConfig) -> int:
+    accelerator = make_accelerator(config)
+    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
 
     # The images, their captions, and the model
     source = canonical_source(config.dataset)
@@ -223,22 +225,20 @@ def train_cloob(config: CLOOBTrainingConfig) -> None:
     found = make_training_data(config, accelerator, images, source, size)
     data = CaptionedImages(images, captions, found.dataset.preparation, config.seed, kinds)
     told = json.dumps([captions, None if kinds is None else kinds.tolist(), tokenizer.get_vocab()], sort_keys=True)
-    run.identify(
-        {
-            **found.identity,
-            "captions": hashlib.sha256(told.encode()).hexdigest(),
-            "network": {name: list(weight.shape) for name, weight in model.named_parameters()},
-        }
-    )
+    identity = {
+        **found.identity,
+        "captions": hashlib.sha256(told.encode()).hexdigest(),
+        "network": {name: list(weight.shape) for name, weight in model.named_parameters()},
+    }
+    state = make_state(checkpoint, identity, accelerator.is_main_process)
+    batches = make_batches(config, accelerator, found._replace(dataset=data), size, state)
     model.train()
     model.text_model.requires_grad_(config.trained_towers != "image")
     model.vision_model.requires_grad_(config.trained_towers != "text")
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = make_optimizer(config, trained)
     network, optimizer = accelerator.prepare(Embedding(model), optimizer)
-    run.restore(WeightAverage(model), [optimizer])
-    run.begin(len(data))
-    batches = make_batches(config, accelerator, found._replace(dataset=data), size, run.progress)
+    ema = EMA(model)
     accelerator.print(f"parameters: {model.num_parameters():,}, images: {len(data):,}, tokens: {len(tokenizer):,}")
 
     losses = {
@@ -250,13 +250,13 @@ def train_cloob(config: CLOOBTrainingConfig) -> None:
         ),
         "refit": cosine_distance,
     }
-    with closing(batches), run:
-        while run.goes_on:
-            part = config.part_at(run.step)
+    with start_run(config, accelerator, state, ema, [optimizer], batches, num_images=len(data)) as run:
+        for step in run.steps():
+            part = config.part_at(step)
             text_alone = part == "refit" and config.trained_towers != "image"
-            if text_alone and run.step == config.max_steps - config.refit_steps:
-                run.average.move_weights_here()  # the images' embeddings are to be those of the result
-            for batch, _ in run.micro_batches(batches):
+            if text_alone and step == config.max_steps - config.refit_steps:
+                ema.copy_to_weights()  # from here on, the image embeddings are those of the result
+            for batch, _ in run.micro_batches():
                 pictures = batch["pixel_values"].to(accelerator.device).float() / 255
                 pixel_values = processor.preprocess_training_images(pictures)
                 input_ids = tokenizer(batch["captions"], return_tensors="pt")["input_ids"].to(accelerator.device)
@@ -273,7 +273,7 @@ def train_cloob(config: CLOOBTrainingConfig) -> None:
                     run.backward(loss * accelerator.num_processes, loss, pictures=pictures, input_ids=input_ids)
                     if text_alone:  # what has no gradient is not decayed either
                         model.vision_model.zero_grad(set_to_none=True)
-                    run.clip_gradient(trained, pictures=pictures, input_ids=input_ids)
+                    grad_norm = run.clip_gradient(trained, pictures=pictures, input_ids=input_ids)
                     optimizer.step()
                     optimizer.zero_grad()
                 similarity = image_embeds.detach() @ text_embeds.detach().T
@@ -285,25 +285,23 @@ def train_cloob(config: CLOOBTrainingConfig) -> None:
                     cosine=similarity.diagonal().mean().item(),
                     top_1=hits.mean().item(),
                 )
-            run.finish_step()
+            run.finish_step(grad_norm)
 
-    # What comes of it
-    if run.end():
-        if accelerator.is_main_process:
+        if run.is_complete and accelerator.is_main_process:
             folder = run.output_dir / "cloob"
-            with run.average.in_place_of_weights(), folder_moved_into_place(folder) as temporary:
+            with ema.applied(), folder_moved_into_place(folder) as temporary:
                 for name, part in zip(PARTS, (model.text_model, tokenizer, model.vision_model, processor)):
                     part.save_pretrained(temporary / name)
-                plot_log(run.log_path, temporary / PLOT_NAME, tuple(losses), "loss", yscale="linear")
+                plot_log(run.log.path, temporary / PLOT_NAME, tuple(losses), "loss", yscale="linear")
                 forget_places(temporary)
                 facts = {
                     "began from": shareable(config.model or config.cloob_config),
                     **training_facts(run, source, len(data)),
                     "tokens": f"{len(tokenizer):,}",
                 }
-                save_training_card(temporary, CLOOB, run, run.name_of(folder), facts, source)
-            run.hand_over(folder)
-        accelerator.end_training()
+                save_training_card(temporary, CLOOB, run, run.public_name(folder), facts, source)
+            run.publish(folder)
+    return run.exit_status
 
 
 if __name__ == "__main__":

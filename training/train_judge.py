@@ -8,7 +8,6 @@ the paintings are blurred and made noisy now and then. The result is OUTPUT_DIR/
 """
 
 import dataclasses
-from contextlib import closing
 from pathlib import Path
 
 import datasets
@@ -22,12 +21,15 @@ from diffusers_ccld.data.randomness import Purpose, generator_at
 from diffusers_ccld.data.sources import load_examples, select_images
 from diffusers_ccld.evaluation.judge import Judge
 from diffusers_ccld.sharing.model_cards import JUDGE, PLOT_NAME, shareable
+from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import make_batches, make_training_data
+from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.config import RunConfig, parse_config, setting
-from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.result import plot_log, save_training_card, training_facts
-from diffusers_ccld.training.run import TrainingRun
+from diffusers_ccld.training.run import start_run
+from diffusers_ccld.training.state import make_state
 from diffusers_ccld.utils.files import folder_moved_into_place
 
 ATTRIBUTES = ("subject", "medium", "palette")
@@ -65,9 +67,9 @@ def disturb(pictures: torch.Tensor, config: JudgeConfig, position: int) -> torch
     return torch.where(keeps[:, None, None, None], pictures, disturbed)
 
 
-def train_judge(config: JudgeConfig) -> None:
-    run = TrainingRun(config)
-    accelerator = run.accelerator
+def train_judge(config: JudgeConfig) -> int:
+    accelerator = make_accelerator(config)
+    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
     size = config.resolution or 128
     sources = [config.dataset, *([config.held_out_dataset] if config.held_out_dataset else [])]
     examples = datasets.concatenate_datasets([load_examples(source, config.dataset_split) for source in sources])
@@ -76,16 +78,15 @@ def train_judge(config: JudgeConfig) -> None:
     images = select_images(examples, config.dataset, config.image_column)
     data = make_training_data(config, accelerator, images, " + ".join(sources), size)
     labels = {name: torch.tensor(examples[name][:]) for name in ATTRIBUTES}
-    run.identify(data.identity)
+    state = make_state(checkpoint, data.identity, accelerator.is_main_process)
+    batches = make_batches(config, accelerator, data, size, state)
     judge = Judge()
     network, optimizer = accelerator.prepare(judge, make_optimizer(config, judge.parameters()))
-    run.restore(WeightAverage(judge), [optimizer])
-    run.begin(data.num_images)
-    batches = make_batches(config, accelerator, data, size, run.progress)
+    ema = EMA(judge)
 
-    with closing(batches), run:
-        while run.goes_on:
-            for batch, positions in run.micro_batches(batches):
+    with start_run(config, accelerator, state, ema, [optimizer], batches, num_images=data.num_images) as run:
+        for _ in run.steps():
+            for batch, positions in run.micro_batches():
                 pictures = as_pictures(batch, accelerator.device)
                 with accelerator.accumulate(network):
                     verdict = network(disturb(pictures, config, positions[0]))
@@ -97,24 +98,23 @@ def train_judge(config: JudgeConfig) -> None:
                         right[name] = (logits.argmax(-1) == wanted).float()
                     losses = torch.stack(losses).sum(dim=0)
                     all_losses = run.backward(losses.mean(), losses, pictures=pictures)
-                    run.clip_gradient(judge.parameters(), pictures=pictures)
+                    grad_norm = run.clip_gradient(judge.parameters(), pictures=pictures)
                     optimizer.step()
                     optimizer.zero_grad()
                 all_right = accelerator.gather(right)
                 shares = {name: hits.tolist() for name, hits in all_right.items()}
                 run.log.add(len(all_losses), loss=all_losses.tolist(), **shares)
-            run.finish_step()
+            run.finish_step(grad_norm)
 
-    if run.end():
-        if accelerator.is_main_process:
+        if run.is_complete and accelerator.is_main_process:
             folder = run.output_dir / "judge"
-            with folder_moved_into_place(folder) as temporary, run.average.in_place_of_weights():
+            with folder_moved_into_place(folder) as temporary, ema.applied():
                 judge.half().save_pretrained(temporary)
-                plot_log(run.log_path, temporary / PLOT_NAME, ["loss"], "cross entropy of the three attributes")
+                plot_log(run.log.path, temporary / PLOT_NAME, ["loss"], "cross entropy of the three attributes")
                 facts = training_facts(run, " + ".join(map(shareable, sources)), data.num_images)
-                save_training_card(temporary, JUDGE, run, run.name_of(folder), facts, config.dataset)
-            run.hand_over(folder)
-        accelerator.end_training()
+                save_training_card(temporary, JUDGE, run, run.public_name(folder), facts, config.dataset)
+            run.publish(folder)
+    return run.exit_status
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_ccld.training.checkpoints import find_checkpoint, read_progress
+from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.log import read_log
+from diffusers_ccld.training.state import read_state
 from support.scripts import run, start
 
 
@@ -24,7 +25,7 @@ def outcome(folder: Path) -> dict:
     ]
     return {
         "log": log,
-        "progress": read_progress(checkpoint, {}),
+        "progress": read_state(checkpoint),
         "demos": {path.name: path.read_bytes() for path in (folder / "demos").iterdir()},
         "weights": (folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes(),
         "trained": (checkpoint / "model.safetensors").read_bytes(),

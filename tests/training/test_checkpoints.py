@@ -5,15 +5,14 @@ import torch
 from accelerate import Accelerator
 
 from diffusers_ccld.training.checkpoints import (
-    PROGRESS_NAME,
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
-    read_progress,
     save_checkpoint,
     tidy_checkpoints,
 )
-from diffusers_ccld.training.ema import WeightAverage
+from diffusers_ccld.training.ema import EMA
+from diffusers_ccld.training.state import STATE_NAME, RunState, read_state
 
 
 def network():
@@ -24,7 +23,7 @@ def network():
 
 def test_the_average_begins_as_the_weights_and_follows_them():
     net = network()
-    average = WeightAverage(net)
+    average = EMA(net)
     expected = {name: p.detach().clone() for name, p in net.named_parameters() if p.requires_grad}
     for decay in (0.5, 0.9, 0.99):
         with torch.no_grad():
@@ -39,7 +38,7 @@ def test_the_average_begins_as_the_weights_and_follows_them():
         torch.testing.assert_close(average.averages[name], value)
 
     trained = {name: p.detach().clone() for name, p in net.named_parameters()}
-    with average.in_place_of_weights():
+    with average.applied():
         assert all(torch.equal(net.get_parameter(name), value) for name, value in average.averages.items())
         assert torch.equal(net[0].bias, trained["0.bias"])
     assert all(torch.equal(p, trained[name]) for name, p in net.named_parameters())
@@ -47,7 +46,7 @@ def test_the_average_begins_as_the_weights_and_follows_them():
 
 def test_the_average_of_half_precision_weights_moves():
     net = network().to(torch.bfloat16)
-    average = WeightAverage(net)
+    average = EMA(net)
     before = average.averages["1.weight"].clone()
     with torch.no_grad():
         net[1].weight.mul_(2)
@@ -57,9 +56,9 @@ def test_the_average_of_half_precision_weights_moves():
 
 
 def test_an_average_of_another_network_is_refused(tmp_path):
-    WeightAverage(network()).save(tmp_path / "average.safetensors")
+    EMA(network()).save(tmp_path / "average.safetensors")
     with pytest.raises(ValueError, match="another network"):
-        WeightAverage(torch.nn.Linear(4, 4)).load(tmp_path / "average.safetensors")
+        EMA(torch.nn.Linear(4, 4)).load(tmp_path / "average.safetensors")
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def run():
     net = network()
     optimizer = torch.optim.AdamW(p for p in net.parameters() if p.requires_grad)
     net, optimizer = accelerator.prepare(net, optimizer)
-    yield accelerator, net, optimizer, WeightAverage(net)
+    yield accelerator, net, optimizer, EMA(net)
     accelerator.free_memory()
 
 
@@ -83,14 +82,14 @@ def test_checkpoints_restore_everything_and_old_ones_go(run, tmp_path):
     accelerator, net, optimizer, average = run
     for step in (1, 2, 3, 4):
         train(net, optimizer, average)
-        progress = {"step": step, "identity": {"seed": 0, "size": [4, 4]}}
-        save_checkpoint(accelerator, average, progress, tmp_path / f"step-{step:08d}", limit=2)
+        state = RunState(step=step, identity={"seed": 0, "size": [4, 4]})
+        save_checkpoint(accelerator, average, state, tmp_path / f"step-{step:08d}", limit=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
     newest = find_checkpoint(tmp_path, "latest")
-    assert read_progress(newest, {"seed": 0, "size": (4, 4)})["step"] == 4
+    assert read_state(newest, {"seed": 0, "size": (4, 4)}).step == 4
     with pytest.raises(ValueError, match="another run: seed was 0 and is 1"):
-        read_progress(newest, {"seed": 1})
+        read_state(newest, {"seed": 1})
 
     train(net, optimizer, average)
     after = [p.detach().clone() for p in net.parameters()] + [a.clone() for a in average.averages.values()]
@@ -110,12 +109,12 @@ def test_only_complete_checkpoints_count(tmp_path):
         "step-00000003",
     ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / PROGRESS_NAME).write_text(json.dumps({}))
+        (tmp_path / name / STATE_NAME).write_text(json.dumps({}))
     assert find_checkpoint(tmp_path, "latest").name == "step-00000003"
     assert find_checkpoint(tmp_path, str(tmp_path / "step-00000002")).name == "step-00000002"
     with pytest.raises(ValueError, match="--resume latest"):
         find_checkpoint(tmp_path, None)
-    with pytest.raises(ValueError, match="there is no checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         find_checkpoint(tmp_path, str(tmp_path / "nowhere"))
     (tmp_path / "new" / "step-00000001").mkdir(parents=True)
     with pytest.raises(ValueError, match="checkpoints of another run"):
@@ -135,7 +134,7 @@ def test_what_killed_processes_left_behind_goes_and_so_does_the_abandoned_future
 
 def test_a_checkpoint_that_is_damaged_says_so_in_one_line(run, tmp_path):
     accelerator, _, _, average = run
-    save_checkpoint(accelerator, average, {"step": 1}, tmp_path / "step-00000001")
+    save_checkpoint(accelerator, average, RunState(step=1), tmp_path / "step-00000001")
     weights = tmp_path / "step-00000001" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:50])
     with pytest.raises(ValueError, match="step-00000001 cannot be loaded: it is damaged") as error:
@@ -145,15 +144,15 @@ def test_a_checkpoint_that_is_damaged_says_so_in_one_line(run, tmp_path):
 
 def test_a_checkpoint_that_fails_leaves_the_old_ones(run, tmp_path, monkeypatch):
     accelerator, _, _, average = run
-    save_checkpoint(accelerator, average, {"step": 1}, tmp_path / "step-00000001", limit=1)
+    save_checkpoint(accelerator, average, RunState(step=1), tmp_path / "step-00000001", limit=1)
 
     def fail(path):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(average, "save", fail)
     with pytest.raises(OSError):
-        save_checkpoint(accelerator, average, {"step": 2}, tmp_path / "step-00000002", limit=1)
+        save_checkpoint(accelerator, average, RunState(step=2), tmp_path / "step-00000002", limit=1)
     assert find_checkpoint(tmp_path, "latest").name == "step-00000001"
     monkeypatch.undo()
-    save_checkpoint(accelerator, average, {"step": 2}, tmp_path / "step-00000002", limit=1)
+    save_checkpoint(accelerator, average, RunState(step=2), tmp_path / "step-00000002", limit=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002"]

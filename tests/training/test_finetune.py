@@ -363,7 +363,7 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
         (["--cache", "{cache}", "--dataset", "{empty}"], "is stale"),
         (["--cache", "{cache}", "--unet_config", "/nowhere.json"], "no readable JSON"),
         (["--cache", "{cache}", "--unet_config", "{wrong}"], "unknown settings: width"),
-        (["--cache", "{cache}", "--resume", "/nowhere"], "there is no checkpoint"),
+        (["--cache", "{cache}", "--resume", "/nowhere"], "not a checkpoint"),
         (["--cache", "{cache}", "--optimizer", "adamw8bit"], "pip install"),
         (["--cache", "{cache}", "--lora_alpha", "2"], "lora_alpha needs"),
         (["--cache", "{cache}", "--original_checkpoint", "/nowhere.ckpt"], "no such file"),

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusers_ccld.training.checkpoints import find_checkpoint, read_progress
+from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.log import read_log
+from diffusers_ccld.training.state import read_state
 from support.picture_files import patchwork
 from support.scripts import run, run_here, start
 from support.training_processes import assert_same, drain, kill, kill_and_resume, wait_for
@@ -91,8 +92,8 @@ def test_told_to_stop_it_saves_and_goes_on_later(number, arguments, tmp_path):
     wait_for(lambda: len(read_log(folder / "metrics.jsonl")) >= 2, process)
     os.killpg(process.pid, number)  # as a terminal or a scheduler does it: the readers are told, too
     printed = drain(process)
-    assert process.returncode == 130 and "go on with --resume latest" in printed and "Traceback" not in printed
-    step = read_progress(find_checkpoint(folder / "checkpoints", "latest"), {})["step"]
+    assert process.returncode == 130 and "resume with --resume latest" in printed and "Traceback" not in printed
+    step = read_state(find_checkpoint(folder / "checkpoints", "latest")).step
     assert 2 <= step < 200 and len(read_log(folder / "metrics.jsonl")) == step
 
     options["steps"] = step + 2
@@ -139,7 +140,7 @@ class TestTwoProcesses:
         wait_for(lambda: find_checkpoint(folder / "checkpoints", "latest") is not None, process)
         os.kill(children(process.pid)[-1], signal.SIGKILL)
         assert "error" in drain(process).lower() and process.returncode not in (0, None)
-        step = read_progress(find_checkpoint(folder / "checkpoints", "latest"), {})["step"]
+        step = read_state(find_checkpoint(folder / "checkpoints", "latest")).step
 
         # On one process with the joint batch, which is the same run.
         short = {**options, "steps": step + 2, "lr_scheduler": "constant"}

@@ -122,7 +122,7 @@ def test_a_run_does_not_go_on_with_other_captions(whole, arguments, paintings, t
     shutil.copytree(whole / "checkpoints" / "step-00000003", tmp_path / "run" / "checkpoints" / "step-00000003")
     options = {"info_nce_steps": 2, "refit_steps": 2, "resume": "latest", "dataset": tmp_path / "set"}
     assert run_here(SCRIPT, *arguments(tmp_path / "run", **options)) != 0
-    assert "is of another run: captions was" in capsys.readouterr().err
+    assert "belongs to another run: captions was" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_goes_on_to_the_bit(whole, arguments, tmp_path):

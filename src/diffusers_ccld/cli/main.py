@@ -40,12 +40,12 @@ def export_main(argv: list[str] | None = None) -> int:
     return run_reporting_errors(export.run, parser.parse_args(argv))
 
 
-def run_reporting_errors(run: Callable[..., None], *args: object) -> int:
+def run_reporting_errors(run: Callable[..., int | None], *args: object) -> int:
     """Runs a command; an error of the user's becomes one line, an interruption the usual status."""
     # Being told to stop is an interruption like any other, so that nothing is left half-written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        run(*args)
+        return run(*args) or 0
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("CCLD_TRACEBACK"):
             raise
@@ -54,4 +54,3 @@ def run_reporting_errors(run: Callable[..., None], *args: object) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0

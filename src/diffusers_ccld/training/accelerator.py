@@ -1,4 +1,4 @@
-"""Processes: the accelerator of a run, interruption, gradients."""
+"""The processes of a run: accelerator, interruption, gradients."""
 
 import math
 import os
@@ -14,14 +14,19 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, gather_object
 
 from .config import RunConfig
+from .ema import is_sharded
 
 
-def make_accelerator(config: RunConfig) -> Accelerator:
-    """The accelerator of a run: on a GPU if there is one, with several processes if it was launched so.
+def make_accelerator(config: RunConfig, may_shard: bool = False) -> Accelerator:
+    """Makes the accelerator of a run and seeds torch: on a GPU if there is one, on as many processes as were launched.
+
+    Args:
+        config: The run's settings.
+        may_shard: True if the script can train a sharded network (FSDP, DeepSpeed).
 
     Raises:
-        ValueError: If a tracker is not installed, the processes that were launched do not find one another, or they
-            shard what cannot be.
+        ValueError: If a tracker is not installed, the launched processes do not find one another, or they would shard
+            a network that cannot be sharded.
     """
     missing = set(config.trackers) - {str(tracker) for tracker in get_available_trackers()}
     if missing:
@@ -30,7 +35,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     wants_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     on_cpu = not torch.accelerator.is_available()
     if on_cpu and wants_fsdp and launched > 1:
-        # accelerate has no sharding on a CPU; it works, once accelerate takes the CPU for a device that it knows.
+        # accelerate refuses to shard on a CPU. FSDP itself works there once accelerate takes the CPU for an XPU, and
+        # accelerate has no public way to say so.
         PartialState(cpu=True)
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
     if wants_fsdp and os.environ.get("FSDP_VERSION", "1") == "1":
@@ -50,22 +56,29 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:
         if plugin.zero_stage == 3:
-            raise ValueError("The average of the weights needs them whole: take DeepSpeed's stage 1 or 2, or FSDP.")
+            raise ValueError("The moving average needs whole weights: use DeepSpeed's stage 1 or 2, or FSDP.")
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.train_batch_size
         plugin.deepspeed_config["gradient_clipping"] = config.max_grad_norm or 0.0
+    if not may_shard and (is_sharded(accelerator) or plugin is not None):
+        raise ValueError("This script cannot shard its network: launch it with accelerate's DDP.")
+    torch.manual_seed(config.seed)
     return accelerator
 
 
 class Interruption:
-    """Notes SIGINT and SIGTERM, so that a run ends after its step. A second SIGINT ends it at once.
+    """Notes SIGINT and SIGTERM while it is entered, so that a run can end after its step. A second SIGINT raises.
 
-    The processes that read images have to ignore both: the rest of the step needs them.
+    Processes that read images must ignore both signals: the rest of the step needs them.
 
-    Used as a context.
+    Attributes:
+        signal: The signal received; `None` if there was none.
     """
 
+    def __init__(self):
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
     def __enter__(self) -> "Interruption":
-        self.signal = None
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -73,13 +86,13 @@ class Interruption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: object) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
 
     def requested(self, accelerator: Accelerator) -> bool:
-        """Whether any process was told to stop; all processes have to ask."""
+        """True if any process received a signal. All processes must call it."""
         if accelerator.num_processes == 1:
             return self.signal is not None
         flag = torch.tensor([self.signal is not None], dtype=torch.float32, device=accelerator.device)
@@ -89,15 +102,15 @@ class Interruption:
 def clip_gradient(
     accelerator: Accelerator, parameters: Iterable[torch.nn.Parameter], max_norm: float | None
 ) -> torch.Tensor:
-    """The gradient's norm, a scalar, before it is clipped to `max_norm` if that is given."""
+    """Clips the gradient to `max_norm`, if given; returns its norm before that, a scalar."""
     norm = accelerator.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
-    if norm is None:  # DeepSpeed clips by itself, in its step
+    if norm is None:  # DeepSpeed clips within its own step
         norm = 0.0
     return torch.as_tensor(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
 def gather_stream_positions(accelerator: Accelerator, batch: dict[str, Any]) -> list[list[int]] | None:
-    """Where each process stands in its stream, after a batch; `None` if there is no stream."""
+    """Epoch and offset of each process in its stream after a batch; `None` if there is no stream."""
     if "offset" not in batch:
         return None
     own = [[batch["epoch"], batch["offset"]]]

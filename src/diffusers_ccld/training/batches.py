@@ -16,6 +16,7 @@ from ..data.latent_cache import LatentCache
 from ..data.randomness import BatchPositions
 from ..data.sources import canonical_source, images_fingerprint, load_images
 from .config import DEFAULT_DATASET, RunConfig, TrainingConfig
+from .state import RunState
 
 
 class TrainingData(NamedTuple):
@@ -123,7 +124,7 @@ def _preparation(config, size):
 
 
 def make_batches(
-    config: RunConfig, accelerator: Accelerator, data: TrainingData, size: int, progress: dict[str, Any]
+    config: RunConfig, accelerator: Accelerator, data: TrainingData, size: int, state: RunState
 ) -> Generator[dict[str, Any]]:
     """One process's batches without end, beginning with the one that comes next; `encode_batch` takes them.
 
@@ -134,17 +135,17 @@ def make_batches(
         accelerator: Says which process this is.
         data: The images.
         size: Height and width of the training images in pixels.
-        progress: How far the run is: "images_seen" and, of a stream, "stream".
+        state: The progress of the run.
 
     Raises:
         ValueError: If a stream was read by another number of processes.
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    positions = BatchPositions(progress["images_seen"], config.train_batch_size, rank, world_size)
+    positions = BatchPositions(state.images_seen, config.train_batch_size, rank, world_size)
     if not isinstance(data.dataset, datasets.IterableDataset):
         return _iterate(data.dataset, config.dataloader_num_workers, accelerator, batch_sampler=positions.batches())
 
-    stream = progress["stream"] or [[0, 0]] * world_size
+    stream = state.stream or [[0, 0]] * world_size
     if len(stream) != world_size:
         raise ValueError(
             f"The run has read its stream with {len(stream)} processes, each a share of its own. Go on with as many: "

@@ -1,10 +1,8 @@
-"""What decides a run's future, on disk: written whole or not at all, and the moving average of the weights."""
+"""Checkpoints of a training run: everything that decides its future, complete on disk or not there at all."""
 
-import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,26 +11,21 @@ from safetensors.torch import save_file
 
 from ..utils.errors import first_line
 from ..utils.files import remove_folder, replace_folder
-from .ema import WeightAverage, is_sharded
+from .ema import EMA, is_sharded
+from .state import STATE_NAME, RunState
 
-PROGRESS_NAME = "progress.json"
 CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
 
 
-# Checkpoints
-
-
-def save_checkpoint(
-    accelerator: Accelerator, average: WeightAverage, progress: dict[str, Any], folder: Path, limit: int = 0
-) -> None:
-    """Writes a checkpoint under a temporary name, moves it into place, and removes old ones then.
+def save_checkpoint(accelerator: Accelerator, ema: EMA, state: RunState, folder: Path, limit: int = 0) -> None:
+    """Writes a checkpoint under a temporary name, moves it into place, and then removes old ones.
 
     Args:
-        accelerator: Saves the network, optimiser and generators.
-        average: The weights' average.
-        progress: What else decides the future, as JSON; the same on every process.
-        folder: Where the checkpoint shall be.
-        limit: How many checkpoints to keep, this one included; 0 for all.
+        accelerator: Saves the network, optimisers and generators.
+        ema: The moving average of the weights.
+        state: The progress of the run; the main process writes it.
+        folder: The checkpoint's folder.
+        limit: Number of checkpoints to keep, including this one; 0 for all.
 
     Raises:
         OSError: If it cannot be written.
@@ -45,14 +38,14 @@ def save_checkpoint(
     try:
         accelerator.save_state(str(temporary))
         if accelerator.is_main_process or is_sharded(accelerator):
-            average.save(temporary / _average_name(accelerator))
-    except (SafetensorError, RuntimeError) as error:  # what a full disk is to the libraries
+            ema.save(temporary / _ema_name(accelerator))
+    except (SafetensorError, RuntimeError) as error:  # raised by the libraries when the disk is full
         raise OSError(
-            f"{folder} cannot be written; the checkpoints before it are whole. ({first_line(error)})"
+            f"{folder} cannot be written; the earlier checkpoints are complete. ({first_line(error)})"
         ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (temporary / PROGRESS_NAME).write_text(json.dumps(progress, indent=2) + "\n")
+        state.write(temporary)
         replace_folder(temporary, folder)
         if limit:
             for old in list_checkpoints(folder.parent)[:-limit]:
@@ -61,29 +54,29 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
 
 
-def load_checkpoint(accelerator: Accelerator, average: WeightAverage, folder: Path) -> None:
-    """Restores what `save_checkpoint` saved; its progress is `read_progress`'s.
+def load_checkpoint(accelerator: Accelerator, ema: EMA, folder: Path) -> None:
+    """Restores everything that `save_checkpoint` saved except the state, which `read_state` reads.
 
     Raises:
-        ValueError: If it is damaged, or of another network.
+        ValueError: If the checkpoint is damaged, or belongs to another network.
     """
     try:
         accelerator.load_state(str(folder))
-        average.load(folder / _average_name(accelerator))
+        ema.load(folder / _ema_name(accelerator))
     except (SafetensorError, RuntimeError, OSError, EOFError) as error:
         raise ValueError(
-            f"{folder} cannot be loaded: it is damaged, or of another network. ({first_line(error)})"
+            f"{folder} cannot be loaded: it is damaged, or belongs to another network. ({first_line(error)})"
         ) from error
-    # Batches accumulated so far: a checkpoint has none, and accelerate's own count may be of another accumulation.
+    # accelerate's count of accumulated batches may stem from another accumulation. A checkpoint holds no such batch.
     accelerator.step = 0
 
 
-def _average_name(accelerator):
+def _ema_name(accelerator: Accelerator) -> str:
     return f"average-{accelerator.process_index if is_sharded(accelerator) else 0}.safetensors"
 
 
 def save_batch(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Writes tensors beside a checkpoint, for whoever looks into a failed step."""
+    """Saves the batch of a failed step beside its checkpoint."""
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
 
 
@@ -95,56 +88,38 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
-    """The checkpoint to go on from.
+    """Finds the checkpoint to resume from.
 
     Args:
-        folder: Where a run's checkpoints are.
-        resume: A checkpoint's folder, "latest" for the newest complete one, or `None` for a new run.
+        folder: Folder of a run's checkpoints.
+        resume: Folder of a checkpoint, "latest" for the newest complete one, or `None` for a new run.
 
     Returns:
-        The checkpoint, or `None` to begin: "latest" of a run that has none yet is its beginning.
+        The checkpoint. `None` for a new run, and for "latest" if the run has no checkpoint yet.
 
     Raises:
-        ValueError: If there is no such checkpoint, or a new run would mix with another one.
+        ValueError: If the checkpoint does not exist, or if two runs would share the folder.
     """
     existing = list_checkpoints(folder)
     if resume is None:
         if existing:
             raise ValueError(
-                f"{folder} has checkpoints of a run already. Give --resume latest to go on with it, or another "
-                f"output folder."
+                f"{folder} already has checkpoints of a run. Give --resume latest to continue it, or another output "
+                f"folder."
             )
         return None
     if resume == "latest":
         return existing[-1] if existing else None
     checkpoint = Path(resume)
-    if not (checkpoint / PROGRESS_NAME).is_file():
-        raise ValueError(f"--resume {resume}: there is no checkpoint.")
+    if not (checkpoint / STATE_NAME).is_file():
+        raise ValueError(f"--resume {resume}: not a checkpoint.")
     if existing and checkpoint.resolve().parent != folder.resolve():
         raise ValueError(f"--resume {resume}: {folder} has checkpoints of another run; give another output folder.")
     return checkpoint
 
 
-def read_progress(checkpoint: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of the run's progress.
-
-    Args:
-        checkpoint: The checkpoint.
-        identity: What may not change while a run lasts, as JSON; "identity" of the progress that was saved.
-
-    Raises:
-        ValueError: If it has changed.
-    """
-    progress = json.loads((checkpoint / PROGRESS_NAME).read_text())
-    before, now = progress["identity"], json.loads(json.dumps(identity))
-    changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
-    if changed:
-        raise ValueError(f"{checkpoint} is of another run: {'; '.join(changed)}.")
-    return progress
-
-
 def tidy_checkpoints(folder: Path, checkpoint: Path | None) -> None:
-    """Removes what killed processes have left behind, and the checkpoints after the one that a run goes on from."""
+    """Removes leftovers of killed processes, and all checkpoints later than the one that a run resumes from."""
     for leftover in [*folder.glob(".*step-*.part"), *folder.glob(".*step-*.old")]:
         shutil.rmtree(leftover, ignore_errors=True)
     for later in list_checkpoints(folder):

@@ -122,6 +122,11 @@ class RunConfig(ImageConfig):
         _require(self.report_to.count("none") in (0, len(self.report_to)), "report_to: none stands alone")
 
     @property
+    def checkpoints_dir(self) -> Path:
+        """Folder of the run's checkpoints."""
+        return Path(self.output_dir) / "checkpoints"
+
+    @property
     def trackers(self) -> list[str]:
         """Names of the trackers to report to."""
         return [name for name in self.report_to if name != "none"]

@@ -1,4 +1,4 @@
-"""The exponential moving average of a network's weights."""
+"""The exponential moving average (EMA) of a network's weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,14 +11,18 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-class WeightAverage:
-    """Exponential moving average of a network's trained weights; it begins as a copy of them.
+class EMA:
+    """Exponential moving average of a network's trained weights. It starts as a copy of them.
 
-    The average is kept in float32, for with the usual decays a half-precision one would never move. Of a network that
-    is sharded over processes, each has the average of its own shards.
+    The averages are float32: with the usual decays, a half-precision average would never move. Each process averages
+    its own shards of a sharded network.
 
     Args:
-        network: The network, not wrapped, but sharded if it is going to be.
+        network: The network, not wrapped, after sharding if it is sharded.
+
+    Attributes:
+        weights: The trained weights, by name.
+        averages: Their averages, by name.
     """
 
     def __init__(self, network: nn.Module):
@@ -31,69 +35,69 @@ class WeightAverage:
         weights = [_local(p).detach().float() for p in self.weights.values()]
         get_ema_multi_avg_fn(decay)(list(self.averages.values()), weights, None)
 
-    def move_weights_here(self) -> None:
-        """The network goes on from its average."""
-        self._assign(self.averages)
+    def copy_to_weights(self) -> None:
+        """Replaces the network's weights by their averages."""
+        self._set_weights(self.averages)
 
     @contextmanager
-    def in_place_of_weights(self) -> Iterator[None]:
-        """For a while, the network has the averaged weights."""
+    def applied(self) -> Iterator[None]:
+        """Context in which the network has the averaged weights."""
         trained = {name: _local(p).detach().clone() for name, p in self.weights.items()}
-        self._assign(self.averages)
+        self._set_weights(self.averages)
         try:
             yield
         finally:
-            self._assign(trained)
+            self._set_weights(trained)
 
     @torch.no_grad()
-    def _assign(self, values):
+    def _set_weights(self, values: dict[str, torch.Tensor]) -> None:
         for name, p in self.weights.items():
             _local(p).copy_(values[name])
 
     def assign(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes the average from a state dict of the whole network."""
+        """Takes the averages from a state dict of the whole network."""
         for name, average in self.averages.items():
             average.copy_(state[name])
 
     def save(self, path: Path) -> None:
-        """Writes the average."""
+        """Writes the averages to a safetensors file."""
         save_file({name: average.contiguous() for name, average in self.averages.items()}, path)
 
     def load(self, path: Path) -> None:
-        """Reads the average.
+        """Reads the averages from a safetensors file.
 
         Raises:
-            ValueError: If it is of another network.
+            ValueError: If the file belongs to another network.
         """
         saved = load_file(path)
         if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in self.averages.items()}:
-            raise ValueError(f"{path} is the average of another network, or of one sharded in another way.")
+            raise ValueError(f"{path} is the average of another network, or of one that is sharded differently.")
         self.assign(saved)
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """This process's part of a tensor; all of it if it is not sharded."""
+    """This process's shard of a tensor; the tensor itself if it is not sharded."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether no process has the whole network."""
+    """True if the network is sharded, so that no process holds all of it."""
     return accelerator.distributed_type == DistributedType.FSDP
 
 
 @contextmanager
 def averaged_network(
-    accelerator: Accelerator, network: nn.Module, average: WeightAverage, make_whole: Callable[[], nn.Module]
+    accelerator: Accelerator, network: nn.Module, ema: EMA, make_whole: Callable[[], nn.Module]
 ) -> Iterator[nn.Module | None]:
-    """The network with averaged weights, on the main process; `None` on the others. All processes have to take part.
+    """The network with averaged weights on the main process, `None` on the others. All processes must take part.
 
     Args:
         accelerator: The run's accelerator.
         network: The network, not wrapped.
-        average: Its average.
-        make_whole: Makes a network of its kind; needed if it is sharded, for the averaged weights of all processes.
+        ema: The average of its weights.
+        make_whole: Makes an equal network. It is called for a sharded network, to gather the averages in.
     """
-    with average.in_place_of_weights():
+    with ema.applied():
         if is_sharded(accelerator):
             state = accelerator.get_state_dict(network)  # whole, on the main process alone
             whole = None

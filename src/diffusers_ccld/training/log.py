@@ -1,4 +1,4 @@
-"""What a run reports while it lasts: figures to a file and to trackers, pictures, images that are no good."""
+"""What a training run reports: figures, pictures and bad images, and descriptions of a run in text."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,55 +14,97 @@ from accelerate import Accelerator
 from PIL import Image
 
 from ..utils.files import write_text
+from ..utils.pictures import save_image
+from .bad_images import BadImages, gather_bad_images
 from .config import RunConfig
+from .state import RunState
+
+LOG_NAME = "metrics.jsonl"
 
 
 class TrainingLog:
-    """Means over some steps, to the trackers and to a file of a line an entry.
+    """Writes the means of figures over some steps to a file of JSON lines and to the trackers, and pictures beside it.
 
-    What has been gathered since the last entry is part of a checkpoint: entries do not depend on interruptions.
+    The sums since the last entry belong to the run's state, so the entries do not depend on interruptions.
 
     Args:
         accelerator: Has the trackers.
-        path: The file; `None` for no file.
+        state: The run's state: the log reads its step and adds to its sums.
+        bad_images: The list of bad images.
+        folder: The run's folder; `None` if nothing is written.
     """
 
-    def __init__(self, accelerator: Accelerator, path: Path | None):
-        self.accelerator = accelerator
-        self.path = path
-        self.sums: dict[str, list[float]] = {}
+    def __init__(self, accelerator: Accelerator, state: RunState, bad_images: BadImages, folder: Path | None):
+        self.accelerator, self.state, self.bad_images = accelerator, state, bad_images
+        self.folder = folder
+        self.path = None if folder is None else folder / LOG_NAME
         self._images, self._since = 0, time.monotonic()
+        self._num_looked_at = 0
+        self._bad: list[tuple[str, str]] = []
 
     def add(self, images: int = 0, **values: float | Sequence[float]) -> None:
-        """Adds values, one or several of a kind, to what the next entry is the mean of."""
+        """Adds figures, a number or several of each name; the next entry has their means.
+
+        Args:
+            images: Number of images trained on, for the images per second.
+            values: The figures.
+        """
         self._images += images
         for name, value in values.items():
             value = [value] if isinstance(value, float) else value
-            total, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = [math.fsum([total, *value]), count + len(value)]
+            total, count = self.state.sums.get(name, (0.0, 0))
+            self.state.sums[name] = [math.fsum([total, *value]), count + len(value)]
 
-    def write(self, step: int, **values: float) -> dict[str, float]:
-        """Writes an entry of the means and of further values, and begins anew; gives the entry."""
-        means = {name: total / count for name, (total, count) in sorted(self.sums.items()) if count}
+    def add_batch(self, batch: dict[str, Any]) -> None:
+        """Notes the bad images of a batch."""
+        self._num_looked_at += batch["num_looked_at"]
+        self._bad += batch["bad"]
+
+    def list_bad_images(self) -> None:
+        """Lists the bad images of all processes, which must all take part.
+
+        Raises:
+            ValueError: If there are too many.
+        """
+        gather_bad_images(self.accelerator, self.bad_images, self._num_looked_at, self._bad)
+        self._num_looked_at, self._bad = 0, []
+
+    def write(self, **values: float) -> dict[str, float]:
+        """Writes an entry and starts the next one.
+
+        Args:
+            values: Figures that are not means.
+
+        Returns:
+            The entry.
+        """
+        means = {name: total / count for name, (total, count) in sorted(self.state.sums.items()) if count}
+        values |= {"bad_images": len(self.bad_images.reasons), "images_seen": self.state.images_seen}
         seconds = time.monotonic() - self._since
         entry = {**means, **values, "images_per_second": self._images / seconds, "memory_gib": peak_memory_gib()}
         if self.accelerator.is_main_process and self.path is not None:
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, **entry}) + "\n")
-        self.accelerator.log(entry, step=step)
-        self.sums = {}
+                file.write(json.dumps({"step": self.state.step, **entry}) + "\n")
+        self.accelerator.log(entry, step=self.state.step)
+        self.state.sums = {}
         self._images, self._since = 0, time.monotonic()
         return entry
 
-    def resume(self, step: int, sums: dict[str, list[float]]) -> None:
-        """Takes up what a checkpoint at a step had gathered; entries that came after it are dropped."""
-        self.sums = sums
-        if self.accelerator.is_main_process and self.path is not None and self.path.is_file():
-            write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in read_log(self.path, step)))
+    def show(self, name: str, picture: Image.Image) -> None:
+        """Saves a picture of the run's progress in the folder `demos`, and sends it to the trackers."""
+        demos = self.folder / "demos"
+        demos.mkdir(exist_ok=True)
+        save_image(picture, demos / f"step-{self.state.step:08d}.png")
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                pixels = np.asarray(picture)[None]
+                tracker.log_images({name: pixels}, step=self.state.step, dataformats="NHWC")
+            else:
+                tracker.log_images({name: [picture]}, step=self.state.step)
 
 
 def read_log(path: Path, last_step: int | None = None) -> list[dict[str, float]]:
-    """The entries of a log, up to a step; a line that was not finished is none."""
+    """The entries of a log up to a step, all by default. An unfinished last line is ignored."""
     entries = []
     for line in path.read_text().splitlines(keepends=True) if path.is_file() else ():
         if line.endswith("\n"):
@@ -71,28 +114,25 @@ def read_log(path: Path, last_step: int | None = None) -> list[dict[str, float]]
     return entries
 
 
-def log_image(accelerator: Accelerator, name: str, image: Image.Image, step: int) -> None:
-    """Sends an image to all trackers."""
-    for tracker in accelerator.trackers:
-        if tracker.name == "tensorboard":
-            tracker.log_images({name: np.asarray(image)[None]}, step=step, dataformats="NHWC")
-        else:
-            tracker.log_images({name: [image]}, step=step)
+def drop_later_entries(path: Path, step: int) -> None:
+    """Removes the entries after a step from a log, if there is one."""
+    if path.is_file():
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in read_log(path, step)))
 
 
 def peak_memory_gib() -> float:
-    """Most memory in use so far, in GiB: of the GPU, or of the process where there is none."""
+    """Peak memory so far, in GiB: of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-# The original authors' rule of thumb on how large a network may be for its images.
+# The original authors' rule of thumb for the size of a network, by the size of its images' latents.
 MOST_PARAMETERS_PER_LATENT = 2 / 3
 
 
 def describe_hardware(accelerator: Accelerator) -> str:
-    """What a run runs on."""
+    """Number of processes, device and precision of a run."""
     device = "CPU"
     if accelerator.device.type == "cuda":
         device = torch.cuda.get_device_name(accelerator.device)
@@ -107,13 +147,13 @@ def describe_run(
     latent_shape: tuple[int, int, int],
     teacher: torch.nn.Module | None = None,
 ) -> str:
-    """What a run is going to do, in lines of text, with a warning if the network is large for its images.
+    """Describes a run in lines of text, with a warning if the network is large for its images.
 
     Args:
         config: The run's settings.
         accelerator: The run's accelerator.
-        network: What is trained, not wrapped.
-        num_images: How many images there are; `None` if that is not known.
+        network: The trained network, not wrapped.
+        num_images: Number of images; `None` if unknown.
         latent_shape: (C, H, W) of their latents.
         teacher: A frozen network beside it.
     """
@@ -126,22 +166,22 @@ def describe_run(
     else:
         epochs = config.max_steps * per_step / num_images
         lines.append(f"images: {num_images:,}, {per_step} a step; {config.max_steps:,} steps are {epochs:.1f} epochs")
-    # The weights in float32; of the trained ones gradient, average and AdamW's two moments, too.
+    # Weights in float32, and for the trained ones also gradient, average and AdamW's two moments.
     moments = 2 if config.optimizer == "adamw8bit" else 8
     frozen = sum(p.numel() * p.element_size() for p in teacher.parameters()) if teacher is not None else 0
     gib = (4 * total + (4 + 4 + moments) * trained + frozen) / 2**30
-    lines.append(f"memory: {gib:.2f} GiB for weights and optimiser, and activations beside them")
+    lines.append(f"memory: {gib:.2f} GiB for weights and optimiser, plus activations")
     latents = math.inf if num_images is None else num_images * math.prod(latent_shape)
     if trained > MOST_PARAMETERS_PER_LATENT * latents:
         lines.append(
             f"warning: {trained:,} parameters are more than two thirds of the {latents:,} numbers in the images' "
-            f"latents; the network may learn the images by heart. Take more images, a smaller network or a LoRA."
+            f"latents; the network may memorise the images. Use more images, a smaller network or a LoRA."
         )
     return "\n".join(lines)
 
 
 def describe_dry_run(config: RunConfig, seconds: float, first_step: int) -> str:
-    """What steps of that many seconds make of a run, in lines of text."""
+    """Time and memory of a run, extrapolated from the seconds that a step took, in lines of text."""
     hours = seconds * (config.max_steps - first_step + 1) / 3600
     return (
         f"time: {seconds:.2f} s a step, {hours:.2f} hours for all\n"

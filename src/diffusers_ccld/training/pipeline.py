@@ -14,6 +14,7 @@ from ..sharing.model_cards import SAMPLE_PROMPTS
 from ..utils.pictures import image_grid
 from .batches import TrainingData
 from .components import network_settings
+from .config import TrainingConfig
 from .ema import averaged_network
 from .result import save_result, training_facts
 from .run import TrainingRun
@@ -25,23 +26,23 @@ class PipelineInTraining:
     """Shows and saves a pipeline whose U-Net is being trained.
 
     Args:
-        run: The run; its settings are a `TrainingConfig`.
+        config: The run's settings.
         pipe: The pipeline, with the U-Net that is trained, not wrapped.
 
     Raises:
         ValueError: If the settings' prompts cannot be read.
     """
 
-    def __init__(self, run: TrainingRun, pipe: DiffusionPipeline):
-        self.run, self.pipe, self.unet = run, pipe, pipe.unet
-        self.prompts = read_prompts(run.config.demo_prompts)
+    def __init__(self, config: TrainingConfig, pipe: DiffusionPipeline):
+        self.config, self.pipe, self.unet = config, pipe, pipe.unet
+        self.prompts = read_prompts(config.demo_prompts)
         self._make_whole = functools.partial(type(pipe.unet).from_config, network_settings(pipe.unet))
         self._grid = None
 
-    def paint(self) -> None:
-        """Paints the settings' prompts with the averaged weights; all processes have to take part."""
-        config = self.run.config
-        with self._averaged() as averaged:
+    def show(self, run: TrainingRun) -> None:
+        """Samples the settings' prompts with the averaged weights; all processes must take part."""
+        config = self.config
+        with self._averaged(run) as averaged:
             if averaged is None:
                 return
             self.pipe.unet = averaged
@@ -54,17 +55,18 @@ class PipelineInTraining:
                     num_inference_steps=config.demo_inference_steps,
                     guidance_scale=config.demo_guidance_scale,
                 )
-                self.run.show("demo", self._grid)
+                run.log.show("demo", self._grid)
             except NonFinitePixelsError as error:  # worth a warning, but not the run
                 self._grid = None
-                logger.warning("No demo grid after step %d. %s", self.run.step, error)
+                logger.warning("No demo grid after step %d. %s", run.state.step, error)
             finally:
                 self.pipe.unet = self.unet
 
-    def save(self, data: TrainingData, facts: Mapping[str, str], name: str = "pipeline") -> None:
-        """Saves the pipeline with the averaged weights, and uploads it if asked; all processes have to take part.
+    def save(self, run: TrainingRun, data: TrainingData, facts: Mapping[str, str], name: str = "pipeline") -> None:
+        """Saves the pipeline with the averaged weights, and uploads it if asked; all processes must take part.
 
         Args:
+            run: The run, after its last step.
             data: The run's images.
             facts: What the card tells of this training beside what it tells of all.
             name: Of the folder in the run's.
@@ -72,19 +74,18 @@ class PipelineInTraining:
         Raises:
             OSError: If it cannot be written.
         """
-        run, config = self.run, self.run.config
-        if config.demo_every and run.step < run.first_step:  # there was nothing left to train
-            self.paint()
-        with self._averaged() as averaged:
+        if self.config.demo_every and run.state.step < run.first_step:  # there was no step left
+            self.show(run)
+        with self._averaged(run) as averaged:
             if averaged is None:
                 return
             folder = run.output_dir / name
             facts = {**facts, **training_facts(run, data.source, data.num_images)}
             save_result(folder, self.pipe, averaged, run, data.source, facts, self.prompts, self._grid)
-            run.hand_over(folder)
+            run.publish(folder)
 
-    def _averaged(self):
-        return averaged_network(self.run.accelerator, self.unet, self.run.average, self._make_whole)
+    def _averaged(self, run):
+        return averaged_network(run.accelerator, self.unet, run.ema, self._make_whole)
 
 
 def read_prompts(path: str | None) -> list[str]:

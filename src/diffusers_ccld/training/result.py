@@ -91,8 +91,8 @@ def training_facts(run: TrainingRun, source: str, num_images: int | None) -> dic
     count = "a stream" if num_images is None else f"{num_images:,}"
     return {
         "images": f"{shareable(source)} ({count})",
-        "steps": f"{run.step:,}, {run.images_seen:,} images seen",
-        "parameters": f"{sum(weight.numel() for weight in run.average.averages.values()):,} trained",
+        "steps": f"{run.state.step:,}, {run.state.images_seen:,} images seen",
+        "parameters": f"{sum(weight.numel() for weight in run.ema.averages.values()):,} trained",
         "hardware": describe_hardware(run.accelerator),
     }
 
@@ -178,6 +178,6 @@ def save_result(
         if grid is not None:
             grid.save(temporary / GRID_NAME)
             (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n")
-        plot_losses(run.log_path, temporary / PLOT_NAME)
+        plot_losses(run.log.path, temporary / PLOT_NAME)
         kind = LORA if is_lora else PIPELINE
-        save_training_card(temporary, kind, run, run.name_of(folder), facts, source, has_grid=grid is not None)
+        save_training_card(temporary, kind, run, run.public_name(folder), facts, source, has_grid=grid is not None)

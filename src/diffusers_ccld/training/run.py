@@ -1,193 +1,140 @@
-"""The course of a training run: where it goes on from, its steps, what it logs and saves, and how it ends."""
+"""A training run: its steps, what it logs and saves, and how it ends."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..sharing.hub import prepare_repository, push_folder
-from ..utils.pictures import save_image
-from .accelerator import Interruption, clip_gradient, gather_stream_positions, make_accelerator
-from .bad_images import BadImages, gather_bad_images
-from .checkpoints import find_checkpoint, load_checkpoint, read_progress, save_batch, save_checkpoint, tidy_checkpoints
+from .accelerator import Interruption, clip_gradient, gather_stream_positions
+from .bad_images import BadImages
+from .checkpoints import load_checkpoint, save_batch, save_checkpoint, tidy_checkpoints
 from .config import RunConfig, save_config
-from .ema import WeightAverage, is_sharded
-from .log import TrainingLog, describe_dry_run, log_image
+from .ema import EMA
+from .log import TrainingLog, describe_dry_run, drop_later_entries
 from .optimizers import learning_rate_schedule, set_learning_rate
+from .state import RunState
 
 DRY_RUN_STEPS = 3
+INTERRUPTED_STATUS = 130  # the exit status of a shell's command that SIGINT ended
 
 
 class TrainingRun:
-    """A run of optimisation steps that can be interrupted after each of them, and goes on to the bit.
+    """The steps of a run, which can be interrupted after each of them and resumed to the bit.
 
-        run = TrainingRun(config)
-        run.identify({"seed": config.seed, ...})
-        network, optimizer = run.accelerator.prepare(network, optimizer)
-        run.restore(WeightAverage(network), [optimizer])
-        run.begin(num_images)
-        with closing(batches), run:
-            while run.goes_on:
-                for batch, positions in run.micro_batches(batches):
-                    ...
-                run.finish_step()
+    `start_run` makes one:
+
+        with start_run(config, accelerator, state, ema, [optimizer], batches) as run:
+            for _ in run.steps():
+                for batch, positions in run.micro_batches():
+                    ...  # forward
+                    run.backward(loss, losses)
+                    grad_norm = run.clip_gradient(network.parameters())
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    run.log.add(loss=...)
+                run.finish_step(grad_norm)
+            if run.is_complete:
+                ...  # save the result
+        return run.exit_status
 
     Args:
         config: The run's settings.
-        may_shard: Whether the script can train what is sharded over processes (FSDP, DeepSpeed).
+        accelerator: The run's accelerator.
+        state: Its progress.
+        ema: The moving average of the trained weights.
+        optimizers: The optimisers; each step sets their learning rate.
+        batches: This process's batches, without end.
+        log: Takes figures and pictures.
+        hub_name: Full name of the repository that the result is uploaded to; `None` if it is not.
 
     Attributes:
-        accelerator: The run's accelerator.
-        output_dir: Where the run writes.
-        checkpoint: The checkpoint it goes on from; `None` for a run that begins.
-        step: Steps done.
-        images_seen: Images trained on, by all processes together.
-        log: Takes figures; see `TrainingLog`.
-        is_interrupted: Whether the run was told to end before its last step.
-        hub_name: Full name of the repository that the result is uploaded to, or `None`.
-
-    Raises:
-        ValueError: If the accelerator cannot be made or the checkpoint is not there.
+        output_dir: The run's folder.
+        first_step: Number of the first step done here, counted from 1.
+        last_step: Number of the last one.
+        is_interrupted: True once the run was told to end early.
     """
 
-    def __init__(self, config: RunConfig, may_shard: bool = False):
-        self.config = config
-        self.accelerator = make_accelerator(config)
-        if not may_shard and (is_sharded(self.accelerator) or self.accelerator.state.deepspeed_plugin is not None):
-            raise ValueError("This script's processes each have the whole network: launch it with accelerate's DDP.")
-        torch.manual_seed(config.seed)
+    def __init__(
+        self,
+        config: RunConfig,
+        accelerator: Accelerator,
+        state: RunState,
+        ema: EMA,
+        optimizers: Sequence[torch.optim.Optimizer],
+        batches: Generator[dict[str, Any]],
+        log: TrainingLog,
+        hub_name: str | None = None,
+    ):
+        self.config, self.accelerator, self.state = config, accelerator, state
+        self.ema, self.optimizers, self.batches = ema, optimizers, batches
+        self.log, self.hub_name = log, hub_name
         self.output_dir = Path(config.output_dir)
-        self.checkpoint = find_checkpoint(self.output_dir / "checkpoints", config.resume)
-        self.identity: dict[str, Any] = {}
-        self.progress: dict[str, Any] = {"step": 0, "images_seen": 0, "log": {}, "stream": None}
-        self.step = self.images_seen = 0
+        self.first_step = state.step + 1
+        self.last_step = min(state.step + DRY_RUN_STEPS, config.max_steps) if config.dry_run else config.max_steps
         self.is_interrupted = False
-        self.hub_name: str | None = None
-
-    # Before the first step
-
-    def identify(self, identity: dict[str, Any]) -> None:
-        """Says what may not change while the run lasts, and finds out how far it is.
-
-        Raises:
-            ValueError: If the checkpoint is of another run, or past the last step.
-        """
-        self.identity = identity
-        if self.checkpoint is not None:
-            self.progress = read_progress(self.checkpoint, identity if self.accelerator.is_main_process else {})
-        self.set_out_from(self.progress["step"])
-
-    def set_out_from(self, step: int) -> None:
-        """Counts the steps from that one on: those of a checkpoint, or of whoever trained before.
-
-        Raises:
-            ValueError: If that is past the last step.
-        """
-        if step > self.config.max_steps:
-            raise ValueError(f"The run is at step {step} already, and max_steps is {self.config.max_steps}.")
-        self.step, self.images_seen = step, self.progress["images_seen"]
-
-    def restore(self, average: WeightAverage, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Loads the checkpoint, if there is one, once the accelerator has prepared everything.
-
-        Args:
-            average: The weights' average.
-            optimizers: The optimisers; they get the learning rate of each step.
-
-        Raises:
-            ValueError: If the checkpoint is damaged.
-        """
-        self.average, self.optimizers = average, optimizers
-        if self.checkpoint is not None:
-            load_checkpoint(self.accelerator, average, self.checkpoint)
-
-    def begin(self, num_images: int | None, bad: Sequence[tuple[str, str]] = ()) -> None:
-        """Opens log and trackers. Nothing was written before.
-
-        Args:
-            num_images: How many images there are; `None` if that is not known.
-            bad: Bad images that are known already: name and reason of each.
-
-        Raises:
-            ValueError: If the result is to be uploaded, and cannot be.
-        """
-        config, accelerator = self.config, self.accelerator
-        writes = accelerator.is_main_process and not config.dry_run
-        if writes and config.push_to_hub:
-            name = config.hub_model_id or self.output_dir.resolve().name
-            self.hub_name = prepare_repository(name, config.hub_private_repo)
-        if writes:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            tidy_checkpoints(self.output_dir / "checkpoints", self.checkpoint)
-            save_config(dataclasses.replace(config, resume=None), self.output_dir / "config.yaml")
-        accelerator.wait_for_everyone()
-        self.log_path = None if config.dry_run else self.output_dir / "metrics.jsonl"
-        self.log = TrainingLog(accelerator, self.log_path)
-        self.log.resume(self.step, self.progress["log"])
-        self.bad_images = BadImages(
-            config.max_bad_share, num_images, self.output_dir / "bad_images.jsonl" if writes else None
-        )
-        self.bad_images.record(bad)
-        if not config.dry_run:
-            accelerator.init_trackers(config.run_name, config=config.for_trackers())
-        self.first_step = self.step + 1
-        self.last_step = min(self.step + DRY_RUN_STEPS, config.max_steps) if config.dry_run else config.max_steps
+        self._interruption = Interruption()
         self._learning_rate_at = learning_rate_schedule(config)
-        self._num_looked_at, self._bad, self._batch = 0, [], {}
-
-    def __enter__(self) -> "TrainingRun":
-        self._interruption = Interruption().__enter__()
+        self._last_batch: dict[str, Any] = {}
+        self._started = time.monotonic()
         self._progress_bar = tqdm(
-            initial=self.step,
+            initial=state.step,
             total=self.last_step,
             desc="Training",
             unit="step",
-            disable=not self.accelerator.is_main_process,
+            disable=not accelerator.is_main_process,
         )
-        self._started = time.monotonic()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._progress_bar.close()
-        self._interruption.__exit__(*exception)
 
     # The steps
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether there is another step to do."""
-        return self.step < self.last_step and not self.is_interrupted
+    def steps(self) -> Iterator[int]:
+        """Yields the number of steps done before each step that is left; saves the checkpoints that are due.
+
+        It ends after the last step, or early after SIGINT or SIGTERM. A dry run ends with a report.
+        """
+        self._started = time.monotonic()
+        with closing(self.batches), self._interruption, self._progress_bar:
+            while self.state.step < self.last_step and not self.is_interrupted:
+                yield self.state.step
+                if self._is_saved:
+                    name = f"step-{self.state.step:08d}"
+                    self._save(self.config.checkpoints_dir / name, self.config.checkpoints_total_limit)
+        if self.config.dry_run:
+            seconds = (time.monotonic() - self._started) / max(self.state.step - self.first_step, 1)
+            self.accelerator.print(describe_dry_run(self.config, seconds, self.first_step))
+        elif self.is_interrupted:
+            self.accelerator.print(f"stopped after step {self.state.step}; resume with --resume latest")
 
     @property
     def learning_rate(self) -> float:
         """Learning rate of the present step."""
-        return self._learning_rate_at(self.step)
+        return self._learning_rate_at(self.state.step)
 
-    def micro_batches(self, batches: Generator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], range]]:
-        """The batches of one optimisation step, each with the positions of its images in the run."""
+    def micro_batches(self) -> Iterator[tuple[dict[str, Any], range]]:
+        """Yields the batches of one optimisation step, each with the positions of its images in the run."""
         for optimizer in self.optimizers:
             set_learning_rate(optimizer, self.learning_rate, self.config.weight_decay)
         size, accelerator = self.config.train_batch_size, self.accelerator
         for _ in range(self.config.gradient_accumulation_steps):
-            self._batch = batch = next(batches)
-            self._num_looked_at += batch["num_looked_at"]
-            self._bad += batch["bad"]
-            first = self.images_seen + accelerator.process_index * size
+            self._last_batch = batch = next(self.batches)
+            self.log.add_batch(batch)
+            first = self.state.images_seen + accelerator.process_index * size
             yield batch, range(first, first + size)
-            self.images_seen += size * accelerator.num_processes
+            self.state.images_seen += size * accelerator.num_processes
 
     def backward(self, loss: torch.Tensor, losses: torch.Tensor, **tensors: torch.Tensor) -> torch.Tensor:
-        """Computes the gradient of a batch's loss, after a look at whether it is finite.
+        """Computes the gradient of a batch's loss, if the loss is finite.
 
         Args:
             loss: Scalar, with a graph.
-            losses: What it is made of, of any shape.
-            tensors: What it was computed from, for whoever looks into a failed step.
+            losses: Its parts, of any shape.
+            tensors: Inputs of the loss, saved if the step fails.
 
         Returns:
             The losses of all processes, (n,).
@@ -201,124 +148,168 @@ class TrainingRun:
         self.accelerator.backward(loss)
         return all_losses
 
-    def clip_gradient(self, parameters: Iterable[torch.nn.Parameter], **tensors: torch.Tensor) -> None:
-        """Clips the gradient to the settings' norm once it is complete, that is after the step's last batch.
+    def clip_gradient(self, parameters: Iterable[torch.nn.Parameter], **tensors: torch.Tensor) -> torch.Tensor | None:
+        """Clips the gradient to `max_grad_norm` of the settings after the last batch of a step.
 
         Args:
-            parameters: Whose gradient.
+            parameters: The parameters whose gradient is clipped.
             tensors: As for `backward`.
+
+        Returns:
+            The norm before clipping, a scalar; `None` while batches are accumulated.
 
         Raises:
             ValueError: If the gradient is not finite.
         """
         if not self.accelerator.sync_gradients:
-            return
-        self._grad_norm = clip_gradient(self.accelerator, parameters, self.config.max_grad_norm)
-        if self.accelerator.scaler is None:  # which skips such steps, and is there for them
-            self._stop_if_not_finite(self._grad_norm, "gradient", tensors)
+            return None
+        grad_norm = clip_gradient(self.accelerator, parameters, self.config.max_grad_norm)
+        if self.accelerator.scaler is None:  # the scaler skips steps whose gradient is not finite
+            self._stop_if_not_finite(grad_norm, "gradient", tensors)
+        return grad_norm
 
-    def _stop_if_not_finite(self, values, what, tensors):
+    def _stop_if_not_finite(self, values: torch.Tensor, name: str, tensors: dict[str, torch.Tensor]) -> None:
         if torch.isfinite(values).all():
             return
-        where = ""
+        step, where = self.state.step + 1, ""
         if not self.config.dry_run:
-            aside = self.output_dir / f"failed-step-{self.step + 1:08d}"
-            self._save(aside)
-            save_batch(aside / f"batch-{self.accelerator.process_index}.safetensors", tensors)
-            where = f" What led to it is in {aside}; the newest checkpoint is of an earlier step."
+            failed = self.output_dir / f"failed-step-{step:08d}"
+            self._save(failed)
+            save_batch(failed / f"batch-{self.accelerator.process_index}.safetensors", tensors)
+            where = f" The batch and the state before it are in {failed}; the newest checkpoint is of an earlier step."
         raise ValueError(
-            f"The {what} of step {self.step + 1} is not finite.{where} Try a lower learning rate, max_grad_norm, or "
-            f"more precision."
+            f"The {name} of step {step} is not finite.{where} Try a lower learning rate, max_grad_norm, or more "
+            f"precision."
         )
 
-    def show(self, name: str, picture: Image.Image) -> None:
-        """Writes a picture of how the run is doing to its folder, and sends it to the trackers."""
-        (self.output_dir / "demos").mkdir(exist_ok=True)
-        save_image(picture, self.output_dir / "demos" / f"step-{self.step:08d}.png")
-        log_image(self.accelerator, name, picture, self.step)
-
-    def finish_step(self, show_every: int = 0, show: Callable[[], None] | None = None) -> None:
-        """Averages the weights, and logs, shows and saves what is due.
+    def finish_step(self, grad_norm: torch.Tensor) -> None:
+        """Updates the EMA, counts the step, and writes an entry of the log if one is due.
 
         Args:
-            show_every: Steps between two calls of `show`, which is called after the first step and the last, too; 0
-                for none.
-            show: Shows how the run is doing.
+            grad_norm: The norm of the step's gradient, of `clip_gradient`.
+
+        Raises:
+            ValueError: If too many images are bad.
         """
-        config = self.config
+        config, state = self.config, self.state
+        learning_rate, ema_decay = self.learning_rate, config.ema_decay_at(state.step)
         if not self.accelerator.optimizer_step_was_skipped:
-            self.average.update(config.ema_decay_at(self.step))
-            self.log.add(grad_norm=self._grad_norm.tolist())
-        learning_rate = self.learning_rate
-        self.step += 1
+            self.ema.update(ema_decay)
+            self.log.add(grad_norm=grad_norm.item())
+        state.step += 1
         self._progress_bar.update()
         self.is_interrupted = self._interruption.requested(self.accelerator)
         if config.dry_run:
-            if self.step == self.first_step < self.last_step:
-                self._started = time.monotonic()  # the first step warms up
+            if state.step == self.first_step < self.last_step:
+                self._started = time.monotonic()  # the first step is a warm-up
             return
-
-        is_last = self.step == self.last_step
-        is_logged = self.step % config.logging_steps == 0 or is_last
-        is_saved = self.step % config.checkpointing_steps == 0 or is_last or self.is_interrupted
-        is_first = self.step == self.first_step and self.checkpoint is None
-        if is_logged or is_saved:
-            gather_bad_images(self.accelerator, self.bad_images, self._num_looked_at, self._bad)
-            self._num_looked_at, self._bad = 0, []
+        is_logged = state.step % config.logging_steps == 0 or state.step == self.last_step
+        if is_logged or self._is_saved:
+            self.log.list_bad_images()
         if is_logged:
-            entry = self.log.write(
-                self.step,
-                learning_rate=learning_rate,
-                ema_decay=config.ema_decay_at(self.step - 1),
-                bad_images=len(self.bad_images.reasons),
-                images_seen=self.images_seen,
-            )
-            self._progress_bar.set_postfix(loss=f"{entry['loss']:.4f}", bad_images=len(self.bad_images.reasons))
-        if show_every and (self.step % show_every == 0 or is_last or is_first):
-            show()
-        if is_saved:
-            name = f"step-{self.step:08d}"
-            self._save(self.output_dir / "checkpoints" / name, config.checkpoints_total_limit)
+            entry = self.log.write(learning_rate=learning_rate, ema_decay=ema_decay)
+            self._progress_bar.set_postfix(loss=f"{entry['loss']:.4f}", bad_images=entry["bad_images"])
 
-    def _save(self, folder, limit=0):
-        progress = {
-            "step": self.step,
-            "images_seen": self.images_seen,
-            "log": self.log.sums,
-            "stream": gather_stream_positions(self.accelerator, self._batch),
-            "identity": self.identity,
-        }
-        save_checkpoint(self.accelerator, self.average, progress, folder, limit)
+    def is_due(self, every: int) -> bool:
+        """True after every so many steps, after the first step of a new run and after the last step; False for 0."""
+        step = self.state.step
+        is_first = step == self.first_step and self.state.checkpoint is None
+        is_at_end = step == self.last_step or is_first
+        return every > 0 and not self.config.dry_run and (step % every == 0 or is_at_end)
 
-    # After the last step
+    # Checkpoints
 
-    def end(self) -> bool:
-        """Reports how the run ended; whether there is a result to be saved: not after a dry run.
+    @property
+    def _is_saved(self) -> bool:
+        step = self.state.step
+        is_due = step % self.config.checkpointing_steps == 0 or step == self.last_step or self.is_interrupted
+        return is_due and not self.config.dry_run
 
-        Raises:
-            KeyboardInterrupt: If it was interrupted; its checkpoint is saved.
-        """
-        if self.is_interrupted and not self.config.dry_run:
-            self.accelerator.print(f"stopped after step {self.step}; go on with --resume latest")
-            self.accelerator.end_training()
-            raise KeyboardInterrupt
-        if self.config.dry_run:
-            measured = max(self.step - self.first_step, 1)
-            seconds = (time.monotonic() - self._started) / measured
-            self.accelerator.print(describe_dry_run(self.config, seconds, self.first_step))
-            self.accelerator.end_training()
-        return not self.config.dry_run
+    def _save(self, folder: Path, limit: int = 0) -> None:
+        self.state.stream = gather_stream_positions(self.accelerator, self._last_batch)
+        save_checkpoint(self.accelerator, self.ema, self.state, folder, limit)
 
-    def name_of(self, folder: Path) -> str:
-        """What others load the result of this folder as: its name on the Hub, or the folder's."""
+    # The result
+
+    @property
+    def is_complete(self) -> bool:
+        """True if there is a result to save: all steps are done, and this is not a dry run."""
+        return self.state.step == self.last_step and not self.is_interrupted and not self.config.dry_run
+
+    @property
+    def exit_status(self) -> int:
+        """Exit status of the script: 130 if the run was interrupted, else 0."""
+        return INTERRUPTED_STATUS if self.is_interrupted and not self.config.dry_run else 0
+
+    def public_name(self, folder: Path) -> str:
+        """Name to load the result of a folder by: that of the Hub, or else the folder's."""
         return self.hub_name or f"{self.output_dir.resolve().name}/{folder.name}"
 
-    def hand_over(self, folder: Path) -> None:
-        """Says where the result is, and uploads it if that was asked; the main process alone.
+    def publish(self, folder: Path) -> None:
+        """Prints where the result is, and uploads it if the settings ask for it. Only the main process calls this.
 
         Raises:
-            OSError: If the upload fails; the folder is there.
+            OSError: If the upload fails; the folder stays.
         """
         print(f"wrote {folder}")
         if self.hub_name is not None:
             print(f"uploaded to {push_folder(folder, self.hub_name)}")
+
+
+@contextmanager
+def start_run(
+    config: RunConfig,
+    accelerator: Accelerator,
+    state: RunState,
+    ema: EMA,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batches: Generator[dict[str, Any]],
+    *,
+    num_images: int | None = None,
+    bad: Sequence[tuple[str, str]] = (),
+) -> Iterator[TrainingRun]:
+    """Context of a run: restores its checkpoint, opens its folder, log and trackers, and closes them.
+
+    Nothing is written before.
+
+    Args:
+        config: The run's settings.
+        accelerator: The run's accelerator; it has prepared networks and optimisers.
+        state: The progress of the run.
+        ema: The moving average of the trained weights.
+        optimizers: The optimisers.
+        batches: This process's batches, of `make_batches`; they are closed at the end.
+        num_images: Number of images; `None` if unknown.
+        bad: Name and reason of each image that is known to be bad.
+
+    Raises:
+        ValueError: If the last step is done already, the checkpoint is damaged, or the result cannot be uploaded.
+    """
+    with closing(batches):
+        if state.step > config.max_steps:
+            raise ValueError(f"The run is at step {state.step} already, and max_steps is {config.max_steps}.")
+        if state.checkpoint is not None:
+            load_checkpoint(accelerator, ema, state.checkpoint)
+        output_dir = Path(config.output_dir)
+        writes = accelerator.is_main_process and not config.dry_run
+        hub_name = None
+        if writes and config.push_to_hub:
+            name = config.hub_model_id or output_dir.resolve().name
+            hub_name = prepare_repository(name, config.hub_private_repo)
+        log = TrainingLog(
+            accelerator,
+            state,
+            BadImages(config.max_bad_share, num_images, output_dir / "bad_images.jsonl" if writes else None),
+            None if config.dry_run else output_dir,
+        )
+        if writes:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            tidy_checkpoints(config.checkpoints_dir, state.checkpoint)
+            save_config(dataclasses.replace(config, resume=None), output_dir / "config.yaml")
+            drop_later_entries(log.path, state.step)
+        accelerator.wait_for_everyone()
+        log.bad_images.record(bad)
+        if not config.dry_run:
+            accelerator.init_trackers(config.run_name, config=config.for_trackers())
+        yield TrainingRun(config, accelerator, state, ema, optimizers, batches, log, hub_name)
+    accelerator.end_training()

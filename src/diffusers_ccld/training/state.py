@@ -1,0 +1,82 @@
+"""The progress of a training run: the part of a checkpoint that is JSON."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+STATE_NAME = "progress.json"
+
+
+@dataclasses.dataclass
+class RunState:
+    """The progress of a run; networks, optimisers and generators are saved beside it.
+
+    Attributes:
+        step: Optimisation steps done.
+        images_seen: Images trained on, by all processes together.
+        sums: Sum and count of each figure since the last entry of the log.
+        stream: Epoch and offset of each process in its stream; `None` without a stream.
+        identity: What must not change between resumptions, as JSON.
+        checkpoint: Folder of the checkpoint that the run resumes from; `None` for a new run. It is not saved.
+    """
+
+    step: int = 0
+    images_seen: int = 0
+    sums: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    stream: list[list[int]] | None = None
+    identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    checkpoint: Path | None = dataclasses.field(default=None, compare=False)
+
+    def write(self, folder: Path) -> None:
+        """Writes the state into the folder of a checkpoint."""
+        values = {
+            "step": self.step,
+            "images_seen": self.images_seen,
+            "log": self.sums,
+            "stream": self.stream,
+            "identity": self.identity,
+        }
+        (folder / STATE_NAME).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_state(checkpoint: Path, identity: dict[str, Any] | None = None) -> RunState:
+    """Reads the state of a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint's folder.
+        identity: The identity of the run that resumes from it; `None` skips the comparison.
+
+    Raises:
+        ValueError: If the checkpoint belongs to another run.
+    """
+    values = json.loads((checkpoint / STATE_NAME).read_text())
+    before, now = values["identity"], json.loads(json.dumps(identity or {}))
+    changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise ValueError(f"{checkpoint} belongs to another run: {'; '.join(changed)}.")
+    return RunState(
+        step=values["step"],
+        images_seen=values["images_seen"],
+        sums=values["log"],
+        stream=values["stream"],
+        identity=before,
+        checkpoint=checkpoint,
+    )
+
+
+def make_state(checkpoint: Path | None, identity: dict[str, Any], is_main_process: bool = True) -> RunState:
+    """The state in which a run starts: that of its checkpoint, or that of a new run.
+
+    Args:
+        checkpoint: The checkpoint to resume from; `None` for a new run.
+        identity: What must not change between resumptions, as JSON.
+        is_main_process: Only the main process compares the identity: the others may lack parts of it.
+
+    Raises:
+        ValueError: If the checkpoint belongs to another run.
+    """
+    if checkpoint is None:
+        return RunState(identity=identity)
+    state = read_state(checkpoint, identity if is_main_process else None)
+    return dataclasses.replace(state, identity=identity)
