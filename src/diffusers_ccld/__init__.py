@@ -1,4 +1,4 @@
-"""CLOOB-Conditioned Latent Diffusion for diffusers. Importing it makes diffusers know its classes."""
+"""CLOOB-Conditioned Latent Diffusion for diffusers. Importing it registers its classes with diffusers."""
 
 from .inference.interpolation import interpolate
 from .inference.loading import default_model

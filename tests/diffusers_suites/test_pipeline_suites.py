@@ -1,4 +1,4 @@
-"""diffusers' pipeline suites on our pipelines. docs/diffusers-suites.md says why what is skipped is skipped."""
+"""diffusers' pipeline suites on our pipelines. docs/diffusers-suites.md has the reasons for the skipped tests."""
 
 import unittest
 
@@ -43,7 +43,7 @@ class Suites(suites.PipelineTesterMixin, suites.PipelineKarrasSchedulerTesterMix
 
 
 class FromBase(suites.PipelineFromPipeTesterMixin):
-    """The suite's own originals are Stable Diffusion pipelines from the Hub, which our U-Net cannot be put into."""
+    """The suite's own originals are Stable Diffusion pipelines from the Hub, which cannot take our U-Net."""
 
     original_pipeline_class = CCLDPipeline
 

@@ -5,7 +5,7 @@ from tests.schedulers import test_schedulers as suites
 
 
 class Common(suites.SchedulerCommonTest):
-    """The suite, and what diffusers' own schedulers are tested for beside it."""
+    """The suite, and further tests that diffusers has for its own schedulers."""
 
     __test__ = False
     scheduler_classes = (CCLDScheduler,)

@@ -78,7 +78,7 @@ class TestTorchAo(UNetConfig, suites.TorchAoTesterMixin):
 
 @torch.no_grad()
 def test_torchao_int8_weights():
-    """Here, and not among the project's own tests, because an installed torchao makes every import say so."""
+    """Not among the project's own tests, because an installed torchao prints a warning at every import."""
     torch.manual_seed(0)
     unet = CCLDUNet2DConditionModel(**UNET).eval()
     inputs = TestModel().get_dummy_inputs()

@@ -68,7 +68,7 @@ def test_embeddings_are_the_originals(size):
 
 @torch.no_grad()
 def test_the_mask_on_queries_is_the_originals_mistake(model):
-    """Masking keys in its place, as one would expect, gives other embeddings: the reference can tell."""
+    """Masking the keys, as one would expect, changes the embeddings: the reference tells the two apart."""
     tokens = torch.from_numpy(original_files.reference("cloob_tiny")["tokens"]).long()
     right = model.text_model(tokens).text_embeds
     longer = tokens.clone()
@@ -204,7 +204,7 @@ def test_towers_of_different_spaces_do_not_join():
 
 @torch.no_grad()
 def test_patches_may_be_made_by_convolutions(tmp_path):
-    """One vector a patch, as with a projection, and the same after saving; an image's own whatever is beside it."""
+    """One vector per patch, the same after saving, and independent of the rest of the batch."""
     settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
     config = CLOOBVisionConfig(**settings, stem_channels=[8, 16, 16])
     image_encoder = CLOOBVisionModelWithProjection(config).eval()
@@ -216,6 +216,6 @@ def test_patches_may_be_made_by_convolutions(tmp_path):
     again = CLOOBVisionModelWithProjection.from_pretrained(tmp_path).eval()
     assert torch.equal(again(pixels).image_embeds, output.image_embeds)
     assert again.config.stem_channels == [8, 16, 16]
-    assert "stem_channels" not in CLOOBVisionConfig().to_dict()  # a cache of before there were any is still good
+    assert "stem_channels" not in CLOOBVisionConfig().to_dict()  # caches from before there were stems stay valid
     half = again.to(torch.bfloat16)(pixels).image_embeds
     assert half.dtype == torch.bfloat16 and torch.cosine_similarity(half.float(), output.image_embeds).min() > 0.99

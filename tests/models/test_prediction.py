@@ -1,4 +1,4 @@
-"""Networks that are told the guidance scale."""
+"""Guidance-distilled networks."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ from support.networks import make_unet, question
 
 
 @pytest.fixture(params=["ours", "stock"])
-def told(request, trainable_folder):
-    """A pipeline whose U-Net is told the guidance scale."""
+def distilled(request, trainable_folder):
+    """A pipeline with a guidance-distilled U-Net."""
     pipe = CCLDPipeline.from_pretrained(trainable_folder, unet=make_unet(request.param))
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -35,35 +35,36 @@ def test_the_embedding_is_that_of_latent_consistency_models():
         ({"conditions": []}, 1),
     ],
 )
-def test_a_single_condition_needs_one_evaluation(told, arguments, evaluated):
+def test_a_single_condition_needs_one_evaluation(distilled, arguments, evaluated):
     sizes = []
-    told.unet.register_forward_pre_hook(
+    distilled.unet.register_forward_pre_hook(
         lambda _, args, kwargs: sizes.append(len(kwargs["encoder_hidden_states"])), with_kwargs=True
     )
-    told(**arguments, num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="latent")
+    distilled(**arguments, num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="latent")
     assert set(sizes) == {evaluated}
 
 
 @torch.no_grad()
-def test_a_single_condition_s_weight_is_what_the_network_is_told(told):
+def test_the_weight_of_a_single_condition_is_the_network_s_input(distilled):
     noisy, timesteps, condition = question()
     weights = torch.tensor([[3.0], [5.0]])
-    mine = guided_prediction(told.unet, noisy, timesteps[0], condition, weights)
-    assert torch.allclose(mine, predict_velocity(told.unet, noisy, timesteps, condition, weights[:, 0]), atol=1e-6)
-    assert not torch.allclose(mine, predict_velocity(told.unet, noisy, timesteps, condition), atol=1e-3)
+    mine = guided_prediction(distilled.unet, noisy, timesteps[0], condition, weights)
+    expected = predict_velocity(distilled.unet, noisy, timesteps, condition, weights[:, 0])
+    assert torch.allclose(mine, expected, atol=1e-6)
+    assert not torch.allclose(mine, predict_velocity(distilled.unet, noisy, timesteps, condition), atol=1e-3)
 
 
 @torch.no_grad()
-def test_several_conditions_are_combined_by_the_formula(told):
+def test_several_conditions_are_combined_by_the_formula(distilled):
     noisy, timesteps, condition = question(3)
     noisy = noisy[:1]
-    one = [predict_velocity(told.unet, noisy, timesteps[:1], c[None]) for c in (condition[0], condition[1])]
-    none = predict_velocity(told.unet, noisy, timesteps[:1], torch.zeros_like(condition[:1]))
-    mine = guided_prediction(told.unet, noisy, timesteps[0], condition[:2, 0][None], torch.tensor([[3.0, -1.5]]))
+    one = [predict_velocity(distilled.unet, noisy, timesteps[:1], c[None]) for c in (condition[0], condition[1])]
+    none = predict_velocity(distilled.unet, noisy, timesteps[:1], torch.zeros_like(condition[:1]))
+    mine = guided_prediction(distilled.unet, noisy, timesteps[0], condition[:2, 0][None], torch.tensor([[3.0, -1.5]]))
     assert torch.allclose(mine, 3 * one[0] - 1.5 * one[1] - 0.5 * none, atol=1e-5)
 
 
-def test_a_network_that_is_told_insists_on_it():
+def test_a_guidance_scale_is_required_or_refused():
     noisy, timesteps, condition = question()
     with pytest.raises(ValueError, match=r"timestep_cond.*None.*\(2, 16\)"):
         make_unet("ours")(noisy, timesteps, condition)
@@ -72,23 +73,23 @@ def test_a_network_that_is_told_insists_on_it():
 
 
 @pytest.mark.parametrize("width", [-2, 0, 1, 2, 5])
-def test_embeddings_that_would_tell_nothing_are_refused(width):
+def test_impossible_widths_of_the_embedding_are_refused(width):
     with pytest.raises(ValueError, match=f"time_cond_proj_dim={width}"):
         make_unet("ours", width)
 
 
-def test_saving_and_loading(told, tmp_path):
-    told.save_pretrained(tmp_path)
+def test_saving_and_loading(distilled, tmp_path):
+    distilled.save_pretrained(tmp_path)
     loaded = CCLDPipeline.from_pretrained(tmp_path)
-    assert type(loaded.unet) is type(told.unet) and loaded.unet.config.time_cond_proj_dim == 16
+    assert type(loaded.unet) is type(distilled.unet) and loaded.unet.config.time_cond_proj_dim == 16
     with torch.no_grad():
-        assert torch.equal(predict_velocity(loaded.unet, *question()), predict_velocity(told.unet, *question()))
+        assert torch.equal(predict_velocity(loaded.unet, *question()), predict_velocity(distilled.unet, *question()))
 
 
-def test_what_a_network_was_taught_is_saved_with_its_pipeline(told, tmp_path):
-    """Steps are by default the network's own, and a guidance scale beyond what it knows is refused."""
-    told.register_to_config(default_num_inference_steps=2, max_guidance_scale=4.0)
-    told.save_pretrained(tmp_path)
+def test_what_a_network_was_taught_is_saved_with_its_pipeline(distilled, tmp_path):
+    """The network's own number of steps is the default, and larger guidance scales than it learned are refused."""
+    distilled.register_to_config(default_num_inference_steps=2, max_guidance_scale=4.0)
+    distilled.save_pretrained(tmp_path)
     pipe = CCLDPipeline.from_pretrained(tmp_path)
     pipe.set_progress_bar_config(disable=True)
     pipe("a fox", guidance_scale=4.0, output_type="latent")
@@ -96,6 +97,6 @@ def test_what_a_network_was_taught_is_saved_with_its_pipeline(told, tmp_path):
     assert pipe.num_timesteps == len(pipe.scheduler.timesteps)
     with pytest.raises(ValueError, match=r"up to 4; 4\.5 is beyond"):
         pipe("a fox", guidance_scale=4.5)
-    pipe(conditions=[("a fox", 3.0), ("snow", 3.0)], output_type="latent")  # combined by the formula: told of none
+    pipe(conditions=[("a fox", 3.0), ("snow", 3.0)], output_type="latent")  # each without guidance
     img2img = CCLDImg2ImgPipeline.from_pipe(pipe)
     assert (img2img.config.default_num_inference_steps, img2img.config.max_guidance_scale) == (2, 4.0)

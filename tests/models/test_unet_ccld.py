@@ -53,7 +53,7 @@ def test_the_network_is_the_originals(size):
         assert original_files.relative_error(v, expected[f"v{i}"]) < 2e-5
     v = unet(x, timestep_of([0.5, 0.9]), torch.zeros_like(c)).sample
     assert original_files.relative_error(v, expected["v_uncond"]) < 2e-5
-    if "v_wide" in expected:  # the two largest networks have no such reference
+    if "v_wide" in expected:  # the two largest networks do not have this reference
         v = unet(original_files.inputs("unet.x.wide", (1, 4, 24, 40)), timestep_of(0.6), c[:1]).sample
         assert original_files.relative_error(v, expected["v_wide"]) < 2e-5
 
@@ -105,7 +105,7 @@ def test_conditions_and_timesteps_may_have_several_shapes(unet):
         assert torch.equal(unet(x, timestep, c).sample, expected)
     assert torch.equal(unet(x, 499, c[:, None]).sample, expected)
     assert torch.equal(unet(x, 499, c, return_dict=False)[0], expected)
-    torch.testing.assert_close(unet(x, 499, 7 * c).sample, expected)  # only the direction counts
+    torch.testing.assert_close(unet(x, 499, 7 * c).sample, expected)  # only the direction matters
 
 
 def test_the_zero_condition_is_a_condition_of_its_own(unet):
@@ -182,7 +182,7 @@ def test_wrong_inputs_are_refused(unet):
         with pytest.raises(ValueError, match="multiples of 8"):
             unet(sample, 1, c)
     for condition in (torch.randn(2, 512), torch.randn(2, 2, 32), torch.randn(1, 32)):
-        with pytest.raises(ValueError, match="one CLOOB embedding an image"):
+        with pytest.raises(ValueError, match="one CLOOB embedding per image"):
             unet(x, 1, condition)
     with pytest.raises(ValueError, match="timestep has shape"):
         unet(x, torch.tensor([1, 2, 3]), c)

@@ -1,4 +1,4 @@
-"""What diffusers offers for its models, on our U-Net."""
+"""The features that diffusers expects of a model, on our U-Net."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
-from diffusers_ccld.models.unet_ccld import SpatialAttnProcessor
+from diffusers_ccld.models.attention_processor import SpatialAttnProcessor
 from diffusers_ccld.original.reading.checkpoints import CheckpointError
 
 TINY = {"block_out_channels": (64,) * 4, "layers_per_block": 1, "mapping_dim": 64, "cross_attention_dim": 32}
@@ -28,7 +28,7 @@ def two_heads():
 
 @pytest.fixture
 def small_pipe(pipe):
-    """Of one block a level, sampling with DDIM, since the multistep methods amplify rounding in few steps."""
+    """One block per level, with DDIM: the multistep methods amplify rounding in few steps."""
     pipe.unet = CCLDUNet2DConditionModel(**{**TINY, "cross_attention_dim": 512}).eval()
     pipe.scheduler = CCLDScheduler(algorithm_type="ddim")
     return pipe
@@ -59,7 +59,7 @@ def latents(pipe, **options):
 
 
 def train_lora(unet, dim=32):
-    """Two steps on noise: from the first on, neither factor of an adapter is zero."""
+    """Two steps on noise: after the first, neither factor of an adapter is zero."""
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(**LORA))
     optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr=1e-2)
@@ -106,7 +106,7 @@ def test_lora_of_a_pipeline_survives_saving(small_pipe, tmp_path):
     CCLDPipeline.save_lora_weights(
         tmp_path,
         unet_lora_layers=get_peft_model_state_dict(small_pipe.unet),
-        unet_lora_adapter_metadata=small_pipe.unet.peft_config["default"].to_dict(),  # weights do not tell alpha
+        unet_lora_adapter_metadata=small_pipe.unet.peft_config["default"].to_dict(),  # weights do not include alpha
     )
 
     fresh = CCLDPipeline.from_pretrained(tmp_path / "pipe")
@@ -123,7 +123,7 @@ def test_lora_of_a_pipeline_survives_saving(small_pipe, tmp_path):
     assert error(unfused, trained) > 0.01
     fresh.fuse_lora()
     assert error(latents(fresh), unfused) < 1e-4
-    fresh.unload_lora_weights()  # what is fused stays
+    fresh.unload_lora_weights()  # fused weights stay
     assert error(latents(fresh), unfused) < 1e-4
 
 
@@ -136,7 +136,7 @@ def test_loading_lora_into_half_precision_keeps_the_frequencies(unet, tmp_path):
     assert torch.equal(half.mapping.fourier.weight, unet.mapping.fourier.weight)
 
 
-# Files of the original's
+# The original's files
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
@@ -144,7 +144,7 @@ def test_loading_lora_into_half_precision_keeps_the_frequencies(unet, tmp_path):
 def test_a_single_file_of_the_originals(originals, pipe, name, ema, dtype):
     unet = CCLDUNet2DConditionModel.from_single_file(str(getattr(originals, name)), torch_dtype=dtype, ema=ema)
     assert type(unet) is CCLDUNet2DConditionModel and not unet.training and unet.dtype == (dtype or torch.float32)
-    assert torch.equal(unet.fourier.weight, pipe.unet.fourier.weight) == ema  # in all their digits
+    assert torch.equal(unet.fourier.weight, pipe.unet.fourier.weight) == ema  # to the last digit
     v, expected = run(unet, dim=512, dtype=unet.dtype), run(pipe.unet, dim=512)
     if ema:
         assert error(v, expected) < (1e-6 if dtype is None else 0.1)

@@ -31,7 +31,7 @@ def latents(pipe, **kwargs):
 
 
 class Spy:
-    """Counts the conditions that the network is asked about."""
+    """Counts the conditions that the network is evaluated for."""
 
     def __init__(self, pipe):
         self.calls = []
@@ -62,7 +62,7 @@ def test_saving_and_loading_changes_nothing(pipe, tmp_path):
 
 
 def test_loading_from_the_hub(pipeline_folder, tmp_path, monkeypatch):
-    """A hub id resolves to a snapshot folder; the calls that would fetch it are replaced."""
+    """A name on the Hub resolves to a snapshot folder; the download is replaced."""
     snapshot = tmp_path / "snapshot"
     shutil.copytree(pipeline_folder, snapshot)
     asked = []
@@ -242,7 +242,7 @@ def test_one_image_prompt_serves_many_prompts(pipe):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_seed_is_an_image(pipe, algorithm):
-    """Alone or among others, in any order, its noise is the same; the rest is rounding."""
+    """Its noise is the same alone and in any batch; the rest is rounding."""
     pipe.scheduler = CCLDScheduler(algorithm_type=algorithm)
     arguments = {"num_inference_steps": 5, "output_type": "np", "height": 64, "width": 64}
     prompts = ["a fox", "snow", "a boat", "a rose"]
@@ -274,7 +274,7 @@ def test_latents_are_given_before_their_scaling_is_undone(pipe):
     assert scale == pytest.approx(2.55)
     with torch.no_grad():
         pixels = (pipe.vae.decode(z * scale).sample / 2 + 0.5).clamp(0, 1)
-    expected = pipe("a fox", num_inference_steps=2, generator=seeded(), output_type="pt").images  # DDIM by now
+    expected = pipe("a fox", num_inference_steps=2, generator=seeded(), output_type="pt").images  # with DDIM
     torch.testing.assert_close(pixels, expected)
 
 

@@ -95,7 +95,7 @@ def test_the_weaker_the_closer(img2img, picture):
 
 
 def test_full_strength_is_text_to_image_from_a_noised_picture(img2img, pipe, picture):
-    """The first time is just below 1, so that hardly anything of the picture is left."""
+    """The first time is just below 1, where hardly anything of the picture is left."""
     pipe.scheduler = CCLDScheduler(algorithm_type="ddim")
     expected = pipe("a fox", height=64, width=64, generator=seeded(), **FEW).images
     result = img2img("a fox", picture, strength=1.0, generator=seeded(), **FEW).images
@@ -147,7 +147,7 @@ def test_stock_schedulers_begin_in_the_middle(img2img, picture, scheduler):
     ["HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"],
 )
 def test_schedulers_of_two_evaluations_begin_with_a_whole_step(name, strength):
-    """After a start between the two, the second would be taken for the first of another step."""
+    """After a start between the two, the second would count as the first of another step."""
     options = {"use_exponential_sigmas": True} if name.startswith("Heun") else {}
     scheduler = getattr(diffusers, name).from_config(CCLDScheduler().config, **options)
     timesteps = set_start(scheduler, 10, strength)
@@ -171,7 +171,7 @@ STOCK = [
 @pytest.mark.parametrize("name, options", STOCK)
 @pytest.mark.parametrize("strength", [0.3, 0.66, 0.9])
 def test_stock_schedulers_go_on_from_the_middle_to_the_same_end(name, options, strength):
-    """For a single image every path leads to it; a start in the middle of a step does not."""
+    """With a network that knows a single image, every run ends there, unless it starts in the middle of a step."""
     scheduler = getattr(diffusers, name).from_config(CCLDScheduler().config, **options)
     timesteps = set_start(scheduler, 20, strength)
     image, noise = (original_files.inputs(name, (1, 4, 8, 8)).double() for name in ("e2e.image", "e2e.noise"))

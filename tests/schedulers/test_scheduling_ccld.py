@@ -27,7 +27,7 @@ SHAPE = (2, 4, 8, 8)
 
 
 def toy_model(x, t):
-    """A smooth velocity field, the one that the reference runs were made with."""
+    """The smooth velocity field of the reference runs."""
     return 0.8 * torch.sin(1.7 * x + 2 * t) - 0.3 * x
 
 
@@ -87,7 +87,7 @@ def test_evaluations_are_as_many_as_the_originals(algorithm, num_steps):
 @pytest.mark.parametrize("schedule", ["spliced", "log"])
 @pytest.mark.parametrize("num_steps", [1, 2, 5, 20])
 def test_newer_samplers_agree_with_diffusers(algorithm, stock, schedule, num_steps):
-    """Whose chain is made of the very times that ours takes."""
+    """diffusers' scheduler gets a chain of exactly our times."""
     ours = CCLDScheduler(algorithm_type=algorithm, timestep_schedule=schedule)
     ours.set_timesteps(num_steps)
     times = timestep_to_t(ours.timesteps.double())
@@ -131,7 +131,7 @@ def test_a_scheduler_can_be_used_twice():
 
 
 def solution(x, t1):
-    """The sample at t = 0 of the one at t1, by Runge–Kutta in 150 small steps."""
+    """The sample at t = 0 from the one at t1, by Runge–Kutta in 150 small steps."""
     scheduler = CCLDScheduler(algorithm_type="prk")
     scheduler.set_timesteps(timesteps=t_to_timestep(torch.linspace(t1, 0, 151, dtype=torch.float64)[:-1]))
     return toy_run(scheduler, x)
@@ -139,7 +139,7 @@ def solution(x, t1):
 
 @pytest.mark.parametrize("algorithm", ["prk", "plms", "pie", "plms2", "iplms", "dpmpp", "unipc", "ddim"])
 def test_beginning_anywhere_solves_the_same_equation(algorithm):
-    """Also between two Runge–Kutta stages, where a step of 1/200 wrongly finished would be off by about as much."""
+    """Also between two Runge–Kutta stages; a wrong end of a step of 1/200 would cause an error of about that size."""
     start = 100 if algorithm in ("prk", "pie") else 0
     for begin in range(start, start + 13):
         scheduler = CCLDScheduler(algorithm_type=algorithm)
@@ -165,7 +165,7 @@ def test_coming_back_from_an_inversion_converges_with_the_samplers_order(algorit
 def test_a_run_begins_where_its_first_timestep_stands():
     scheduler = CCLDScheduler(algorithm_type="prk")
     scheduler.set_timesteps(10)
-    # The fourth stage of one step and the first of the next are at the same time: the step's beginning is meant.
+    # The fourth stage of one step and the first of the next have the same time; the result is the latter.
     assert scheduler.index_for_timestep(scheduler.timesteps[3]) == 4
     x = torch.zeros(SHAPE)
     scheduler.step(x, scheduler.timesteps[4], x)

@@ -43,7 +43,7 @@ LIMITS = {
     "HeunDiscreteScheduler, use_karras_sigmas=True": (0.045, 0.008),
 }
 
-# How far the sampled standard deviation may be from 0.5, at 15 and at 50 steps. Ours and DDPM come closer at first
+# Largest difference of the sampled standard deviation from 0.5, at 15 and at 50 steps. Ours and DDPM are of first
 # order; LCM draws from the distribution exactly.
 DEVIATION_LIMITS = {
     "CCLDScheduler, algorithm_type=ddpm": (0.12, 0.05),
@@ -89,7 +89,7 @@ def test_the_network_and_its_noise_are_taken_for_what_they_are(case, config):
 
 
 def test_the_fine_solution_is_what_our_scheduler_approaches(noise, expected):
-    """Two independent ways to it; the scheduler's begins at t = 0.996."""
+    """Two independent ways to the solution; the scheduler's begins at t = 0.996."""
     ours = SchedulerCase("CCLDScheduler", {"algorithm_type": "prk"}).make(CCLDScheduler().config)
     result = sample(ours, smooth_velocity, noise, 200)
     assert (result - expected).square().mean().sqrt() / expected.std() < 0.008

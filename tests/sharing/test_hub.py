@@ -1,4 +1,4 @@
-"""Uploads, to a Hub that is not there: what it would get, and what happens when it refuses."""
+"""Uploads to a fake Hub: the files that it gets, and the messages when it refuses."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def convert(*arguments):
 
 
 def loaded(hub, repository, folder):
-    """What was uploaded, loaded by diffusers as a stranger would."""
+    """The uploaded pipeline, loaded by diffusers in a new folder."""
     for name, content in hub.uploads[repository].items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

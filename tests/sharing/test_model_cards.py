@@ -1,4 +1,4 @@
-"""The cards of all folders: that they say what is known, and nothing of the machine they were written on."""
+"""The cards of all folders: they contain the known facts and nothing about the machine that wrote them."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_a_cell_stays_one_cell():
     assert table({"prompt": "a | b\n| c"}).splitlines()[2:] == [r"| prompt | a \| b \| c |"]
 
 
-def test_only_names_of_places_are_told(tmp_path, monkeypatch):
+def test_only_names_of_places_are_shared(tmp_path, monkeypatch):
     (tmp_path / "home" / "pictures").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for text in (str(tmp_path / "home" / "pictures"), "home/pictures", "~/pictures", "/nowhere/pictures"):
@@ -62,11 +62,12 @@ def test_only_names_of_places_are_told(tmp_path, monkeypatch):
 
 
 def test_settings_are_whole_yaml_without_places(tmp_path):
-    told = {"dataset": str(tmp_path), "run_name": "```\n# heading: *x*", "columns": [str(tmp_path / "a"), "b"], "n": 1}
-    section = settings_section(told)
+    columns = [str(tmp_path / "a"), "b"]
+    settings = {"dataset": str(tmp_path), "run_name": "```\n# heading: *x*", "columns": columns, "n": 1}
+    section = settings_section(settings)
     fence = section.splitlines()[2].removesuffix("yaml")
     inside = section.split(f"{fence}yaml\n")[1].split(f"\n{fence}")[0]
-    assert yaml.safe_load(inside) == {**told, "dataset": tmp_path.name, "columns": ["a", "b"]}
+    assert yaml.safe_load(inside) == {**settings, "dataset": tmp_path.name, "columns": ["a", "b"]}
 
 
 @pytest.mark.parametrize("kind", [PIPELINE, LORA, AUTOENCODER])

@@ -1,4 +1,4 @@
-"""Folders that carry their code, where the package is not installed."""
+"""Folders with their own code, where the package is not installed."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ from diffusers_ccld.cli import convert_main
 from diffusers_ccld.sharing.standalone import MODULES, PACKAGE, standalone_source
 from support.scripts import environment
 
-# Without the site module, editable installations and other additions to the path are not there.
+# Without the site module, the path has neither editable installations nor other additions.
 SAMPLE = """
 import importlib.util, sys, torch
 assert importlib.util.find_spec("diffusers_ccld") is None

@@ -17,10 +17,10 @@ class CLOOBTextConfig(PreTrainedConfig):
         projection_dim: Width D of the embeddings.
         num_hidden_layers: Number of layers.
         num_attention_heads: Number of attention heads a layer.
-        max_position_embeddings: Context length. Every text is padded to it.
+        max_position_embeddings: Context length, to which every text is padded.
         hidden_act: Activation; "gelu" is the exact one, which CCLD was trained with.
         layer_norm_eps: Epsilon of the layer normalisations.
-        eos_token_id: Id of the end token, after which a text counts as padding.
+        eos_token_id: Id of the end token; tokens after it count as padding.
     """
 
     model_type = "cloob_text_model"
@@ -57,8 +57,8 @@ class CLOOBVisionConfig(PreTrainedConfig):
         num_channels: Channels of an image.
         image_size: Height and width of an image in pixels.
         patch_size: Height and width of a patch in pixels.
-        stem_channels: Widths, multiples of 8, of the convolutions that make patches into vectors, each of which halves
-            height and width: three for patches of 8 pixels. By default patches are projected as they are, as in the
+        stem_channels: Widths, multiples of 8, of the convolutions that map patches to vectors. Each halves height and
+            width, so that patches of 8 pixels need three. By default patches are projected without them, as in the
             published models.
         hidden_act: Activation; "gelu" is the exact one, which CCLD was trained with.
         layer_norm_eps: Epsilon of the layer normalisations.
@@ -91,7 +91,7 @@ class CLOOBVisionConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """As written to files; without a stem as before there were any, so that fingerprints of caches still hold."""
+        """The values for files; without a stem its key is left out, as fingerprints of older caches require."""
         values = super().to_dict()
         if values["stem_channels"] is None:
             del values["stem_channels"]

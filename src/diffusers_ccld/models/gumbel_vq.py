@@ -1,4 +1,4 @@
-"""The encoder's side of taming-transformers' GumbelVQ, which stock `VQModel` lacks."""
+"""The encoder of taming-transformers' GumbelVQ, which diffusers' `VQModel` lacks."""
 
 import functools
 
@@ -10,36 +10,35 @@ from torch import nn
 
 
 class GumbelVQModel(VQModel):
-    """A `VQModel` that chooses each code by the largest of the logits that a 1×1 convolution computes.
+    """A `VQModel` that chooses each code by the largest logit of a 1×1 convolution.
 
-    The largest logit is not that of the nearest code, which is all that `VQModel` knows to choose. Its decoder is the
-    stock one: latents that are codes are nearest to themselves. So a saved folder may be loaded as a plain `VQModel`,
-    too, for decoding.
+    `VQModel` chooses the nearest code instead. The decoder is the same, as a code is its own nearest code. A saved
+    folder may also be loaded as a plain `VQModel`, for decoding.
 
     After `taming/modules/vqvae/quantize.py::GumbelQuantize` in CompVis/taming-transformers, without the noise that the
     original draws even in evaluation.
     """
 
-    @functools.wraps(VQModel.__init__)  # diffusers looks at the signature to tell what belongs to the configuration
+    @functools.wraps(VQModel.__init__)  # diffusers reads the names of the configuration off the signature
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.quantize.proj = nn.Conv2d(self.config.vq_embed_dim, self.config.num_vq_embeddings, 1)
 
     @apply_forward_hook
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> VQEncoderOutput | tuple[torch.Tensor]:
-        """Encodes pictures.
+        """Encodes images.
 
         Args:
             x: (N, 3, H, W) in [−1, 1].
-            return_dict: Whether to return an output object in place of a tuple.
+            return_dict: Returns an output object if true, else a tuple.
 
         Returns:
-            `VQEncoderOutput` whose `latents` are codes, (N, `vq_embed_dim`, h, w); or a tuple with just that.
+            `VQEncoderOutput` with codes as `latents`, (N, `vq_embed_dim`, h, w); or a tuple with just these.
         """
         indices = self.code_indices(x)
         latents = self.quantize.embedding(indices).permute(0, 3, 1, 2).contiguous()
         return VQEncoderOutput(latents=latents) if return_dict else (latents,)
 
     def code_indices(self, x: torch.Tensor) -> torch.Tensor:
-        """Numbers of the codes of pictures (N, 3, H, W), (N, h, w)."""
+        """Indices (N, h, w) of the codes of images (N, 3, H, W)."""
         return self.quantize.proj(self.quant_conv(self.encoder(x))).argmax(dim=1)

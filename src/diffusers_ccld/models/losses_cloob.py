@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 def hopfield_retrieval(stored: torch.Tensor, states: torch.Tensor, scale: float) -> torch.Tensor:
-    """One update of a continuous Hopfield network: every state becomes a softmax average of the stored patterns.
+    """One update of a continuous Hopfield network: each state becomes a softmax average of the stored patterns.
 
     Fürst et al. 2021, "CLOOB", equations 4 to 7.
 
@@ -38,11 +38,11 @@ def info_loob_loss(anchors: torch.Tensor, samples: torch.Tensor, inverse_tempera
 def info_nce_loss(
     image_embeds: torch.Tensor, text_embeds: torch.Tensor, inverse_temperature: float = 30.0
 ) -> torch.Tensor:
-    """CLIP's loss: every image is to pick its text from all of them, and every text its image (Radford et al. 2021).
+    """CLIP's loss: the cross-entropy of picking each image's text and each text's image (Radford et al. 2021).
 
     Args:
         image_embeds: (N, D), of unit length, gathered over all processes.
-        text_embeds: (N, D), likewise; `text_embeds[i]` belongs to `image_embeds[i]`.
+        text_embeds: (N, D), of unit length, gathered; `text_embeds[i]` belongs to `image_embeds[i]`.
         inverse_temperature: 1/τ.
     """
     logits = inverse_temperature * image_embeds @ text_embeds.T
@@ -51,7 +51,7 @@ def info_nce_loss(
 
 
 def cosine_distance(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-    """Mean of 1 − cosine between embeddings of unit length, (N, D) each, that belong together."""
+    """Mean of 1 − cosine between matching embeddings of unit length, (N, D) each."""
     return (1 - (image_embeds * text_embeds).sum(dim=-1)).mean()
 
 
@@ -61,13 +61,14 @@ def cloob_loss(
     inverse_temperature: float = 30.0,
     hopfield_scale: float = 15.0,
 ) -> torch.Tensor:
-    """The CLOOB loss: InfoLOOB between embeddings retrieved from Hopfield networks of the batch's own embeddings.
+    """The CLOOB loss: InfoLOOB between embeddings retrieved from Hopfield networks of the batch's embeddings.
 
-    On the scale of `cloob_training/loss.py` in crowsonkb/cloob-training: the paper's times `inverse_temperature` / 2.
+    It has the scale of `cloob_training/loss.py` in crowsonkb/cloob-training: the paper's loss times
+    `inverse_temperature` / 2.
 
     Args:
         image_embeds: (N, D), of unit length, gathered over all processes; N ≥ 2.
-        text_embeds: (N, D), likewise; `text_embeds[i]` belongs to `image_embeds[i]`.
+        text_embeds: (N, D), of unit length, gathered; `text_embeds[i]` belongs to `image_embeds[i]`.
         inverse_temperature: 1/τ of the InfoLOOB loss.
         hopfield_scale: β of the retrieval.
 
@@ -75,7 +76,7 @@ def cloob_loss(
         The loss, a scalar.
 
     Raises:
-        ValueError: If the shapes differ, or a single pair leaves nothing to contrast it with.
+        ValueError: If the shapes differ, or there are fewer than two pairs.
     """
     if image_embeds.shape != text_embeds.shape or len(image_embeds) < 2:
         raise ValueError(

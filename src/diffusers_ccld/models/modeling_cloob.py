@@ -31,8 +31,8 @@ class CLOOBTextModelOutput(ModelOutput):
     Attributes:
         text_embeds: Embeddings of unit length, (N, D).
         last_hidden_state: Output of the last layer, (N, 77, width).
-        hidden_states: Input of the first layer and output of every layer, if asked for.
-        attentions: Attention weights of every layer, if asked for and attention is eager.
+        hidden_states: Input of the first layer and output of every layer, on request.
+        attentions: Attention weights of every layer, on request with eager attention.
     """
 
     text_embeds: torch.Tensor | None = None
@@ -48,8 +48,8 @@ class CLOOBVisionModelOutput(ModelOutput):
     Attributes:
         image_embeds: Embeddings of unit length, (N, D).
         last_hidden_state: Output of the last layer, (N, 1 + patches, width).
-        hidden_states: Input of the first layer and output of every layer, if asked for.
-        attentions: Attention weights of every layer, if asked for and attention is eager.
+        hidden_states: Input of the first layer and output of every layer, on request.
+        attentions: Attention weights of every layer, on request with eager attention.
     """
 
     image_embeds: torch.Tensor | None = None
@@ -63,7 +63,7 @@ class CLOOBOutput(ModelOutput):
     """Output of the joint model.
 
     Attributes:
-        loss: The CLOOB loss, if asked for.
+        loss: The CLOOB loss, on request.
         logits_per_image: Cosine similarities times the inverse temperature, (images, texts).
         logits_per_text: The same, (texts, images).
         text_embeds: Text embeddings of unit length, (texts, D).
@@ -98,9 +98,10 @@ class CLOOBAttention(nn.Module):
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         if is_text is not None:
-            # The original masks the padded *queries*, where keys were meant, and the trained weights depend on it:
-            # padding attends to everything equally, which a zero query does, and everything attends to padding.
+            # The original masks the padded *queries* instead of the keys, and the trained weights depend on it. A zero
+            # query attends to all tokens equally; all tokens attend to padding.
             query = query * is_text[:, None, :, None]
+        # transformers' own models read the setting under this name; there is not a public one.
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -149,10 +150,10 @@ class CLOOBTextEmbeddings(nn.Module):
 
 
 class CLOOBConvolutionalStem(nn.Sequential):
-    """Patches made into vectors by small convolutions, with which transformers are easier to train.
+    """Maps patches to vectors by small convolutions, which make transformers easier to train.
 
-    After Xiao et al., 2021, "Early Convolutions Help Transformers See Better" (arXiv:2106.14881), with normalisations
-    that are independent of the batch.
+    After Xiao et al., 2021, "Early Convolutions Help Transformers See Better" (arXiv:2106.14881), with group
+    normalisation, which does not depend on the batch.
     """
 
     def __init__(self, config: CLOOBVisionConfig):
@@ -184,8 +185,9 @@ class CLOOBVisionEmbeddings(nn.Module):
 
 
 class CLOOBPreTrainedModel(PreTrainedModel):
-    """Initialisation, saving and loading common to the CLOOB models."""
+    """Initialisation, saving and loading of the CLOOB models."""
 
+    # transformers reads the names with an underscore off its models' classes.
     config: CLOOBConfig
     base_model_prefix = "cloob"
     supports_gradient_checkpointing = True
@@ -197,7 +199,7 @@ class CLOOBPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        # As the JAX training code began: Haiku's truncated normal for matrices, zero biases.
+        # As in the JAX training code: Haiku's truncated normal for matrices, zero biases.
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             initialization.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             if module.bias is not None:
@@ -215,7 +217,7 @@ class CLOOBPreTrainedModel(PreTrainedModel):
 
 
 def _refuse(kwargs):
-    """Raises for what transformers' decorators have not used up: an attention mask would be ignored, for one."""
+    """Raises for arguments that transformers' decorators leave over, such as an attention mask."""
     unknown = kwargs.keys() - {"output_hidden_states", "output_attentions", "return_dict"}
     if unknown:
         raise TypeError(f"forward() has no arguments {', '.join(sorted(unknown))}.")
@@ -227,7 +229,7 @@ class CLOOBTextModelWithProjection(CLOOBPreTrainedModel):
     config: CLOOBTextConfig
     base_model_prefix = "text_model"
     input_modalities = ("text",)
-    _keys_to_ignore_on_load_unexpected = [r"^vision_model\."]  # so that a joint model's folder gives this tower
+    _keys_to_ignore_on_load_unexpected = [r"^vision_model\."]  # the other tower of a joint model's folder
 
     def __init__(self, config: CLOOBTextConfig):
         super().__init__(config)
@@ -248,8 +250,8 @@ class CLOOBTextModelWithProjection(CLOOBPreTrainedModel):
         """Encodes texts.
 
         Args:
-            input_ids: Token ids, (N, up to 77). A shorter sequence is padded with zeros, as the model was trained.
-                There is no attention mask: what follows the first end token is padding.
+            input_ids: Token ids, (N, up to 77). A shorter sequence is padded with zeros, as in training. Tokens after
+                the first end token count as padding, without an attention mask.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
@@ -257,7 +259,7 @@ class CLOOBTextModelWithProjection(CLOOBPreTrainedModel):
 
         Raises:
             ValueError: If the sequence is longer than the context.
-            TypeError: If there are other arguments.
+            TypeError: If other arguments are given.
         """
         _refuse(kwargs)
         missing = self.config.max_position_embeddings - input_ids.shape[-1]
@@ -268,7 +270,7 @@ class CLOOBTextModelWithProjection(CLOOBPreTrainedModel):
             )
         input_ids = F.pad(input_ids, (0, missing))
         is_end = (input_ids == self.config.eos_token_id).int()
-        is_text = is_end.cumsum(dim=-1) == is_end  # up to the first end token and with it
+        is_text = is_end.cumsum(dim=-1) == is_end  # up to and including the first end token
 
         hidden_states = self.embeddings(input_ids)
         for layer in self.layers:
@@ -310,7 +312,7 @@ class CLOOBVisionModelWithProjection(CLOOBPreTrainedModel):
 
         Raises:
             ValueError: If the images have another size.
-            TypeError: If there are other arguments.
+            TypeError: If other arguments are given.
         """
         _refuse(kwargs)
         size = self.config.image_size
@@ -324,10 +326,10 @@ class CLOOBVisionModelWithProjection(CLOOBPreTrainedModel):
 
 
 class CLOOBModel(CLOOBPreTrainedModel):
-    """Both encoders of CLOOB (Fürst et al. 2021), and the loss that they are trained with together.
+    """Both encoders of CLOOB (Fürst et al. 2021) and the loss of their joint training.
 
     Raises:
-        ValueError: If the two towers embed into spaces of different width.
+        ValueError: If the embeddings of the two towers differ in width.
     """
 
     config: CLOOBConfig
@@ -340,6 +342,7 @@ class CLOOBModel(CLOOBPreTrainedModel):
                 f"The towers embed into different spaces, of width {config.text_config.projection_dim} (text) and "
                 f"{config.vision_config.projection_dim} (vision)."
             )
+        # transformers builds parts of models so; there is not a public name for it.
         self.text_model = CLOOBTextModelWithProjection._from_config(config.text_config)
         self.vision_model = CLOOBVisionModelWithProjection._from_config(config.vision_config)
         self.post_init()
@@ -354,15 +357,15 @@ class CLOOBModel(CLOOBPreTrainedModel):
         inverse_temperature: float = 30.0,
         hopfield_scale: float = 15.0,
     ) -> "CLOOBModel":
-        """Joins two towers that were saved apart, such as the `image_encoder` and `text_encoder` of a pipeline.
+        """Joins two towers that were saved separately, such as a pipeline's `image_encoder` and `text_encoder`.
 
         Args:
             vision_model_name_or_path: Folder or hub id of the image encoder.
             text_model_name_or_path: Folder or hub id of the text encoder.
-            vision_kwargs: Arguments of `CLOOBVisionModelWithProjection.from_pretrained`, `subfolder` for one.
+            vision_kwargs: Arguments of `CLOOBVisionModelWithProjection.from_pretrained`, such as `subfolder`.
             text_kwargs: Arguments of `CLOOBTextModelWithProjection.from_pretrained`.
-            inverse_temperature: As in `CLOOBConfig`; the towers do not know it.
-            hopfield_scale: As in `CLOOBConfig`, likewise.
+            inverse_temperature: As in `CLOOBConfig`; it is not saved with the towers.
+            hopfield_scale: As in `CLOOBConfig`; it is not saved with the towers.
         """
         vision_model = CLOOBVisionModelWithProjection.from_pretrained(
             vision_model_name_or_path, **(vision_kwargs or {})
@@ -414,7 +417,7 @@ class CLOOBModel(CLOOBPreTrainedModel):
         Args:
             input_ids: Token ids, (texts, up to 77).
             pixel_values: Normalised images, (images, 3, H, W).
-            return_loss: Whether to compute the CLOOB loss; text i then belongs to image i.
+            return_loss: Computes the CLOOB loss if true; text i then has to belong to image i.
 
         Returns:
             `CLOOBOutput`.

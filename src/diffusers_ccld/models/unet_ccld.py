@@ -1,4 +1,4 @@
-"""The CCLD U-Net: a residual network whose every block is modulated by a CLOOB embedding and the time.
+"""The CCLD U-Net: a residual network in which a CLOOB embedding and the time modulate every block.
 
 Primitives first, then blocks, then levels, then the network. The architecture is that of
 `train_latent_diffusion.py::DiffusionModel` in JD-P/cloob-latent-diffusion; the module names are those of diffusers.
@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 from torch import nn
 from torch.nn import functional as F
+
+from .attention_processor import SpatialAttnProcessor
 
 MAPPING_TIME_FEATURES = 128
 INPUT_TIME_FEATURES = 16
@@ -23,8 +25,8 @@ INPUT_TIME_FEATURES = 16
 class FourierFeatures(nn.Module):
     """Random Fourier features of the time: [cos 2πtw, sin 2πtw] for fixed frequencies w ~ N(0, 1).
 
-    Takes t of shape (N,), gives (N, `num_features`), always in float32. `to` and `half` leave the frequencies in
-    float32, too: in bfloat16, with three digits, the angles of t near 1 would be wrong by up to 0.05.
+    Maps t of shape (N,) to (N, `num_features`), always in float32. `to` and `half` leave the frequencies in float32:
+    bfloat16 has three digits, and angles of t near 1 would be wrong by up to 0.05.
     """
 
     def __init__(self, num_features: int):
@@ -36,7 +38,7 @@ class FourierFeatures(nn.Module):
         angles = 2 * math.pi * t.float()[:, None] * self.weight.float().squeeze(1)
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn, recurse=True):  # all of torch's conversions, `to`, `half` and so on, come through here
         exact = self.weight.data
         super()._apply(fn, recurse)
         if self.weight.dtype != exact.dtype:
@@ -45,7 +47,7 @@ class FourierFeatures(nn.Module):
 
 
 class ResidualMLP(nn.Module):
-    """Two linear layers beside a skip connection; the last block of the mapping network ends without a ReLU."""
+    """Two linear layers beside a skip connection. The last block of the mapping network has no final ReLU."""
 
     def __init__(self, in_features: int, out_features: int, final_activation: bool):
         super().__init__()
@@ -60,9 +62,9 @@ class ResidualMLP(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-    """Turns the condition (N, D) and the time (N,) into the vector (N, `mapping_dim`) that modulates all blocks.
+    """Maps the condition (N, D) and the time (N,) to the vector (N, `mapping_dim`) that modulates all blocks.
 
-    With `guidance_dim` it takes an embedding of the guidance scale, (N, `guidance_dim`), too.
+    With `guidance_dim` it also takes an embedding of the guidance scale, (N, `guidance_dim`).
     """
 
     def __init__(self, cross_attention_dim: int, mapping_dim: int, guidance_dim: int | None = None):
@@ -76,8 +78,8 @@ class MappingNetwork(nn.Module):
     def forward(
         self, condition: torch.Tensor, t: torch.Tensor, guidance_embedding: torch.Tensor | None = None
     ) -> torch.Tensor:
-        # Unit variance per feature. The zero vector, which means "no condition", stays zero, for which the norm's
-        # epsilon has to be representable: not in half precision.
+        # Unit variance per feature. The zero vector, which means "no condition", has to stay zero. For that the norm's
+        # epsilon must be representable, which it is not in half precision.
         normalised = F.normalize(condition.float(), dim=-1) * condition.shape[-1] ** 0.5
         features = torch.cat([normalised, self.fourier(t)], dim=-1).to(condition.dtype)
         if self.guidance is not None:
@@ -86,7 +88,7 @@ class MappingNetwork(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Instance-wise affine map x·(1 + scale) + shift of the channels, predicted from the mapping vector."""
+    """Affine map x·(1 + scale) + shift of the channels, predicted for each image from the mapping vector."""
 
     def __init__(self, mapping_dim: int, channels: int):
         super().__init__()
@@ -100,7 +102,7 @@ class Modulation(nn.Module):
 class ResidualBlock(nn.Module):
     """(conv 3×3 → normalise → modulate → ReLU) twice, plus a skip connection.
 
-    With `is_last` everything after the second convolution is absent: the network's output is not normalised.
+    With `is_last` the block ends after the second convolution: the network's output is not normalised.
     """
 
     def __init__(
@@ -124,41 +126,14 @@ class ResidualBlock(nn.Module):
         return residual + self.skip(hidden_states)
 
 
-class SpatialAttnProcessor:
-    """Self-attention of the pixels of (N, C, H, W), which become rows once, (N, H·W, C), to be projected.
-
-    diffusers' own processor projects a transposed view three times, and copies it for each. It is used if there is
-    more to heed than the pixels.
-    """
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        temb: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        if encoder_hidden_states is not None or attention_mask is not None:
-            return AttnProcessor2_0()(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        num_images, channels, height, width = hidden_states.shape
-        rows = attn.group_norm(hidden_states).permute(0, 2, 3, 1).reshape(num_images, height * width, channels)
-        query, key, value = (
-            project(rows).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for project in (attn.to_q, attn.to_k, attn.to_v)
-        )
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        attended = attn.to_out[0](attended).transpose(1, 2).reshape(num_images, channels, height, width)
-        return hidden_states + attended
-
-
 class UNetLevel(nn.Module):
-    """The residual blocks of one resolution on one side of the U-Net, each followed by self-attention if asked for.
+    """The residual blocks of one resolution on one side of the U-Net, each with self-attention behind it or not.
 
     Args:
-        channels: Input and output channels of each residual block, as (in, mid, out).
+        channels: Channels (in, mid, out) of each residual block.
+        mapping_dim: Width of the mapping vector.
         attention_head_dim: Channels of an attention head; `None` for a level without attention.
-        is_output: Whether the level's last block is the last one of the network.
+        is_output: True if the level's last block is the last one of the network.
     """
 
     def __init__(
@@ -199,12 +174,13 @@ class UNetLevel(nn.Module):
 
     def _run(self, block: nn.Module, *args: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
+            # diffusers' `enable_gradient_checkpointing` sets this function; there is not a public name.
             return self._gradient_checkpointing_func(block, *args)
         return block(*args)
 
 
 class DownLevel(UNetLevel):
-    """Halves the resolution (except the first level) and runs the level's blocks."""
+    """Halves the resolution, except in the first level, and runs the level's blocks."""
 
     def __init__(self, *args, downsample: bool, **kwargs):
         super().__init__(*args, **kwargs)
@@ -215,7 +191,7 @@ class DownLevel(UNetLevel):
 
 
 class UpLevel(UNetLevel):
-    """Appends the skip connection (except at the deepest level), runs the blocks, doubles the resolution."""
+    """Appends the skip connection, except in the deepest level, runs the blocks and doubles the resolution."""
 
     def __init__(self, *args, upsample: bool, **kwargs):
         super().__init__(*args, **kwargs)
@@ -234,30 +210,30 @@ class UpLevel(UNetLevel):
 class CCLDUNet2DConditionModel(UNet2DConditionModel):
     """The U-Net of CLOOB-Conditioned Latent Diffusion; predicts v = α·ε − σ·x₀ from a noisy latent.
 
-    It is conditioned on one CLOOB embedding an image, of text or of an image alike; the zero vector is the
-    unconditional case. The defaults are the published 105M-parameter student ("wikiart-mini"); the 1.2-billion
-    teacher has `block_out_channels=(768, 768, 1536, 1536)`.
+    Its condition is one CLOOB embedding for each image, of a text or of an image; the zero vector is the
+    unconditional case. The defaults are the published student of 105M parameters ("wikiart-mini"). The teacher of 1.2
+    billion has `block_out_channels=(768, 768, 1536, 1536)`.
 
     After `train_latent_diffusion.py::DiffusionModel` of JD-P/cloob-latent-diffusion.
 
     Args:
-        sample_size: Height and width of the latents the model was trained on (a default for pipelines, no limit).
+        sample_size: Height and width of the training latents: a default for pipelines, not a limit.
         in_channels: Channels of the noisy latents.
         out_channels: Channels of the prediction.
-        block_out_channels: Width of every level, highest resolution first. A multiple of `attention_head_dim` each.
-        cross_attention_dim: Width D of the condition. (There is no cross-attention: it modulates every block. The
-            name is the one under which diffusers looks for it.)
+        block_out_channels: Width of each level, highest resolution first; multiples of `attention_head_dim`.
+        cross_attention_dim: Width D of the condition. The name is diffusers'; the condition modulates every block, and
+            the network has no cross-attention.
         attention_head_dim: Channels of an attention head. The first level has no attention.
         mapping_dim: Width of the mapping network.
-        layers_per_block: Residual blocks a level has on its way down, and as many on its way up; one number, or one
-            for every level.
-        time_cond_proj_dim: Width of the embedding of the guidance scale, for a network that was distilled to need one
-            evaluation where classifier-free guidance needs two; `None` for one that is not told the scale.
+        layers_per_block: Residual blocks of a level on each side; one number, or one for each level.
+        time_cond_proj_dim: Width of the embedding of the guidance scale, the further input of guidance-distilled
+            networks; `None` for other networks.
 
     Raises:
         ValueError: If the widths and depths do not describe a network.
     """
 
+    # diffusers reads these names off its models' classes.
     _no_split_modules = ["DownLevel", "UpLevel"]
     _repeated_blocks = ["ResidualBlock", "Attention"]
     _keep_in_fp32_modules = ["fourier"]
@@ -279,7 +255,7 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         layers_per_block: int | tuple[int, ...] = 4,
         time_cond_proj_dim: int | None = None,
     ):
-        # The parent's __init__ would build Stable Diffusion's network; only its place in the class tree is wanted.
+        # The parent's __init__ would build Stable Diffusion's network; it is a parent for isinstance only.
         ModelMixin.__init__(self)
 
         widths = tuple(block_out_channels)
@@ -326,7 +302,7 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
                 )
             )
 
-        # The original shrinks PyTorch's default initialisation, biases and norms included, but no Fourier frequency.
+        # The original shrinks PyTorch's initialisation, biases and norms included, but not the Fourier frequencies.
         with torch.no_grad():
             for parameter in self.parameters():
                 if parameter.requires_grad:
@@ -369,16 +345,16 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         Args:
             sample: Noisy latents, (N, `in_channels`, H, W); H and W multiples of 8 with the default four levels.
             timestep: In diffusers' units, one number or (N,): the continuous time is t = (timestep + 1) / 1000.
-            encoder_hidden_states: CLOOB embeddings, (N, D) or (N, 1, D), of any length; zeros for no condition.
-            return_dict: Whether to return an output object in place of a tuple.
-            timestep_cond: Embeddings of the guidance scale, (N, `time_cond_proj_dim`), of
-                `guidance.guidance_scale_embedding`; `None` for a network that is not told the scale.
+            encoder_hidden_states: CLOOB embeddings, (N, D) or (N, 1, D), of any norm; zeros for no condition.
+            return_dict: Returns an output object if true, else a tuple.
+            timestep_cond: Embeddings of the guidance scale, (N, `time_cond_proj_dim`), from
+                `prediction.guidance_scale_embedding`, for guidance-distilled networks; `None` for others.
 
         Returns:
-            `UNet2DConditionOutput` whose `sample` is v, (N, `out_channels`, H, W); or a tuple with just that.
+            `UNet2DConditionOutput` with v as its `sample`, (N, `out_channels`, H, W); or a tuple with just that.
 
         Raises:
-            ValueError: If a shape does not fit.
+            ValueError: If a shape is wrong.
         """
         self._check_inputs(sample, timestep, encoder_hidden_states, timestep_cond)
         t = (torch.as_tensor(timestep, dtype=torch.float32, device=sample.device) + 1) / 1000
@@ -391,7 +367,7 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         for down_block in self.down_blocks:
             hidden_states = down_block(hidden_states, emb)
             skips.append(hidden_states)
-        skips[-1] = None  # nothing goes around the deepest level
+        skips[-1] = None  # the deepest level has no skip connection
         for up_block in self.up_blocks:
             hidden_states = up_block(hidden_states, emb, skips.pop())
 
@@ -411,7 +387,7 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
             (sample.shape[0], 1, config.cross_attention_dim),
         ):
             raise ValueError(
-                f"encoder_hidden_states has shape {shape}; expected one CLOOB embedding an image, "
+                f"encoder_hidden_states has shape {shape}; expected one CLOOB embedding per image, "
                 f"({sample.shape[0]}, {config.cross_attention_dim}) or ({sample.shape[0]}, 1, "
                 f"{config.cross_attention_dim})."
             )
@@ -430,15 +406,15 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
     def set_attention_slice(self, slice_size: str | int | list[int] | None = "auto") -> None:
         """Computes attention in slices of heads, to save memory.
 
-        The parent's "auto" makes slices of no head at all where a level has but one.
+        The parent's "auto" makes slices of zero heads in a level with one head.
 
         Args:
-            slice_size: Heads computed at once: "auto" for half of them and at least one, "max" for one (the greatest
-                saving), a number, of which a level takes no more than it has, one number for every attention
-                module, or `None` for all.
+            slice_size: Heads computed at once. "auto" is half of them, at least one; "max" is one, which saves the
+                most; a number is lowered to the heads of a level; a list has a number for each attention module;
+                `None` is all.
 
         Raises:
-            ValueError: If it is none of these, or more than any level has.
+            ValueError: If it is not one of these, or exceeds the heads of every level.
         """
         heads = [module.sliceable_head_dim for module in self.modules() if isinstance(module, Attention)]
         if slice_size == "auto":
@@ -456,13 +432,13 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
             super().set_attention_slice(slice_size)
 
     def set_default_attn_processor(self) -> None:
-        """Takes diffusers' own plain attention processor, as all its models do here."""
+        """Sets diffusers' plain attention processor, as this method of its models does."""
         self.set_attn_processor(AttnProcessor())
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
-        """Refuses: FreeU's factors are tuned to another network's skip connections and would be ignored here.
+        """Refuses FreeU: its factors are tuned to another network's skip connections.
 
         Raises:
             ValueError: Always.
         """
-        raise ValueError("FreeU is not defined for CCLDUNet2DConditionModel: its skip connections are other ones.")
+        raise ValueError("FreeU is not defined for CCLDUNet2DConditionModel: its skip connections differ.")

@@ -1,1 +1,1 @@
-"""The noise schedule, the samplers' mathematics, and diffusers' interface to them."""
+"""The noise schedule, the samplers' mathematics, and the diffusers scheduler."""

@@ -10,7 +10,7 @@ import torch
 
 TIMESTEP_SCHEDULES = ("spliced", "ddpm", "log", "linear")
 
-# Where the spliced schedule passes from "cosine" to "ddpm": the time on each at which their log-SNRs have one slope.
+# The spliced schedule passes from "cosine" to "ddpm" at these times, where the slopes of their log-SNRs are equal.
 COSINE_CROSSOVER = 0.80074257
 DDPM_CROSSOVER = 0.48536712
 
@@ -21,7 +21,7 @@ def t_to_alpha_sigma(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def alpha_sigma_to_t(alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Time at which the signal and noise coefficients stand in the ratio of α to σ."""
+    """Time at which the ratio of the signal and noise coefficients is that of α to σ."""
     return torch.atan2(sigma, alpha) / math.pi * 2
 
 
@@ -30,14 +30,8 @@ def log_snr_to_t(log_snr: torch.Tensor) -> torch.Tensor:
     return alpha_sigma_to_t(torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt())
 
 
-def t_to_log_snr(t: torch.Tensor) -> torch.Tensor:
-    """ln(α²/σ²) at time t; −∞ at t = 1 and ∞ at t = 0."""
-    alpha, sigma = t_to_alpha_sigma(t)
-    return 2 * (alpha.log() - sigma.log())
-
-
 def timestep_to_t(timestep: torch.Tensor | float, num_train_timesteps: int = 1000) -> torch.Tensor | float:
-    """Continuous time of a diffusers timestep: 0 … 999 become 0.001 … 1, and −1 becomes 0."""
+    """Continuous time of a diffusers timestep: 0 … 999 map to 0.001 … 1, and −1 maps to 0."""
     return (timestep + 1) / num_train_timesteps
 
 
@@ -50,7 +44,7 @@ def apply_timestep_schedule(t: torch.Tensor, schedule: str) -> torch.Tensor:
     """Maps uniform times in [0, 1] to the times at which a sampler evaluates the network.
 
     Args:
-        t: Uniform times, any shape. float64 is advised: the ends of the schedules are ill-conditioned.
+        t: Uniform times, any shape, best in float64: the ends of the schedules are ill-conditioned.
         schedule: "linear" leaves t as it is; "ddpm" follows the noise levels of Ho et al. (2020); "log" has
             log-SNRs evenly spaced from 10 to −10; "spliced" is linear at low noise and "ddpm" at high noise.
 
@@ -72,12 +66,12 @@ def apply_timestep_schedule(t: torch.Tensor, schedule: str) -> torch.Tensor:
 
 
 def sampling_times(num_steps: int, schedule: str) -> torch.Tensor:
-    """The `num_steps` descending times, float64, at which the steps of a sampling run begin (the final 0 left out)."""
+    """The descending times, float64, at which the `num_steps` steps of a run begin. The final 0 is not included."""
     return apply_timestep_schedule(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)[:-1], schedule)
 
 
 def inversion_times(num_steps: int, schedule: str, max_time: float) -> torch.Tensor:
-    """The ascending times, float64, of an inversion: those of `num_steps` steps from 0 to 1, up to `max_time`."""
+    """The ascending times, float64, of an inversion: of the times of `num_steps` steps, those up to `max_time`."""
     times = apply_timestep_schedule(torch.linspace(0, 1, num_steps + 1, dtype=torch.float64), schedule)
     return times[times <= max_time]
 
@@ -85,7 +79,7 @@ def inversion_times(num_steps: int, schedule: str, max_time: float) -> torch.Ten
 def cosine_betas(num_train_timesteps: int = 1000, max_beta: float = 0.999) -> list[float]:
     """Betas of the discrete chain whose ᾱ_k is α² at t = (k + 1) / `num_train_timesteps`.
 
-    The last ᾱ would be 0, from which no stock scheduler can start; `max_beta` keeps it just above.
+    The last ᾱ would be 0, where diffusers' schedulers cannot start; `max_beta` keeps it just above 0.
     """
     t = torch.arange(num_train_timesteps + 1, dtype=torch.float64) / num_train_timesteps
     alphas_cumprod = t_to_alpha_sigma(t)[0] ** 2

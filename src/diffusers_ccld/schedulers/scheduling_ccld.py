@@ -1,4 +1,4 @@
-"""All samplers in one diffusers scheduler, one network evaluation per `step`."""
+"""All samplers as one diffusers scheduler, with one network evaluation per `step`."""
 
 import itertools
 import json
@@ -28,21 +28,21 @@ ALGORITHMS = tuple(METHODS)
 
 PREDICTION_TYPES = ("v_prediction", "epsilon")
 
-# Paints as well in 10 steps, of as many evaluations, as the original's "plms" in 50: docs/performance.md.
+# As good in 10 steps of one evaluation as the original's "plms" in 50: docs/performance.md.
 RECOMMENDED_ALGORITHM = "dpmpp"
 USUAL_STEPS = 50
 
-# Closer to t = 1, α is so close to zero that the multistep samplers, which divide by it, lose all digits.
+# Closer to t = 1, α is so close to zero that the multistep samplers, which divide by it, lose all precision.
 LATEST_TIME = 0.9999
 
-# What stock schedulers mean by `algorithm_type`. Coming from one of them, the option is not ours.
+# Values of `algorithm_type` in diffusers' schedulers. A config with one of them does not name our algorithm.
 STOCK_ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis")
 
-# Options of stock schedulers whose defaults are wrong here; docs/schedulers.md has the measurements.
+# Options of diffusers' schedulers with defaults that are wrong here; docs/schedulers.md has the measurements.
 FOR_STOCK_SCHEDULERS = {
-    "timestep_spacing": "trailing",  # in even steps from t = 1 to t = 0; "leading" begins later, yet with pure noise
-    "clip_sample": False,  # DDIM and DDPM would clip the denoised sample to [−1, 1]; latents go beyond
-    "sigma_max": math.exp(5),  # where Karras and exponential sigmas begin, and our own: at a log-SNR of −10
+    "timestep_spacing": "trailing",  # even steps from t = 1 to 0; "leading" starts later, though from pure noise
+    "clip_sample": False,  # DDIM and DDPM would clip the denoised sample to [−1, 1]; latents exceed it
+    "sigma_max": math.exp(5),  # start of Karras and exponential sigmas, at a log-SNR of −10 like our own
 }
 
 
@@ -51,7 +51,7 @@ class CCLDSchedulerOutput(BaseOutput):
     """Output of `CCLDScheduler.step`.
 
     Attributes:
-        prev_sample: The sample to evaluate the network on next; after the last step, the result.
+        prev_sample: The sample for the next network evaluation; after the last step, the result.
         pred_original_sample: The denoised sample that this evaluation alone predicts.
     """
 
@@ -60,11 +60,11 @@ class CCLDSchedulerOutput(BaseOutput):
 
 
 class CCLDSchedulerConfig(FrozenDict):
-    """A configuration that stock schedulers can be made from.
+    """A configuration that diffusers' schedulers can be made from.
 
-    Their `from_config` passes over what the configuration says was left at a default. `algorithm_type` is always among
-    that, because DPM-Solver and DEIS have an option of that name with other values. For the way back its value stands
-    in the configuration once more, under a private name that stock schedulers carry along.
+    Their `from_config` skips keys that the configuration lists as left at a default. `algorithm_type` is always
+    listed: DPM-Solver and DEIS have an option of that name with other values. A second, private key keeps the value;
+    the schedulers carry it along, and `CCLDScheduler.from_config` reads it.
     """
 
     ALGORITHM_KEY = "_ccld_algorithm_type"
@@ -77,24 +77,25 @@ class CCLDSchedulerConfig(FrozenDict):
 class CCLDScheduler(SchedulerMixin, ConfigMixin):
     """The samplers of CCLD: DDPM, DDIM, the pseudo numerical methods of second and fourth order, and newer ones.
 
-    Every network evaluation is one entry of `timesteps` and one call of `step`; Runge–Kutta stages repeat times.
-    For n steps the network is evaluated n times with "ddpm", "ddim", "iplms", "dpmpp" and "unipc", n + 1 with "plms2",
-    n + 9 with "plms", 2n with "pie", 4n with "prk". Timesteps are floats in diffusers' units, 1000·t − 1.
+    Each network evaluation is one entry of `timesteps` and one call of `step`; Runge–Kutta stages repeat times.
+    For n steps the network is evaluated n times with "ddpm", "ddim", "iplms", "dpmpp" and "unipc", n + 1 times with
+    "plms2", n + 9 with "plms", 2n with "pie" and 4n with "prk". Timesteps are floats in diffusers' units, 1000·t − 1.
 
-    Stock schedulers can be made from this one's config, `DDIMScheduler.from_config(scheduler.config)`, and back.
+    diffusers' schedulers can be made from this one's config, as in `DDIMScheduler.from_config(scheduler.config)`, and
+    this one from theirs.
 
     After `diffusion/sampling.py` of crowsonkb/v-diffusion-pytorch; Song et al. 2021 (DDIM), Liu et al. 2022 (PNDM),
     Zhang & Chen 2022 (iPNDM, here "iplms"). Beyond the original: Lu et al. 2022 (DPM-Solver++(2M), "dpmpp"), Zhao et
     al. 2023 (UniPC of second order, "unipc").
 
     Args:
-        num_train_timesteps: Number of timesteps the unit interval of time is divided into.
+        num_train_timesteps: Number of timesteps in the unit interval of time.
         algorithm_type: One of "ddpm", "ddim", "prk", "plms", "pie", "plms2", "iplms", "dpmpp", "unipc".
         timestep_schedule: One of "spliced", "ddpm", "log", "linear"; see `noise_schedule.apply_timestep_schedule`.
-            "linear" begins at t = 1, where what extrapolates noise predictions is not defined.
-        prediction_type: What the network predicts: "v_prediction" (CCLD) or "epsilon".
-        trained_betas: Betas of the discrete chain that stock schedulers made from this config work with. By default
-            those of the cosine schedule. This scheduler's own steps use the continuous schedule.
+            "linear" begins at t = 1, where methods that extrapolate noise predictions are not defined.
+        prediction_type: The network's output: "v_prediction" (CCLD) or "epsilon".
+        trained_betas: Betas of the discrete chain for diffusers' schedulers made from this config, by default those of
+            the cosine schedule. This scheduler's own steps use the continuous schedule.
 
     Raises:
         ValueError: If an option is unknown, or "linear" meets a sampler that is undefined at t = 1.
@@ -146,8 +147,8 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         self._reset()
 
     def _register_for_stock_schedulers(self, **values):
-        # `from_config` of another class drops what was left at a default: a stock scheduler would then take the
-        # network for one that predicts noise. Values registered here count as given.
+        # `from_config` of another class drops values left at a default; the network would then count as one that
+        # predicts noise. Values registered here count as given.
         if "_use_default_values" in self.config:
             values["_use_default_values"] = sorted(set(self.config["_use_default_values"]) - values.keys())
         self.register_to_config(**values)
@@ -155,17 +156,18 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
     def register_to_config(self, **kwargs) -> None:
         """Adds to the configuration."""
         super().register_to_config(**kwargs)
+        # diffusers' `config` returns this attribute; it cannot be set by a public name.
         self._internal_dict = CCLDSchedulerConfig(self._internal_dict)
 
     def to_json_string(self) -> str:
-        """The configuration as it is saved: the algorithm under its private name alone, for stock schedulers' sake."""
+        """The configuration for a file; the algorithm has only its private key, so that others can load it."""
         config = json.loads(super().to_json_string())
         config.pop("algorithm_type", None)
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs) -> tuple[dict, dict, dict]:
-        """Picks the arguments of `__init__` out of a configuration, ours or that of a stock scheduler made from it."""
+        """Picks the arguments of `__init__` from a config of ours or of a diffusers' scheduler made from it."""
         config_dict = dict(config_dict)
         algorithm_type = config_dict.pop(CCLDSchedulerConfig.ALGORITHM_KEY, None)
         if algorithm_type is not None and config_dict.get("algorithm_type") not in ALGORITHMS:
@@ -179,40 +181,40 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether the algorithm can add noise on the way."""
+        """True if the algorithm can add noise in its steps."""
         return self.config.algorithm_type in ("ddim", "ddpm")
 
     def accepts_eta(self, eta: float) -> bool:
-        """Whether the algorithm can add this share of noise: "ddim" any, "ddpm" only all of it, the others none."""
+        """True if the algorithm can add this share of noise: "ddim" adds any, "ddpm" all, the others none."""
         return self.config.algorithm_type == "ddim" or (self.config.algorithm_type == "ddpm" and eta == 1)
 
     @property
     def step_index(self) -> int | None:
-        """Position of the next evaluation in `timesteps`; `None` before the first."""
+        """Index of the next evaluation in `timesteps`; `None` before the first."""
         return self._step_index
 
     @property
     def begin_index(self) -> int | None:
-        """Position in `timesteps` at which sampling begins, if a pipeline has set it."""
+        """Index in `timesteps` at which sampling begins, if a pipeline has set it."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begins sampling at `timesteps[begin_index]`; to be called by a pipeline before the loop.
+        """Begins sampling at `timesteps[begin_index]`; a pipeline calls it before the loop.
 
         Raises:
-            ValueError: If there is no such entry.
+            ValueError: If the index is out of range.
         """
         if not 0 <= begin_index < len(self.timesteps):
-            raise ValueError(f"begin_index={begin_index} is no position in {len(self.timesteps)} timesteps.")
+            raise ValueError(f"begin_index={begin_index} is not an index into {len(self.timesteps)} timesteps.")
         self._begin_index = begin_index
 
     def _reset(self):
         self._step_index = None
         self._begin_index = None
-        self._step_start = None  # time and sample at which the current step began
+        self._step_start = None  # time and sample at the start of the current step
         self._stages_done = 0  # evaluations made in the current step
         self._epsilons = []  # noise predictions, the newest first: those of the current step, then one per past step
-        self._past = []  # predictions of past steps, the newest first, of methods that extrapolate the denoised sample
+        self._past = []  # predictions of past steps, the newest first, for methods that extrapolate x₀
 
     def set_timesteps(
         self,
@@ -223,14 +225,14 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         """Plans a run.
 
         Args:
-            num_inference_steps: Number of steps. The evaluations they cost are `len(scheduler.timesteps)`.
-            device: Where `timesteps` shall lie.
-            timesteps: In place of a number of steps, the times at which the steps begin, descending, in diffusers'
-                units; the run ends at t = 0 all the same. Ascending times make an inversion, from an image to the
-                noise it would be sampled from; it ends at the last of them.
+            num_inference_steps: Number of steps. They cost `len(scheduler.timesteps)` evaluations.
+            device: Device of `timesteps`.
+            timesteps: In place of a number of steps, the descending times at which they begin, in diffusers' units;
+                the run ends at t = 0. Ascending times make an inversion, from an image to the noise from which it
+                would be sampled; it ends at the last of them.
 
         Raises:
-            ValueError: If neither or both are given, or the times do not go one way.
+            ValueError: If neither or both are given, or the times neither descend nor ascend.
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("Give either num_inference_steps or timesteps.")
@@ -269,13 +271,13 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         return timestep_to_t(timestep, self.config.num_train_timesteps)
 
     def index_for_timestep(self, timestep: float | torch.Tensor) -> int:
-        """Position in `timesteps` of the entry nearest to `timestep`; among equals, the one that begins a step."""
+        """Index in `timesteps` of the entry nearest to `timestep`; among equals, of the one that begins a step."""
         distance = (self.timesteps.cpu() - float(timestep)).abs()
         candidates = (distance <= distance.min() + 1e-3).nonzero().flatten().tolist()
         return min(candidates, key=lambda i: (self._plan[i].stage, i))
 
     def scale_model_input(self, sample: torch.Tensor, timestep: int | None = None) -> torch.Tensor:
-        """Gives the sample back: the network takes x_t as it is."""
+        """Returns the sample: the network takes x_t as it is."""
         return sample
 
     def step(
@@ -288,20 +290,23 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         variance_noise: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> CCLDSchedulerOutput | tuple[torch.Tensor]:
-        """Uses one network evaluation to move the sample on.
+        """Moves the sample to the next time with one network evaluation.
 
         Args:
-            model_output: What the network predicted for `sample` at `timestep`, (N, C, H, W).
-            timestep: The current entry of `timesteps`. It counts on the first call only; from there on the calls
-                are taken to follow `timesteps`, in which times repeat.
-            sample: The sample that the network saw, (N, C, H, W).
-            eta: Share of DDPM's noise that "ddim" adds, 0 to 1. ("ddpm" always adds all of it.)
+            model_output: The network's prediction for `sample` at `timestep`, (N, C, H, W).
+            timestep: The current entry of `timesteps`. Only the first call uses it; later calls follow `timesteps`, in
+                which times repeat.
+            sample: The network's input, (N, C, H, W).
+            eta: Share of DDPM's noise that "ddim" adds, 0 to 1; "ddpm" always adds all of it.
             generator: Source of that noise.
             variance_noise: That noise itself, in place of a generator, (N, C, H, W).
-            return_dict: Whether to return an output object in place of a tuple.
+            return_dict: Returns an output object if true, else a tuple.
+
+        Returns:
+            `CCLDSchedulerOutput`, or a tuple of its two samples.
 
         Raises:
-            ValueError: If `set_timesteps` was not called, the run is over, or `eta` goes with another algorithm.
+            ValueError: If `set_timesteps` was not called, the run is over, or the algorithm does not take `eta`.
         """
         if not self._plan:
             raise ValueError("Call set_timesteps before step.")
@@ -315,7 +320,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("All timesteps have been used; call set_timesteps to begin another run.")
 
         evaluation = self._plan[self._step_index]
-        # Half precision is not enough to difference noise predictions.
+        # Differences of noise predictions need more than half precision.
         x, output = sample.to(_working_dtype(sample)), model_output.to(_working_dtype(sample))
         pred_original_sample, epsilon = self._predict(output, x, evaluation.t)
         if self.is_stochastic:
@@ -333,14 +338,14 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         return CCLDSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample)
 
     def _predict(self, output, x, t):
-        """(x₀, ε) that the network's output stands for at time t."""
+        """(x₀, ε) from the network's output at time t."""
         alpha, sigma = alpha_sigma(t)
         if self.config.prediction_type == "epsilon":
             return (x - sigma * output) / alpha, output
         return alpha * x - sigma * output, sigma * x + alpha * output
 
     def _ddim(self, pred_original_sample, epsilon, evaluation, eta, generator, variance_noise):
-        """Song et al. 2021, equation 12. The last step, to t = 0, gives the denoised sample itself."""
+        """Song et al. 2021, equation 12. The last step, to t = 0, returns the denoised sample."""
         alpha1, sigma1 = alpha_sigma(evaluation.t1)
         alpha2, sigma2 = alpha_sigma(evaluation.t2)
         noise_scale = 0.0
@@ -369,7 +374,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             weights = ADAMS_BASHFORTH[min(order, len(self._epsilons))]
         elif is_whole:
             weights = stage.weights
-        else:  # Sampling began in the middle of this step; what is left of the interval goes by the trapezoidal rule.
+        else:  # Sampling began in the middle of this step; the trapezoidal rule covers the rest of the interval.
             weights = (1.0,) if self._stages_done == 1 else (1 / 2, 1 / 2)
         mixed = sum(weight * noise for weight, noise in zip(weights, self._epsilons))
 
@@ -377,7 +382,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         prev_sample = along_epsilon(x1, mixed, t1, evaluation.time(stage.to))
 
         if evaluation.stage == len(scheme) - 1:
-            # A past step is remembered by one noise prediction, a Runge–Kutta step by its mixture.
+            # One noise prediction is kept of each past step; of a Runge–Kutta step, the mixture.
             past = self._epsilons[self._stages_done :]
             if is_whole:
                 past.insert(0, epsilon if len(scheme) == 1 else mixed)
@@ -400,7 +405,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         Args:
             original_samples: x₀, (N, …).
             noise: ε, of the same shape.
-            timesteps: (N,) or (1,), in diffusers' units, integer or not.
+            timesteps: (N,) or (1,), in diffusers' units, whole numbers or not.
         """
         alpha, sigma = self._coefficients(original_samples, timesteps)
         return alpha * original_samples + sigma * noise
@@ -436,5 +441,5 @@ def _working_dtype(sample: torch.Tensor) -> torch.dtype:
 
 
 def _can_begin_at_one(algorithm_type: str, prediction_type: str) -> bool:
-    """Whether no step divides by α, which is zero at t = 1."""
+    """True if the first step does not divide by α, which is zero at t = 1."""
     return algorithm_type in ("ddim", "ddpm", "dpmpp", "unipc") and prediction_type == "v_prediction"

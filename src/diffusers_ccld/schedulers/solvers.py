@@ -1,7 +1,7 @@
-"""The sampling algorithms as tables and pure functions: how a sample gets from one time to the next.
+"""The sampling algorithms as tables and pure functions that move a sample from one time to another.
 
 A network's prediction at time t splits the sample, x = α·x₀ + σ·ε. The pseudo numerical methods extrapolate ε over a
-step, DPM-Solver++ and UniPC x₀; extrapolating nothing, both are DDIM.
+step, DPM-Solver++ and UniPC x₀. Without extrapolation both are DDIM.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 
 from .noise_schedule import t_to_alpha_sigma
 
-# Adams–Bashforth weights for the newest noise prediction and its predecessors, by how many there are.
+# Adams–Bashforth weights of the newest noise prediction and its predecessors, by their number.
 ADAMS_BASHFORTH = {
     1: (1.0,),
     2: (3 / 2, -1 / 2),
@@ -25,9 +25,9 @@ class Stage(NamedTuple):
     """One stage of a Runge–Kutta step over an interval.
 
     Attributes:
-        at: Where in the interval the network is evaluated, 0 its beginning, 1 its end.
-        to: Where the sample is then carried, from the beginning of the interval.
-        weights: What is mixed to carry it there: the noise predictions of the step, the newest first.
+        at: Place in the interval at which the network is evaluated: 0 is its beginning, 1 its end.
+        to: Place in the interval to which the sample then moves, from the beginning.
+        weights: Weights of the step's noise predictions in that move, the newest first.
     """
 
     at: float
@@ -52,11 +52,11 @@ class Method:
 
     Attributes:
         scheme: Stages of its Runge–Kutta steps.
-        warm_up: How many of these there are, before the steps of one evaluation; `None` for all.
-        order: How many predictions a step of one evaluation mixes, its own and those before it.
-        extrapolates: What is mixed, "epsilon" or "denoised".
-        corrects: Whether an evaluation also corrects the step that led to it.
-        num_steps: How many steps are usual; docs/performance.md has the measurements.
+        warm_up: Number of Runge–Kutta steps before the steps of one evaluation; `None` for all.
+        order: Number of predictions that a step of one evaluation mixes, its own included.
+        extrapolates: The mixed quantity, "epsilon" or "denoised".
+        corrects: True if an evaluation also corrects the step that led to it.
+        num_steps: Usual number of steps; docs/performance.md has the measurements.
     """
 
     scheme: tuple[Stage, ...] = SINGLE_EVALUATION
@@ -81,7 +81,7 @@ METHODS = {
 
 
 class Evaluation(NamedTuple):
-    """One network evaluation of a run: stage number `stage` of `scheme` over the interval from t1 to t2."""
+    """One network evaluation of a run: stage number `stage` of `scheme` in the interval from t1 to t2."""
 
     scheme: tuple[Stage, ...]
     stage: int
@@ -110,7 +110,7 @@ def along_epsilon(x: torch.Tensor, epsilon: torch.Tensor, t1: float, t2: float) 
 
 
 class Prediction(NamedTuple):
-    """What the network said on the way: at time t, of the sample x, that it shows x₀ (`denoised`) and ε."""
+    """A network's prediction for the sample x at time t: x₀ (`denoised`) and ε (`epsilon`)."""
 
     t: float
     x: torch.Tensor
@@ -118,21 +118,21 @@ class Prediction(NamedTuple):
     epsilon: torch.Tensor
 
     def moved(self, t2: float, change: torch.Tensor | float = 0.0) -> torch.Tensor:
-        """x at time t2 if x₀ is `denoised` + `change` all the way there."""
+        """x at time t2, if x₀ is `denoised` + `change` between t and t2."""
         alpha, sigma = alpha_sigma(self.t)
         alpha2, sigma2 = alpha_sigma(t2)
-        # Written so that nothing is divided by σ where there is no change: an inversion begins at σ = 0.
+        # Without a change, nothing is divided by σ: an inversion begins at σ = 0.
         x = alpha2 * self.denoised + sigma2 * self.epsilon
         return x if isinstance(change, float) else x + (alpha2 - sigma2 * alpha / sigma) * change
 
     def at(self, x: torch.Tensor) -> "Prediction":
-        """The prediction of the same x₀ of another sample."""
+        """The prediction of the same x₀ for another sample."""
         alpha, sigma = alpha_sigma(self.t)
         return Prediction(self.t, x, self.denoised, (x - alpha * self.denoised) / sigma)
 
 
 def log_ratio(t: float) -> float:
-    """ln(α/σ), the time in which DPM-Solver++ and UniPC count; ∞ at t = 0 and −∞ at t = 1."""
+    """ln(α/σ), the time variable of DPM-Solver++ and UniPC; ∞ at t = 0 and −∞ at t = 1."""
     alpha, sigma = alpha_sigma(t)
     if min(alpha, sigma) < 1e-12:
         return math.copysign(math.inf, alpha - sigma)
@@ -140,7 +140,7 @@ def log_ratio(t: float) -> float:
 
 
 def slope(newest: Prediction, previous: Prediction) -> torch.Tensor | float:
-    """How fast x₀ changed between two predictions, over ln(α/σ); 0 where that interval is infinite."""
+    """Change of x₀ between two predictions over that of ln(α/σ); 0 if the interval is infinite."""
     interval = log_ratio(newest.t) - log_ratio(previous.t)
     return 0.0 if math.isinf(interval) else (newest.denoised - previous.denoised) / interval
 
@@ -148,7 +148,7 @@ def slope(newest: Prediction, previous: Prediction) -> torch.Tensor | float:
 def extrapolated_step(newest: Prediction, previous: Prediction | None, t2: float) -> torch.Tensor:
     """A step of DPM-Solver++(2M), algorithm 2 of Lu et al. 2022 (arXiv:2211.01095): x at time t2.
 
-    The first step of a run, and one to t = 0 or from t = 1, is one of DDIM.
+    The first step of a run is a step of DDIM, as are steps to t = 0 and from t = 1.
     """
     interval = log_ratio(t2) - log_ratio(newest.t)
     if previous is None or math.isinf(interval):
@@ -159,12 +159,13 @@ def extrapolated_step(newest: Prediction, previous: Prediction | None, t2: float
 def corrected(start: Prediction, previous: Prediction | None, end: Prediction) -> Prediction:
     """UniPC's corrector with B₂, algorithm 1 of Zhao et al. 2023 (arXiv:2302.04867): `end` with a better sample.
 
-    It knows what the network has said where a step led; the step itself did not. A step from t = 0 stays as it is.
+    It repeats a step with the prediction at its end, which the step itself did not have. A step from t = 0 is not
+    corrected.
 
     Args:
         start: The prediction at the beginning of the step.
-        previous: The one before it, if there was any.
-        end: The one at its end.
+        previous: The prediction before it, if any.
+        end: The prediction at the end of the step.
     """
     h = log_ratio(end.t) - log_ratio(start.t)
     if h == -math.inf:
@@ -172,7 +173,7 @@ def corrected(start: Prediction, previous: Prediction | None, end: Prediction) -
     change = end.denoised - start.denoised
     if previous is None:
         return end.at(start.moved(end.t, change / 2))
-    # The weights with which the step is exact where x₀ is of second degree in ln(α/σ): equation 9 of the paper.
+    # These weights make the step exact if x₀ is quadratic in ln(α/σ): equation 9 of the paper.
     ratio = (log_ratio(previous.t) - log_ratio(start.t)) / h
     decay = math.expm1(-h)
     sum_of_weights = -1 / h - 1 / decay

@@ -1,1 +1,1 @@
-"""What makes a folder fit for others: model cards, the Hub, code that travels along."""
+"""Sharing folders: model cards, uploads to the Hub, code for machines without this package."""

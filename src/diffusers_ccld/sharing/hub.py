@@ -1,4 +1,4 @@
-"""Folders on the Hugging Face Hub: whether one can be written is found out before the work, not after it."""
+"""Folders on the Hugging Face Hub. A repository is created and checked before the work, not after it."""
 
 import json
 import shlex
@@ -8,30 +8,30 @@ from huggingface_hub import HfApi
 
 from ..utils.errors import first_line
 
-# What says something of the machine that a folder was made on, and is of no use elsewhere.
+# Files that describe the machine on which a folder was made; they are not uploaded.
 LEFT_AT_HOME = ("conversion_report.json",)
 
 
 def prepare_repository(name: str, private: bool = False) -> str:
-    """Makes sure that a repository can be written, before any work; it is created if it is not there.
+    """Creates a repository if it does not exist, and checks that it can be written.
 
-    The token is that of `hf auth login` or of the environment's `HF_TOKEN`.
+    The token is that of `hf auth login` or of the variable `HF_TOKEN`.
 
     Args:
-        name: Its name; without an owner it is the user's.
-        private: Whether to create it for its owner's eyes alone; one that is there stays as it is.
+        name: Name of the repository; without an owner it is the user's.
+        private: Creates a private repository if true. An existing one is not changed.
 
     Returns:
-        Its full name, "owner/name".
+        The full name, "owner/name".
 
     Raises:
-        ValueError: If it cannot be written.
+        ValueError: If the repository cannot be written.
     """
     try:
         api = HfApi()
         repo_id = api.create_repo(name, private=private or None, exist_ok=True).repo_id
-        api.auth_check(repo_id, write=True)  # one that is there may be somebody else's
-    except Exception as error:  # the errors of a network have no ancestor in common
+        api.auth_check(repo_id, write=True)  # an existing one may belong to someone else
+    except Exception as error:  # network errors do not have a common base class
         raise ValueError(
             f"{name} cannot be written on the Hub; is the name right, is `hf auth login` done, and may its token "
             f"write? ({first_line(error)})"
@@ -40,10 +40,10 @@ def prepare_repository(name: str, private: bool = False) -> str:
 
 
 def push_folder(folder: str | Path, repo_id: str) -> str:
-    """Uploads a folder to a repository; gives its address.
+    """Uploads a folder to a repository and returns its address.
 
     Raises:
-        OSError: If that fails; the folder stays where it is, and the message says how to upload it by hand.
+        OSError: If the upload fails. The folder is kept, and the message has the command that uploads it by hand.
     """
     try:
         return str(
@@ -54,25 +54,25 @@ def push_folder(folder: str | Path, repo_id: str) -> str:
                 ignore_patterns=list(LEFT_AT_HOME),
             )
         )
-    except Exception as error:  # as above
+    except Exception as error:  # as in `prepare_repository`
         by_hand = ["hf", "upload", repo_id, str(folder), ".", "--exclude", *LEFT_AT_HOME]
         raise OSError(
-            f"The upload failed ({first_line(error)}). {folder} is whole; try again with: {shlex.join(by_hand)}"
+            f"The upload failed ({first_line(error)}). {folder} is complete; try again with: {shlex.join(by_hand)}"
         ) from error
 
 
 def check_hub_arguments(push_to_hub: bool, hub_model_id: str | None, hub_private_repo: bool) -> None:
-    """Checks that what is said of a repository is said for an upload.
+    """Checks that the options of a repository come with an upload.
 
     Raises:
-        ValueError: If nothing is uploaded.
+        ValueError: If they are given without `push_to_hub`.
     """
     if not push_to_hub and (hub_model_id is not None or hub_private_repo):
-        raise ValueError("hub_model_id and hub_private_repo say where to upload to: give push_to_hub, too.")
+        raise ValueError("hub_model_id and hub_private_repo describe an upload: give push_to_hub as well.")
 
 
 def forget_places(folder: Path) -> None:
-    """Removes from the configurations of a pipeline's folder where its parts were loaded from."""
+    """Removes the places that components were loaded from out of the configurations of a pipeline's folder."""
     for path in [folder / "model_index.json", *folder.glob("*/*config.json")]:
         config = json.loads(path.read_text()) if path.is_file() else {}
         if config.pop("_name_or_path", None) is not None:

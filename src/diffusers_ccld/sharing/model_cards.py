@@ -1,4 +1,4 @@
-"""Model cards: the README.md of every folder that is made, with the metadata that the Hub reads off it."""
+"""Model cards: the README.md of every finished folder, with metadata for the Hub."""
 
 import json
 import os
@@ -29,13 +29,13 @@ SAMPLE_PROMPTS = (
 
 TEXT_TO_IMAGE = "text-to-image"
 
-METHOD = """A text-to-image model that was trained on images without captions: conditioned on the CLOOB embedding of
-each image, it is sampled with the CLOOB embedding of a prompt."""
-LIMITS_OF_PIPELINES = """It knows what its training images show, and CLOOB's idea of them: neither text in pictures,
-nor counts, nor who stands left of whom. It repeats the biases of both."""
+METHOD = """A text-to-image model that was trained on images without captions. In training its condition is the CLOOB
+embedding of each image, in sampling that of a prompt."""
+LIMITS_OF_PIPELINES = """It knows the contents of its training images, as CLOOB sees them. It does not know text in
+images, counts, or who stands left of whom. It repeats the biases of both."""
 
 USE_PIPELINE = """
-import diffusers_ccld  # makes diffusers know the pipeline
+import diffusers_ccld  # registers the pipeline with diffusers
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained({name})
@@ -44,14 +44,14 @@ pipe("A sunset landscape painting, oil on canvas").images[0].save("sunset.png")
 
 
 class CardKind(NamedTuple):
-    """What the cards of one kind of folder have in common.
+    """The common parts of the cards of one kind of folder.
 
     Attributes:
-        title: Its heading.
-        introduction: What such a thing is.
-        use: Lines of Python; `{name}` stands for the folder, `{base}` for what it was trained on.
-        limitations: What not to expect.
-        pipeline_tag: The Hub's word for its task, if it has one.
+        title: Heading.
+        introduction: Description of such a folder.
+        use: Lines of Python; `{name}` stands for the folder, `{base}` for the model it was trained from.
+        limitations: Known limits.
+        pipeline_tag: The Hub's word for the task, if there is one.
     """
 
     title: str
@@ -63,7 +63,7 @@ class CardKind(NamedTuple):
 
 PIPELINE = CardKind("CLOOB-Conditioned Latent Diffusion", METHOD, USE_PIPELINE, LIMITS_OF_PIPELINES, TEXT_TO_IMAGE)
 STANDALONE = PIPELINE._replace(
-    introduction=f"{METHOD} The folder has the code that it needs.",
+    introduction=f"{METHOD} The folder includes the code that it needs.",
     use="""
 from diffusers import DiffusionPipeline
 
@@ -73,9 +73,9 @@ pipe("A sunset landscape painting, oil on canvas").images[0].save("sunset.png")
 )
 LORA = PIPELINE._replace(
     title="A LoRA for CLOOB-Conditioned Latent Diffusion",
-    introduction=f"What was learnt beside a model, without the model itself. {METHOD}",
+    introduction=f"The weights that were learned in addition to a model, without the model itself. {METHOD}",
     use="""
-import diffusers_ccld  # makes diffusers know the pipeline
+import diffusers_ccld  # registers the pipeline with diffusers
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained({base})
@@ -88,27 +88,27 @@ STUDENT = PIPELINE._replace(
     introduction="A smaller network in the pipeline of its teacher. It has not been trained yet: "
     "`training/distill.py` does that.",
     use="""
-import diffusers_ccld  # makes diffusers know the pipeline
+import diffusers_ccld  # registers the pipeline with diffusers
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained({name})
 """,
-    limitations="Before its distillation it paints nothing that can be recognised.",
+    limitations="Before its distillation its images show nothing that can be recognised.",
     pipeline_tag=None,
 )
 AUTOENCODER = CardKind(
     "An autoencoder for latent diffusion",
-    "It turns pictures into latents, small arrays in which a diffusion model works, and latents into pictures.",
+    "It encodes images as latents, the small arrays that a diffusion model works on, and decodes latents to images.",
     """
 from diffusers import AutoencoderKL
 
 vae = AutoencoderKL.from_pretrained({name})
 """,
-    "Details finer than its latents are lost, most of all those of pictures unlike the ones it was trained on.",
+    "Details finer than its latents are lost, most of all in images unlike its training images.",
 )
 CLOOB = CardKind(
     "CLOOB",
-    "Two encoders that put images and texts into one space, so that a picture and its description lie close together.",
+    "Two encoders that embed images and texts in one space, so that an image and its description are close together.",
     """
 from diffusers_ccld import CLOOBTextModelWithProjection, CLOOBTokenizer
 
@@ -116,49 +116,48 @@ tokenizer = CLOOBTokenizer.from_pretrained({name}, subfolder="tokenizer")
 text_encoder = CLOOBTextModelWithProjection.from_pretrained({name}, subfolder="text_encoder")
 text_embeds = text_encoder(**tokenizer(["a sunset"], return_tensors="pt")).text_embeds
 """,
-    "It knows the words and the pictures that it was trained on, and repeats their biases.",
+    "It knows the words and the images that it was trained on, and repeats their biases.",
 )
 JUDGE = CardKind(
     "A judge of paintings",
-    "It reads subject, medium and palette off pictures that `diffusers_ccld.paintings` has painted, or a model that "
-    "was trained on them.",
+    "It recognises subject, medium and palette in images by `diffusers_ccld.paintings`, or by models trained on them.",
     """
 from diffusers_ccld.evaluation.judge import Judge
 
 judge = Judge.from_pretrained({name}).eval()
 """,
-    "Of all other pictures it knows nothing.",
+    "On all other images its answers mean nothing.",
 )
 
 
-# What means something to Markdown; an underscore does not within a word.
+# Markdown's special characters; an underscore within a word is not one.
 MARKS = re.compile(r"[\\`*{}\[\]<>|#!~$&]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def escaped(text: object) -> str:
-    """Text in one line that Markdown takes literally, in a table's cell, too."""
+    """Text in one line that Markdown takes literally, even in a table's cell."""
     return MARKS.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
 def is_place(text: str) -> bool:
-    """Whether a text names a file or folder of this machine, not a repository of the Hub or anything else."""
+    """True if a text names a file or folder of this machine, not a repository of the Hub or anything else."""
     is_path = text.startswith(("/", "~", "./", "../")) or "*" in text or text.count("/") > 1
     return text != "" and "://" not in text and (is_path or os.path.exists(text))
 
 
 def shareable(text: str) -> str:
-    """A source's name for strangers: without the folders that a file or folder lies in."""
+    """A source's name without the folders of this machine: of a path, only the last part."""
     return Path(text).expanduser().resolve().name if is_place(text) else text
 
 
 def table(facts: Mapping[str, object], header: tuple[str, str] = ("", "")) -> str:
-    """A Markdown table of names and what is to be said of them."""
+    """A Markdown table of names and values."""
     rows = [f"| {escaped(name)} | {escaped(value)} |" for name, value in facts.items()]
     return "\n".join([f"| {header[0]} | {header[1]} |", "|---|---|", *rows])
 
 
 def fenced(text: str, language: str) -> str:
-    """A block of code, in a fence that the text cannot end."""
+    """A block of code, in a fence longer than any in the text."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text.strip()}\n{fence}"
 
@@ -177,18 +176,18 @@ def save_card(
     """Writes the card of a folder.
 
     Args:
-        folder: The folder, under whatever name it is written.
-        kind: What is in it.
-        name: What others load it as: its name on the Hub, or the folder's.
+        folder: The folder, or a temporary one that becomes it.
+        kind: The kind of folder.
+        name: The name in the lines that load it: its name on the Hub, or the folder's.
         sections: Markdown, each with its heading.
         base: The model that it was made from: a folder or a name on the Hub.
-        has_grid: Whether there is a grid of samples in the folder.
-        license: Its licence, by the Hub's word for it.
-        datasets: Names on the Hub of what it was trained on.
-        tags: What the Hub finds it by.
+        has_grid: True if the folder has a grid of samples.
+        license: Its licence, by the Hub's identifier.
+        datasets: Names on the Hub of its training data.
+        tags: Tags for the Hub's search.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the card cannot be written.
     """
     data = ModelCardData(
         license=license,
@@ -218,7 +217,7 @@ def _wrapped(text):
 
 
 def settings_section(settings: Mapping[str, Any]) -> str:
-    """What a run was told, without the folders of the machine that it ran on."""
+    """The settings of a run, without the folders of the machine that it ran on."""
     text = yaml.safe_dump({key: _shareable_setting(value) for key, value in settings.items()}, sort_keys=False)
     return f"## Settings\n\n{fenced(text, 'yaml')}"
 

@@ -1,10 +1,10 @@
-"""Code files that let a pipeline's folder be used where this package is not installed.
+"""Code files for using a pipeline's folder where this package is not installed.
 
     DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
 
-diffusers looks for a pipeline's class in `pipeline.py`, and for a component's in a file of its library's name in the
-component's folder. Each can be but one file, so all are the same: the package's modules that sampling needs, one after
-another.
+diffusers looks for a pipeline's class in `pipeline.py`, and for a component's class in a file with the name of its
+library in the component's folder. Each has to be a single file. All are the same: the modules that sampling needs,
+concatenated.
 """
 
 import ast
@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 
 from ..utils.files import write_text
 
-# In an order in which each needs only those before it.
+# Each module needs only those before it.
 MODULES = (
     "utils/rgb",
     "models/configuration_cloob",
@@ -26,6 +26,7 @@ MODULES = (
     "models/gumbel_vq",
     "models/processing_cloob",
     "models/prediction",
+    "models/attention_processor",
     "models/unet_ccld",
     "schedulers/noise_schedule",
     "schedulers/solvers",
@@ -43,7 +44,7 @@ LIBRARY = PACKAGE.name
 
 HEADER = '''"""CLOOB-Conditioned Latent Diffusion for diffusers, in one file.
 
-Written by diffusers-ccld, from its own modules: {modules}. Do not edit it; get the package for anything else.
+Written by diffusers-ccld, from its own modules: {modules}. Do not edit it; the package has the source.
 
 Copyright (c) 2026 The diffusers-ccld authors. MIT licence: use, copy, change and pass it on, with this notice; without
 any warranty.
@@ -52,10 +53,10 @@ any warranty.
 
 
 def standalone_source() -> str:
-    """The source of all that sampling needs, as one module.
+    """The source of everything that sampling needs, as one module.
 
     Raises:
-        RuntimeError: If two of the package's modules use one name for different things.
+        RuntimeError: If two of the modules define the same name.
     """
     imports: dict[str, None] = {}
     bodies, owners = [], {}
@@ -69,20 +70,20 @@ def standalone_source() -> str:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 imports[text] = None
                 continue
-            if getattr(node, "decorator_list", None):  # which the segment leaves out
+            if getattr(node, "decorator_list", None):  # the segment does not include decorators
                 lines = source.splitlines()[node.decorator_list[0].lineno - 1 : node.end_lineno]
                 text = "\n".join(lines)
             for name in _names(node):
                 if owners.setdefault(name, module) != module:
-                    raise RuntimeError(f"Both {owners[name]} and {module} have a {name}.")
+                    raise RuntimeError(f"Both {owners[name]} and {module} define {name}.")
             parts.append(text)
-        bodies.append("\n\n\n".join(parts[1:]))  # the first is the module's description
+        bodies.append("\n\n\n".join(parts[1:]))  # the first is the module's docstring
     header = HEADER.format(modules=", ".join(MODULES))
     return "\n".join([header, *imports, "", "", "\n\n\n".join(bodies), ""])
 
 
 def _names(node):
-    """What a statement of a module names."""
+    """The names that a statement of a module defines."""
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -99,11 +100,11 @@ def save_standalone(pipe: DiffusionPipeline, folder: str | Path, **options: Any)
         options: As for `DiffusionPipeline.save_pretrained`.
 
     Raises:
-        OSError: If it cannot be written.
-        ValueError: If it is to be uploaded, which has to come after the code is there.
+        OSError: If the folder cannot be written.
+        ValueError: If `push_to_hub` is given: the upload would not include the code.
     """
     if options.get("push_to_hub"):
-        raise ValueError("Save the folder first, and upload all of it then: huggingface_hub.upload_folder.")
+        raise ValueError("Save the folder first, then upload all of it with huggingface_hub.upload_folder.")
     pipe.save_pretrained(folder, **options)
     write_code(folder)
 
@@ -113,10 +114,10 @@ def write_code(folder: str | Path, components: Sequence[str] | None = None) -> N
 
     Args:
         folder: The folder.
-        components: The components whose code is written, by default all.
+        components: Components that get a code file, by default all of this package.
 
     Raises:
-        OSError: If it is no pipeline's, or cannot be written.
+        OSError: If the folder is not a pipeline's, or cannot be written.
     """
     folder, source = Path(folder), standalone_source()
     index = json.loads((folder / "model_index.json").read_text())
