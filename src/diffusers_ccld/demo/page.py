@@ -240,6 +240,7 @@ def launch(
         OSError: If the port is taken.
     """
     limits = limits or Limits()
+    # Requests name a function by `_id` or by its public name; gradio has no public name for the id.
     num_inputs = {key: len(fn.inputs) for fn in page.fns.values() for key in (fn._id, fn.api_name)}
     gate = Middleware(
         Gate, num_inputs=num_inputs, upload_folder=Path(get_upload_folder()), upload_bytes=limits.image_bytes

@@ -78,7 +78,7 @@ def arrange_networks(pipe: CCLDPipeline) -> None:
 
 def require_compiler() -> None:
     """Raises `ValueError` if torch.compile would find no C++ compiler, which it calls for networks on a CPU."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.cpp_builder import get_cpp_compiler  # torch has no public way to look for the compiler
 
     try:
         get_cpp_compiler()
@@ -95,12 +95,14 @@ def compile_networks(pipe: CCLDPipeline) -> None:
     They are compiled for every size, batch and number of conditions anew. On a CPU their weights become constants,
     packed for its instructions: what changes them in place afterwards, as fusing a LoRA does, is not seen.
     """
+    # With offloading, `pipe.device` is not the device of the calls; diffusers has no public name for that.
     settings = {"freezing": pipe._execution_device.type == "cpu"}
     for network in (pipe.unet, pipe.vae.decoder):
         network.forward = _compiled(network.forward, settings)
 
 
 def _compiled(forward, settings):
+    # torch has these settings under no public name.
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 

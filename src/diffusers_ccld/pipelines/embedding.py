@@ -11,7 +11,10 @@ from .guidance import Guidance
 
 
 class PromptEmbedding:
-    """Embeds prompts with a pipeline's text and image encoders."""
+    """Embeds prompts with a pipeline's text and image encoders.
+
+    Like diffusers' own pipelines it reads `_execution_device`: with offloading, `device` is not where networks run.
+    """
 
     @property
     def has_image_encoder(self) -> bool:
