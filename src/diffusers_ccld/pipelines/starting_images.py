@@ -18,10 +18,6 @@ from .calls import SamplingCall
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor | list[Image.Image] | list[np.ndarray] | list[torch.Tensor]
 
-# PNDM takes the first evaluation for one of its warm-up. LMS takes the order of its steps from their position, also
-# where the earlier derivatives for that order are missing.
-NO_START_IN_THE_MIDDLE = (PNDMScheduler, LMSDiscreteScheduler)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageCall(SamplingCall):
@@ -131,21 +127,32 @@ def set_start(
             return scheduler.timesteps
     else:
         scheduler.set_timesteps(num_inference_steps, device=device)
-        timesteps = scheduler.timesteps
-        begin = int((timestep_to_t(timesteps) > strength).sum())
+        begin = int((timestep_to_t(scheduler.timesteps) > strength).sum())
         begin = math.ceil(begin / scheduler.order) * scheduler.order  # in the middle of a run, not of a step
-        if begin and isinstance(scheduler, NO_START_IN_THE_MIDDLE):
-            raise ValueError(
-                f"{type(scheduler).__name__} cannot begin at strength={strength}, in the middle of a run; give "
-                f"strength=1, or use another scheduler, such as CCLDScheduler."
-            )
-        if begin < len(timesteps):
-            if hasattr(scheduler, "set_begin_index"):
-                scheduler.set_begin_index(begin)
-            return timesteps[begin:]
+        if begin < len(scheduler.timesteps):
+            return _begin_at(scheduler, begin, strength)
     raise ValueError(
         f"strength={strength} is below the last of {num_inference_steps} steps; raise strength or num_inference_steps."
     )
+
+
+def _begin_at(scheduler, begin, strength):
+    """Has a scheduler of diffusers begin at an index of its timesteps, and returns those of its run."""
+    timesteps = scheduler.timesteps[begin:]
+    if begin and isinstance(scheduler, PNDMScheduler):
+        if not scheduler.config.skip_prk_steps:
+            raise ValueError(
+                f"PNDMScheduler cannot begin at strength={strength}, after its warm-up. Make it with "
+                f"skip_prk_steps=True, or use CCLDScheduler."
+            )
+        steps = timesteps.unique().flip(0)
+        return torch.cat([steps[:2], steps[1:]])  # it evaluates the second step of any run twice
+    if isinstance(scheduler, LMSDiscreteScheduler):
+        # Its steps have the order of their index, even without so many steps before them.
+        scheduler.timesteps, scheduler.sigmas, begin = timesteps, scheduler.sigmas[begin:], 0
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    return timesteps
 
 
 def check_image_types(name: str, images: Sequence[object]) -> None:
