@@ -67,10 +67,10 @@ distillation-table: $(OUT)/teacher/pipeline/model_index.json  ## train and measu
 	$(BIN)/python benchmarks/distillation_table.py --cache $(OUT)/cache --output $(OUT)/distillation
 
 $(OUT)/paintings/state.json: | $(STAMP)
-	$(BIN)/python training/make_paintings.py --num_images 60000 --seed 1 --output $(OUT)/paintings
+	$(BIN)/python training/make_paintings.py --num-images 60000 --seed 1 --output $(OUT)/paintings
 
 $(OUT)/held-out/state.json: | $(STAMP)
-	$(BIN)/python training/make_paintings.py --num_images 10000 --seed 1 --held_out --output $(OUT)/held-out
+	$(BIN)/python training/make_paintings.py --num-images 10000 --seed 1 --held-out --output $(OUT)/held-out
 
 $(OUT)/vae/vae/config.json: $(OUT)/paintings/state.json
 	$(call TRAIN,training/train_autoencoder.py --config $(CONFIGS)/vae.yaml)
@@ -91,7 +91,7 @@ $(OUT)/components.made: $(OUT)/vae/vae/config.json $(OUT)/cloob/cloob/losses.png
 
 $(OUT)/cache.made: $(OUT)/components.made
 	$(BIN)/python training/precompute.py --model $(OUT)/components --dataset $(OUT)/paintings --resolution 128 \
-		--batch_size 64 --output $(OUT)/cache
+		--batch-size 64 --output $(OUT)/cache
 	touch $@
 
 $(OUT)/unet/pipeline/model_index.json: $(OUT)/cache.made
@@ -101,7 +101,7 @@ $(OUT)/teacher/pipeline/model_index.json: $(OUT)/cache.made
 	$(call TRAIN,training/finetune.py --config $(CONFIGS)/teacher.yaml)
 
 weights/teacher/config.json: $(OUT)/teacher/pipeline/model_index.json
-	$(BIN)/python training/bundle.py --pipeline $(OUT)/teacher/pipeline --part unet --max_megabytes 25 \
+	$(BIN)/python training/bundle.py --pipeline $(OUT)/teacher/pipeline --part unet --max-megabytes 25 \
 		--output weights/teacher
 
 src/diffusers_ccld/default_model/model_index.json: $(OUT)/unet/pipeline/model_index.json docs/default-model.md

@@ -8,7 +8,6 @@ The networks have the published sizes (105M U-Net, kl-f8 autoencoder, CLOOB ViT-
 backward, AdamW, EMA. Both kinds take turns in one process. The results are in docs/training.md.
 """
 
-import argparse
 import platform
 import statistics
 import tempfile
@@ -34,6 +33,7 @@ from diffusers_ccld.data.latent_cache import LatentCache, Manifest, write_chunk
 from diffusers_ccld.data.sources import load_images
 from diffusers_ccld.training.inputs import TrainingTimes, draw_for_training, make_inputs
 from diffusers_ccld.training.losses import v_prediction_losses
+from diffusers_ccld.utils.arguments import ArgumentParser
 
 
 def make_networks() -> tuple[CCLDUNet2DConditionModel, AutoencoderKL, CLOOBVisionModelWithProjection]:
@@ -94,7 +94,7 @@ def make_sources(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--batch-size", type=int, default=4, help="images a step (default: %(default)s)")
     parser.add_argument(
         "--steps", type=int, default=5, help="timed steps of each kind, after one to warm up (default: %(default)s)"

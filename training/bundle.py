@@ -4,7 +4,6 @@
 python training/bundle.py --pipeline DIR --card FILE --output src/diffusers_ccld/default_model
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -24,17 +23,18 @@ from diffusers_ccld.sharing.model_cards import (
     save_card,
     table,
 )
+from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.files import folder_moved_into_place
 
 
 def bundle(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--pipeline", type=Path, required=True, help="the trained pipeline's folder")
     parser.add_argument(
         "--card", type=Path, help="a model card, to go with it as README.md (default: the pipeline's, or a short one)"
     )
     parser.add_argument("--part", choices=["unet"], help="bundle nothing but this part (default: the whole pipeline)")
-    parser.add_argument("--max_megabytes", type=float, default=12, help="refuse to be larger (default: %(default)s)")
+    parser.add_argument("--max-megabytes", type=float, default=12, help="refuse to be larger (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; what is there goes")
     add_hub_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -43,7 +43,7 @@ def bundle(argv: list[str] | None = None) -> None:
     if arguments.card is not None and not arguments.card.is_file():
         raise ValueError(f"--card {arguments.card}: there is no such file.")
     if arguments.part is not None and (arguments.card is not None or arguments.push_to_hub):
-        raise ValueError("--part bundles no card and goes to no Hub: leave --card and --push_to_hub out.")
+        raise ValueError("--part bundles no card and goes to no Hub: leave --card and --push-to-hub out.")
     name = arguments.output.resolve().name
     hub_name = chosen_repository(arguments, name)
 
@@ -61,7 +61,7 @@ def bundle(argv: list[str] | None = None) -> None:
             add_card(temporary, arguments.card or arguments.pipeline / CARD_NAME, hub_name or name, pipe)
         megabytes = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file()) / 1e6
         if megabytes > arguments.max_megabytes:
-            raise ValueError(f"It has {megabytes:.1f} MB, more than --max_megabytes {arguments.max_megabytes:g}.")
+            raise ValueError(f"It has {megabytes:.1f} MB, more than --max-megabytes {arguments.max_megabytes:g}.")
     print(f"wrote {arguments.output}, {megabytes:.1f} MB")
     if hub_name is not None:
         print(f"uploaded to {push_folder(arguments.output, hub_name)}")

@@ -2,9 +2,9 @@
 """Makes a smaller network for a teacher's pipeline, for training/distill.py to train.
 
     python training/create_student.py --teacher DIR --parameters 1_100_000 --output DIR
-    python training/create_student.py --teacher DIR --block_out_channels 192 192 384 384 --output DIR
+    python training/create_student.py --teacher DIR --block-out-channels 192 192 384 384 --output DIR
     python training/create_student.py --teacher DIR --preset wikiart-mini --output DIR
-    python training/create_student.py --teacher DIR --unet_config JSON --output DIR
+    python training/create_student.py --teacher DIR --unet-config JSON --output DIR
 
 The result is a pipeline folder: the student, and everything else of the teacher's. What is not said of the student's
 shape is as the teacher's.
@@ -32,6 +32,7 @@ from diffusers_ccld.training.components import (
     read_json,
 )
 from diffusers_ccld.training.student import narrowed, select_weights
+from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.errors import first_line
 from diffusers_ccld.utils.files import folder_moved_into_place
 
@@ -43,21 +44,21 @@ BOUND_SETTINGS = ("in_channels", "out_channels", "cross_attention_dim")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", required=True, help="folder or Hub name of the teacher's pipeline")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     shape = parser.add_argument_group("the student's shape")
     shape.add_argument("--parameters", type=int, help="the widest network of so many parameters at most")
-    shape.add_argument("--block_out_channels", type=int, nargs="+", help="width of every level")
-    shape.add_argument("--layers_per_block", type=int, nargs="+", help="residual blocks of every level")
-    shape.add_argument("--attention_head_dim", type=int, help="channels of an attention head")
-    shape.add_argument("--mapping_dim", type=int, help="width of the mapping network")
+    shape.add_argument("--block-out-channels", type=int, nargs="+", help="width of every level")
+    shape.add_argument("--layers-per-block", type=int, nargs="+", help="residual blocks of every level")
+    shape.add_argument("--attention-head-dim", type=int, help="channels of an attention head")
+    shape.add_argument("--mapping-dim", type=int, help="width of the mapping network")
     shape.add_argument("--preset", choices=PRESETS, help="the widths of a published student")
     shape.add_argument(
-        "--unet_config", help="JSON file of the whole configuration, of our U-Net or of a stock UNet2DConditionModel"
+        "--unet-config", help="JSON file of the whole configuration, of our U-Net or of a stock UNet2DConditionModel"
     )
     parser.add_argument(
-        "--told_guidance", type=int, metavar="DIM", help="give it the guidance scale as an input of this width"
+        "--told-guidance", type=int, metavar="DIM", help="give it the guidance scale as an input of this width"
     )
     parser.add_argument(
         "--init",
@@ -76,16 +77,20 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def _check(parser, arguments):
     given = {name for name, value in vars(arguments).items() if value is not None}
     if len(given & {"parameters", "block_out_channels", "preset", "unet_config"}) != 1:
-        parser.error("give one of --parameters, --block_out_channels, --preset and --unet_config")
+        parser.error("give one of --parameters, --block-out-channels, --preset and --unet-config")
     details = given & {"layers_per_block", "attention_head_dim", "mapping_dim", "told_guidance"}
     if "unet_config" in given and details:
-        parser.error(f"--unet_config describes the whole network: leave out {', '.join(sorted(details))}")
+        parser.error(f"--unet-config describes the whole network: leave out {', '.join(map(_flag, sorted(details)))}")
     if "parameters" in given and "mapping_dim" in given:
-        parser.error("--parameters decides on --mapping_dim, too: leave it out")
+        parser.error("--parameters decides on --mapping-dim, too: leave it out")
     for name in given & {"parameters", "block_out_channels", "layers_per_block", "attention_head_dim", "mapping_dim"}:
         value = getattr(arguments, name)
         if min(value if isinstance(value, list) else [value]) < 1:
-            parser.error(f"--{name} must be positive")
+            parser.error(f"{_flag(name)} must be positive")
+
+
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
 
 
 def make_student(arguments: argparse.Namespace, teacher: CCLDUNet2DConditionModel) -> UNet2DConditionModel:
@@ -104,7 +109,7 @@ def make_student(arguments: argparse.Namespace, teacher: CCLDUNet2DConditionMode
         if "sample_size" not in config:
             student.register_to_config(sample_size=teacher.config.sample_size)
     elif not isinstance(teacher, CCLDUNet2DConditionModel):
-        raise ValueError("The teacher is no U-Net of ours, whose shape could be narrowed: give --unet_config.")
+        raise ValueError("The teacher is no U-Net of ours, whose shape could be narrowed: give --unet-config.")
     else:
         for name in ("block_out_channels", "layers_per_block", "attention_head_dim", "mapping_dim"):
             if getattr(arguments, name) is not None:

@@ -197,7 +197,7 @@ def test_a_stock_student_needs_none_of_our_classes(teacher_folder, tmp_path):
         (("--block_out_channels", 32, "--layers_per_block", 1), "two or more levels"),
         (("--block_out_channels", 32, 64, "--layers_per_block", 1, "--init", "teacher"), "same layers"),
         (("--unet_config", "missing.json"), "no readable JSON"),
-        (("--unet_config", "missing.json", "--told_guidance", 8), "leave out told_guidance"),
+        (("--unet_config", "missing.json", "--told_guidance", 8), "leave out --told-guidance"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message, teacher_folder, tmp_path, capsys):
@@ -222,7 +222,7 @@ def test_students_of_another_pipeline_are_refused(teacher_folder, tmp_path, caps
 def test_of_a_stock_teacher_nothing_can_be_narrowed(trainable_folder, tmp_path, capsys):
     CCLDPipeline.from_pretrained(trainable_folder, unet=UNet2DConditionModel(**STOCK)).save_pretrained(tmp_path / "t")
     assert create(tmp_path / "t", tmp_path / "student", "--parameters", 100_000) == 2
-    assert "give --unet_config" in capsys.readouterr().err
+    assert "give --unet-config" in capsys.readouterr().err
 
 
 def test_what_is_there_is_not_overwritten(teacher_folder, tmp_path, capsys):

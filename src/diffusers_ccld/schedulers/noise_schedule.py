@@ -8,7 +8,7 @@ import math
 
 import torch
 
-TIMESTEP_SCHEDULES = ("spliced", "ddpm", "log", "linear")
+from .names import TIMESTEP_SCHEDULES
 
 # Where the spliced schedule passes from "cosine" to "ddpm": the time on each at which their log-SNRs have one slope.
 COSINE_CROSSOVER = 0.80074257

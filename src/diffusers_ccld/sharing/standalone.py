@@ -27,6 +27,7 @@ MODULES = (
     "models/processing_cloob",
     "models/prediction",
     "models/unet_ccld",
+    "schedulers/names",
     "schedulers/noise_schedule",
     "schedulers/solvers",
     "schedulers/scheduling_ccld",

@@ -12,6 +12,7 @@ from transformers import HfArgumentParser
 
 from ..data.decoding import ImageLimits
 from ..sharing.hub import check_hub_arguments
+from ..utils.arguments import ArgumentParser
 from ..utils.files import write_text
 
 DEFAULT_DATASET = "huggan/wikiart"
@@ -186,6 +187,10 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} (default: %(default)s)"
 
 
+class _SettingsParser(ArgumentParser, HfArgumentParser):
+    """Makes options of a dataclass's fields, spelt with hyphens."""
+
+
 def parse_config(config_class: type[Config], description: str, argv: list[str] | None = None) -> Config:
     """Reads settings from the command line and from the YAML file that `--config` names.
 
@@ -205,7 +210,7 @@ def parse_config(config_class: type[Config], description: str, argv: list[str] |
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config
-    parser = HfArgumentParser(
+    parser = _SettingsParser(
         config_class,
         description=description,
         formatter_class=_HelpFormatter,
