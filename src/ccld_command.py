@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         from diffusers_ccld.cli import main as run_command
 
         return run_command(argv)
-    # Libraries turn exceptions into others while they are imported, KeyboardInterrupt too. There is nothing to clean up.
+    # While they are imported, libraries turn exceptions into others, KeyboardInterrupt too. Nothing needs a clean end.
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in signals.items():
         if handler is not signal.SIG_IGN:
