@@ -1,4 +1,4 @@
-"""A painter of a small model, and a count of its evaluations."""
+"""A painter of a small model, and the times of its evaluations."""
 
 import time
 
@@ -15,7 +15,7 @@ def painter(trainable_folder):
 
 @pytest.fixture
 def evaluations(painter):
-    """Counts evaluations of the network, each of which takes a twentieth of a second."""
+    """Times of the network's evaluations, each slowed down by a twentieth of a second."""
     counted = []
 
     def count(*_):

@@ -57,7 +57,7 @@ def bundled_server(bundled_painter, tmp_path_factory):
 
 @pytest.fixture
 def tab(browser, bundled_server):
-    """The page, open, that has asked nobody else for anything when it is closed."""
+    """The open page. When it closes, all its requests must have gone to the server."""
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     asked = []
     tab.on("request", lambda request: asked.append(request.url))
@@ -76,7 +76,7 @@ def press(tab):
 
 
 def next_picture(tab) -> np.ndarray:
-    """Presses the button; the picture that then takes the place of the one in the gallery."""
+    """Presses the button, and returns the picture that replaces the one in the gallery."""
     before = tab.locator("#gallery img").first.get_attribute("src")
     press(tab)
     tab.wait_for_function("(before) => document.querySelector('#gallery img')?.src !== before", arg=before)
@@ -84,7 +84,7 @@ def next_picture(tab) -> np.ndarray:
 
 
 def shown(tab) -> np.ndarray:
-    """The picture in the gallery, once it is there."""
+    """Waits for the picture in the gallery, and returns it."""
     tab.wait_for_function("document.querySelector('#note')?.innerText.includes('Seed')")
     address = tab.locator("#gallery img").first.get_attribute("src")
     return np.asarray(Image.open(io.BytesIO(httpx.get(address).content)))
@@ -107,7 +107,7 @@ def test_a_person_paints_and_opens_the_link(tab, browser, bundled_server):
 
 
 @pytest.mark.slow
-def test_a_person_paints_like_a_picture_edits_and_inpaints(tab, bundled_server, tmp_path):
+def test_a_person_uses_an_image_prompt_edits_and_inpaints(tab, bundled_server, tmp_path):
     (tmp_path / "red.png").write_bytes(png((128, 128)))
     tab.locator("#details input[type=file]").set_input_files(tmp_path / "red.png")
     tab.wait_for_selector("#details img")
@@ -125,7 +125,7 @@ def test_a_person_paints_like_a_picture_edits_and_inpaints(tab, bundled_server, 
     tab.get_by_role("tab", name="Inpaint").click()
     invitation = tab.get_by_text("draw where to paint")
     invitation.wait_for()
-    tab.wait_for_timeout(2000)  # the canvas takes no picture before it is ready, and then fits itself to it
+    tab.wait_for_timeout(2000)  # the canvas accepts a picture only when it is ready, and then resizes
     tab.get_by_role("tabpanel").locator("input[type=file]").first.set_input_files(tmp_path / "red.png")
     invitation.wait_for(state="hidden")
     tab.wait_for_timeout(2000)

@@ -12,7 +12,7 @@ from support.demo_calls import call, fetch, inputs
 
 
 @pytest.mark.parametrize("limits", [Limits(num_inference_steps=1, num_images=1), Limits(num_inference_steps=20)])
-def test_the_form_as_it_stands_is_within_the_limits(painter, limits):
+def test_the_defaults_of_the_form_are_within_the_limits(painter, limits):
     pytest.importorskip("gradio")
     from diffusers_ccld.demo import page as demo
 
@@ -22,7 +22,7 @@ def test_the_form_as_it_stands_is_within_the_limits(painter, limits):
     parse_request("paint", {"prompt": "a rose", "guidance_scale": values["Guidance"], **form}, limits)
 
 
-def test_the_form_of_a_distilled_model_is_what_it_was_taught(trainable_folder):
+def test_the_form_of_a_distilled_model_has_its_settings(trainable_folder):
     pytest.importorskip("gradio")
     from diffusers_ccld.demo import page as demo
 

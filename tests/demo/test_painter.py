@@ -29,12 +29,12 @@ def test_pictures_are_those_of_the_pipeline(painter, trainable_folder):
     pictures = paint(painter, num_images=2)
     assert [np.array_equal(a, b) for a, b in zip(pictures, expected)] == [True, True]
     assert [json.loads(picture.info["ccld"])["seed"] for picture in pictures] == [3, 4]
-    # The sampler of one request is not that of the next.
+    # Requests do not share a sampler.
     assert not np.array_equal(paint(painter, algorithm="plms2")[0], pictures[0])
     assert np.array_equal(paint(painter, num_images=2)[0], pictures[0])
 
 
-def test_every_task_is_that_of_its_pipeline(painter, trainable_folder):
+def test_every_task_matches_its_pipeline(painter, trainable_folder):
     picture = Image.open(io.BytesIO(png((64, 64))))
     pipe = CCLDImg2ImgPipeline.from_pretrained(trainable_folder)
     size = (32, 32)
@@ -62,7 +62,7 @@ def test_sizes_follow_the_picture_and_are_bounded(painter, size, expected):
 
 
 @pytest.mark.parametrize("task", ["paint", "image_to_image", "edit", "inpaint"])
-def test_what_on_step_raises_ends_the_painting_there(painter, task, evaluations):
+def test_an_exception_in_on_step_ends_sampling(painter, task, evaluations):
     mask = [png(colour=(255, 255, 255, 255), mode="RGBA")]
     values = {"prompt": "a", "num_inference_steps": 20, "algorithm": "ddim", "picture": png(), "mask": mask}
 
@@ -73,4 +73,4 @@ def test_what_on_step_raises_ends_the_painting_there(painter, task, evaluations)
     with pytest.raises(PaintingCancelledError):
         painter.paint(parse_request(task, values, LIMITS), on_step)
     assert len(evaluations) == 3
-    assert paint(painter, num_inference_steps=1)  # the next finds all in order
+    assert paint(painter, num_inference_steps=1)  # the next request is not affected

@@ -15,7 +15,7 @@ from support.demo_calls import LIMITS, png
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A small PNG file that says that it is large."""
+    """A small PNG file whose header claims a large picture."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -53,19 +53,19 @@ BAD = {
 
 
 @pytest.mark.parametrize("name, value", [(name, value) for name, values in GOOD.items() for value in values])
-def test_what_is_in_bounds_is_taken(name, value):
+def test_values_in_bounds_are_accepted(name, value):
     request = parse_request("paint", {"prompt": "a rose", name: value}, LIMITS)
     if value is not None:
         assert getattr(request, name) == (value.strip() if isinstance(value, str) else value)
 
 
 @pytest.mark.parametrize("name, value", [(name, value) for name, values in BAD.items() for value in values])
-def test_what_is_out_of_bounds_is_refused_in_a_sentence(name, value):
+def test_values_out_of_bounds_are_refused_with_a_sentence(name, value):
     with pytest.raises(ValueError, match=r"^[A-Z][^\n]*\.$"):
         parse_request("paint", {"prompt": "a rose", name: value}, LIMITS)
 
 
-def test_seeds_are_drawn_where_none_is_given():
+def test_a_missing_seed_is_random():
     seeds = {parse_request("paint", {"prompt": "a rose"}, LIMITS).seed for _ in range(20)}
     assert len(seeds) == 20 and all(0 <= seed <= LAST_SEED for seed in seeds)
 
@@ -73,10 +73,10 @@ def test_seeds_are_drawn_where_none_is_given():
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "no picture"),
-        (b"hello", "no picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "no picture"),
+        (b"", "not a picture"),
+        (b"hello", "not a picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not a picture"),
         (png()[:60], "damaged"),
         (bomb(30000, 30000), "million pixels"),
         (bomb(10**6, 10**6), "picture"),
@@ -113,7 +113,7 @@ def test_only_uploads_are_read(tmp_path):
     assert request.image_prompt.size == (80, 60)
 
 
-def test_pictures_are_turned_upright_and_put_on_white():
+def test_pictures_are_upright_on_a_white_background():
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
@@ -124,7 +124,7 @@ def test_pictures_are_turned_upright_and_put_on_white():
     assert request.image_prompt.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_masks_are_where_something_was_drawn():
+def test_masks_cover_what_was_drawn():
     layer = Image.new("RGBA", (80, 60))
     layer.paste((255, 255, 255, 9), (10, 20, 30, 40))
     file = io.BytesIO()
@@ -140,7 +140,7 @@ def test_masks_are_where_something_was_drawn():
             parse_request(task, {"prompt": "a rose"}, LIMITS)
 
 
-def test_links_come_back_as_they_went():
+def test_links_reproduce_their_request():
     values = {
         "prompt": "rose & <b>fog</b> #1 + 雪?",
         "negative_prompt": "a=b",
@@ -166,8 +166,8 @@ def test_links_come_back_as_they_went():
         parse_link({"prompt": "a rose"}, LIMITS)
 
 
-def test_a_line_of_pixels_is_an_image_prompt_like_any_other():
-    """Enlarged before it is cropped it would take gigabytes."""
+def test_a_line_of_pixels_is_an_image_prompt():
+    """The processor crops before it resizes: the whole line, enlarged, would take gigabytes."""
     request = parse_request("paint", {"image_prompt": png((1, 200_000))}, LIMITS)
     processor = CLOOBImageProcessor(size=32)
     assert processor.preprocess(request.image_prompt)["pixel_values"].shape == (1, 3, 32, 32)

@@ -138,7 +138,7 @@ def test_malformed_requests_are_refused(server, path, body, status):
         assert answer.json()["detail"]
 
 
-def test_paintings_cannot_jump_the_queue(server):
+def test_requests_cannot_bypass_the_queue(server):
     page = httpx.get(f"{server}/config").json()
     index = next(function["id"] for function in page["dependencies"] if function["api_name"] == "paint")
     answer = httpx.post(f"{server}/gradio_api/run/predict", json={"data": inputs(), "fn_index": index})
@@ -153,7 +153,7 @@ def test_large_and_boundless_uploads_are_refused(server):
         upload_address, content=(b"x" for _ in range(3)), headers={"content-type": "multipart/form-data"}
     )
     assert boundless.status_code == 411
-    # A length beside chunks would be checked, and the chunks heeded.
+    # The length would be checked, but the chunks would be read.
     address = httpx.URL(upload_address)
     with socket.create_connection((address.host, address.port)) as connection:
         connection.sendall(
@@ -164,7 +164,7 @@ def test_large_and_boundless_uploads_are_refused(server):
 
 
 def wait_until_idle(evaluations):
-    """Waits until half a second goes by without an evaluation; gives their number."""
+    """Waits for half a second without an evaluation, and returns the number of evaluations."""
     while time.monotonic() - evaluations[-1] < 0.5:
         time.sleep(0.05)
     return len(evaluations)
@@ -221,7 +221,7 @@ def test_closing_the_generator_ends_the_painting(painter, evaluations):
     assert wait_until_idle(evaluations) <= seen + 1
 
 
-def test_the_page_asks_nobody_else(server):
+def test_the_page_loads_nothing_from_other_servers(server):
     page = httpx.get(server).text + httpx.get(f"{server}/theme.css").text
     assert "fonts.googleapis" not in page and "cdnjs" not in page
     config = httpx.get(f"{server}/config").json()

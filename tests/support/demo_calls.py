@@ -37,7 +37,7 @@ def inputs(prompt="a rose", steps=2, images=1, seed=3, image_prompt=None, **chan
 
 
 def call(server, data, function="paint"):
-    """Calls as the page's documentation says; gives the last event and its data."""
+    """Calls a function of the page's API. Returns the last event and its data."""
     body, headers = json.dumps({"data": data}), {"content-type": "application/json"}
     answer = httpx.post(f"{server}/gradio_api/call/{function}", content=body, headers=headers)
     assert answer.status_code == 200, answer.text

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--preset",
         choices=sorted(PRESETS),
-        help="a published model: supplies settings that are not in its files, and downloads files that are not given",
+        help="a published model: supplies settings that the files lack; without files, its own are downloaded",
     )
     add("--source-dir", type=Path, metavar="DIR", help="read the preset's files from this folder, without downloads")
     add(
