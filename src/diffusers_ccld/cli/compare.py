@@ -54,12 +54,7 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.devices import usable_device, usable_dtype
     from ..inference.loading import find_model
 
-    if min(args.seeds, 1 if args.steps is None else args.steps, args.batch_size, args.max_images) < 1:
-        raise ValueError("--seeds, --steps, --batch-size and --max-images must be at least 1.")
-    if args.seed < 0:
-        raise ValueError("--seed must not be negative.")
-    if (args.open_clip is None) != (args.open_clip_weights is None):
-        raise ValueError("--open-clip and --open-clip-weights go together.")
+    _check(args)
     device = usable_device(args.device)
     prompts = parse_prompts(args.prompts)
     styles = parse_styles(args.styles) if args.styles else dict(STYLES)
@@ -89,15 +84,32 @@ def run(args: argparse.Namespace) -> None:
         styles=styles,
     )
     if args.dry_run:
-        print(f"{len(models)} models, {len(prompts)} prompts, {args.seeds} seeds, in {args.output}")
-        for model in models:
-            pictures, missing = len(gallery.keys(model)), len(gallery.missing(model))
-            print(
-                f"{model.name}: {pictures} pictures, of which {pictures - missing} are made; "
-                f"{missing * evaluations[model.name]:,} evaluations of the network ({model.folder})"
-            )
-        for name, chosen in (("training", comparison.training), ("held-out", comparison.held_out)):
-            if chosen is not None:
-                print(f"{len(chosen.images):,} of {chosen.total:,} {name} images are used")
-        return
-    print(comparison.run())
+        _print_plan(comparison, evaluations)
+    else:
+        print(comparison.run())
+
+
+def _check(args):
+    """Raises `ValueError` for numbers out of bounds, and for half of a pair of options."""
+    if min(args.seeds, 1 if args.steps is None else args.steps, args.batch_size, args.max_images) < 1:
+        raise ValueError("--seeds, --steps, --batch-size and --max-images must be at least 1.")
+    if args.seed < 0:
+        raise ValueError("--seed must not be negative.")
+    if (args.open_clip is None) != (args.open_clip_weights is None):
+        raise ValueError("--open-clip and --open-clip-weights go together.")
+
+
+def _print_plan(comparison, evaluations):
+    """Prints what a comparison would sample and read. `evaluations` of the network are for one picture, by model."""
+    gallery = comparison.gallery
+    counts = f"{len(gallery.models)} models, {len(gallery.prompts)} prompts, {len(gallery.seeds)} seeds"
+    print(f"{counts}, in {gallery.folder}")
+    for model in gallery.models:
+        pictures, missing = len(gallery.keys(model)), len(gallery.missing(model))
+        print(
+            f"{model.name}: {pictures} pictures, of which {pictures - missing} are made; "
+            f"{missing * evaluations[model.name]:,} evaluations of the network ({model.folder})"
+        )
+    for name, chosen in (("training", comparison.training), ("held-out", comparison.held_out)):
+        if chosen is not None:
+            print(f"{len(chosen.images):,} of {chosen.total:,} {name} images are used")

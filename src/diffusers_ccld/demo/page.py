@@ -60,64 +60,54 @@ def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = Tru
         gr.Markdown(f"# {TITLE}\n{ABOUT}{ABOUT_BUNDLED if is_bundled else ''}", elem_id="title")
         with gr.Row(elem_id="studio"):
             with gr.Column(elem_id="form"):
-                prompt = gr.Textbox(
-                    label="Prompt",
-                    placeholder="a sunset landscape painting, oil on canvas",
-                    lines=2,
-                    max_lines=4,
-                    max_length=limits.prompt_length,
-                    submit_btn=False,
-                )
+                prompt = _prompt(limits)
                 tabs = _tabs()
                 if is_bundled:
-                    gr.Examples(
-                        [[example] for example in EXAMPLES],
-                        prompt,
-                        label="Try",
-                        elem_id="examples",
-                        api_visibility="private",
-                    )
+                    examples = [[example] for example in EXAMPLES]
+                    gr.Examples(examples, prompt, label="Try", elem_id="examples", api_visibility="private")
             with gr.Column(elem_id="wall"):
-                gallery = gr.Gallery(
-                    show_label=False,
-                    format="png",
-                    columns=2,
-                    object_fit="contain",
-                    elem_id="gallery",
-                    interactive=False,
-                )
-                with gr.Row(elem_id="below"):
-                    note = gr.HTML(elem_id="note")
-                    cancel = gr.Button("Cancel", size="sm", elem_id="cancel", min_width=80)
+                gallery, note, cancel = _wall()
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = _details(painter, limits)
 
         linked = gr.Textbox(visible="hidden")
-        runs = []
-        for task, (button, inputs) in tabs.items():
-            inputs = {"prompt": prompt, **details, **inputs}
-            if task == "edit":
-                del inputs["num_images"]
-            for component in inputs.values():
-                if component.data_model is not None:
-                    component.data_model = Unchecked
-            run = button.click(
-                partial(studio.run, task),
-                inputs_kwargs=inputs,
-                outputs=[gallery, details["seed"], note],
-                api_name=task,
-                preprocess=False,  # parse_request checks more, with clearer messages
-                concurrency_limit=1,
-                concurrency_id="painter",
-                show_progress_on=gallery,
-            )
-            runs.append(run)
+        runs = _connect(studio, tabs, {"prompt": prompt, **details}, gallery, note)
         prompt.submit(js=f"() => {{ {PRESS}; }}")
         cancel.click(lambda: "Cancelled.", outputs=note, cancels=runs, queue=False, api_visibility="private")
         form = [details.get(name, prompt) for name in FORM_OF_LINK]
         opened = page.load(studio.open_link, outputs=[*form, linked], queue=False, api_visibility="private")
         opened.then(inputs=linked, js=f"(link) => {{ if (link) {PRESS}; }}")
     return page
+
+
+def _connect(
+    studio: Studio,
+    tabs: dict[str, tuple[gr.Button, dict[str, gr.components.Component]]],
+    shared: dict[str, gr.components.Component],
+    gallery: gr.Gallery,
+    note: gr.HTML,
+) -> list[gr.events.Dependency]:
+    """Connects the button of each tab with the studio, and returns the events."""
+    runs = []
+    for task, (button, inputs) in tabs.items():
+        inputs = {**shared, **inputs}
+        if task == "edit":
+            del inputs["num_images"]
+        for component in inputs.values():
+            if component.data_model is not None:
+                component.data_model = Unchecked
+        run = button.click(
+            partial(studio.run, task),
+            inputs_kwargs=inputs,
+            outputs=[gallery, shared["seed"], note],
+            api_name=task,
+            preprocess=False,  # parse_request checks more, with clearer messages
+            concurrency_limit=1,
+            concurrency_id="painter",
+            show_progress_on=gallery,
+        )
+        runs.append(run)
+    return runs
 
 
 class Unchecked(GradioRootModel):
@@ -128,6 +118,28 @@ class Unchecked(GradioRootModel):
 
 def _picture_input(label: str, height: int) -> gr.Image:
     return gr.Image(label=label, type="filepath", sources=["upload", "clipboard"], height=height)
+
+
+def _prompt(limits: Limits) -> gr.Textbox:
+    return gr.Textbox(
+        label="Prompt",
+        placeholder="a sunset landscape painting, oil on canvas",
+        lines=2,
+        max_lines=4,
+        max_length=limits.prompt_length,
+        submit_btn=False,
+    )
+
+
+def _wall() -> tuple[gr.Gallery, gr.HTML, gr.Button]:
+    """The pictures, with a note and the button that cancels below them."""
+    gallery = gr.Gallery(
+        show_label=False, format="png", columns=2, object_fit="contain", elem_id="gallery", interactive=False
+    )
+    with gr.Row(elem_id="below"):
+        note = gr.HTML(elem_id="note")
+        cancel = gr.Button("Cancel", size="sm", elem_id="cancel", min_width=80)
+    return gallery, note, cancel
 
 
 def _tabs() -> dict[str, tuple[gr.Button, dict[str, gr.components.Component]]]:
