@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.encoding import model_fingerprint
 from diffusers_ccld.inference.optimization import lay_out
 from diffusers_ccld.models.prediction import is_guidance_distilled
@@ -34,7 +35,7 @@ from diffusers_ccld.training.components import (
     load_components,
     network_identity,
 )
-from diffusers_ccld.training.config import TrainingConfig, parse_config, setting
+from diffusers_ccld.training.config import TrainingConfig, setting
 from diffusers_ccld.training.distillation import (
     Answer,
     OtherConditions,
@@ -89,6 +90,10 @@ class DistillConfig(TrainingConfig):
     teacher_steps: int | None = setting(None, "DDIM steps of the teacher that they stand for, a multiple")
 
     def __post_init__(self):
+        if self.student_steps is not None and self.demo_inference_steps is None:
+            self.demo_inference_steps = self.student_steps
+        if self.max_guidance_scale is not None and self.demo_guidance_scale is None:
+            self.demo_guidance_scale = min(3.0, self.max_guidance_scale)
         super().__post_init__()
         weights = (self.task_weight, self.output_weight, self.feature_weight)
         if min(weights) < 0 or not max(self.output_weight, self.feature_weight):
@@ -120,9 +125,8 @@ class DistillConfig(TrainingConfig):
             raise ValueError("The teacher has no features of a long step: with student_steps give feature_weight 0.")
         if self.snr_gamma is not None:
             raise ValueError("With snr_gamma the first of the student's steps would not be learnt: leave it out.")
-        if self.demo_inference_steps not in (self.student_steps, TrainingConfig.demo_inference_steps):
+        if self.demo_inference_steps != self.student_steps:
             raise ValueError(f"demo_inference_steps can only be student_steps, {self.student_steps}.")
-        self.demo_inference_steps = self.student_steps
 
 
 def require_same_pipeline(components: dict[str, Any], teacher: str) -> None:

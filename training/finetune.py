@@ -12,6 +12,7 @@ import dataclasses
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.inference.optimization import lay_out
 from diffusers_ccld.models.prediction import is_guidance_distilled
 from diffusers_ccld.original.training_state import read_training_state
@@ -30,7 +31,7 @@ from diffusers_ccld.training.components import (
     make_lora_config,
     network_identity,
 )
-from diffusers_ccld.training.config import TrainingConfig, parse_config, setting
+from diffusers_ccld.training.config import TrainingConfig, setting
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import (
     TrainingTimes,

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from diffusers_ccld import CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.decoding import BadImageError
 from diffusers_ccld.data.encoding import EncodedImages, encode_images, model_fingerprint
 from diffusers_ccld.data.latent_cache import Manifest, chunk_path, write_chunk
@@ -27,7 +28,7 @@ from diffusers_ccld.inference.devices import usable_device
 from diffusers_ccld.inference.optimization import lay_out
 from diffusers_ccld.training.bad_images import BadImages
 from diffusers_ccld.training.components import IMAGE_COMPONENTS, load_components
-from diffusers_ccld.training.config import DEFAULT_DATASET, ImageConfig, parse_config, setting
+from diffusers_ccld.training.config import DEFAULT_DATASET, ImageConfig, setting
 from diffusers_ccld.training.inputs import training_resolution
 
 
@@ -94,16 +95,16 @@ def precompute(config: PrecomputeConfig) -> None:
     size, latent_shape = training_resolution(config.resolution, sample_size_of(config), vae)
     manifest = Manifest(
         dataset=canonical_source(source),
-        split=config.dataset_split,
+        dataset_split=config.dataset_split,
         image_column=config.image_column,
         images=images_fingerprint(images),
         num_images=len(images),
-        size=size,
+        resolution=size,
         random_crop=config.random_crop,
         random_flip=config.random_flip,
         variants=config.variants,
-        min_side=config.min_image_side,
-        max_pixels=config.max_image_pixels,
+        min_image_side=config.min_image_side,
+        max_image_pixels=config.max_image_pixels,
         seed=config.seed,
         vae=model_fingerprint(vae),
         image_encoder=model_fingerprint(image_encoder),

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import nn
 
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, normal_at
 from diffusers_ccld.sharing.model_cards import AUTOENCODER, PLOT_NAME, shareable
@@ -29,7 +30,7 @@ from diffusers_ccld.training.accelerator import clip_gradient, make_accelerator
 from diffusers_ccld.training.batches import load_training_images, make_batches
 from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.components import load_autoencoder, make_from_json
-from diffusers_ccld.training.config import RunConfig, parse_config, setting
+from diffusers_ccld.training.config import DemoConfig, setting
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import training_resolution
 from diffusers_ccld.training.optimizers import make_optimizer
@@ -54,7 +55,7 @@ IMAGES_MEASURED = 512
 
 
 @dataclasses.dataclass(kw_only=True)
-class AutoencoderConfig(RunConfig):
+class AutoencoderConfig(DemoConfig):
     """Settings of this script."""
 
     model: str | None = setting(None, "folder or Hub name of the pipeline whose autoencoder is trained further")
@@ -65,7 +66,7 @@ class AutoencoderConfig(RunConfig):
     pooled_weight: float = setting(1.0, "weight of the absolute error of smaller versions of the picture")
     chroma_weight: float = setting(1.0, "weight of the absolute error of colour differences")
     texture_weight: float = setting(1.0, "weight of the difference in local contrast")
-    perceptual_weight: float = setting(1.0, "weight of the perceptual distance; nothing without perceptual_network")
+    perceptual_weight: float = setting(1.0, "weight of the perceptual distance, if there is a perceptual_network")
     perceptual_network: str | None = setting(
         None, "file of torchvision's vgg16 weights for the perceptual distance (default: none; texture instead)"
     )
@@ -73,15 +74,14 @@ class AutoencoderConfig(RunConfig):
     discriminator_start: int | None = setting(None, "step from which a patch discriminator trains along")
     discriminator_weight: float = setting(0.5, "how hard it pulls, compared with the reconstruction losses")
     discriminator_channels: int = setting(32, "width of its first layer")
-    demo_every: int = setting(1000, "steps between two pictures of reconstructions, 0 for none")
 
     def __post_init__(self):
         super().__post_init__()
         if (self.model is None) == (self.vae_config is None):
             raise ValueError("Give either model, to go on with its autoencoder, or vae_config, to begin from scratch.")
         weights = [getattr(self, f.name) for f in dataclasses.fields(self) if f.name.endswith("_weight")]
-        if min(weights) < 0 or self.demo_every < 0:
-            raise ValueError("Weights and demo_every must not be negative.")
+        if min(weights) < 0:
+            raise ValueError("Weights must not be negative.")
         if self.perceptual_network is not None and not Path(self.perceptual_network).is_file():
             raise ValueError(f"perceptual_network: there is no file {self.perceptual_network}.")
         if self.discriminator_channels < 8 or self.discriminator_channels % 8:

@@ -31,6 +31,7 @@ from diffusers_ccld import (
     CLOOBVisionConfig,
 )
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.captions import CaptionedImages, kinds_of, load_captions
 from diffusers_ccld.data.sources import canonical_source, load_examples, select_images
 from diffusers_ccld.models.losses_cloob import cloob_loss, cosine_distance, info_nce_loss
@@ -40,7 +41,7 @@ from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import make_batches, make_training_data
 from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.components import load_components, read_json
-from diffusers_ccld.training.config import RunConfig, parse_config, setting
+from diffusers_ccld.training.config import RunConfig, setting
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.result import plot_log, save_training_card, training_facts

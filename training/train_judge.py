@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, generator_at
 from diffusers_ccld.data.sources import load_examples, select_images
@@ -24,7 +25,7 @@ from diffusers_ccld.sharing.model_cards import JUDGE, PLOT_NAME, shareable
 from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import make_batches, make_training_data
 from diffusers_ccld.training.checkpoints import find_checkpoint
-from diffusers_ccld.training.config import RunConfig, parse_config, setting
+from diffusers_ccld.training.config import RunConfig, setting
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.result import plot_log, save_training_card, training_facts

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 import diffusers_ccld.training.components
 from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.encoding import model_fingerprint
 from diffusers_ccld.data.latent_cache import LatentCache
 from diffusers_ccld.models.prediction import predict_velocity
 from diffusers_ccld.models.unet_ccld import MappingNetwork
-from diffusers_ccld.training.config import parse_config
 from diffusers_ccld.training.distillation import Teacher
 from diffusers_ccld.training.log import read_log
 from support.networks import STOCK
@@ -145,7 +145,7 @@ def test_guidance_is_distilled(arguments, told_folder, trainable_folder, cache, 
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
     student = DiffusionPipeline.from_pretrained(tmp_path / "run" / "pipeline").unet
     teacher = Teacher(CCLDUNet2DConditionModel.from_pretrained(trainable_folder, subfolder="unet"))
-    images = LatentCache(cache, seed=0).__getitems__(range(24))
+    images = LatentCache.open(cache, seed=0).__getitems__(range(24))
     noisy = 0.45 * 2.0 * images["latent_mean"] + 0.89 * torch.randn(24, 4, 4, 4)  # at t = 0.7
     question, scales = (noisy, torch.full((24,), 699.0), images["image_embeds"][:, None]), torch.full((24,), 8.0)
     with torch.no_grad():

@@ -195,7 +195,7 @@ def test_a_tiny_network_learns_eight_images_by_heart(trainable_folder, tmp_path)
     assert losses[-1] < losses[0] / 10
 
     pipe = CCLDPipeline.from_pretrained(tmp_path / "run" / "pipeline")
-    batch = LatentCache(tmp_path / "cache", 0).__getitems__(list(range(8)))
+    batch = LatentCache.open(tmp_path / "cache", 0).__getitems__(list(range(8)))
     latents = batch["latent_mean"] * pipe.vae.config.scaling_factor
     options = {"num_inference_steps": 20, "guidance_scale": 1.0, "output_type": "latent"}
     painted = pipe(image_embeds=batch["image_embeds"], generator=torch.Generator().manual_seed(0), **options).images
@@ -358,7 +358,7 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
     [
         (["--dataset", "/nowhere"], "no such folder"),
         (["--model", "/nowhere"], "/nowhere: the vae cannot be loaded"),
-        (["--cache", "{empty}"], "is no cache"),
+        (["--cache", "{empty}"], "is not a cache"),
         (["--cache", "{cache}", "--random_flip"], "is stale"),
         (["--cache", "{cache}", "--dataset", "{empty}"], "is stale"),
         (["--cache", "{cache}", "--unet_config", "/nowhere.json"], "no readable JSON"),

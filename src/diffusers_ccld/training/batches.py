@@ -54,7 +54,7 @@ def load_training_data(
     if config.cache is not None:
         preparation = _preparation(config, size)
         identity = {"seed": config.seed, "resolution": size}
-        cache = LatentCache(config.cache, config.seed)
+        cache = LatentCache.open(config.cache, config.seed)
         if accelerator.is_main_process:
             cache.check(
                 pipe.vae,
@@ -110,7 +110,8 @@ def make_training_data(
         "resolution": size,
         "random_crop": config.random_crop,
         "random_flip": config.random_flip,
-        **config.image_limits._asdict(),
+        "min_image_side": config.min_image_side,
+        "max_image_pixels": config.max_image_pixels,
     }
     if isinstance(images, datasets.IterableDataset):
         return TrainingData(images, source, identity | {"stream": source}, None, [])

@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from ..sharing.hub import forget_places
+from ..sharing.hub import HubSettings, forget_places
 from ..sharing.model_cards import (
     GRID_NAME,
     LORA,
@@ -28,17 +28,9 @@ from .run import TrainingRun
 
 UNKNOWN_LICENSE = "not stated by who trained it; those of the data and of the model it began from may bind"
 
-# Settings that say something of the place a model was trained in, not of the model.
-SETTINGS_ASIDE = {
-    "output_dir",
-    "resume",
-    "dry_run",
-    "dataloader_num_workers",
-    "run_name",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private_repo",
-}
+# Settings of the place a model was trained in, which do not describe the model.
+SETTINGS_ASIDE = {"output_dir", "resume", "dry_run", "dataloader_num_workers", "run_name"}
+SETTINGS_ASIDE |= {field.name for field in dataclasses.fields(HubSettings)}
 
 
 TIME_LABELS = ("t < 1/4", "1/4 ≤ t < 1/2", "1/2 ≤ t < 3/4", "t ≥ 3/4")
