@@ -16,7 +16,6 @@ from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.inference.optimization import lay_out
 from diffusers_ccld.models.prediction import is_guidance_distilled
 from diffusers_ccld.original.training_state import read_training_state
-from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM
 from diffusers_ccld.sharing.model_cards import shareable
 from diffusers_ccld.training.accelerator import make_accelerator
@@ -41,7 +40,7 @@ from diffusers_ccld.training.inputs import (
     training_resolution,
 )
 from diffusers_ccld.training.log import describe_run
-from diffusers_ccld.training.losses import loss_by_quartile, min_snr_weights, v_prediction_losses
+from diffusers_ccld.training.losses import loss_by_quartile, loss_weights, v_prediction_losses
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.pipeline import PipelineInTraining
 from diffusers_ccld.training.run import start_run
@@ -69,11 +68,15 @@ class FinetuneConfig(TrainingConfig):
             raise ValueError("original_checkpoint goes on with a whole network: leave out unet_config and lora_rank.")
 
 
-def finetune(config: FinetuneConfig) -> int:
-    accelerator = make_accelerator(config, may_shard=True)
-    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
+def load_pipeline(config: FinetuneConfig) -> tuple[CCLDPipeline, int, tuple[int, int, int]]:
+    """Loads the pipeline and makes its U-Net ready for training.
 
-    # The pipeline and the images
+    Returns:
+        The pipeline, the size of the training images in pixels, and (C, H, W) of their latents.
+
+    Raises:
+        ValueError: If a part is missing or cannot be trained.
+    """
     components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS))
     if config.unet_config is None:
         components |= load_components(config.model, UNET_COMPONENTS)
@@ -83,11 +86,20 @@ def finetune(config: FinetuneConfig) -> int:
     unet = components["unet"]
     size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
     unet.register_to_config(sample_size=latent_shape[-1])
-    pipe = CCLDPipeline(**components).to(accelerator.device)
+    if is_guidance_distilled(unet):
+        raise ValueError("The U-Net is guidance-distilled, so only a teacher can train it: use distill.py.")
+    return CCLDPipeline(**components), size, latent_shape
+
+
+def finetune(config: FinetuneConfig) -> int:
+    accelerator = make_accelerator(config, may_shard=True)
+    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
+
+    # The pipeline and the images
+    pipe, size, latent_shape = load_pipeline(config)
+    unet = pipe.to(accelerator.device).unet
     lay_out(pipe.vae)
     pipeline = PipelineInTraining(config, pipe)
-    if is_guidance_distilled(unet):
-        raise ValueError("The U-Net is told the guidance scale, which is learnt from a teacher alone: use distill.py.")
     if config.lora_rank:
         unet.requires_grad_(False)
         unet.add_adapter(make_lora_config(config))
@@ -114,8 +126,7 @@ def finetune(config: FinetuneConfig) -> int:
     accelerator.print(describe_run(config, accelerator, unet, data.num_images, latent_shape))
 
     times = TrainingTimes(config.seed)
-    images = {"num_images": data.num_images, "bad": data.bad}
-    with start_run(config, accelerator, state, ema, [optimizer], batches, **images) as run:
+    with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images, data.bad) as run:
         for _ in run.steps():
             for batch, positions in run.micro_batches():
                 draws = draw_for_training(config.seed, times, positions, latent_shape, config.condition_dropout)
@@ -126,9 +137,7 @@ def finetune(config: FinetuneConfig) -> int:
                 with accelerator.accumulate(network):
                     prediction = network(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
                     losses = v_prediction_losses(prediction, inputs.target)
-                    weights = 1.0
-                    if config.snr_gamma is not None:
-                        weights = min_snr_weights(*t_to_alpha_sigma(draws.t), config.snr_gamma)
+                    weights = loss_weights(draws.t, config.snr_gamma)
                     all_losses = run.backward((weights * losses).mean(), losses, **inputs._asdict())
                     grad_norm = run.clip_gradient(ema.weights.values(), losses=losses, **inputs._asdict())
                     optimizer.step()

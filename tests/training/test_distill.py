@@ -257,13 +257,13 @@ STEPS |= {"demo_inference_steps": None}
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"output_weight": 0}, "training without a teacher is finetune.py's"),
+        ({"output_weight": 0}, "use finetune.py to train without a teacher"),
         ({"task_weight": -1}, "must not be negative"),
         ({"other_conditions": 1.5}, "between 0 and 1"),
         ({"condition_prompts": "missing.txt"}, "needs other_conditions"),
         ({"condition_prompts": "missing.txt", "other_conditions": 0.5}, "there is no such file"),
         ({"max_guidance_scale": 8}, "give task_weight 0"),
-        ({"max_guidance_scale": 8, "task_weight": 0}, "--told_guidance"),
+        ({"max_guidance_scale": 8, "task_weight": 0}, "--guidance_embedding_dim"),
         ({"max_guidance_scale": 1, "task_weight": 0}, "larger than 1"),
         ({"max_guidance_scale": 2, "task_weight": 0, "demo_guidance_scale": 3}, "demo_guidance_scale is beyond"),
         ({"student_steps": 4}, "belong together"),

@@ -119,7 +119,7 @@ def test_killed_and_started_again_it_makes_the_same_cache(cache, trainable_folde
     process.wait()
     done = sorted(path.name for path in folder.glob("chunk-*"))
     printed = run(SCRIPT, *arguments)
-    assert f"in {4 - len(done)} chunks are to be done" in printed
+    assert f"in {4 - len(done)} chunks left to do" in printed
     resumed, whole = LatentCache.open(folder, 0), LatentCache.open(cache, 0)
     assert resumed.rows["index"] == whole.rows["index"]
     np.testing.assert_allclose(resumed.rows["latent_mean"], whole.rows["latent_mean"], atol=1e-5)
@@ -203,7 +203,7 @@ def test_a_cache_of_the_first_version_is_read_and_continued(cache, trainable_fol
     path.write_text(json.dumps(in_first_version(json.loads(path.read_text()))))
     assert Manifest.read(tmp_path / "cache") == Manifest.read(cache)
     assert precompute(trainable_folder, pictures, tmp_path / "cache", "--chunk_size", 7) == 0
-    assert "0 in 0 chunks are to be done" in capsys.readouterr().out
+    assert "0 in 0 chunks left to do" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_the_first_version_is_of_the_same_run(cache, tmp_path):

@@ -1,3 +1,11 @@
+"""Measures the scale of an autoencoder's latents on images, and compares it with that of its folder.
+
+    python conversion/measure_scale.py --vae DIR --images FOLDER
+
+The scale is the standard deviation of samples of the latents' posterior, of all images together. diffusers'
+scaling_factor is one over it. The interval contains the scale of such images with 95 % confidence.
+"""
+
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +18,8 @@ from ..data.decoding import ImageLimits
 from ..data.images import Preparation, TrainingImages, as_pictures
 from ..data.sources import canonical_source, load_images
 from ..inference.devices import usable_device
-from ..training.latent_scale import CONFIDENCE, moments, pooled_scale
+from ..training.latent_scale import CONFIDENCE
+from ..training.latent_scale import measure_scale as measure
 from ..utils.errors import first_line
 
 
@@ -65,7 +74,7 @@ def measure_scale(argv: list[str] | None = None) -> None:
             batch = images.__getitems__(range(first, min(first + arguments.batch_size, count)))
             yield as_pictures(batch, vae.device)
 
-    scale = pooled_scale(moments(vae, batches()), arguments.seed)
+    scale = measure(vae, batches(), arguments.seed)
     print(f"scale of {count:,} images: {scale.value:.4f} ({CONFIDENCE} %: {scale.lowest:.4f} to {scale.highest:.4f})")
     print(f"scaling_factor: {1 / scale.value:.5f}")
     stated = 1 / vae.config.scaling_factor

@@ -264,7 +264,6 @@ def start_run(
     ema: EMA,
     optimizers: Sequence[torch.optim.Optimizer],
     batches: Generator[dict[str, Any]],
-    *,
     num_images: int | None = None,
     bad: Sequence[tuple[str, str]] = (),
 ) -> Iterator[TrainingRun]:
