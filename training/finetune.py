@@ -4,8 +4,8 @@
     accelerate launch training/finetune.py --config training/configs/finetune_wikiart.yaml
     accelerate launch training/finetune.py --model DIR --dataset FOLDER --output_dir DIR
 
-Interrupted, it saves a checkpoint and goes on from there with --resume latest, to the bit. The result is a pipeline
-folder with the averaged weights, or with --lora_rank a LoRA.
+An interrupted run saves a checkpoint, and --resume latest continues it to the bit. The result is a pipeline folder
+with the averaged weights, or with --lora_rank a LoRA.
 """
 
 import dataclasses
@@ -51,11 +51,11 @@ from diffusers_ccld.training.state import make_state
 class FinetuneConfig(TrainingConfig):
     """Settings of this script."""
 
-    unet_config: str | None = setting(None, "begin from scratch, with a network of this configuration (a JSON file)")
+    unet_config: str | None = setting(None, "train a new network of this configuration (a JSON file)")
     original_checkpoint: str | None = setting(
-        None, "go on with a training checkpoint of the original's, optimiser and all; `model` is converted from it"
+        None, "resume from a training checkpoint of the original code; `model` is the pipeline converted from it"
     )
-    lora_rank: int = setting(0, "train a LoRA of this rank, not the network; 0 for the network")
+    lora_rank: int = setting(0, "train a LoRA of this rank; 0 trains the network itself")
     lora_alpha: float | None = setting(None, "scale of the LoRA (default: its rank)")
 
     def __post_init__(self):
@@ -65,7 +65,7 @@ class FinetuneConfig(TrainingConfig):
         if self.lora_alpha is not None and not self.lora_alpha > 0:
             raise ValueError("lora_alpha must be positive.")
         if self.original_checkpoint and (self.unet_config or self.lora_rank):
-            raise ValueError("original_checkpoint goes on with a whole network: leave out unet_config and lora_rank.")
+            raise ValueError("original_checkpoint has a whole network: leave out unet_config and lora_rank.")
 
 
 def load_pipeline(config: FinetuneConfig) -> tuple[CCLDPipeline, int, tuple[int, int, int]]:

@@ -85,7 +85,7 @@ class AutoencoderConfig(DemoConfig):
         if min(weights) < 0:
             raise ValueError("Weights must not be negative.")
         if self.perceptual_network is not None and not Path(self.perceptual_network).is_file():
-            raise ValueError(f"perceptual_network: there is no file {self.perceptual_network}.")
+            raise ValueError(f"perceptual_network: {self.perceptual_network} is not a file.")
         if self.discriminator_channels < 8 or self.discriminator_channels % 8:
             raise ValueError("discriminator_channels must be a multiple of 8.")
         if self.discriminator_start is not None and self.discriminator_start < 0:

@@ -316,7 +316,7 @@ def train_cloob(config: CLOOBTrainingConfig) -> int:
                     loss = losses[part](image_embeds, text_embeds)
                     # DDP averages the gradients of the processes; the factor turns the mean into the sum.
                     run.backward(loss * accelerator.num_processes, loss, pictures=pictures, input_ids=input_ids)
-                    if text_alone:  # without a gradient there is no weight decay either
+                    if text_alone:  # a weight without a gradient does not decay either
                         model.vision_model.zero_grad(set_to_none=True)
                     grad_norm = run.clip_gradient(trained, pictures=pictures, input_ids=input_ids)
                     optimizer.step()

@@ -1,4 +1,4 @@
-"""`training/distill.py`: what it computes, what it writes, what it refuses."""
+"""Tests of `training/distill.py`: results, files, wrong settings, interruptions."""
 
 import json
 import runpy
@@ -128,7 +128,7 @@ def test_a_student_comes_close_to_its_teacher(arguments, tmp_path):
 
 
 def test_weights_count(arguments, tmp_path):
-    """The loss is the weighted sum of the terms that the log tells of."""
+    """The loss is the weighted sum of the terms in the log."""
     assert run_here(SCRIPT, *arguments(tmp_path / "run", output_weight=3, task_weight=0.5, feature_weight=2)) == 0
     for entry in read_log(tmp_path / "run" / "metrics.jsonl"):
         terms = 3 * entry["output"] + 0.5 * entry["task"] + 2 * entry["feature"]
@@ -136,7 +136,7 @@ def test_weights_count(arguments, tmp_path):
 
 
 def test_guidance_is_distilled(arguments, told_folder, trainable_folder, cache, tmp_path):
-    """The student heeds the scale: what it changes is what guidance changes."""
+    """The student follows the scale: it changes predictions in the direction in which guidance does."""
     options = {"model": told_folder, "task_weight": 0, "max_guidance_scale": 8, "max_steps": 400}
     options |= {"learning_rate": 1e-2, "ema_decays": 0.9, "ema_decay_starts": 0, "checkpointing_steps": 1000}
     options |= {"train_batch_size": 8, "max_grad_norm": 1}
@@ -261,7 +261,7 @@ STEPS |= {"demo_inference_steps": None}
         ({"task_weight": -1}, "must not be negative"),
         ({"other_conditions": 1.5}, "between 0 and 1"),
         ({"condition_prompts": "missing.txt"}, "needs other_conditions"),
-        ({"condition_prompts": "missing.txt", "other_conditions": 0.5}, "there is no such file"),
+        ({"condition_prompts": "missing.txt", "other_conditions": 0.5}, "no such file"),
         ({"max_guidance_scale": 8}, "give task_weight 0"),
         ({"max_guidance_scale": 8, "task_weight": 0}, "--guidance_embedding_dim"),
         ({"max_guidance_scale": 1, "task_weight": 0}, "larger than 1"),

@@ -1,4 +1,4 @@
-"""What a student learns of a teacher."""
+"""Tests of distillation: features, guided predictions, progressive-distillation schedule, conditions."""
 
 import math
 

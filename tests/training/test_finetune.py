@@ -1,4 +1,4 @@
-"""`training/finetune.py`: what it computes, what it writes, what it refuses."""
+"""Tests of `training/finetune.py`: results, files, wrong settings, resumption."""
 
 import json
 import struct
@@ -204,7 +204,7 @@ def test_a_tiny_network_learns_eight_images_by_heart(trainable_folder, tmp_path)
 
 
 def test_options_change_what_they_say(trainable_folder, cache, tmp_path):
-    """Every option of training, against a plain run: it changes the result, or it must not."""
+    """Every option of training against a plain run: it changes the result, or must not change it."""
     plain = ("--cache", cache, "--max_steps", 3, "--learning_rate", 1e-3)
     assert finetune(trainable_folder, tmp_path / "plain", *plain) == 0
     expected, first_loss = weights_of(tmp_path / "plain" / "pipeline"), losses_of(tmp_path / "plain")[0]
@@ -339,7 +339,7 @@ def test_errors_of_the_processes_that_read_are_one_line(trainable_folder, tmp_pa
     options = ("--dataset", tmp_path / "broken", "--dataloader_num_workers", 2)
     assert finetune(trainable_folder, tmp_path / "run", *options) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: 100 pictures in a row are no good")
+    assert error.startswith("error: 100 pictures in a row are bad")
 
 
 def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
@@ -361,7 +361,7 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
         (["--cache", "{empty}"], "is not a cache"),
         (["--cache", "{cache}", "--random_flip"], "is stale"),
         (["--cache", "{cache}", "--dataset", "{empty}"], "is stale"),
-        (["--cache", "{cache}", "--unet_config", "/nowhere.json"], "no readable JSON"),
+        (["--cache", "{cache}", "--unet_config", "/nowhere.json"], "not a readable JSON"),
         (["--cache", "{cache}", "--unet_config", "{wrong}"], "unknown settings: width"),
         (["--cache", "{cache}", "--resume", "/nowhere"], "not a checkpoint"),
         (["--cache", "{cache}", "--optimizer", "adamw8bit"], "pip install"),

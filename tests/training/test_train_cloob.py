@@ -197,7 +197,7 @@ def test_one_tower_can_be_trained_alone(whole, arguments, trained, tmp_path):
         ({"vocabulary_size": 100}, "at least 514"),
         ({"info_nce_steps": 5, "refit_steps": 2}, "more than max_steps"),
         ({"batch_size": 1}, "at least 2"),
-        ({"cloob_config": "nowhere.json"}, "no readable JSON file"),
+        ({"cloob_config": "nowhere.json"}, "not a readable JSON file"),
         ({"cloob_config": "{wrong}"}, "towers is not a mapping called text_config"),
         ({"cloob_config": "{typo}"}, "text_config has unknown settings: hiden_size"),
         ({"cloob_config": "{heads}"}, "does not divide into 5 heads"),
