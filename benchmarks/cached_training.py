@@ -68,16 +68,16 @@ def make_sources(
     preparation = Preparation(256)
     manifest = Manifest(
         dataset="pictures",
-        split="train",
+        dataset_split="train",
         image_column="image",
         images="",
         num_images=count,
-        size=256,
+        resolution=256,
         random_crop=False,
         random_flip=False,
         variants=1,
-        min_side=32,
-        max_pixels=10**8,
+        min_image_side=32,
+        max_image_pixels=10**8,
         seed=0,
         vae="",
         image_encoder="",
@@ -91,7 +91,10 @@ def make_sources(
         parts.append(encode_images(vae, image_encoder, feature_extractor, pixels))
     whole = EncodedImages(*(torch.cat(tensors) for tensors in zip(*parts)))
     write_chunk(folder / "cache", 0, list(range(count)), whole, [])
-    return {"pictures": TrainingImages(images, preparation, seed=0), "cache": LatentCache(folder / "cache", seed=0)}
+    return {
+        "pictures": TrainingImages(images, preparation, seed=0),
+        "cache": LatentCache.open(folder / "cache", seed=0),
+    }
 
 
 def main() -> None:

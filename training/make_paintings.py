@@ -16,14 +16,14 @@ def make_paintings(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--num-images", type=int, default=60_000, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="other seeds paint other pictures (default: %(default)s)")
-    parser.add_argument("--held-out", action="store_true", help="only combinations that are held out of all training")
+    parser.add_argument("--held-out", action="store_true", help="paint only the held-out combinations")
     parser.add_argument("--num-proc", type=int, default=2, help="painters at work at once (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="folder that is to be written")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
     if arguments.num_images < 1 or arguments.num_proc < 1:
         raise ValueError("--num-images and --num-proc must be at least 1.")
     if arguments.output.exists():
-        raise ValueError(f"{arguments.output} is there already.")
+        raise ValueError(f"{arguments.output} already exists.")
     paintings = make_dataset(
         arguments.num_images, seed=arguments.seed, held_out=arguments.held_out, num_proc=arguments.num_proc
     )

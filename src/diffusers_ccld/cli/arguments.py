@@ -1,6 +1,7 @@
 """Options that several commands and scripts share. Importing it does not import torch."""
 
 import argparse
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,15 +103,16 @@ def open_image(path: Path) -> "Image.Image":
 
 
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
-    """Gives a script's parser the flags that training runs have as settings."""
-    add = parser.add_argument
-    add("--push-to-hub", action="store_true", help="upload the result to the Hub")
-    add("--hub-model-id", metavar="NAME", help="name of the result on the Hub (default: the output folder's)")
-    add("--hub-private-repo", action="store_true", help="create the repository for its owner's eyes alone")
+    """Adds the settings of an upload to a script's parser as flags."""
+    from ..sharing.hub import HubSettings
+
+    for field in dataclasses.fields(HubSettings):
+        options = {"action": "store_true"} if field.default is False else {"metavar": "NAME"}
+        parser.add_argument(f"--{field.name}", help=field.metadata["help"], **options)
 
 
 def chosen_repository(arguments: argparse.Namespace, name: str) -> str | None:
-    """The repository that a script's flags ask to upload to, made sure of, or `None`.
+    """The repository that a script's flags ask to upload to, ready to be written; `None` without an upload.
 
     Args:
         arguments: What was parsed of `add_hub_arguments`.
@@ -119,9 +121,7 @@ def chosen_repository(arguments: argparse.Namespace, name: str) -> str | None:
     Raises:
         ValueError: If it cannot be written, or flags do not go together.
     """
-    from ..sharing.hub import check_hub_arguments, prepare_repository
+    from ..sharing.hub import HubSettings
 
-    check_hub_arguments(arguments.push_to_hub, arguments.hub_model_id, arguments.hub_private_repo)
-    if not arguments.push_to_hub:
-        return None
-    return prepare_repository(arguments.hub_model_id or name, arguments.hub_private_repo)
+    settings = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(HubSettings)}
+    return HubSettings(**settings).prepare_repository(name)

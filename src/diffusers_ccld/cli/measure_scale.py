@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from ..data.images import Preparation, TrainingImages, as_pictures
     from ..data.sources import canonical_source, load_images
     from ..inference.devices import usable_device
-    from ..training.latent_scale import CONFIDENCE, moments, pooled_scale
+    from ..training.latent_scale import CONFIDENCE, measure_scale
 
     if min(args.num_images, args.batch_size, 1 if args.resolution is None else args.resolution) < 1:
         raise ValueError("--num-images, --batch-size and --resolution must be positive.")
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
             batch = images.__getitems__(range(first, min(first + args.batch_size, count)))
             yield as_pictures(batch, vae.device)
 
-    scale = pooled_scale(moments(vae, batches()), args.seed)
+    scale = measure_scale(vae, batches(), args.seed)
     print(f"scale of {count:,} images: {scale.value:.4f} ({CONFIDENCE} %: {scale.lowest:.4f} to {scale.highest:.4f})")
     print(f"scaling_factor: {1 / scale.value:.5f}")
     stated = 1 / vae.config.scaling_factor
