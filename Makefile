@@ -1,24 +1,24 @@
-# `make paint` and `make test` set up everything they need; the other targets are for developers.
+# `make paint` and `make test` install everything they need. The other targets are for developers.
 
 PYTHON ?= python3
 PROMPT ?= A sunset landscape painting, oil on canvas
 VENV := .venv
 BIN := $(VENV)/bin
 
-# The environment is built anew whenever what it is made from has changed: the requirements, the interpreter, the place.
+# The environment is rebuilt when the requirements, the interpreter or the folder change.
 RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
 STAMP := $(VENV)/built-from-$(RECIPE)
 
 .PHONY: paint demo test test-slow fuzz suites quality style wheel default-model default-teacher distillation-table \
 	clean
 
-paint: $(STAMP)  ## paint four pictures with the model that comes with the package
+paint: $(STAMP)  ## sample four pictures from the bundled model
 	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
 
 demo: $(STAMP)  ## paint in the browser
 	$(BIN)/ccld demo
 
-test: $(STAMP)  ## the test suite, on two cores: one thread a process, or they wait for one another
+test: $(STAMP)  ## the test suite in two processes, each with one thread: more would compete for the cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/usr/bin/chromium), for a nightly run
@@ -34,11 +34,11 @@ suites: $(STAMP)  ## diffusers' own suites, from a checkout: make suites DIFFUSE
 	PYTHONPATH=$(abspath $(DIFFUSERS)):tests/diffusers_suites $(BIN)/python -m pytest -o addopts= -rs \
 		tests/diffusers_suites
 
-quality: $(STAMP)  ## check the code's form
+quality: $(STAMP)  ## check the code's format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-style: $(STAMP)  ## mend the code's form
+style: $(STAMP)  ## fix the code's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -52,8 +52,8 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,test,dev]"
 	touch $@
 
-# How the bundled model was made, every step from nothing: docs/default-model.md says how long each takes. Whatever is
-# interrupted goes on where it was.
+# All steps that made the bundled model, from scratch; docs/default-model.md has their durations. The same command
+# resumes an interrupted step.
 OUT := outputs/default
 CONFIGS := training/configs/default
 TRAIN = $(BIN)/python $(1) --resume latest
@@ -61,16 +61,16 @@ TRAIN = $(BIN)/python $(1) --resume latest
 default-model: weights/judge/config.json src/diffusers_ccld/default_model/model_index.json  ## train the bundled model
 	$(BIN)/python benchmarks/evaluate_default.py --output $(OUT)/results.md
 
-default-teacher: weights/teacher/config.json  ## train the larger model that students learn from
+default-teacher: weights/teacher/config.json  ## train the teacher, a larger model that students are distilled from
 
 distillation-table: $(OUT)/teacher/pipeline/model_index.json  ## train and measure the students of docs/distillation.md
 	$(BIN)/python benchmarks/distillation_table.py --cache $(OUT)/cache --output $(OUT)/distillation
 
 $(OUT)/paintings/state.json: | $(STAMP)
-	$(BIN)/python training/make_paintings.py --num_images 60000 --seed 1 --output $(OUT)/paintings
+	$(BIN)/python training/make_paintings.py --num-images 60000 --seed 1 --output $(OUT)/paintings
 
 $(OUT)/held-out/state.json: | $(STAMP)
-	$(BIN)/python training/make_paintings.py --num_images 10000 --seed 1 --held_out --output $(OUT)/held-out
+	$(BIN)/python training/make_paintings.py --num-images 10000 --seed 1 --held-out --output $(OUT)/held-out
 
 $(OUT)/vae/vae/config.json: $(OUT)/paintings/state.json
 	$(call TRAIN,training/train_autoencoder.py --config $(CONFIGS)/vae.yaml)
@@ -91,7 +91,7 @@ $(OUT)/components.made: $(OUT)/vae/vae/config.json $(OUT)/cloob/cloob/losses.png
 
 $(OUT)/cache.made: $(OUT)/components.made
 	$(BIN)/python training/precompute.py --model $(OUT)/components --dataset $(OUT)/paintings --resolution 128 \
-		--batch_size 64 --output $(OUT)/cache
+		--batch-size 64 --output $(OUT)/cache
 	touch $@
 
 $(OUT)/unet/pipeline/model_index.json: $(OUT)/cache.made
@@ -101,7 +101,7 @@ $(OUT)/teacher/pipeline/model_index.json: $(OUT)/cache.made
 	$(call TRAIN,training/finetune.py --config $(CONFIGS)/teacher.yaml)
 
 weights/teacher/config.json: $(OUT)/teacher/pipeline/model_index.json
-	$(BIN)/python training/bundle.py --pipeline $(OUT)/teacher/pipeline --part unet --max_megabytes 25 \
+	$(BIN)/python training/bundle.py --pipeline $(OUT)/teacher/pipeline --part unet --max-megabytes 25 \
 		--output weights/teacher
 
 src/diffusers_ccld/default_model/model_index.json: $(OUT)/unet/pipeline/model_index.json docs/default-model.md

@@ -8,7 +8,6 @@ The networks have the published sizes (105M U-Net, kl-f8 autoencoder, CLOOB ViT-
 backward, AdamW, EMA. Both kinds take turns in one process. The results are in docs/training.md.
 """
 
-import argparse
 import platform
 import statistics
 import tempfile
@@ -32,8 +31,10 @@ from diffusers_ccld.data.encoding import EncodedImages, encode_images
 from diffusers_ccld.data.images import Preparation, TrainingImages
 from diffusers_ccld.data.latent_cache import LatentCache, Manifest, write_chunk
 from diffusers_ccld.data.sources import load_images
+from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import TrainingTimes, draw_for_training, make_inputs
 from diffusers_ccld.training.losses import v_prediction_losses
+from diffusers_ccld.utils.arguments import ArgumentParser
 
 
 def make_networks() -> tuple[CCLDUNet2DConditionModel, AutoencoderKL, CLOOBVisionModelWithProjection]:
@@ -67,16 +68,16 @@ def make_sources(
     preparation = Preparation(256)
     manifest = Manifest(
         dataset="pictures",
-        split="train",
+        dataset_split="train",
         image_column="image",
         images="",
         num_images=count,
-        size=256,
+        resolution=256,
         random_crop=False,
         random_flip=False,
         variants=1,
-        min_side=32,
-        max_pixels=10**8,
+        min_image_side=32,
+        max_image_pixels=10**8,
         seed=0,
         vae="",
         image_encoder="",
@@ -90,11 +91,14 @@ def make_sources(
         parts.append(encode_images(vae, image_encoder, feature_extractor, pixels))
     whole = EncodedImages(*(torch.cat(tensors) for tensors in zip(*parts)))
     write_chunk(folder / "cache", 0, list(range(count)), whole, [])
-    return {"pictures": TrainingImages(images, preparation, seed=0), "cache": LatentCache(folder / "cache", seed=0)}
+    return {
+        "pictures": TrainingImages(images, preparation, seed=0),
+        "cache": LatentCache.open(folder / "cache", seed=0),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--batch-size", type=int, default=4, help="images a step (default: %(default)s)")
     parser.add_argument(
         "--steps", type=int, default=5, help="timed steps of each kind, after one to warm up (default: %(default)s)"

@@ -7,7 +7,6 @@ Every request must return a picture, or report that the queue is full; its clien
 server is read once a second, which only works on Linux.
 """
 
-import argparse
 import asyncio
 import io
 import random
@@ -24,6 +23,7 @@ from PIL import Image
 
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.demo.page import EXAMPLES
+from diffusers_ccld.utils.arguments import ArgumentParser
 
 
 def free_port() -> int:
@@ -112,7 +112,7 @@ async def measure(address: str, pid: int, num_clients: int, seconds: float, step
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=50, help="number of clients (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=120, help="duration (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=5, help="sampling steps of each picture (default: %(default)s)")

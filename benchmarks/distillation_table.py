@@ -29,6 +29,7 @@ from diffusers_ccld.evaluation.judge import Judge
 from diffusers_ccld.evaluation.metrics import frechet_distance
 from diffusers_ccld.evaluation.painting_scores import agreement, evaluation_set, fresh_paintings, sample_all
 from diffusers_ccld.evaluation.tables import markdown_table
+from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -159,7 +160,7 @@ def as_markdown(rows: dict[str, list[dict[str, float]]]) -> str:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "--teacher",
         type=Path,
@@ -170,10 +171,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for all runs and the tables")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), help="(default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
-    parser.add_argument("--max_steps", type=int, help="training steps of every recipe (default: each recipe's own)")
+    parser.add_argument("--max-steps", type=int, help="training steps of every recipe (default: each recipe's own)")
     parser.add_argument("--prompts", type=int, default=200, help="number of prompts to sample (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=15, help="sampling steps of UniPC (default: %(default)s)")
-    parser.add_argument("--guidance_scale", type=float, default=3.0, help="(default: %(default)s)")
+    parser.add_argument("--guidance-scale", type=float, default=3.0, help="(default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="only print which students are trained")
     arguments = parser.parse_args(argv)
     if arguments.prompts < 10:
@@ -182,7 +183,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError("--steps must be at least 1.")
     largest = yaml.safe_load((SETTINGS / "guidance.yaml").read_text())["max_guidance_scale"]
     if not 1 <= arguments.guidance_scale <= largest:
-        raise ValueError(f"--guidance_scale must be from 1 to {largest}, the range that students are trained for.")
+        raise ValueError(f"--guidance-scale must be from 1 to {largest}, the range that students are trained for.")
     return arguments
 
 

@@ -30,12 +30,13 @@ from diffusers_ccld.evaluation.painting_scores import (
     sample_all,
 )
 from diffusers_ccld.evaluation.tables import Report, markdown_table
+from diffusers_ccld.utils.arguments import ArgumentParser
 
 JUDGE = Path(__file__).parents[1] / "weights" / "judge"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=None, help="folder of a pipeline (default: the bundled model)")
     parser.add_argument("--judge", default=JUDGE, type=Path, help="folder of the judge (default: %(default)s)")
     parser.add_argument(

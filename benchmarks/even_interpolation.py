@@ -9,17 +9,16 @@ Each number is the largest over the median distance between consecutive frames, 
 CLOOB's embeddings of the frames. Samples some 530 pictures.
 """
 
-import argparse
-
 import numpy as np
 
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.evaluation.interpolation_evenness import JOURNEYS, bundled_pipeline, measure_evenness
 from diffusers_ccld.evaluation.tables import table_head, table_row
+from diffusers_ccld.utils.arguments import ArgumentParser
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=24, help="frames of each journey (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="sampling steps (default: %(default)s)")
     parser.add_argument("--algorithm", default="plms", help="a deterministic algorithm (default: %(default)s)")

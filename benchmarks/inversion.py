@@ -6,15 +6,15 @@ Prints a Markdown table:
     python benchmarks/inversion.py
 """
 
-import argparse
 import math
 
 from diffusers_ccld.evaluation.scheduler_accuracy import ORDERS, make_noise, round_trip_error
 from diffusers_ccld.evaluation.tables import table_head, table_row
+from diffusers_ccld.utils.arguments import ArgumentParser
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    ArgumentParser(description=__doc__).parse_args()
     start = make_noise(1)
     print(table_head(["15 steps", "50 steps", "200 steps", "order measured", "order proven"], "algorithm"))
     for algorithm, order in ORDERS.items():

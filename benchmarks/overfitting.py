@@ -8,7 +8,6 @@ with the bundled model. The prompts are captions of the twelve paintings and of 
 finished. Takes about half an hour on two cores.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from diffusers_ccld import default_model
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.evaluation.painting_scores import complete_caption
 from diffusers_ccld.paintings import Attributes, attributes_of, combinations, paint
+from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.files import folder_moved_into_place, write_text
 
 FINETUNE = Path(__file__).parents[1] / "training" / "finetune.py"
@@ -60,7 +60,7 @@ def run_python(*command: object) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("outputs/overfitting"), help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: %(default)s)")
     arguments = parser.parse_args(argv)
@@ -74,10 +74,10 @@ def main(argv: list[str] | None = None) -> None:
         if not (output / name / "pipeline").is_dir():
             run_python(
                 *(FINETUNE, "--model", default_model(), "--dataset", output / paintings),
-                *("--output_dir", output / name, "--resume", "latest", "--max_steps", steps, "--seed", 0),
-                *("--train_batch_size", 12, "--learning_rate", learning_rate),
-                *("--ema_decays", 0.98, "--ema_decay_starts", 0, "--checkpointing_steps", 100),
-                *("--report_to", "none", "--dataloader_num_workers", 0),
+                *("--output-dir", output / name, "--resume", "latest", "--max-steps", steps, "--seed", 0),
+                *("--train-batch-size", 12, "--learning-rate", learning_rate),
+                *("--ema-decays", 0.98, "--ema-decay-starts", 0, "--checkpointing-steps", 100),
+                *("--report-to", "none", "--dataloader-num-workers", 0),
             )
     for name, (paintings, _, _) in RUNS.items():
         comparison = output / f"comparison-{name}"

@@ -4,18 +4,18 @@
 python benchmarks/paint_prompts.py docs/images/prompts.txt --output docs/images/default-model.png
 """
 
-import argparse
 from pathlib import Path
 
 from diffusers_ccld import CCLDPipeline, default_model
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.inference.sampling import sample
 from diffusers_ccld.training.pipeline import read_prompts
+from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.pictures import image_grid, save_image
 
 
 def paint_prompts(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("prompts", type=Path, help="text file with a prompt on every line")
     parser.add_argument("--model", help="a pipeline's folder (default: the bundled one)")
     parser.add_argument("--columns", type=int, default=4, help="pictures in a row (default: %(default)s)")

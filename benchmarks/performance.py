@@ -48,6 +48,7 @@ from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM, usu
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import TrainingTimes, draw_for_training, make_inputs
 from diffusers_ccld.training.losses import v_prediction_losses
+from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.files import write_text
 
 CLOOB = "cloob_laion_400m_vit_b_16_16_epochs"
@@ -352,7 +353,7 @@ def training_systems(systems: dict, base: CCLDPipeline, precisions: Sequence[str
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--original", type=Path, metavar="DIR", help="a checkout of the original's code (CPU only)")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (default: all)")

@@ -32,6 +32,7 @@ from diffusers_ccld.evaluation.scheduler_accuracy import SchedulerCase
 from diffusers_ccld.evaluation.tables import markdown_table
 from diffusers_ccld.paintings import Attributes
 from diffusers_ccld.schedulers.noise_schedule import alpha_sigma_to_t, t_to_timestep
+from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.files import write_text
 
 JUDGE = Path(__file__).parents[1] / "weights" / "judge"
@@ -214,7 +215,7 @@ def table_of(results: dict[str, dict[int, dict[str, float] | None]], key: str, f
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for all results and samplers.md")
     parser.add_argument(
         "--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help="(default: all)"

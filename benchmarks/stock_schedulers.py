@@ -7,7 +7,6 @@ that stochastic ones sample from a Gaussian.
     python benchmarks/stock_schedulers.py
 """
 
-import argparse
 import math
 from collections.abc import Callable
 
@@ -28,6 +27,7 @@ from diffusers_ccld.evaluation.scheduler_accuracy import (
     solver_errors,
 )
 from diffusers_ccld.evaluation.tables import table_head, table_row
+from diffusers_ccld.utils.arguments import ArgumentParser
 
 
 def measured(measure: Callable[..., tuple[float, float]], *args: object) -> tuple[float, float]:
@@ -39,7 +39,7 @@ def measured(measure: Callable[..., tuple[float, float]], *args: object) -> tupl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[15, 50], help="numbers of steps (default: 15 50)")
     parser.add_argument("--samples", type=int, default=8, help="number of 4 × 32 × 32 samples (default: 8)")
     args = parser.parse_args()

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Converts checkpoints of CLOOB-Conditioned Latent Diffusion; the same as `ccld convert`. See --help."""
+"""Converts the original's checkpoints to a diffusers folder, like `ccld convert`."""
 
 import sys
 
-from diffusers_ccld.cli import convert_main
+from ccld_command import main
 
 if __name__ == "__main__":
-    sys.exit(convert_main())
+    sys.exit(main(["convert", *sys.argv[1:]]))

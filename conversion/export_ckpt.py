@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes the original's files of a diffusers folder; the same as `ccld export`. See --help."""
+"""Converts a diffusers folder to the original's checkpoints, like `ccld export`."""
 
 import sys
 
-from diffusers_ccld.cli import export_main
+from ccld_command import main
 
 if __name__ == "__main__":
-    sys.exit(export_main())
+    sys.exit(main(["export", *sys.argv[1:]]))

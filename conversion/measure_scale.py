@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Measures the scale of an autoencoder's latents on images. See --help."""
+"""Measures the scale of an autoencoder's latents on images, like `ccld measure-scale`."""
 
 import sys
 
-from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.cli.measure_scale import measure_scale
+from ccld_command import main
 
 if __name__ == "__main__":
-    sys.exit(run_reporting_errors(measure_scale))
+    sys.exit(main(["measure-scale", *sys.argv[1:]]))

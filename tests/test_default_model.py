@@ -106,7 +106,7 @@ def test_the_evaluation_reports_all_sections(tmp_path, capsys):
 def test_a_pipeline_that_is_too_large_is_not_bundled(pipeline_folder, tmp_path, capsys):
     bundle = ("training/bundle.py", "--output", tmp_path / "small")
     assert run_here(*bundle, "--pipeline", pipeline_folder, "--max_megabytes", 0.1) != 0
-    assert "more than --max_megabytes 0.1" in capsys.readouterr().err
+    assert "more than --max-megabytes 0.1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert run_here(*bundle, "--pipeline", tmp_path) != 0
     assert run_here(*bundle, "--pipeline", pipeline_folder, "--max_megabytes", 100, "--card", tmp_path / "no.md") != 0

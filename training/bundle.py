@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Makes a trained pipeline small enough to be shipped: in half precision, without the traces of its training.
+"""Makes a trained pipeline small enough to ship: in half precision, without traces of its training.
 
 python training/bundle.py --pipeline DIR --card FILE --output src/diffusers_ccld/default_model
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -24,26 +23,27 @@ from diffusers_ccld.sharing.model_cards import (
     save_card,
     table,
 )
+from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.files import folder_moved_into_place
 
 
 def bundle(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--pipeline", type=Path, required=True, help="the trained pipeline's folder")
     parser.add_argument(
-        "--card", type=Path, help="a model card, to go with it as README.md (default: the pipeline's, or a short one)"
+        "--card", type=Path, help="a model card for its README.md (default: that of the pipeline, or a short one)"
     )
-    parser.add_argument("--part", choices=["unet"], help="bundle nothing but this part (default: the whole pipeline)")
-    parser.add_argument("--max_megabytes", type=float, default=12, help="refuse to be larger (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; what is there goes")
+    parser.add_argument("--part", choices=["unet"], help="bundle only this part (default: the whole pipeline)")
+    parser.add_argument("--max-megabytes", type=float, default=12, help="most megabytes (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; it is replaced if it exists")
     add_hub_arguments(parser)
     arguments = parser.parse_args(argv)
     if not (arguments.pipeline / "model_index.json").is_file():
-        raise ValueError(f"--pipeline {arguments.pipeline}: there is no pipeline.")
+        raise ValueError(f"--pipeline {arguments.pipeline}: not a pipeline.")
     if arguments.card is not None and not arguments.card.is_file():
-        raise ValueError(f"--card {arguments.card}: there is no such file.")
+        raise ValueError(f"--card {arguments.card}: no such file.")
     if arguments.part is not None and (arguments.card is not None or arguments.push_to_hub):
-        raise ValueError("--part bundles no card and goes to no Hub: leave --card and --push_to_hub out.")
+        raise ValueError("--part has neither a card nor an upload: leave out --card and --push-to-hub.")
     name = arguments.output.resolve().name
     hub_name = chosen_repository(arguments, name)
 
@@ -54,21 +54,21 @@ def bundle(argv: list[str] | None = None) -> None:
         for path in temporary.rglob("config.json"):
             config = json.loads(path.read_text())
             if "dtype" in config:
-                # transformers would load in the precision of the file: half is slow on a CPU, and less exact.
+                # transformers loads in the precision of the file by default. Half is slow on a CPU, and less exact.
                 config["dtype"] = "float32"
             path.write_text(json.dumps(config, indent=2) + "\n")
         if arguments.part is None:
             add_card(temporary, arguments.card or arguments.pipeline / CARD_NAME, hub_name or name, pipe)
         megabytes = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file()) / 1e6
         if megabytes > arguments.max_megabytes:
-            raise ValueError(f"It has {megabytes:.1f} MB, more than --max_megabytes {arguments.max_megabytes:g}.")
+            raise ValueError(f"It has {megabytes:.1f} MB, more than --max-megabytes {arguments.max_megabytes:g}.")
     print(f"wrote {arguments.output}, {megabytes:.1f} MB")
     if hub_name is not None:
         print(f"uploaded to {push_folder(arguments.output, hub_name)}")
 
 
 def add_card(folder: Path, card: Path, name: str, pipe: CCLDPipeline) -> None:
-    """Adds the card and the pictures that it shows, or a short one where there is none."""
+    """Copies the card and the pictures that it shows, or writes a short one if it is missing."""
     if card.is_file():
         shutil.copyfile(card, folder / CARD_NAME)
         for shown in (GRID_NAME, PROMPTS_NAME, PLOT_NAME):

@@ -2,12 +2,12 @@
 """Makes a smaller network for a teacher's pipeline, for training/distill.py to train.
 
     python training/create_student.py --teacher DIR --parameters 1_100_000 --output DIR
-    python training/create_student.py --teacher DIR --block_out_channels 192 192 384 384 --output DIR
+    python training/create_student.py --teacher DIR --block-out-channels 192 192 384 384 --output DIR
     python training/create_student.py --teacher DIR --preset wikiart-mini --output DIR
-    python training/create_student.py --teacher DIR --unet_config JSON --output DIR
+    python training/create_student.py --teacher DIR --unet-config JSON --output DIR
 
-The result is a pipeline folder: the student, and everything else of the teacher's. What is not said of the student's
-shape is as the teacher's.
+The result is a pipeline folder: the student, and all other parts of the teacher's pipeline. By default, the student
+has the shape of the teacher.
 """
 
 import argparse
@@ -32,32 +32,37 @@ from diffusers_ccld.training.components import (
     read_json,
 )
 from diffusers_ccld.training.student import narrowed, select_weights
+from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.errors import first_line
 from diffusers_ccld.utils.files import folder_moved_into_place
 
 # Widths of the published student as shares of the published teacher's, (768, 768, 1536, 1536).
 PRESETS = {"wikiart-mini": {"block_out_channels": [192, 192, 384, 384]}}
 
-# What the rest of the pipeline decides.
+# Settings that the rest of the pipeline decides.
 BOUND_SETTINGS = ("in_channels", "out_channels", "cross_attention_dim")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", required=True, help="folder or Hub name of the teacher's pipeline")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     shape = parser.add_argument_group("the student's shape")
-    shape.add_argument("--parameters", type=int, help="the widest network of so many parameters at most")
-    shape.add_argument("--block_out_channels", type=int, nargs="+", help="width of every level")
-    shape.add_argument("--layers_per_block", type=int, nargs="+", help="residual blocks of every level")
-    shape.add_argument("--attention_head_dim", type=int, help="channels of an attention head")
-    shape.add_argument("--mapping_dim", type=int, help="width of the mapping network")
+    shape.add_argument("--parameters", type=int, help="make the widest network with at most this many parameters")
+    shape.add_argument("--block-out-channels", type=int, nargs="+", help="width of every level")
+    shape.add_argument("--layers-per-block", type=int, nargs="+", help="residual blocks of every level")
+    shape.add_argument("--attention-head-dim", type=int, help="channels of an attention head")
+    shape.add_argument("--mapping-dim", type=int, help="width of the mapping network")
     shape.add_argument("--preset", choices=PRESETS, help="the widths of a published student")
     shape.add_argument(
-        "--unet_config", help="JSON file of the whole configuration, of our U-Net or of a stock UNet2DConditionModel"
+        "--unet-config", help="JSON file of the whole configuration, of our U-Net or of a stock UNet2DConditionModel"
     )
     parser.add_argument(
-        "--told_guidance", type=int, metavar="DIM", help="give it the guidance scale as an input of this width"
+        "--guidance-embedding-dim",
+        "--told-guidance",
+        type=int,
+        metavar="DIM",
+        help="give it an input for the guidance scale, an embedding of this width",
     )
     parser.add_argument(
         "--init",
@@ -76,42 +81,46 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def _check(parser, arguments):
     given = {name for name, value in vars(arguments).items() if value is not None}
     if len(given & {"parameters", "block_out_channels", "preset", "unet_config"}) != 1:
-        parser.error("give one of --parameters, --block_out_channels, --preset and --unet_config")
-    details = given & {"layers_per_block", "attention_head_dim", "mapping_dim", "told_guidance"}
+        parser.error("give one of --parameters, --block-out-channels, --preset and --unet-config")
+    details = given & {"layers_per_block", "attention_head_dim", "mapping_dim", "guidance_embedding_dim"}
     if "unet_config" in given and details:
-        parser.error(f"--unet_config describes the whole network: leave out {', '.join(sorted(details))}")
+        parser.error(f"--unet-config describes the whole network: leave out {', '.join(map(_flag, sorted(details)))}")
     if "parameters" in given and "mapping_dim" in given:
-        parser.error("--parameters decides on --mapping_dim, too: leave it out")
+        parser.error("--parameters decides on --mapping-dim, too: leave it out")
     for name in given & {"parameters", "block_out_channels", "layers_per_block", "attention_head_dim", "mapping_dim"}:
         value = getattr(arguments, name)
         if min(value if isinstance(value, list) else [value]) < 1:
-            parser.error(f"--{name} must be positive")
+            parser.error(f"{_flag(name)} must be positive")
+
+
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
 
 
 def make_student(arguments: argparse.Namespace, teacher: CCLDUNet2DConditionModel) -> UNet2DConditionModel:
-    """The network that the arguments ask for, with random weights.
+    """Makes the network that the arguments describe, with random weights.
 
     Raises:
-        ValueError: If there is no such network, or it does not fit the teacher's pipeline.
+        ValueError: If the arguments describe no network, or one that does not fit the teacher's pipeline.
     """
     settings = network_settings(teacher)
     if arguments.unet_config is not None:
         config = read_json(arguments.unet_config)
         name = config.get("_class_name", CCLDUNet2DConditionModel.__name__)
         if name not in ("UNet2DConditionModel", CCLDUNet2DConditionModel.__name__):
-            raise ValueError(f"{arguments.unet_config} describes a {name}; a student is one of the two U-Nets.")
+            raise ValueError(f"{arguments.unet_config} describes a {name}, not one of the two kinds of U-Net.")
         student = make_from_json(getattr(diffusers, name), arguments.unet_config)
         if "sample_size" not in config:
             student.register_to_config(sample_size=teacher.config.sample_size)
     elif not isinstance(teacher, CCLDUNet2DConditionModel):
-        raise ValueError("The teacher is no U-Net of ours, whose shape could be narrowed: give --unet_config.")
+        raise ValueError("Only a CCLD U-Net can be narrowed, and the teacher is another network: give --unet-config.")
     else:
         for name in ("block_out_channels", "layers_per_block", "attention_head_dim", "mapping_dim"):
             if getattr(arguments, name) is not None:
                 settings[name] = getattr(arguments, name)
         settings |= PRESETS.get(arguments.preset, {})
-        if arguments.told_guidance is not None:
-            settings["time_cond_proj_dim"] = arguments.told_guidance
+        if arguments.guidance_embedding_dim is not None:
+            settings["time_cond_proj_dim"] = arguments.guidance_embedding_dim
         if len(layers := arguments.layers_per_block or ()) == 1:
             settings["layers_per_block"] = layers[0]
         if arguments.parameters is not None:
@@ -127,10 +136,10 @@ def make_student(arguments: argparse.Namespace, teacher: CCLDUNet2DConditionMode
 
 @torch.no_grad()
 def try_once(student: UNet2DConditionModel) -> None:
-    """Evaluates a network as the pipeline will.
+    """Evaluates a network once, as a pipeline does.
 
     Raises:
-        ValueError: If it wants other inputs than a pipeline has for it.
+        ValueError: If it needs other inputs than a pipeline has.
     """
     config = student.config
     size = 2 ** (len(config.block_out_channels) + 1)
@@ -138,20 +147,20 @@ def try_once(student: UNet2DConditionModel) -> None:
     try:
         predict_velocity(student, noisy, torch.zeros(1), condition)
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"The network cannot be evaluated as pipelines do it: {first_line(error)}") from error
+        raise ValueError(f"A pipeline cannot evaluate the network: {first_line(error)}") from error
 
 
 def create_student(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.output.exists():
-        raise ValueError(f"--output {arguments.output} is there already; give another folder.")
+        raise ValueError(f"--output {arguments.output} already exists; give another folder.")
     name = arguments.output.resolve().name
     teacher = load_components(arguments.teacher, ["unet"])["unet"]
     torch.manual_seed(arguments.seed)
     student = make_student(arguments, teacher)
     if arguments.init == "teacher":
         if not (isinstance(student, CCLDUNet2DConditionModel) and isinstance(teacher, CCLDUNet2DConditionModel)):
-            raise ValueError("--init teacher selects weights of our U-Net for our U-Net; this student is another one.")
+            raise ValueError("--init teacher selects weights of a CCLD U-Net for a CCLD U-Net; give another --init.")
         select_weights(student, teacher)
     hub_name = chosen_repository(arguments, name)
     rest = load_components(arguments.teacher, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, "scheduler"))

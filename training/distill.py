@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Trains a small U-Net, the student, to say what a large one says, the teacher.
+"""Trains a small U-Net, the student, to predict what a large one, the teacher, predicts.
 
-    accelerate launch training/distill.py --teacher DIR --model STUDENT --dataset FOLDER --output_dir DIR
-    accelerate launch training/distill.py --teacher DIR --model STUDENT --cache DIR --output_dir DIR
+    accelerate launch training/distill.py --teacher DIR --model STUDENT --dataset FOLDER --output-dir DIR
+    accelerate launch training/distill.py --teacher DIR --model STUDENT --cache DIR --output-dir DIR
 
-The student comes from training/create_student.py. By default it learns the teacher's predictions and the images; with
---max_guidance_scale to do with one evaluation where guidance needs two, with --student_steps to paint in few steps.
-Interrupted, it saves a checkpoint and goes on from there with --resume latest, to the bit. The result is a pipeline
-folder with the averaged weights.
+Make the student with training/create_student.py. By default it learns from the teacher's predictions and from the
+images. With --max-guidance-scale it learns guided predictions, which need one evaluation instead of two. With
+--student-steps it learns to sample in few steps. An interrupted run saves a checkpoint, and --resume latest continues
+it to the bit. The result is a pipeline folder with the averaged weights.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from accelerate import Accelerator
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.encoding import model_fingerprint
 from diffusers_ccld.inference.optimization import lay_out
 from diffusers_ccld.models.prediction import is_guidance_distilled
-from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.sharing.model_cards import shareable
 from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import load_training_data, make_batches
@@ -34,18 +34,18 @@ from diffusers_ccld.training.components import (
     load_components,
     network_identity,
 )
-from diffusers_ccld.training.config import TrainingConfig, parse_config, setting
+from diffusers_ccld.training.config import TrainingConfig, setting
 from diffusers_ccld.training.distillation import (
-    Answer,
+    Batch,
     OtherConditions,
-    Question,
-    Strides,
+    Prediction,
+    ProgressiveSchedule,
     Student,
     Teacher,
     draw_guidance_scales,
     feature_losses,
+    long_step_velocity,
     make_projections,
-    stride_velocity,
 )
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import (
@@ -56,7 +56,7 @@ from diffusers_ccld.training.inputs import (
     training_resolution,
 )
 from diffusers_ccld.training.log import describe_run
-from diffusers_ccld.training.losses import loss_by_quartile, min_snr_weights, v_prediction_losses
+from diffusers_ccld.training.losses import loss_by_quartile, loss_weights, v_prediction_losses
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.pipeline import PipelineInTraining, read_prompts
 from diffusers_ccld.training.run import start_run
@@ -64,7 +64,7 @@ from diffusers_ccld.training.state import make_state
 
 PROMPTS_AT_ONCE = 64
 
-# Of a network that is not trained, by what accelerate calls the precision of one that is.
+# Precision of the teacher by accelerate's name for the precision of the run.
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -78,23 +78,27 @@ class DistillConfig(TrainingConfig):
     output_weight: float = setting(1.0, "weight of the error against the teacher's prediction")
     feature_weight: float = setting(0.0, "weight of the error against the teacher's features, between levels")
 
-    other_conditions: float = setting(0.0, "share of the images for which the teacher is asked with another condition")
+    other_conditions: float = setting(0.0, "share of the images that get a condition other than their own")
     condition_prompts: str | None = setting(
-        None, "text file of prompts, one on every line, to take other conditions from (default: random directions)"
+        None, "text file of prompts for other conditions, one on every line (default: random directions)"
     )
     max_guidance_scale: float | None = setting(
-        None, "learn guided predictions, told the scale, of all scales from 1 to this (default: unguided ones)"
+        None, "learn predictions guided by any scale from 1 to this (default: unguided ones)"
     )
-    student_steps: int | None = setting(None, "learn to paint in so many DDIM steps")
-    teacher_steps: int | None = setting(None, "DDIM steps of the teacher that they stand for, a multiple")
+    student_steps: int | None = setting(None, "learn to sample in this many DDIM steps")
+    teacher_steps: int | None = setting(None, "number of the teacher's DDIM steps, a multiple of student_steps")
 
     def __post_init__(self):
+        if self.student_steps is not None and self.demo_inference_steps is None:
+            self.demo_inference_steps = self.student_steps
+        if self.max_guidance_scale is not None and self.demo_guidance_scale is None:
+            self.demo_guidance_scale = min(3.0, self.max_guidance_scale)
         super().__post_init__()
         weights = (self.task_weight, self.output_weight, self.feature_weight)
         if min(weights) < 0 or not max(self.output_weight, self.feature_weight):
             raise ValueError(
-                "Weights must not be negative, and output_weight or feature_weight positive: training without a "
-                "teacher is finetune.py's."
+                "Weights must not be negative, and output_weight or feature_weight must be positive: use finetune.py "
+                "to train without a teacher."
             )
         if not 0 <= self.other_conditions <= 1:
             raise ValueError("other_conditions must lie between 0 and 1.")
@@ -107,26 +111,25 @@ class DistillConfig(TrainingConfig):
         if (self.student_steps is None) != (self.teacher_steps is None):
             raise ValueError("student_steps and teacher_steps belong together: give both or neither.")
         if self.task_weight and self.max_guidance_scale is not None:
-            raise ValueError("The images do not tell guided predictions: with max_guidance_scale give task_weight 0.")
+            raise ValueError("The images give no guided targets: with max_guidance_scale give task_weight 0.")
         if self.student_steps is not None:
             self._check_steps()
 
     def _check_steps(self):
         if self.max_guidance_scale is None:
             raise ValueError(
-                "student_steps needs max_guidance_scale: long steps cannot be guided afterwards, by combining them."
+                "student_steps needs max_guidance_scale: long steps cannot be guided by combining predictions."
             )
         if self.feature_weight:
             raise ValueError("The teacher has no features of a long step: with student_steps give feature_weight 0.")
         if self.snr_gamma is not None:
-            raise ValueError("With snr_gamma the first of the student's steps would not be learnt: leave it out.")
-        if self.demo_inference_steps not in (self.student_steps, TrainingConfig.demo_inference_steps):
+            raise ValueError("snr_gamma gives the first of the student's steps no weight: leave it out.")
+        if self.demo_inference_steps != self.student_steps:
             raise ValueError(f"demo_inference_steps can only be student_steps, {self.student_steps}.")
-        self.demo_inference_steps = self.student_steps
 
 
 def require_same_pipeline(components: dict[str, Any], teacher: str) -> None:
-    """Makes sure that student and teacher speak of the same latents and embeddings.
+    """Checks that student and teacher have the same latents and embeddings.
 
     Raises:
         ValueError: If the teacher's pipeline has another autoencoder or image encoder.
@@ -138,64 +141,72 @@ def require_same_pipeline(components: dict[str, Any], teacher: str) -> None:
     ]
     if differing or factors[0] != factors[1]:
         raise ValueError(
-            f"The student's {' and '.join(differing) or 'scaling factor'} differs from the teacher's, so that they do "
-            f"not speak of the same pictures. Make a student with training/create_student.py --teacher {teacher}."
+            f"The student's {' and '.join(differing) or 'scaling factor'} differs from the teacher's: their "
+            f"latents or embeddings mean different pictures. Make a student with "
+            f"training/create_student.py --teacher {teacher}."
         )
 
 
 def load_prompt_embeds(path: str | None, pipe: CCLDPipeline) -> torch.Tensor | None:
-    """Embeddings (M, D) of the prompts in a file; `None` without one.
+    """Embeddings (M, D) of the prompts in a file; `None` without a file.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the file is missing or empty.
     """
     if path is None:
         return None
     try:
         prompts = read_prompts(path)
     except OSError as error:
-        raise ValueError(f"--condition_prompts {path}: there is no such file.") from error
+        raise ValueError(f"--condition-prompts {path}: no such file.") from error
     batches = [prompts[first : first + PROMPTS_AT_ONCE] for first in range(0, len(prompts), PROMPTS_AT_ONCE)]
     with torch.no_grad():
         return torch.cat([pipe.encode_prompt(batch)[0] for batch in batches]).float()
 
 
-class Lesson(NamedTuple):
-    """A question for the student, and what its answer is compared with.
+class Targets(NamedTuple):
+    """The targets of a batch of N images.
 
     Attributes:
-        question: What both networks are asked, of N images.
-        wanted: The teacher's answer, or what one long step has to be to lead where the teacher's steps lead.
-        target: v of the images, (N, C, H, W).
-        is_own: Whether the condition is the image's own, (N,); the images tell nothing of others.
+        prediction: The teacher's prediction, or the v of one long step that leads where the teacher's steps lead.
+        velocity: v of the images, (N, C, H, W).
+        is_own: (N,) booleans: True if the condition is the image's own. v of an image belongs to no other condition.
         t: The times, (N,).
     """
 
-    question: Question
-    wanted: Answer
-    target: torch.Tensor
+    prediction: Prediction
+    velocity: torch.Tensor
     is_own: torch.Tensor
     t: torch.Tensor
 
-    def terms(self, answer: Answer, config: DistillConfig) -> dict[str, torch.Tensor]:
-        """The terms of the student's loss, (N,) each, by the name of their weight."""
-        terms = {"output": v_prediction_losses(answer.velocity, self.wanted.velocity)}
-        if config.task_weight:
-            terms["task"] = v_prediction_losses(answer.velocity, self.target) * self.is_own
-        if config.feature_weight:
-            terms["feature"] = feature_losses(answer.features, self.wanted.features)
-        return terms
+
+def loss_terms(prediction: Prediction, targets: Targets, config: DistillConfig) -> dict[str, torch.Tensor]:
+    """The terms of the student's loss, (N,) each, by the name of their weight."""
+    terms = {"output": v_prediction_losses(prediction.velocity, targets.prediction.velocity)}
+    if config.task_weight:
+        terms["task"] = v_prediction_losses(prediction.velocity, targets.velocity) * targets.is_own
+    if config.feature_weight:
+        terms["feature"] = feature_losses(prediction.features, targets.prediction.features)
+    return terms
 
 
-class Lessons:
-    """Makes lessons of batches of images.
+def gather_terms(accelerator: Accelerator, terms: dict[str, torch.Tensor], targets: Targets) -> dict[str, list[float]]:
+    """The terms of all processes for the log; "task" only of images with their own condition."""
+    gathered = accelerator.gather({name: term.detach() for name, term in terms.items()})
+    if "task" in gathered:
+        gathered["task"] = gathered["task"][accelerator.gather(targets.is_own)]
+    return {name: values.tolist() for name, values in gathered.items()}
+
+
+class BatchMaker:
+    """Makes the inputs and targets of the student from batches of images.
 
     Args:
         config: The run's settings.
-        accelerator: Knows the device and the precision.
-        pipe: The student's pipeline, on this device.
+        accelerator: The run's accelerator.
+        pipe: The student's pipeline, on its device.
         teacher: The teacher.
-        strides: The student's steps, if they are to be few.
+        schedule: The progressive-distillation schedule; `None` for single predictions.
         others: Conditions that are not the images' own.
         latent_shape: (C, H, W) of the latents.
     """
@@ -206,32 +217,45 @@ class Lessons:
         accelerator: Accelerator,
         pipe: CCLDPipeline,
         teacher: Teacher,
-        strides: Strides | None,
+        schedule: ProgressiveSchedule | None,
         others: OtherConditions,
         latent_shape: tuple[int, int, int],
     ):
         self.config, self.accelerator, self.pipe = config, accelerator, pipe
-        self.teacher, self.strides = teacher, strides
+        self.teacher, self.schedule = teacher, schedule
         self.others, self.latent_shape, self.times = others, latent_shape, TrainingTimes(config.seed)
 
-    def of(self, batch: dict[str, Any], positions: range) -> Lesson:
-        """The lesson of a batch of images or of a cache, at these positions of the run."""
+    def make(self, images: dict[str, Any], positions: range) -> tuple[Batch, Targets]:
+        """Inputs and targets of N images.
+
+        Args:
+            images: A batch of images or of a cache.
+            positions: The images' positions in the run.
+        """
         config, device = self.config, self.accelerator.device
         draws = draw_for_training(config.seed, self.times, positions, self.latent_shape, config.condition_dropout)
-        times = None if self.strides is None else self.strides.times(draws.t).to(device)
+        times = None if self.schedule is None else self.schedule.times(draws.t).to(device)
         draws = draws.to(device) if times is None else draws.to(device)._replace(t=times[0])
-        encoded = encode_batch(batch, self.pipe, self.accelerator)
+        encoded = encode_batch(images, self.pipe, self.accelerator)
         inputs = make_inputs(encoded, draws, self.pipe.scheduler, self.pipe.vae.config.scaling_factor)
         condition, is_own = self.others.draw(inputs.condition, positions)
         scales = None
         if config.max_guidance_scale is not None:
             scales = draw_guidance_scales(config.seed, positions, config.max_guidance_scale).to(device)
-        question = Question(inputs.noisy_latents, inputs.timesteps, condition, scales)
+        batch = Batch(inputs.noisy_latents, inputs.timesteps, condition, scales)
         if times is None:
-            wanted = self.teacher(*question)
+            prediction = self.teacher(*batch)
         else:
-            wanted = Answer(stride_velocity(self.teacher, inputs.noisy_latents, times, condition, scales), [])
-        return Lesson(question, wanted, inputs.target, is_own, draws.t)
+            velocity = long_step_velocity(self.teacher, inputs.noisy_latents, times, condition, scales)
+            prediction = Prediction(velocity, [])
+        return batch, Targets(prediction, inputs.target, is_own, draws.t)
+
+
+def make_schedule(config: DistillConfig, scheduler: CCLDScheduler) -> ProgressiveSchedule | None:
+    """The progressive-distillation schedule of the settings; `None` without `student_steps`."""
+    if config.student_steps is None:
+        return None
+    return ProgressiveSchedule(config.student_steps, config.teacher_steps, scheduler.config.timestep_schedule)
 
 
 def facts_of(config: DistillConfig, student: torch.nn.Module, teacher: torch.nn.Module) -> dict[str, str]:
@@ -246,49 +270,72 @@ def facts_of(config: DistillConfig, student: torch.nn.Module, teacher: torch.nn.
     return facts
 
 
+def load_student(config: DistillConfig) -> tuple[CCLDPipeline, int, tuple[int, int, int]]:
+    """Loads the student's pipeline, with the sampler that it is trained for.
+
+    Returns:
+        The pipeline, the size of the training images in pixels, and (C, H, W) of their latents.
+
+    Raises:
+        ValueError: If a part is missing, or student, teacher and settings do not fit one another.
+    """
+    components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, *UNET_COMPONENTS))
+    unet = components["unet"]
+    if (config.max_guidance_scale is not None) != is_guidance_distilled(unet):
+        raise ValueError(
+            "max_guidance_scale needs a student with an input for the guidance scale, and such a student needs "
+            "max_guidance_scale: make one with training/create_student.py --guidance-embedding-dim."
+        )
+    require_same_pipeline(components, config.teacher)
+    size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
+    unet.register_to_config(sample_size=latent_shape[-1])
+    limits = {"max_guidance_scale": config.max_guidance_scale}
+    if config.student_steps is not None:
+        # The student learns the steps of DDIM; other samplers take other steps.
+        components["scheduler"] = CCLDScheduler.from_config(components["scheduler"].config, algorithm_type="ddim")
+        limits["default_num_inference_steps"] = config.student_steps
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return CCLDPipeline(**components, **limits), size, latent_shape
+
+
+def conditions_identity(config: DistillConfig, prompt_embeds: torch.Tensor | None) -> dict[str, Any]:
+    """The settings of guidance, steps and conditions that must not change between resumptions."""
+    return {
+        "guidance": config.max_guidance_scale,
+        "steps": [config.student_steps, config.teacher_steps],
+        "conditions": [config.other_conditions, len(prompt_embeds) if prompt_embeds is not None else None],
+    }
+
+
+def load_teacher(config: DistillConfig, accelerator: Accelerator) -> tuple[torch.nn.Module, str]:
+    """The teacher's U-Net on the run's device in the run's precision, and its fingerprint in float32."""
+    unet = load_components(config.teacher, ["unet"])["unet"]
+    fingerprint = model_fingerprint(unet)
+    # Not the network's own `to`: that of diffusers warns of modules that stay in float32.
+    torch.nn.Module.to(unet, accelerator.device, PRECISIONS.get(accelerator.mixed_precision, torch.float32))
+    return unet, fingerprint
+
+
 def distill(config: DistillConfig) -> int:
     accelerator = make_accelerator(config)
     checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
 
     # Student and teacher
-    components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, *UNET_COMPONENTS))
-    unet = components["unet"]
-    if (config.max_guidance_scale is not None) != is_guidance_distilled(unet):
-        raise ValueError(
-            "max_guidance_scale and a student that is told the scale belong together: make one with "
-            "training/create_student.py --told_guidance."
-        )
-    require_same_pipeline(components, config.teacher)
-    teacher_unet = load_components(config.teacher, ["unet"])["unet"]
-    teacher_fingerprint = model_fingerprint(teacher_unet)
-    # Not by diffusers' own `to`, which warns: what has to stay in float32 does.
-    torch.nn.Module.to(teacher_unet, accelerator.device, PRECISIONS.get(accelerator.mixed_precision, torch.float32))
-    projections = torch.nn.ModuleList()
-    if config.feature_weight:
-        projections = make_projections(unet, teacher_unet)
+    pipe, size, latent_shape = load_student(config)
+    unet = pipe.to(accelerator.device).unet
+    lay_out(pipe.vae)
+    pipeline = PipelineInTraining(config, pipe)
+    teacher_unet, teacher_fingerprint = load_teacher(config, accelerator)
+    projections = make_projections(unet, teacher_unet) if config.feature_weight else torch.nn.ModuleList()
     teacher = Teacher(teacher_unet, compares_features=len(projections) > 0)
     student = Student(unet, projections)
 
-    # What they are asked
-    size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
-    unet.register_to_config(sample_size=latent_shape[-1])
-    strides = None
-    if config.student_steps is not None:
-        # The only sampler whose steps are those that the student learns.
-        scheduler = CCLDScheduler.from_config(components["scheduler"].config, algorithm_type="ddim")
-        strides = Strides(config.student_steps, config.teacher_steps, scheduler.config.timestep_schedule)
-        components["scheduler"] = scheduler
-    taught = {"max_guidance_scale": config.max_guidance_scale}
-    if config.student_steps is not None:
-        taught["default_num_inference_steps"] = config.student_steps
-    pipe = CCLDPipeline(**components, **taught).to(accelerator.device)
-    lay_out(pipe.vae)
+    # The images and conditions
+    schedule = make_schedule(config, pipe.scheduler)
     prompt_embeds = load_prompt_embeds(config.condition_prompts, pipe)
     others = OtherConditions(config.seed, config.other_conditions, prompt_embeds)
-    pipeline = PipelineInTraining(config, pipe)
     data = load_training_data(config, accelerator, pipe, size)
-    if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
 
     # The state to start from, the optimiser and the EMA
     identity = {
@@ -296,9 +343,7 @@ def distill(config: DistillConfig) -> int:
         "network": network_identity(unet),
         "teacher": teacher_fingerprint,
         "features": len(projections),
-        "guidance": config.max_guidance_scale,
-        "steps": [config.student_steps, config.teacher_steps],
-        "conditions": [config.other_conditions, len(prompt_embeds) if prompt_embeds is not None else None],
+        **conditions_identity(config, prompt_embeds),
     }
     state = make_state(checkpoint, identity, accelerator.is_main_process)
     batches = make_batches(config, accelerator, data, size, state)
@@ -309,28 +354,22 @@ def distill(config: DistillConfig) -> int:
     ema = EMA(student)
     accelerator.print(describe_run(config, accelerator, student, data.num_images, latent_shape, teacher_unet))
 
-    lessons = Lessons(config, accelerator, pipe, teacher, strides, others, latent_shape)
-    images = {"num_images": data.num_images, "bad": data.bad}
-    with start_run(config, accelerator, state, ema, [optimizer], batches, **images) as run:
+    batch_maker = BatchMaker(config, accelerator, pipe, teacher, schedule, others, latent_shape)
+    with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images, data.bad) as run:
         for _ in run.steps():
-            for batch, positions in run.micro_batches():
-                lesson = lessons.of(batch, positions)
+            for images, positions in run.micro_batches():
+                batch, targets = batch_maker.make(images, positions)
                 with accelerator.accumulate(network):
-                    terms = lesson.terms(network(*lesson.question), config)
+                    terms = loss_terms(network(*batch), targets, config)
                     losses = sum(getattr(config, f"{name}_weight") * term for name, term in terms.items())
-                    weights = 1.0
-                    if config.snr_gamma is not None:
-                        weights = min_snr_weights(*t_to_alpha_sigma(lesson.t), config.snr_gamma)
-                    tensors = lesson.question.tensors()
+                    weights = loss_weights(targets.t, config.snr_gamma)
+                    tensors = batch.tensors()
                     all_losses = run.backward((weights * losses).mean(), losses, **tensors)
                     grad_norm = run.clip_gradient(ema.weights.values(), losses=losses, **tensors)
                     optimizer.step()
                     optimizer.zero_grad()
-                by_quartile = loss_by_quartile(all_losses, accelerator.gather(lesson.t))
-                by_term = accelerator.gather({name: term.detach() for name, term in terms.items()})
-                if "task" in by_term:  # the mean of the images that were asked about
-                    by_term["task"] = by_term["task"][accelerator.gather(lesson.is_own)]
-                by_term = {name: values.tolist() for name, values in by_term.items()}
+                by_quartile = loss_by_quartile(all_losses, accelerator.gather(targets.t))
+                by_term = gather_terms(accelerator, terms, targets)
                 run.log.add(len(all_losses), loss=all_losses.tolist(), **by_quartile, **by_term)
             run.finish_step(grad_norm)
             if run.is_due(config.demo_every):

@@ -2,20 +2,20 @@
 """Trains or fine-tunes a CCLD U-Net on images without captions.
 
     accelerate launch training/finetune.py --config training/configs/finetune_wikiart.yaml
-    accelerate launch training/finetune.py --model DIR --dataset FOLDER --output_dir DIR
+    accelerate launch training/finetune.py --model DIR --dataset FOLDER --output-dir DIR
 
-Interrupted, it saves a checkpoint and goes on from there with --resume latest, to the bit. The result is a pipeline
-folder with the averaged weights, or with --lora_rank a LoRA.
+An interrupted run saves a checkpoint, and --resume latest continues it to the bit. The result is a pipeline folder
+with the averaged weights, or with --lora-rank a LoRA.
 """
 
 import dataclasses
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.inference.optimization import lay_out
 from diffusers_ccld.models.prediction import is_guidance_distilled
 from diffusers_ccld.original.training_state import read_training_state
-from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM
 from diffusers_ccld.sharing.model_cards import shareable
 from diffusers_ccld.training.accelerator import make_accelerator
@@ -30,7 +30,7 @@ from diffusers_ccld.training.components import (
     make_lora_config,
     network_identity,
 )
-from diffusers_ccld.training.config import TrainingConfig, parse_config, setting
+from diffusers_ccld.training.config import TrainingConfig, setting
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import (
     TrainingTimes,
@@ -40,7 +40,7 @@ from diffusers_ccld.training.inputs import (
     training_resolution,
 )
 from diffusers_ccld.training.log import describe_run
-from diffusers_ccld.training.losses import loss_by_quartile, min_snr_weights, v_prediction_losses
+from diffusers_ccld.training.losses import loss_by_quartile, loss_weights, v_prediction_losses
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.pipeline import PipelineInTraining
 from diffusers_ccld.training.run import start_run
@@ -51,11 +51,11 @@ from diffusers_ccld.training.state import make_state
 class FinetuneConfig(TrainingConfig):
     """Settings of this script."""
 
-    unet_config: str | None = setting(None, "begin from scratch, with a network of this configuration (a JSON file)")
+    unet_config: str | None = setting(None, "train a new network of this configuration (a JSON file)")
     original_checkpoint: str | None = setting(
-        None, "go on with a training checkpoint of the original's, optimiser and all; `model` is converted from it"
+        None, "resume from a training checkpoint of the original code; `model` is the pipeline converted from it"
     )
-    lora_rank: int = setting(0, "train a LoRA of this rank, not the network; 0 for the network")
+    lora_rank: int = setting(0, "train a LoRA of this rank; 0 trains the network itself")
     lora_alpha: float | None = setting(None, "scale of the LoRA (default: its rank)")
 
     def __post_init__(self):
@@ -65,14 +65,18 @@ class FinetuneConfig(TrainingConfig):
         if self.lora_alpha is not None and not self.lora_alpha > 0:
             raise ValueError("lora_alpha must be positive.")
         if self.original_checkpoint and (self.unet_config or self.lora_rank):
-            raise ValueError("original_checkpoint goes on with a whole network: leave out unet_config and lora_rank.")
+            raise ValueError("original_checkpoint has a whole network: leave out unet_config and lora_rank.")
 
 
-def finetune(config: FinetuneConfig) -> int:
-    accelerator = make_accelerator(config, may_shard=True)
-    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
+def load_pipeline(config: FinetuneConfig) -> tuple[CCLDPipeline, int, tuple[int, int, int]]:
+    """Loads the pipeline and makes its U-Net ready for training.
 
-    # The pipeline and the images
+    Returns:
+        The pipeline, the size of the training images in pixels, and (C, H, W) of their latents.
+
+    Raises:
+        ValueError: If a part is missing or cannot be trained.
+    """
     components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS))
     if config.unet_config is None:
         components |= load_components(config.model, UNET_COMPONENTS)
@@ -82,11 +86,20 @@ def finetune(config: FinetuneConfig) -> int:
     unet = components["unet"]
     size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
     unet.register_to_config(sample_size=latent_shape[-1])
-    pipe = CCLDPipeline(**components).to(accelerator.device)
+    if is_guidance_distilled(unet):
+        raise ValueError("The U-Net is guidance-distilled, so only a teacher can train it: use distill.py.")
+    return CCLDPipeline(**components), size, latent_shape
+
+
+def finetune(config: FinetuneConfig) -> int:
+    accelerator = make_accelerator(config, may_shard=True)
+    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
+
+    # The pipeline and the images
+    pipe, size, latent_shape = load_pipeline(config)
+    unet = pipe.to(accelerator.device).unet
     lay_out(pipe.vae)
     pipeline = PipelineInTraining(config, pipe)
-    if is_guidance_distilled(unet):
-        raise ValueError("The U-Net is told the guidance scale, which is learnt from a teacher alone: use distill.py.")
     if config.lora_rank:
         unet.requires_grad_(False)
         unet.add_adapter(make_lora_config(config))
@@ -113,8 +126,7 @@ def finetune(config: FinetuneConfig) -> int:
     accelerator.print(describe_run(config, accelerator, unet, data.num_images, latent_shape))
 
     times = TrainingTimes(config.seed)
-    images = {"num_images": data.num_images, "bad": data.bad}
-    with start_run(config, accelerator, state, ema, [optimizer], batches, **images) as run:
+    with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images, data.bad) as run:
         for _ in run.steps():
             for batch, positions in run.micro_batches():
                 draws = draw_for_training(config.seed, times, positions, latent_shape, config.condition_dropout)
@@ -125,9 +137,7 @@ def finetune(config: FinetuneConfig) -> int:
                 with accelerator.accumulate(network):
                     prediction = network(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
                     losses = v_prediction_losses(prediction, inputs.target)
-                    weights = 1.0
-                    if config.snr_gamma is not None:
-                        weights = min_snr_weights(*t_to_alpha_sigma(draws.t), config.snr_gamma)
+                    weights = loss_weights(draws.t, config.snr_gamma)
                     all_losses = run.backward((weights * losses).mean(), losses, **inputs._asdict())
                     grad_norm = run.clip_gradient(ema.weights.values(), losses=losses, **inputs._asdict())
                     optimizer.step()

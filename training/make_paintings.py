@@ -1,29 +1,29 @@
 #!/usr/bin/env python3
 """Paints a collection of pictures by code, with captions, and saves it as a dataset.
 
-python training/make_paintings.py --num_images 60000 --seed 1 --output DIR
+python training/make_paintings.py --num-images 60000 --seed 1 --output DIR
 """
 
-import argparse
 from pathlib import Path
 
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.paintings import make_dataset
+from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.files import folder_moved_into_place
 
 
 def make_paintings(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num_images", type=int, default=60_000, help="how many (default: %(default)s)")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--num-images", type=int, default=60_000, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="other seeds paint other pictures (default: %(default)s)")
-    parser.add_argument("--held_out", action="store_true", help="only combinations that are held out of all training")
-    parser.add_argument("--num_proc", type=int, default=2, help="painters at work at once (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="folder that is to be written")
+    parser.add_argument("--held-out", action="store_true", help="paint only the held-out combinations")
+    parser.add_argument("--num-proc", type=int, default=2, help="painters at work at once (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
     if arguments.num_images < 1 or arguments.num_proc < 1:
-        raise ValueError("--num_images and --num_proc must be at least 1.")
+        raise ValueError("--num-images and --num-proc must be at least 1.")
     if arguments.output.exists():
-        raise ValueError(f"{arguments.output} is there already.")
+        raise ValueError(f"{arguments.output} already exists.")
     paintings = make_dataset(
         arguments.num_images, seed=arguments.seed, held_out=arguments.held_out, num_proc=arguments.num_proc
     )

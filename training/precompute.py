@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Computes what training needs of every image once: latents and CLOOB embeddings, as a cache for finetune.py.
+"""Encodes every image once: latents and CLOOB embeddings, as a cache for finetune.py and distill.py.
 
     python training/precompute.py --model DIR --dataset FOLDER --output CACHE
 
-Interrupted, it goes on where it was when started again. On several machines or GPUs, start it once on each with the
-same arguments and --num_shards N --shard_index 0 … N-1.
+An interrupted run continues when it is started again. On several machines or GPUs, start it once on each with the
+same arguments and --num-shards N --shard-index 0 … N-1.
 """
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 
 from diffusers_ccld import CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.decoding import BadImageError
 from diffusers_ccld.data.encoding import EncodedImages, encode_images, model_fingerprint
 from diffusers_ccld.data.latent_cache import Manifest, chunk_path, write_chunk
@@ -27,7 +29,7 @@ from diffusers_ccld.inference.devices import usable_device
 from diffusers_ccld.inference.optimization import lay_out
 from diffusers_ccld.training.bad_images import BadImages
 from diffusers_ccld.training.components import IMAGE_COMPONENTS, load_components
-from diffusers_ccld.training.config import DEFAULT_DATASET, ImageConfig, parse_config, setting
+from diffusers_ccld.training.config import DEFAULT_DATASET, ImageConfig, setting
 from diffusers_ccld.training.inputs import training_resolution
 
 
@@ -39,9 +41,9 @@ class PrecomputeConfig(ImageConfig):
     output: str = setting(dataclasses.MISSING, "folder of the cache")
     variants: int = setting(1, "differently cropped or mirrored versions of each image")
     batch_size: int = setting(16, "pictures encoded at once")
-    chunk_size: int = setting(1024, "pictures in a chunk; a chunk is written whole")
-    num_shards: int = setting(1, "processes that share the work, each started by itself")
-    shard_index: int = setting(0, "which of them this is, from 0")
+    chunk_size: int = setting(1024, "pictures in a chunk, which is written in one piece")
+    num_shards: int = setting(1, "number of processes that share the work; start each of them")
+    shard_index: int = setting(0, "number of this process, from 0")
     device: str | None = setting(None, "device to run on (default: the GPU if there is one)")
 
     def __post_init__(self):
@@ -53,7 +55,7 @@ class PrecomputeConfig(ImageConfig):
 
 
 class VariantsOfImages(torch.utils.data.Dataset):
-    """All variants of every image, (V, 3, size, size), or else what is wrong with it."""
+    """All variants of every image, (V, 3, size, size), or the reason why it is bad."""
 
     def __init__(self, images: datasets.Dataset, manifest: Manifest):
         self.images, self.manifest = images, manifest
@@ -73,37 +75,32 @@ class VariantsOfImages(torch.utils.data.Dataset):
 
 
 def sample_size_of(config: PrecomputeConfig) -> int:
-    """Size of the latents that the model's U-Net was trained on; of no account where a resolution is given."""
+    """Size of the latents of the model's U-Net. Without a U-Net it is 0, which needs a resolution in the settings."""
     try:
         return CCLDUNet2DConditionModel.load_config(config.model, subfolder="unet")["sample_size"]
     except (OSError, KeyError) as error:
         if config.resolution is None:
-            raise ValueError(f"{config.model} has no U-Net to take the size from; give --resolution.") from error
+            raise ValueError(f"{config.model} has no U-Net with a size; give --resolution.") from error
         return 0
 
 
-def precompute(config: PrecomputeConfig) -> None:
-    device = usable_device(config.device)
-    components = load_components(config.model, IMAGE_COMPONENTS)
-    vae, image_encoder = components["vae"].to(device), components["image_encoder"].to(device)
-    lay_out(vae)
-    feature_extractor = components["feature_extractor"]
-
-    source = config.dataset or DEFAULT_DATASET
-    images = load_images(source, config.dataset_split, config.image_column)
+def make_manifest(
+    config: PrecomputeConfig, images: datasets.Dataset, vae: torch.nn.Module, image_encoder: torch.nn.Module
+) -> Manifest:
+    """The manifest of the cache of these images."""
     size, latent_shape = training_resolution(config.resolution, sample_size_of(config), vae)
-    manifest = Manifest(
-        dataset=canonical_source(source),
-        split=config.dataset_split,
+    return Manifest(
+        dataset=canonical_source(config.dataset or DEFAULT_DATASET),
+        dataset_split=config.dataset_split,
         image_column=config.image_column,
         images=images_fingerprint(images),
         num_images=len(images),
-        size=size,
+        resolution=size,
         random_crop=config.random_crop,
         random_flip=config.random_flip,
         variants=config.variants,
-        min_side=config.min_image_side,
-        max_pixels=config.max_image_pixels,
+        min_image_side=config.min_image_side,
+        max_image_pixels=config.max_image_pixels,
         seed=config.seed,
         vae=model_fingerprint(vae),
         image_encoder=model_fingerprint(image_encoder),
@@ -111,24 +108,30 @@ def precompute(config: PrecomputeConfig) -> None:
         chunk_size=config.chunk_size,
     )
 
+
+def precompute(config: PrecomputeConfig) -> None:
+    device = usable_device(config.device)
+    components = load_components(config.model, IMAGE_COMPONENTS)
+    vae, image_encoder = components["vae"].to(device), components["image_encoder"].to(device)
+    lay_out(vae)
+    images = load_images(config.dataset or DEFAULT_DATASET, config.dataset_split, config.image_column)
+    manifest = make_manifest(config, images, vae, image_encoder)
+
     output = Path(config.output)
     own = range(config.shard_index, manifest.num_chunks, config.num_shards)
-    todo = [chunk for chunk in own if not chunk_path(output, chunk).is_dir()]
-    ranges = [range(c * config.chunk_size, min((c + 1) * config.chunk_size, len(images))) for c in todo]
+    chunks = [chunk for chunk in own if not chunk_path(output, chunk).is_dir()]
+    ranges = [range(c * config.chunk_size, min((c + 1) * config.chunk_size, len(images))) for c in chunks]
     num_images = sum(map(len, ranges))
-    print(
-        f"{len(images):,} images in {manifest.num_chunks} chunks; {num_images:,} in {len(todo)} chunks are to be done"
-    )
+    print(f"{len(images):,} images in {manifest.num_chunks} chunks; {num_images:,} in {len(chunks)} chunks left to do")
     if config.dry_run:
         ranges = [r[: config.batch_size] for r in ranges[:1]]
     else:
         manifest.write(output)
 
-    dataset = VariantsOfImages(images, manifest)
-    bad_images = BadImages(config.max_bad_share, len(images))
+    dataset, bad_images = VariantsOfImages(images, manifest), BadImages(config.max_bad_share, len(images))
     start = time.monotonic()
     with tqdm(total=sum(map(len, ranges)), unit="image", desc="Encoding") as progress:
-        for chunk, indices in zip(todo, ranges):
+        for chunk, indices in zip(chunks, ranges):
             loader = torch.utils.data.DataLoader(
                 torch.utils.data.Subset(dataset, indices),
                 batch_size=config.batch_size,
@@ -141,7 +144,7 @@ def precompute(config: PrecomputeConfig) -> None:
                 bad_here = [reason for _, _, reason in batch if reason is not None]
                 if good:
                     pixels = torch.cat([pixels for _, pixels in good]).to(device)
-                    encoded.append(encode_images(vae, image_encoder, feature_extractor, pixels))
+                    encoded.append(encode_images(vae, image_encoder, components["feature_extractor"], pixels))
                     rows += [index for index, _ in good for _ in range(manifest.variants)]
                 bad += bad_here
                 bad_images.add(len(batch), bad_here)
@@ -151,7 +154,7 @@ def precompute(config: PrecomputeConfig) -> None:
                 write_chunk(output, chunk, rows, whole, bad)
     if config.dry_run:
         seconds = (time.monotonic() - start) / max(sum(map(len, ranges)), 1)
-        bytes_per_row = 4 * (2 * int(np.prod(latent_shape)) + image_encoder.config.projection_dim)
+        bytes_per_row = 4 * (2 * math.prod(manifest.latent_shape) + image_encoder.config.projection_dim)
         print(f"about {num_images * manifest.variants * bytes_per_row / 2**30:.2f} GiB on disk")
         print(f"about {num_images * seconds / 60:.1f} minutes, from {seconds:.2f} s an image in the first batch")
         return

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
 """Trains CLOOB, an image encoder and a text encoder with a common space, on images with captions.
 
-    accelerate launch training/train_cloob.py --cloob_config JSON --dataset FOLDER --output_dir DIR
+    accelerate launch training/train_cloob.py --cloob-config JSON --dataset FOLDER --output-dir DIR
 
-With InfoLOOB of Hopfield retrievals, after a first part with InfoNCE, which is quicker to begin with. In a last part
-the text encoder alone is fitted to the image embeddings, whose place a diffusion model gives it later. Or a new image
-encoder learns the space of a text encoder that stays as it is (--trained_towers image). Interrupted, it
-saves a checkpoint and goes on from there with --resume latest. The result is OUTPUT_DIR/cloob, with the folders
-text_encoder, tokenizer, image_encoder and feature_extractor that a pipeline has.
+The loss is InfoLOOB of Hopfield retrievals. A first part with InfoNCE learns faster at the start. A last part fits the
+text encoder alone to the image embeddings, because a diffusion model is trained with image embeddings and sampled with
+text embeddings. Alternatively, a new image encoder learns the space of a frozen text encoder (--trained-towers image).
+An interrupted run saves a checkpoint, and --resume latest continues it. The result is OUTPUT_DIR/cloob, with a
+pipeline's folders text_encoder, tokenizer, image_encoder and feature_extractor.
 """
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,26 +32,28 @@ from diffusers_ccld import (
     CLOOBVisionConfig,
 )
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.captions import CaptionedImages, kinds_of, load_captions
 from diffusers_ccld.data.sources import canonical_source, load_examples, select_images
 from diffusers_ccld.models.losses_cloob import cloob_loss, cosine_distance, info_nce_loss
 from diffusers_ccld.sharing.hub import forget_places
 from diffusers_ccld.sharing.model_cards import CLOOB, PLOT_NAME, shareable
 from diffusers_ccld.training.accelerator import make_accelerator
-from diffusers_ccld.training.batches import make_batches, make_training_data
+from diffusers_ccld.training.batches import TrainingData, make_batches, make_training_data
 from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.components import load_components, read_json
-from diffusers_ccld.training.config import RunConfig, parse_config, setting
+from diffusers_ccld.training.config import RunConfig, setting
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.result import plot_log, save_training_card, training_facts
-from diffusers_ccld.training.run import start_run
+from diffusers_ccld.training.run import TrainingRun, start_run
 from diffusers_ccld.training.state import make_state
 from diffusers_ccld.training.tokenizer import train_tokenizer
 from diffusers_ccld.utils.errors import first_line
 from diffusers_ccld.utils.files import folder_moved_into_place
 
 PARTS = ("text_encoder", "tokenizer", "image_encoder", "feature_extractor")
+RUN_PARTS = ("info_nce", "cloob", "refit")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -61,38 +64,38 @@ class CLOOBTrainingConfig(RunConfig):
     inverse_temperature: float = setting(30.0, "inverse temperature of both losses")
     hopfield_scale: float = setting(15.0, "inverse temperature of the Hopfield retrieval")
     cloob_config: str | None = setting(
-        None, "begin from scratch, with a CLOOB of this configuration (JSON); beside model with a new image encoder"
+        None, "train a new CLOOB of this configuration (JSON); together with model, a new image encoder"
     )
     trained_towers: str = setting(
         "both",
-        "encoders that are trained: both, image or text; the other keeps its weights, and the space its meaning",
+        "encoders to train: both, image or text; the other one keeps its weights and the meaning of the space",
     )
     vocabulary_size: int | None = setting(
-        None, "make a tokenizer of so many tokens from the captions (default: CLIP's, of 49,408)"
+        None, "make a tokenizer of this many tokens from the captions (default: CLIP's, of 49,408)"
     )
-    caption_columns: list[str] = setting(["caption"], "columns with captions, of which one is drawn every time")
+    caption_columns: list[str] = setting(["caption"], "columns with captions; a batch has one caption an image")
     kind_columns: list[str] = setting(
-        [], "images that agree in these columns are kept out of each other's batches, where they can be"
+        [], "columns that spread similar images: those that agree in all of them share few batches"
     )
-    info_nce_steps: int = setting(0, "steps at the beginning that are taken with InfoNCE")
+    info_nce_steps: int = setting(0, "first steps, which use InfoNCE")
     refit_steps: int = setting(
         0,
-        "steps at the end that fit the text encoder alone to the image embeddings (the image encoder, if only that "
-        "is trained, to the text embeddings)",
+        "last steps, which fit the text encoder alone to the image embeddings (or the image encoder to the text "
+        "embeddings, if only that one is trained)",
     )
 
     def __post_init__(self):
         super().__post_init__()
         if self.model is None and self.cloob_config is None:
-            raise ValueError("Give model, to go on with its CLOOB, or cloob_config, to begin from scratch.")
+            raise ValueError("Give model, to train its CLOOB further, or cloob_config, to train a new one.")
         if self.trained_towers not in ("both", "image", "text"):
             raise ValueError(f"trained_towers={self.trained_towers!r}: choose both, image or text.")
         if self.trained_towers != "both" and self.model is None:
-            raise ValueError("trained_towers needs a model: an encoder that is not trained has to be a trained one.")
+            raise ValueError("trained_towers needs a model: an encoder that keeps its weights must be a trained one.")
         if self.model is not None and self.cloob_config is not None and self.trained_towers != "image":
             raise ValueError("A new image encoder for a trained text encoder needs trained_towers image.")
         if self.model is not None and self.vocabulary_size is not None:
-            raise ValueError("A CLOOB that has been trained has its vocabulary: leave out vocabulary_size.")
+            raise ValueError("A trained CLOOB has its own vocabulary: leave out vocabulary_size.")
         if self.dataset is None:
             raise ValueError("Give a dataset of images with captions.")
         if self.info_nce_steps < 0 or self.refit_steps < 0 or self.info_nce_steps + self.refit_steps > self.max_steps:
@@ -103,7 +106,7 @@ class CLOOBTrainingConfig(RunConfig):
             raise ValueError("train_batch_size must be at least 2: a pair is contrasted with the others.")
 
     def part_at(self, step: int) -> str:
-        """Which of the run's three parts the step after `step` others belongs to."""
+        """The part of the run, of `RUN_PARTS`, that contains the step after `step` others."""
         if step >= self.max_steps - self.refit_steps:
             return "refit"
         return "info_nce" if step < self.info_nce_steps else "cloob"
@@ -112,10 +115,10 @@ class CLOOBTrainingConfig(RunConfig):
 def make_cloob(
     config: CLOOBTrainingConfig, captions: list[list[str]]
 ) -> tuple[CLOOBModel, CLOOBTokenizer, CLOOBImageProcessor]:
-    """The model to be trained, its tokenizer and its image processor.
+    """Loads or makes the model, its tokenizer and its image processor.
 
     Raises:
-        ValueError: If there is none, or its configuration is wrong.
+        ValueError: If a part is missing, or the configuration is wrong.
     """
     scales = {"inverse_temperature": config.inverse_temperature, "hopfield_scale": config.hopfield_scale}
     text, vision = ({}, {}) if config.cloob_config is None else read_towers(config.cloob_config)
@@ -148,10 +151,10 @@ def make_cloob(
 
 
 def read_towers(path: str) -> tuple[dict, dict]:
-    """The settings of text and image encoder in a JSON file.
+    """Reads the settings of text and image encoder from a JSON file.
 
     Raises:
-        ValueError: If it has others.
+        ValueError: If it has other settings.
     """
     values = read_json(path)
     towers = {"text_config": CLOOBTextConfig, "vision_config": CLOOBVisionConfig}
@@ -166,15 +169,19 @@ def read_towers(path: str) -> tuple[dict, dict]:
 
 
 def make_model(source: str, **settings: Any) -> CLOOBModel:
-    """A model with random weights, of the settings of a `CLOOBConfig`.
+    """A model with random weights.
+
+    Args:
+        source: File or folder of the settings, for the message.
+        settings: Arguments of `CLOOBConfig`.
 
     Raises:
-        ValueError: If there is none; `source` is what is to blame.
+        ValueError: If the settings are wrong.
     """
     try:
         model = CLOOBModel(CLOOBConfig(**settings))
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise ValueError(f"{source} describes no CLOOB: {first_line(error)}") from error
+        raise ValueError(f"{source} does not describe a CLOOB: {first_line(error)}") from error
     for tower in (model.config.text_config, model.config.vision_config):
         if tower.hidden_size % tower.num_attention_heads:
             raise ValueError(
@@ -185,7 +192,7 @@ def make_model(source: str, **settings: Any) -> CLOOBModel:
 
 
 class Embedding(nn.Module):
-    """Both towers as one call: image and text embeddings of unit length, (N, D) each."""
+    """Both encoders as one module. It returns image and text embeddings of unit length, (N, D) each."""
 
     def __init__(self, model: CLOOBModel):
         super().__init__()
@@ -197,10 +204,10 @@ class Embedding(nn.Module):
 
 
 def gather_with_gradient(accelerator: Accelerator, embeds: torch.Tensor) -> torch.Tensor:
-    """Embeddings (N, D) of all processes, (world · N, D); those of this process keep their graph.
+    """Gathers embeddings (N, D) of all processes: (world · N, D). Those of this process keep their graph.
 
-    Every process computes the loss of the whole batch. Of its gradient each has the part that flows through its own
-    embeddings; the sum of the parts is the whole.
+    Every process computes the loss of the joint batch. Its gradient has the part that flows through its own
+    embeddings. The parts add up to the gradient of the joint batch.
     """
     if accelerator.num_processes == 1:
         return embeds
@@ -209,11 +216,14 @@ def gather_with_gradient(accelerator: Accelerator, embeds: torch.Tensor) -> torc
     return torch.cat(parts)
 
 
-def train_cloob(config: CLOOBTrainingConfig) -> int:
-    accelerator = make_accelerator(config)
-    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
+def load_data(
+    config: CLOOBTrainingConfig, accelerator: Accelerator
+) -> tuple[CLOOBModel, CLOOBTokenizer, CLOOBImageProcessor, TrainingData]:
+    """Loads images and captions, and makes the model, its tokenizer and its image processor.
 
-    # The images, their captions, and the model
+    Raises:
+        ValueError: If something is missing, or the model's configuration is wrong.
+    """
     source = canonical_source(config.dataset)
     with accelerator.main_process_first():
         examples = load_examples(source, config.dataset_split)
@@ -222,26 +232,20 @@ def train_cloob(config: CLOOBTrainingConfig) -> int:
     kinds = kinds_of(examples, config.kind_columns) if config.kind_columns else None
     model, tokenizer, processor = make_cloob(config, captions)
     size = config.resolution or processor.size
-    found = make_training_data(config, accelerator, images, source, size)
-    data = CaptionedImages(images, captions, found.dataset.preparation, config.seed, kinds)
-    told = json.dumps([captions, None if kinds is None else kinds.tolist(), tokenizer.get_vocab()], sort_keys=True)
+    data = make_training_data(config, accelerator, images, source, size)
+    texts = json.dumps([captions, None if kinds is None else kinds.tolist(), tokenizer.get_vocab()], sort_keys=True)
     identity = {
-        **found.identity,
-        "captions": hashlib.sha256(told.encode()).hexdigest(),
+        **data.identity,
+        "captions": hashlib.sha256(texts.encode()).hexdigest(),
         "network": {name: list(weight.shape) for name, weight in model.named_parameters()},
     }
-    state = make_state(checkpoint, identity, accelerator.is_main_process)
-    batches = make_batches(config, accelerator, found._replace(dataset=data), size, state)
-    model.train()
-    model.text_model.requires_grad_(config.trained_towers != "image")
-    model.vision_model.requires_grad_(config.trained_towers != "text")
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = make_optimizer(config, trained)
-    network, optimizer = accelerator.prepare(Embedding(model), optimizer)
-    ema = EMA(model)
-    accelerator.print(f"parameters: {model.num_parameters():,}, images: {len(data):,}, tokens: {len(tokenizer):,}")
+    dataset = CaptionedImages(images, captions, data.dataset.preparation, config.seed, kinds)
+    return model, tokenizer, processor, data._replace(dataset=dataset, identity=identity)
 
-    losses = {
+
+def make_losses(model: CLOOBModel) -> dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
+    """The loss of each part of a run, a function of image and text embeddings (N, D)."""
+    return {
         "info_nce": partial(info_nce_loss, inverse_temperature=model.config.inverse_temperature),
         "cloob": partial(
             cloob_loss,
@@ -250,7 +254,48 @@ def train_cloob(config: CLOOBTrainingConfig) -> int:
         ),
         "refit": cosine_distance,
     }
-    with start_run(config, accelerator, state, ema, [optimizer], batches, num_images=len(data)) as run:
+
+
+def save_cloob(
+    run: TrainingRun, model: CLOOBModel, tokenizer: CLOOBTokenizer, processor: CLOOBImageProcessor, data: TrainingData
+) -> None:
+    """Saves the averaged model as the folder `cloob` with its card, and uploads it if the settings ask for it."""
+    config, folder = run.config, run.output_dir / "cloob"
+    with run.ema.applied(), folder_moved_into_place(folder) as temporary:
+        for name, part in zip(PARTS, (model.text_model, tokenizer, model.vision_model, processor)):
+            part.save_pretrained(temporary / name)
+        plot_log(run.log.path, temporary / PLOT_NAME, RUN_PARTS, "loss", yscale="linear")
+        forget_places(temporary)
+        facts = {
+            "began from": shareable(config.model or config.cloob_config),
+            **training_facts(run, data.source, data.num_images),
+            "tokens": f"{len(tokenizer):,}",
+        }
+        save_training_card(temporary, CLOOB, run, run.public_name(folder), facts, data.source)
+    run.publish(folder)
+
+
+def train_cloob(config: CLOOBTrainingConfig) -> int:
+    accelerator = make_accelerator(config)
+    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
+
+    # The model, the images and their captions
+    model, tokenizer, processor, data = load_data(config, accelerator)
+    state = make_state(checkpoint, data.identity, accelerator.is_main_process)
+    batches = make_batches(config, accelerator, data, config.resolution or processor.size, state)
+    model.train()
+    model.text_model.requires_grad_(config.trained_towers != "image")
+    model.vision_model.requires_grad_(config.trained_towers != "text")
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = make_optimizer(config, trained)
+    network, optimizer = accelerator.prepare(Embedding(model), optimizer)
+    ema = EMA(model)
+    accelerator.print(
+        f"parameters: {model.num_parameters():,}, images: {data.num_images:,}, tokens: {len(tokenizer):,}"
+    )
+
+    losses = make_losses(model)
+    with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images) as run:
         for step in run.steps():
             part = config.part_at(step)
             text_alone = part == "refit" and config.trained_towers != "image"
@@ -266,12 +311,12 @@ def train_cloob(config: CLOOBTrainingConfig) -> int:
                         gather_with_gradient(accelerator, embeds.float()) for embeds in (image_embeds, text_embeds)
                     )
                     if text_alone:
-                        # Of no weight, but part of the graph: several processes expect a gradient of every weight.
+                        # Zero, but part of the graph: DDP expects a gradient of every weight.
                         image_embeds = image_embeds.detach() + 0 * image_embeds
                     loss = losses[part](image_embeds, text_embeds)
-                    # Processes average their gradients; the parts that they have are to be added.
+                    # DDP averages the gradients of the processes; the factor turns the mean into the sum.
                     run.backward(loss * accelerator.num_processes, loss, pictures=pictures, input_ids=input_ids)
-                    if text_alone:  # what has no gradient is not decayed either
+                    if text_alone:  # a weight without a gradient does not decay either
                         model.vision_model.zero_grad(set_to_none=True)
                     grad_norm = run.clip_gradient(trained, pictures=pictures, input_ids=input_ids)
                     optimizer.step()
@@ -288,19 +333,7 @@ def train_cloob(config: CLOOBTrainingConfig) -> int:
             run.finish_step(grad_norm)
 
         if run.is_complete and accelerator.is_main_process:
-            folder = run.output_dir / "cloob"
-            with ema.applied(), folder_moved_into_place(folder) as temporary:
-                for name, part in zip(PARTS, (model.text_model, tokenizer, model.vision_model, processor)):
-                    part.save_pretrained(temporary / name)
-                plot_log(run.log.path, temporary / PLOT_NAME, tuple(losses), "loss", yscale="linear")
-                forget_places(temporary)
-                facts = {
-                    "began from": shareable(config.model or config.cloob_config),
-                    **training_facts(run, source, len(data)),
-                    "tokens": f"{len(tokenizer):,}",
-                }
-                save_training_card(temporary, CLOOB, run, run.public_name(folder), facts, source)
-            run.publish(folder)
+            save_cloob(run, model, tokenizer, processor, data)
     return run.exit_status
 
 

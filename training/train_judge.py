@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Trains the judge that reads subject, medium and palette off paintings; it never sees a generated one.
+"""Trains the judge, which recognises subject, medium and palette of paintings; it never sees a generated one.
 
-    accelerate launch training/train_judge.py --dataset FOLDER --output_dir DIR
+    accelerate launch training/train_judge.py --dataset FOLDER --output-dir DIR
 
-The dataset is one of `make_paintings.py`'s. Generated pictures are a little softer and noisier than painted ones, so
-the paintings are blurred and made noisy now and then. The result is OUTPUT_DIR/judge.
+The dataset comes from `make_paintings.py`. Generated pictures are a little softer and noisier than paintings, so most
+of the paintings are blurred and made noisy. The result is OUTPUT_DIR/judge.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, generator_at
 from diffusers_ccld.data.sources import load_examples, select_images
@@ -24,7 +25,7 @@ from diffusers_ccld.sharing.model_cards import JUDGE, PLOT_NAME, shareable
 from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import make_batches, make_training_data
 from diffusers_ccld.training.checkpoints import find_checkpoint
-from diffusers_ccld.training.config import RunConfig, parse_config, setting
+from diffusers_ccld.training.config import RunConfig, setting
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.result import plot_log, save_training_card, training_facts
@@ -40,7 +41,7 @@ class JudgeConfig(RunConfig):
     """Settings of this script."""
 
     held_out_dataset: str | None = setting(
-        None, "folder of paintings of the held-out combinations: whoever judges them has to know them"
+        None, "folder of paintings of the held-out combinations, which the judge must know to judge them"
     )
     max_blur: float = setting(2.0, "deviation of the strongest blur, in pixels")
     max_noise: float = setting(0.05, "deviation of the strongest noise, of pixels in [−1, 1]")
@@ -56,7 +57,7 @@ class JudgeConfig(RunConfig):
 
 
 def disturb(pictures: torch.Tensor, config: JudgeConfig, position: int) -> torch.Tensor:
-    """Blurs and adds noise to pictures (N, 3, H, W), by an amount drawn for the batch; every third stays as it is."""
+    """Blurs pictures (N, 3, H, W) and adds noise, by an amount drawn for the batch; every third picture stays."""
     rng = generator_at(config.seed, Purpose.NOISE, position)
     blur, noise = rng.uniform(0.05, 1, 2) * (config.max_blur, config.max_noise)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))

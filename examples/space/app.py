@@ -1,4 +1,4 @@
-"""A Space on the Hub: the demo of diffusers-ccld with the model that comes with the package."""
+"""A Space on the Hub: the demo of diffusers-ccld with the bundled model."""
 
 from diffusers_ccld import CCLDPipeline, default_model
 from diffusers_ccld.demo.page import build, launch

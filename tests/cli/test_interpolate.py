@@ -18,7 +18,7 @@ def interpolate(folder, output, *arguments):
 
 @pytest.fixture
 def painted(monkeypatch):
-    """How many pictures were painted; a number of them can be set after which the run is interrupted."""
+    """The number of sampled pictures. "interrupt_after" is the number after which the run is interrupted."""
     paint, state = interpolation._paint, {"count": 0, "interrupt_after": None}
 
     def counting(pipe, path, positions, *arguments):
@@ -75,7 +75,7 @@ def test_animations_have_all_frames_and_no_end(pipeline_folder, tmp_path, name, 
             assert picture_distance(shown, frame) == min(picture_distance(shown, other) for other in frames)
 
 
-def test_an_interrupted_run_goes_on_where_it_was(pipeline_folder, tmp_path, painted, capsys):
+def test_an_interrupted_run_resumes(pipeline_folder, tmp_path, painted, capsys):
     arguments = ("a fox", "snow", "--seed", "1,2", "--frames", "6", "--batch-size", "2", "--max-pictures", "12")
     assert interpolate(pipeline_folder, tmp_path / "whole", *arguments) == 0
     number_of_whole, painted["count"] = painted["count"], 0
@@ -97,7 +97,7 @@ def test_an_interrupted_run_goes_on_where_it_was(pipeline_folder, tmp_path, pain
     ]
 
 
-def test_other_settings_are_refused_or_made_anew(pipeline_folder, tmp_path, painted, capsys):
+def test_other_settings_are_refused_or_overwritten(pipeline_folder, tmp_path, painted, capsys):
     options = ("--frames", "2", "--max-pictures", "2")
     Image.new("RGB", (40, 40), "red").save(tmp_path / "colour.png")
     picture = f"@{tmp_path / 'colour.png'}"
@@ -114,14 +114,14 @@ def test_other_settings_are_refused_or_made_anew(pipeline_folder, tmp_path, pain
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3"])
-def test_damaged_settings_are_told(tmp_path, text):
+def test_damaged_settings_are_refused(tmp_path, text):
     (tmp_path / "interpolation.json").write_text(text)
     with pytest.raises(ValueError, match="is damaged"):
         check_picture_folder(tmp_path, {"seeds": [1]}, overwrite=False)
     check_picture_folder(tmp_path, {"seeds": [1]}, overwrite=True)
 
 
-def test_half_precision_and_a_prompt_longer_than_a_name_of_a_file(pipeline_folder, tmp_path):
+def test_half_precision_and_a_prompt_longer_than_a_file_name(pipeline_folder, tmp_path):
     arguments = ("a fox " * 60, "snow:1", "--frames", "2", "--dtype", "bf16", "--negative-prompt", "fog")
     assert interpolate(pipeline_folder, tmp_path / "a", *arguments) == 0
     with Image.open(tmp_path / "a" / "00001.png") as frame:
@@ -139,7 +139,7 @@ def test_a_folder_of_something_else_is_left_alone(pipeline_folder, tmp_path, cap
     assert names(tmp_path) == ["00000.png"]
 
 
-def test_a_dry_run_tells_the_work_and_does_none(pipeline_folder, tmp_path, painted, capsys):
+def test_a_dry_run_describes_the_work_and_does_none(pipeline_folder, tmp_path, painted, capsys):
     arguments = ("a fox", "snow", "--loop", "--frames", "10", "--dry-run", "--algorithm", "pie")
     assert interpolate(pipeline_folder, tmp_path / "a", *arguments) == 0
     output = capsys.readouterr().out

@@ -27,7 +27,7 @@ from diffusers_ccld.cli.arguments import parse_weighted, parse_weighted_file
         ("", ("", None)),
     ],
 )
-def test_weights_stand_behind_a_colon(text, expected):
+def test_weights_follow_a_colon(text, expected):
     assert parse_weighted(text) == expected
 
 
@@ -46,7 +46,7 @@ def sample(folder, output, *arguments):
     return main(["sample", *arguments, "--model", str(folder), "--steps", "2", "--output", str(output)])
 
 
-def test_sampling_writes_pictures_that_say_how_they_were_made(pipeline_folder, tmp_path, capsys):
+def test_sampled_pictures_record_how_they_were_made(pipeline_folder, tmp_path, capsys):
     arguments = ("a red fox:2.5", "snow", "--algorithm", "ddim", "--eta", "0.5", "--guidance-interval", "0.2", "0.9")
     arguments = (*arguments, "--seed", "7")
     assert sample(pipeline_folder, tmp_path / "a", *arguments, "-n", "3", "--batch-size", "2") == 0
@@ -64,7 +64,7 @@ def test_sampling_writes_pictures_that_say_how_they_were_made(pipeline_folder, t
     assert np.abs(again - np.asarray(picture, dtype=int)).max() <= 1
 
 
-def test_guidance_is_shared_by_what_has_no_weight(pipeline_folder, tmp_path):
+def test_prompts_without_a_weight_share_the_guidance(pipeline_folder, tmp_path):
     Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
     image = str(tmp_path / "red.png")
     assert sample(pipeline_folder, tmp_path, "a", "b:1", "--image", image, "--guidance-scale", "5", "-n", "1") == 0
@@ -100,7 +100,7 @@ def test_wrong_input_is_one_line(pipeline_folder, tmp_path, capsys, arguments, m
     assert not (tmp_path / "out").exists()
 
 
-def test_our_samplers_take_the_place_of_a_stock_one(pipeline_folder, tmp_path):
+def test_our_samplers_replace_a_stock_one(pipeline_folder, tmp_path):
     pipe = CCLDPipeline.from_pretrained(pipeline_folder)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.save_pretrained(tmp_path / "model")
@@ -112,7 +112,7 @@ def test_our_samplers_take_the_place_of_a_stock_one(pipeline_folder, tmp_path):
         assert settings["algorithm"] == algorithm
 
 
-def test_a_model_that_gives_no_numbers_makes_no_picture(pipeline_folder, tmp_path, capsys):
+def test_a_model_without_finite_values_writes_no_picture(pipeline_folder, tmp_path, capsys):
     pipe = CCLDPipeline.from_pretrained(pipeline_folder)
     torch.nn.init.constant_(pipe.unet.up_blocks[-1].resnets[-1].conv2.bias, float("nan"))
     pipe.save_pretrained(tmp_path / "model")
@@ -127,7 +127,7 @@ def test_an_unknown_algorithm_is_refused(pipeline_folder, tmp_path, capsys):
     assert "euler" in capsys.readouterr().err
 
 
-def test_a_model_that_is_not_there(tmp_path, capsys):
+def test_a_missing_model(tmp_path, capsys):
     assert sample(tmp_path / "nowhere", tmp_path / "out", "a") == 2
     assert "nowhere" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""`conversion/measure_scale.py`."""
+"""`ccld measure-scale` and `conversion/measure_scale.py`."""
 
 import re
 
@@ -21,7 +21,7 @@ def numbers(text):
 
 
 def test_the_scale_is_that_of_posterior_samples(trainable_folder, pictures, capsys):
-    """Measured in another way: by sampling."""
+    """Compares with the standard deviation of samples."""
     assert run_here(SCRIPT, "--vae", trainable_folder, "--images", pictures, "--resolution", 64) == 0
     printed = capsys.readouterr().out
     scale, lowest, highest = numbers(printed.splitlines()[0])[:3]
@@ -38,7 +38,7 @@ def test_the_scale_is_that_of_posterior_samples(trainable_folder, pictures, caps
     assert "does not agree" in printed and "24 images" in printed
 
 
-def test_a_folder_that_is_right_is_told_so(trainable_folder, pictures, tmp_path, capsys):
+def test_a_folder_with_the_right_scale_agrees(trainable_folder, pictures, tmp_path, capsys):
     options = ("--images", pictures, "--resolution", 64)
     assert run_here(SCRIPT, "--vae", trainable_folder / "vae", *options) == 0
     scale = numbers(capsys.readouterr().out)[0]
@@ -49,7 +49,7 @@ def test_a_folder_that_is_right_is_told_so(trainable_folder, pictures, tmp_path,
     assert "which agrees" in capsys.readouterr().out
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
+def test_the_interval_has_the_stated_coverage():
     random, covered = np.random.default_rng(0), 0
     for trial in range(100):
         means, deviations = random.normal(0, 0.5, 50), random.gamma(4, 0.5, 50)

@@ -184,7 +184,7 @@ def test_too_many_broken_images_stop_a_run(tmp_path):
         few.add(5, [("a.png", "damaged")])
     write_broken_pictures(tmp_path)
     dataset = TrainingImages(load_images(str(tmp_path)), Preparation(32), seed=0)
-    with pytest.raises(ValueError, match="in a row are no good"):
+    with pytest.raises(ValueError, match="in a row are bad"):
         dataset.__getitems__([0])
 
 
@@ -271,5 +271,5 @@ def test_a_stream_that_has_nothing_good_ends(tmp_path):
     rows = [{"image": {"bytes": b"broken", "path": None}}] * 3
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "stream.parquet")
     broken = load_images(str(tmp_path / "stream.parquet"), streaming=True)
-    with pytest.raises(ValueError, match="in a row are no good"):
+    with pytest.raises(ValueError, match="in a row are bad"):
         stream_batches(broken, 0, 1)

@@ -8,7 +8,7 @@ import yaml
 from diffusers import AutoencoderKL, AutoModel, VQModel
 
 from diffusers_ccld import CCLDPipeline, GumbelVQModel
-from diffusers_ccld.cli import convert_main
+from diffusers_ccld.cli import main
 from diffusers_ccld.original.tensors.autoencoder import infer_autoencoder
 from support import original_files
 from support.original_files import small_vq_state
@@ -49,7 +49,7 @@ def published_params(name):
 
 def convert(autoencoder, output, *options):
     scale = ("--autoencoder-scale", "2.55")
-    return convert_main([str(a) for a in ("--autoencoder", autoencoder, *scale, "--output", output, *options)])
+    return main([str(a) for a in ("convert", "--autoencoder", autoencoder, *scale, "--output", output, *options)])
 
 
 def converted(kind, folder):

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffusers_ccld import CCLDUNet2DConditionModel, CLOOBModel
-from diffusers_ccld.cli import convert_main
+from diffusers_ccld.cli import main
 from diffusers_ccld.original.conversion import DTYPES
 from diffusers_ccld.original.folder import COMPONENTS
 from support import original_files
@@ -32,7 +32,7 @@ def run_script(*arguments):
 
 def convert(*arguments):
     """Converts in this process, which is quicker; gives the exit status."""
-    return convert_main([str(a) for a in arguments])
+    return main(["convert", *map(str, arguments)])
 
 
 def all_three(originals):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from diffusers_ccld import CCLDImg2ImgPipeline, CCLDInpaintPipeline, CCLDPipeline
-from diffusers_ccld.cli import convert_main
+from diffusers_ccld.cli import main
 from diffusers_ccld.original.published import presets
 from diffusers_ccld.original.published.facts import PUBLICATIONS
 from diffusers_ccld.original.published.presets import PRESETS, PublishedFile
@@ -24,7 +24,7 @@ from support import original_files
 
 
 def convert(*arguments):
-    return convert_main([str(a) for a in arguments])
+    return main(["convert", *map(str, arguments)])
 
 
 @pytest.mark.parametrize("preset", PRESETS)

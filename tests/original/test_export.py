@@ -10,7 +10,7 @@ import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel, default_model
-from diffusers_ccld.cli import convert_main, export_main
+from diffusers_ccld.cli import main
 from diffusers_ccld.original.tensors.autoencoder import read_autoencoder_yaml
 from support import original_files
 from support.networks import STOCK
@@ -20,11 +20,11 @@ SCRIPT = Path(__file__).parents[2] / "conversion" / "export_ckpt.py"
 
 
 def export(*arguments):
-    return export_main([str(a) for a in arguments])
+    return main(["export", *map(str, arguments)])
 
 
 def convert(*arguments):
-    return convert_main([str(a) for a in arguments])
+    return main(["convert", *map(str, arguments)])
 
 
 def assert_equal_to_the_bit(path, expected):

@@ -10,7 +10,7 @@ from PIL import Image
 import diffusers_ccld
 from diffusers_ccld import CCLDImg2ImgPipeline, CCLDPipeline
 from diffusers_ccld.cli import main
-from diffusers_ccld.sharing.hub import check_hub_arguments, prepare_repository
+from diffusers_ccld.sharing.hub import HubSettings, prepare_repository
 from diffusers_ccld.training.config import RunConfig
 from support.scripts import run_here
 
@@ -89,7 +89,7 @@ def test_flags_of_an_upload_need_one(files, tmp_path, capsys):
     for options in ({"hub_model_id": "name"}, {"hub_private_repo": True}):
         with pytest.raises(ValueError, match="push_to_hub"):
             RunConfig(output_dir=str(tmp_path), **options)
-    check_hub_arguments(True, "name", True)
+    HubSettings(push_to_hub=True, hub_model_id="name", hub_private_repo=True)
 
 
 def test_a_student_is_uploaded(hub, trainable_folder, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffusers_ccld import CCLDPipeline, save_standalone
-from diffusers_ccld.cli import convert_main
+from diffusers_ccld.cli import main
 from diffusers_ccld.sharing.standalone import MODULES, PACKAGE, standalone_source
 from support.scripts import environment
 
@@ -45,7 +45,7 @@ def test_the_same_latents_without_the_package(made_by, originals, pipe, tmp_path
     else:
         files = ("--unet", originals.unet, "--cloob", originals.cloob, "--cloob-config", originals.cloob_config)
         files = (*files, "--autoencoder", originals.autoencoder, "--standalone", "--output", folder)
-        assert convert_main([str(argument) for argument in files]) == 0
+        assert main(["convert", *map(str, files)]) == 0
     (tmp_path / "modules").mkdir()
     result = sample_without_the_package(folder, tmp_path / "out.safetensors", tmp_path / "modules")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -68,5 +68,5 @@ def test_the_file_is_made_of_the_packages_modules():
 
 def test_a_part_cannot_stand_alone(originals, tmp_path, capsys):
     arguments = ("--unet", originals.unet, "--standalone", "--output", tmp_path / "out")
-    assert convert_main([str(argument) for argument in arguments]) == 2
+    assert main(["convert", *map(str, arguments)]) == 2
     assert "needs a whole pipeline" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Runs the repository's scripts, in processes of their own or, for speed, in this one."""
+"""Runs the repository's scripts, in new processes or, for speed, in this one."""
 
 import os
 import runpy
@@ -28,7 +28,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def start(script: str, *arguments: object, launch: str | None = None, **variables: str) -> subprocess.Popen:
-    """Starts a script in a process group of its own, so that all of it can be killed."""
+    """Starts a script in a new process group, so that all its processes can be killed together."""
     return subprocess.Popen(
         command(script, *arguments, launch=launch),
         env=environment(**variables),
@@ -40,7 +40,7 @@ def start(script: str, *arguments: object, launch: str | None = None, **variable
 
 
 def run(script: str, *arguments: object, launch: str | None = None, **variables: str) -> str:
-    """Runs a script in a process of its own; gives what it printed."""
+    """Runs a script in a new process; returns its output."""
     result = subprocess.run(
         command(script, *arguments, launch=launch), env=environment(**variables), capture_output=True, text=True
     )
@@ -49,7 +49,7 @@ def run(script: str, *arguments: object, launch: str | None = None, **variables:
 
 
 def run_here(script: str, *arguments: object) -> int:
-    """Runs a script in this process, on one core as `environment` has it; gives its exit status."""
+    """Runs a script in this process, on one core like `environment`; returns its exit status."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)

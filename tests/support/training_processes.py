@@ -1,4 +1,4 @@
-"""Training runs as processes: killed, told to stop, compared with others."""
+"""Starts, kills and compares training runs in processes."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from support.scripts import run, start
 
 
 def outcome(folder: Path) -> dict:
-    """All of a run's result that has to be the same: weights, averages, optimiser, losses, demos."""
+    """Everything about a run that must be reproducible: weights, averages, state, log, demos."""
     checkpoint = find_checkpoint(folder / "checkpoints", "latest")
     timings = ("images_per_second", "memory_gib")
     log = [
@@ -58,7 +58,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def kill_and_resume(script: str, arguments: list[str], output: Path, kills: int, seed: int) -> None:
-    """Kills a run at random moments, most of which are in the middle of saving, and lets it end at last."""
+    """Kills a run at random moments, mostly while it saves, and then lets it end."""
     chance = random.Random(seed)
     for _ in range(kills):
         checkpoint = find_checkpoint(output / "checkpoints", "latest")

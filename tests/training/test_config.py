@@ -3,7 +3,8 @@ import runpy
 
 import pytest
 
-from diffusers_ccld.training.config import TrainingConfig, parse_config, save_config
+from diffusers_ccld.cli.settings import parse_config
+from diffusers_ccld.training.config import TrainingConfig, save_config
 from support.scripts import ROOT
 
 CONFIGS = ROOT / "training" / "configs"
@@ -81,7 +82,7 @@ def test_saved_settings_are_read_again(tmp_path):
         ("learning_rte: 1e-4", "unknown settings: learning_rte. There are dataset, "),
         ("- a\n- b", "no settings of the form"),
         ("run_name: {a: 1}", "run_name is a mapping"),
-        ("a: [", "is no YAML"),
+        ("a: [", "is not YAML"),
     ],
 )
 def test_wrong_files(text, message, tmp_path):
@@ -106,7 +107,7 @@ def test_wrong_files(text, message, tmp_path):
         (["--cache", "c", "--streaming"], "not streamed"),
         (["--report_to", "paper"], "not paper"),
         (["--report_to", "none", "wandb"], "none stands alone"),
-        (["--demo_prompts", "nowhere.txt"], "no file nowhere.txt"),
+        (["--demo_prompts", "nowhere.txt"], "nowhere.txt is not a file"),
         (["--seed", "-1"], "seed must lie"),
         (["--max_bad_share", "2"], "max_bad_share"),
         (["--no_such_flag", "2"], "no_such_flag"),

@@ -1,4 +1,4 @@
-"""`training/distill.py`: what it computes, what it writes, what it refuses."""
+"""Tests of `training/distill.py`: results, files, wrong settings, interruptions."""
 
 import json
 import runpy
@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 import diffusers_ccld.training.components
 from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
+from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.encoding import model_fingerprint
 from diffusers_ccld.data.latent_cache import LatentCache
 from diffusers_ccld.models.prediction import predict_velocity
 from diffusers_ccld.models.unet_ccld import MappingNetwork
-from diffusers_ccld.training.config import parse_config
 from diffusers_ccld.training.distillation import Teacher
 from diffusers_ccld.training.log import read_log
 from support.networks import STOCK
@@ -128,7 +128,7 @@ def test_a_student_comes_close_to_its_teacher(arguments, tmp_path):
 
 
 def test_weights_count(arguments, tmp_path):
-    """The loss is the weighted sum of the terms that the log tells of."""
+    """The loss is the weighted sum of the terms in the log."""
     assert run_here(SCRIPT, *arguments(tmp_path / "run", output_weight=3, task_weight=0.5, feature_weight=2)) == 0
     for entry in read_log(tmp_path / "run" / "metrics.jsonl"):
         terms = 3 * entry["output"] + 0.5 * entry["task"] + 2 * entry["feature"]
@@ -136,7 +136,7 @@ def test_weights_count(arguments, tmp_path):
 
 
 def test_guidance_is_distilled(arguments, told_folder, trainable_folder, cache, tmp_path):
-    """The student heeds the scale: what it changes is what guidance changes."""
+    """The student follows the scale: it changes predictions in the direction in which guidance does."""
     options = {"model": told_folder, "task_weight": 0, "max_guidance_scale": 8, "max_steps": 400}
     options |= {"learning_rate": 1e-2, "ema_decays": 0.9, "ema_decay_starts": 0, "checkpointing_steps": 1000}
     options |= {"train_batch_size": 8, "max_grad_norm": 1}
@@ -145,7 +145,7 @@ def test_guidance_is_distilled(arguments, told_folder, trainable_folder, cache, 
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
     student = DiffusionPipeline.from_pretrained(tmp_path / "run" / "pipeline").unet
     teacher = Teacher(CCLDUNet2DConditionModel.from_pretrained(trainable_folder, subfolder="unet"))
-    images = LatentCache(cache, seed=0).__getitems__(range(24))
+    images = LatentCache.open(cache, seed=0).__getitems__(range(24))
     noisy = 0.45 * 2.0 * images["latent_mean"] + 0.89 * torch.randn(24, 4, 4, 4)  # at t = 0.7
     question, scales = (noisy, torch.full((24,), 699.0), images["image_embeds"][:, None]), torch.full((24,), 8.0)
     with torch.no_grad():
@@ -257,13 +257,13 @@ STEPS |= {"demo_inference_steps": None}
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"output_weight": 0}, "training without a teacher is finetune.py's"),
+        ({"output_weight": 0}, "use finetune.py to train without a teacher"),
         ({"task_weight": -1}, "must not be negative"),
         ({"other_conditions": 1.5}, "between 0 and 1"),
         ({"condition_prompts": "missing.txt"}, "needs other_conditions"),
-        ({"condition_prompts": "missing.txt", "other_conditions": 0.5}, "there is no such file"),
+        ({"condition_prompts": "missing.txt", "other_conditions": 0.5}, "no such file"),
         ({"max_guidance_scale": 8}, "give task_weight 0"),
-        ({"max_guidance_scale": 8, "task_weight": 0}, "--told_guidance"),
+        ({"max_guidance_scale": 8, "task_weight": 0}, "--guidance-embedding-dim"),
         ({"max_guidance_scale": 1, "task_weight": 0}, "larger than 1"),
         ({"max_guidance_scale": 2, "task_weight": 0, "demo_guidance_scale": 3}, "demo_guidance_scale is beyond"),
         ({"student_steps": 4}, "belong together"),

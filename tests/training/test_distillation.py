@@ -1,4 +1,4 @@
-"""What a student learns of a teacher."""
+"""Tests of distillation: features, guided predictions, progressive-distillation schedule, conditions."""
 
 import math
 
@@ -10,15 +10,15 @@ from diffusers_ccld import CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.models.prediction import predict_velocity
 from diffusers_ccld.schedulers.noise_schedule import t_to_timestep
 from diffusers_ccld.training.distillation import (
-    Answer,
     OtherConditions,
-    Strides,
+    Prediction,
+    ProgressiveSchedule,
     Student,
     Teacher,
     draw_guidance_scales,
     feature_losses,
+    long_step_velocity,
     make_projections,
-    stride_velocity,
 )
 from support.networks import STOCK, make_unet, question
 
@@ -51,8 +51,8 @@ def test_a_teacher_that_is_told_the_scale_is_asked_once():
 
 
 def test_a_teacher_does_not_learn(unet):
-    answer = Teacher(unet, compares_features=True)(*question(), torch.tensor([2.0, 3.0]))
-    assert not answer.velocity.requires_grad and not any(p.requires_grad for p in unet.parameters())
+    prediction = Teacher(unet, compares_features=True)(*question(), torch.tensor([2.0, 3.0]))
+    assert not prediction.velocity.requires_grad and not any(p.requires_grad for p in unet.parameters())
 
 
 # Features
@@ -62,11 +62,11 @@ def test_features_are_those_between_levels(unet):
     student = CCLDUNet2DConditionModel(sample_size=4, block_out_channels=(64, 128), layers_per_block=2, mapping_dim=32)
     projections = make_projections(student, unet)
     assert [(p.in_channels, p.out_channels) for p in projections] == [(64, 64), (128, 64), (64, 64)]
-    answer, wanted = Student(student, projections)(*question()), Teacher(unet, compares_features=True)(*question())
-    assert [tuple(f.shape) for f in answer.features] == [(2, 64, 4, 4), (2, 64, 2, 2), (2, 64, 4, 4)]
-    assert [f.shape for f in answer.features] == [f.shape for f in wanted.features]
-    assert torch.equal(answer.velocity, predict_velocity(student, *question()))
-    feature_losses(answer.features, wanted.features).sum().backward()
+    prediction, target = Student(student, projections)(*question()), Teacher(unet, compares_features=True)(*question())
+    assert [tuple(f.shape) for f in prediction.features] == [(2, 64, 4, 4), (2, 64, 2, 2), (2, 64, 4, 4)]
+    assert [f.shape for f in prediction.features] == [f.shape for f in target.features]
+    assert torch.equal(prediction.velocity, predict_velocity(student, *question()))
+    feature_losses(prediction.features, target.features).sum().backward()
     assert all(p.grad.abs().max() > 0 for p in projections.parameters())
     assert student.down_blocks[0].resnets[0].conv1.weight.grad.abs().max() > 0
 
@@ -101,9 +101,9 @@ def test_features_of_other_networks_are_refused(student, unet):
 # Few steps
 
 
-def test_strides_are_the_samplers_steps():
-    strides, scheduler = Strides(4, 12, "spliced"), CCLDScheduler(algorithm_type="ddim")
-    times = strides.times(torch.tensor([0.99, 0.6, 0.3, 0.0]))
+def test_its_steps_are_the_samplers():
+    schedule, scheduler = ProgressiveSchedule(4, 12, "spliced"), CCLDScheduler(algorithm_type="ddim")
+    times = schedule.times(torch.tensor([0.99, 0.6, 0.3, 0.0]))
     assert times.shape == (4, 4)
     scheduler.set_timesteps(4)
     assert torch.allclose(t_to_timestep(times[0]), scheduler.timesteps.float(), atol=1e-3)
@@ -112,17 +112,17 @@ def test_strides_are_the_samplers_steps():
     assert torch.equal(times[-1, :3], times[0, 1:]) and times[-1, -1] == 0
 
 
-def test_every_stride_comes_equally_often():
-    firsts = Strides(4, 8, "spliced").times(torch.arange(100) / 100)[0]
+def test_every_step_comes_equally_often():
+    firsts = ProgressiveSchedule(4, 8, "spliced").times(torch.arange(100) / 100)[0]
     assert sorted(firsts.tolist().count(t) for t in set(firsts.tolist())) == [25] * 4
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_one_step_with_the_strides_velocity_leads_where_the_teachers_steps_lead(unet, index):
-    strides = Strides(4, 12, "spliced")
+def test_one_step_with_its_velocity_leads_where_the_teachers_steps_lead(unet, index):
+    schedule = ProgressiveSchedule(4, 12, "spliced")
     noisy, _, condition = question(1)
-    times = strides.times(torch.tensor([(3 - index + 0.5) / 4]))
-    velocity = stride_velocity(Teacher(unet), noisy, times, condition)
+    times = schedule.times(torch.tensor([(3 - index + 0.5) / 4]))
+    velocity = long_step_velocity(Teacher(unet), noisy, times, condition)
 
     scheduler, expected = CCLDScheduler(algorithm_type="ddim"), noisy
     scheduler.set_timesteps(12)
@@ -140,16 +140,16 @@ def test_one_step_with_the_strides_velocity_leads_where_the_teachers_steps_lead(
 
 def test_a_single_step_of_the_teacher_is_its_own_velocity(unet):
     noisy, _, condition = question()
-    times = Strides(4, 4, "spliced").times(torch.tensor([0.9, 0.1]))
-    velocity = stride_velocity(Teacher(unet), noisy, times, condition)
-    wanted = predict_velocity(unet, noisy, t_to_timestep(times[0]), condition)
-    assert torch.allclose(velocity, wanted, atol=1e-4)
+    times = ProgressiveSchedule(4, 4, "spliced").times(torch.tensor([0.9, 0.1]))
+    velocity = long_step_velocity(Teacher(unet), noisy, times, condition)
+    target = predict_velocity(unet, noisy, t_to_timestep(times[0]), condition)
+    assert torch.allclose(velocity, target, atol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [(4, 6), (0, 4), (4, 0), (4, -4)])
-def test_strides_of_unequal_length_are_refused(steps):
+def test_steps_of_unequal_length_are_refused(steps):
     with pytest.raises(ValueError, match="multiple of student_steps"):
-        Strides(*steps, "spliced")
+        ProgressiveSchedule(*steps, "spliced")
 
 
 # Conditions and scales
@@ -196,6 +196,6 @@ def test_guidance_scales_cover_their_range_whatever_the_batch():
     assert not torch.equal(scales[10:20], draw_guidance_scales(4, range(10, 20), 8))
 
 
-def test_an_answer_without_features(unet):
-    answer = Student(unet, torch.nn.ModuleList())(*question())
-    assert isinstance(answer, Answer) and answer.features == []
+def test_a_prediction_without_features(unet):
+    prediction = Student(unet, torch.nn.ModuleList())(*question())
+    assert isinstance(prediction, Prediction) and prediction.features == []

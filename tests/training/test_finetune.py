@@ -1,4 +1,4 @@
-"""`training/finetune.py`: what it computes, what it writes, what it refuses."""
+"""Tests of `training/finetune.py`: results, files, wrong settings, resumption."""
 
 import json
 import struct
@@ -195,7 +195,7 @@ def test_a_tiny_network_learns_eight_images_by_heart(trainable_folder, tmp_path)
     assert losses[-1] < losses[0] / 10
 
     pipe = CCLDPipeline.from_pretrained(tmp_path / "run" / "pipeline")
-    batch = LatentCache(tmp_path / "cache", 0).__getitems__(list(range(8)))
+    batch = LatentCache.open(tmp_path / "cache", 0).__getitems__(list(range(8)))
     latents = batch["latent_mean"] * pipe.vae.config.scaling_factor
     options = {"num_inference_steps": 20, "guidance_scale": 1.0, "output_type": "latent"}
     painted = pipe(image_embeds=batch["image_embeds"], generator=torch.Generator().manual_seed(0), **options).images
@@ -204,7 +204,7 @@ def test_a_tiny_network_learns_eight_images_by_heart(trainable_folder, tmp_path)
 
 
 def test_options_change_what_they_say(trainable_folder, cache, tmp_path):
-    """Every option of training, against a plain run: it changes the result, or it must not."""
+    """Every option of training against a plain run: it changes the result, or must not change it."""
     plain = ("--cache", cache, "--max_steps", 3, "--learning_rate", 1e-3)
     assert finetune(trainable_folder, tmp_path / "plain", *plain) == 0
     expected, first_loss = weights_of(tmp_path / "plain" / "pipeline"), losses_of(tmp_path / "plain")[0]
@@ -331,7 +331,7 @@ def test_a_run_does_not_go_on_as_another(trainable_folder, cache, pictures, tmp_
 def test_a_tracker_that_is_not_installed_is_missed(trainable_folder, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("diffusers_ccld.training.accelerator.get_available_trackers", lambda: ["tensorboard"])
     assert finetune(trainable_folder, tmp_path / "run", "--cache", cache, "--report_to", "wandb") == 2
-    assert "--report_to wandb: not installed" in capsys.readouterr().err
+    assert "--report-to wandb: not installed" in capsys.readouterr().err
 
 
 def test_errors_of_the_processes_that_read_are_one_line(trainable_folder, tmp_path, capsys):
@@ -339,7 +339,7 @@ def test_errors_of_the_processes_that_read_are_one_line(trainable_folder, tmp_pa
     options = ("--dataset", tmp_path / "broken", "--dataloader_num_workers", 2)
     assert finetune(trainable_folder, tmp_path / "run", *options) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: 100 pictures in a row are no good")
+    assert error.startswith("error: 100 pictures in a row are bad")
 
 
 def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
@@ -358,10 +358,10 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
     [
         (["--dataset", "/nowhere"], "no such folder"),
         (["--model", "/nowhere"], "/nowhere: the vae cannot be loaded"),
-        (["--cache", "{empty}"], "is no cache"),
+        (["--cache", "{empty}"], "is not a cache"),
         (["--cache", "{cache}", "--random_flip"], "is stale"),
         (["--cache", "{cache}", "--dataset", "{empty}"], "is stale"),
-        (["--cache", "{cache}", "--unet_config", "/nowhere.json"], "no readable JSON"),
+        (["--cache", "{cache}", "--unet_config", "/nowhere.json"], "not a readable JSON"),
         (["--cache", "{cache}", "--unet_config", "{wrong}"], "unknown settings: width"),
         (["--cache", "{cache}", "--resume", "/nowhere"], "not a checkpoint"),
         (["--cache", "{cache}", "--optimizer", "adamw8bit"], "pip install"),

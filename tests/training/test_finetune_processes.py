@@ -1,4 +1,4 @@
-"""`training/finetune.py` as processes: killed, told to stop, several at once."""
+"""Tests of `training/finetune.py` as processes: killed, interrupted, several at once."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_told_to_stop_it_saves_and_goes_on_later(number, arguments, tmp_path):
     folder = tmp_path / "stopped"
     process = start(SCRIPT, *arguments("pictures", folder, **options))
     wait_for(lambda: len(read_log(folder / "metrics.jsonl")) >= 2, process)
-    os.killpg(process.pid, number)  # as a terminal or a scheduler does it: the readers are told, too
+    os.killpg(process.pid, number)  # as a terminal or a job scheduler does: the readers get the signal, too
     printed = drain(process)
     assert process.returncode == 130 and "resume with --resume latest" in printed and "Traceback" not in printed
     step = read_state(find_checkpoint(folder / "checkpoints", "latest")).step

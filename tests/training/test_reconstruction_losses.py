@@ -1,4 +1,4 @@
-"""What the terms of the autoencoder's loss see, and what they do not."""
+"""Tests of the terms of the autoencoder's loss: the differences that each sees, and those that it ignores."""
 
 import pytest
 import torch

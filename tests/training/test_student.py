@@ -190,14 +190,14 @@ def test_a_stock_student_needs_none_of_our_classes(teacher_folder, tmp_path):
         (("--parameters", 0), "must be positive"),
         (("--parameters", 10**9), "no smaller network"),
         (("--block_out_channels", 32, 64, "--attention_head_dim", 0), "must be positive"),
-        (("--block_out_channels", 32, 64, "--told_guidance", 3), "waves come in pairs"),
+        (("--block_out_channels", 32, 64, "--guidance_embedding_dim", 3), "waves come in pairs"),
         (("--parameters", 10**5, "--mapping_dim", 64), "leave it out"),
         (("--parameters", 1000), "narrowest network"),
         (("--block_out_channels", 30, 60), "multiple of attention_head_dim"),
         (("--block_out_channels", 32, "--layers_per_block", 1), "two or more levels"),
         (("--block_out_channels", 32, 64, "--layers_per_block", 1, "--init", "teacher"), "same layers"),
-        (("--unet_config", "missing.json"), "no readable JSON"),
-        (("--unet_config", "missing.json", "--told_guidance", 8), "leave out told_guidance"),
+        (("--unet_config", "missing.json"), "not a readable JSON"),
+        (("--unet_config", "missing.json", "--guidance_embedding_dim", 8), "leave out --guidance-embedding-dim"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message, teacher_folder, tmp_path, capsys):
@@ -211,8 +211,8 @@ def test_students_of_another_pipeline_are_refused(teacher_folder, tmp_path, caps
     for settings, message in (
         ({"_class_name": "UNet2DConditionModel", **STOCK, "cross_attention_dim": 64}, "cross_attention_dim is 64"),
         ({"_class_name": "AutoencoderKL"}, "describes a AutoencoderKL"),
-        ({"_class_name": "UNet2DConditionModel", **STOCK, "num_class_embeds": 4}, "cannot be evaluated"),
-        ({"_class_name": "UNet2DConditionModel", **STOCK}, "--init teacher selects weights of our U-Net"),
+        ({"_class_name": "UNet2DConditionModel", **STOCK, "num_class_embeds": 4}, "cannot evaluate the network"),
+        ({"_class_name": "UNet2DConditionModel", **STOCK}, "--init teacher selects weights of a CCLD U-Net"),
     ):
         config.write_text(json.dumps(settings))
         assert create(teacher_folder, tmp_path / "student", "--unet_config", config, "--init", "teacher") == 2
@@ -222,9 +222,9 @@ def test_students_of_another_pipeline_are_refused(teacher_folder, tmp_path, caps
 def test_of_a_stock_teacher_nothing_can_be_narrowed(trainable_folder, tmp_path, capsys):
     CCLDPipeline.from_pretrained(trainable_folder, unet=UNet2DConditionModel(**STOCK)).save_pretrained(tmp_path / "t")
     assert create(tmp_path / "t", tmp_path / "student", "--parameters", 100_000) == 2
-    assert "give --unet_config" in capsys.readouterr().err
+    assert "give --unet-config" in capsys.readouterr().err
 
 
 def test_what_is_there_is_not_overwritten(teacher_folder, tmp_path, capsys):
     assert create(teacher_folder, tmp_path, "--parameters", 100_000) == 2
-    assert "is there already" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "already exists" in capsys.readouterr().err and not list(tmp_path.iterdir())

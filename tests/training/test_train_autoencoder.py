@@ -109,7 +109,7 @@ def test_batches_are_accumulated(vae_config, pictures, tmp_path):
 
 
 def test_the_discriminator_pulls_as_hard_as_it_is_told(vae_config, pictures, tmp_path):
-    """At the first step the gradient differs by what the deception adds; with no weight by nothing."""
+    """In the first step, the deception changes the gradient; with weight 0 it does not."""
     norms = {}
     for weight in (0, 0.5):
         options = ("--vae_config", vae_config, "--discriminator_start", 0, "--discriminator_weight", weight)
@@ -154,11 +154,11 @@ def test_a_dry_run_writes_nothing(vae_config, pictures, tmp_path, capsys):
     [
         ((), "Give either model"),
         (("--model", "a", "--vae_config", "b"), "Give either model"),
-        (("--vae_config", "nowhere.json"), "no readable JSON file"),
+        (("--vae_config", "nowhere.json"), "not a readable JSON file"),
         (("--vae_config", "{config}", "--resolution", 30), "multiple of 4"),
         (("--vae_config", "{config}", "--resolution", 16), "at least 32"),
         (("--vae_config", "{config}", "--kl_weight", -1), "must not be negative"),
-        (("--vae_config", "{config}", "--perceptual_network", "nowhere.pth"), "there is no file nowhere.pth"),
+        (("--vae_config", "{config}", "--perceptual_network", "nowhere.pth"), "nowhere.pth is not a file"),
         (("--vae_config", "{config}", "--discriminator_channels", 12), "multiple of 8"),
         (("--vae_config", "{wrong}"), "unknown settings: widths"),
         (("--vae_config", "{config}", "--perceptual_network", "{wrong}"), "cannot be read"),

@@ -185,7 +185,7 @@ def test_one_tower_can_be_trained_alone(whole, arguments, trained, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cloob_config": None}, "Give model, to go on with its CLOOB, or cloob_config"),
+        ({"cloob_config": None}, "Give model, to train its CLOOB further, or cloob_config"),
         ({"model": "somewhere", "vocabulary_size": None}, "needs trained_towers image"),
         ({"trained_towers": "image"}, "trained_towers needs a model"),
         ({"model": "x", "vocabulary_size": None, "trained_towers": "image"}, "leave out text_config"),
@@ -197,11 +197,11 @@ def test_one_tower_can_be_trained_alone(whole, arguments, trained, tmp_path):
         ({"vocabulary_size": 100}, "at least 514"),
         ({"info_nce_steps": 5, "refit_steps": 2}, "more than max_steps"),
         ({"batch_size": 1}, "at least 2"),
-        ({"cloob_config": "nowhere.json"}, "no readable JSON file"),
+        ({"cloob_config": "nowhere.json"}, "not a readable JSON file"),
         ({"cloob_config": "{wrong}"}, "towers is not a mapping called text_config"),
         ({"cloob_config": "{typo}"}, "text_config has unknown settings: hiden_size"),
         ({"cloob_config": "{heads}"}, "does not divide into 5 heads"),
-        ({"cloob_config": "{text}"}, "describes no CLOOB"),
+        ({"cloob_config": "{text}"}, "does not describe a CLOOB"),
         ({"inverse_temperature": 0}, "must be positive"),
         ({"cloob_config": None, "model": "nowhere"}, "leave out vocabulary_size"),
         ({"cloob_config": None, "vocabulary_size": None, "model": "./nowhere"}, "text_encoder cannot be loaded"),

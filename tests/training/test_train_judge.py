@@ -58,6 +58,6 @@ def test_what_does_not_go_is_refused(arguments, message, tmp_path, capsys):
 
 def test_paintings_are_not_painted_over(tmp_path, capsys):
     assert run_here("training/make_paintings.py", "--output", tmp_path) != 0
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert run_here("training/make_paintings.py", "--output", tmp_path / "set", "--num_images", 0) != 0
     assert "at least 1" in capsys.readouterr().err

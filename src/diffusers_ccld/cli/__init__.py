@@ -1,5 +1,9 @@
-"""The `ccld` command."""
+"""The `ccld` command.
 
-from .main import convert_main, export_main, main, run_reporting_errors
+The modules of commands declare options and check arguments. They import torch, and everything that does, only when a
+command runs: `--help` and errors in arguments are to be immediate.
+"""
 
-__all__ = ["convert_main", "export_main", "main", "run_reporting_errors"]
+from .main import main, run_reporting_errors
+
+__all__ = ["main", "run_reporting_errors"]

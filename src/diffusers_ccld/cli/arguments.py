@@ -1,21 +1,70 @@
-"""Arguments that several commands and scripts share."""
+"""Options that several commands and scripts share. Importing it does not import torch."""
 
 import argparse
+import dataclasses
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from ..inference.names import PRECISIONS
+from ..schedulers.names import ALGORITHMS
 
-from ..data.decoding import BadImageError, ImageLimits, open_picture
-from ..inference.devices import DTYPES
-from ..sharing.hub import check_hub_arguments, prepare_repository
+if TYPE_CHECKING:
+    from PIL import Image
+
+# The options that several commands have.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--model": {"metavar": "DIR", "help": "folder or Hub name of a pipeline (default: the bundled small model)"},
+    "--steps": {
+        "type": int,
+        "metavar": "N",
+        "help": "number of sampling steps (default: the model's; without one 10 for dpmpp and unipc, 50 for others)",
+    },
+    "--seed": {
+        "type": int,
+        "default": 0,
+        "help": "seed of the first picture; each further picture takes the next seed (default: %(default)s)",
+    },
+    "--guidance-scale": {
+        "type": float,
+        "default": 3.0,
+        "metavar": "G",
+        "help": "guidance scale of prompts without a weight (default: %(default)g)",
+    },
+    "--algorithm": {"choices": ALGORITHMS, "help": "sampling algorithm (default: the model's)"},
+    "--height": {"type": int, "metavar": "PIXELS", "help": "height of the pictures (default: the model's)"},
+    "--width": {"type": int, "metavar": "PIXELS", "help": "width of the pictures (default: the model's)"},
+    "--batch-size": {
+        "type": int,
+        "default": 4,
+        "metavar": "N",
+        "help": "number of pictures to sample at once (default: %(default)s)",
+    },
+    "--device": {"help": "device to run on (default: the GPU if there is one)"},
+    "--dtype": {
+        "choices": ["auto", *PRECISIONS],
+        "default": "auto",
+        "help": "precision (default: bf16 if the hardware computes in it, else fp32)",
+    },
+    "--compile": {
+        "action": "store_true",
+        "help": "compile the networks: faster sampling, after a minute for each size, batch size and prompt count",
+    },
+    "--output": {"type": Path, "metavar": "DIR", "help": "folder to write to (default: %(default)s)"},
+    "--dry-run": {"action": "store_true", "help": "check everything and print what would be done, but do nothing"},
+}
+
+
+def add_option(parser: argparse.ArgumentParser, name: str, **changes: Any) -> None:
+    """Adds one of `OPTIONS` to a parser; `changes` replace its settings."""
+    parser.add_argument(name, **(OPTIONS[name] | changes))
 
 
 def parse_weighted(text: str) -> tuple[str, float | None]:
-    """Splits "a red fox:2.5" into text and weight; a suffix that is no number belongs to the text.
+    """Splits "a red fox:2.5" into text and weight. A suffix that is not a number belongs to the text.
 
     Raises:
-        ValueError: If no text is left before the weight.
+        ValueError: If there is no text before the weight.
     """
     head, colon, tail = text.rpartition(":")
     try:
@@ -30,19 +79,21 @@ def parse_weighted(text: str) -> tuple[str, float | None]:
 
 
 def parse_weighted_file(text: str) -> tuple[Path, float | None]:
-    """Splits "fox.png:2.5" likewise; a file of the whole name goes first."""
+    """Splits "fox.png:2.5" into path and weight, unless a file has the whole text as its name."""
     if Path(text).is_file():
         return Path(text), None
     head, weight = parse_weighted(text)
     return Path(head), weight
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path) -> "Image.Image":
     """Decodes an image file to RGB as training does, so that an unusable one is found before any work.
 
     Raises:
         ValueError: If the file does not exist or cannot be decoded.
     """
+    from ..data.decoding import BadImageError, ImageLimits, open_picture
+
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file. (An address is not fetched; download it first.)")
     try:
@@ -51,37 +102,17 @@ def open_image(path: Path) -> Image.Image:
         raise ValueError(f"{path}: the file is not an image, or not a usable one. ({error})") from error
 
 
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Gives the parser of a command that paints its `--device` and `--dtype`."""
-    add = parser.add_argument
-    add("--device", help="device to run on (default: the GPU if there is one)")
-    add(
-        "--dtype",
-        choices=["auto", *DTYPES],
-        default="auto",
-        help="precision to run in (default: bf16 where the hardware computes in it, else fp32)",
-    )
-
-
-def add_compile_argument(parser: argparse.ArgumentParser) -> None:
-    """Gives the parser of a command that paints with one model its `--compile`."""
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the networks to paint faster, after a minute for every size, batch and number of conditions",
-    )
-
-
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
-    """Gives a script's parser the flags that training runs have as settings."""
-    add = parser.add_argument
-    add("--push_to_hub", action="store_true", help="upload the result to the Hub")
-    add("--hub_model_id", metavar="NAME", help="name of the result on the Hub (default: the output folder's)")
-    add("--hub_private_repo", action="store_true", help="create the repository for its owner's eyes alone")
+    """Adds the settings of an upload to a script's parser as flags."""
+    from ..sharing.hub import HubSettings
+
+    for field in dataclasses.fields(HubSettings):
+        options = {"action": "store_true"} if field.default is False else {"metavar": "NAME"}
+        parser.add_argument(f"--{field.name}", help=field.metadata["help"], **options)
 
 
 def chosen_repository(arguments: argparse.Namespace, name: str) -> str | None:
-    """The repository that a script's flags ask to upload to, made sure of, or `None`.
+    """The repository that a script's flags ask to upload to, ready to be written; `None` without an upload.
 
     Args:
         arguments: What was parsed of `add_hub_arguments`.
@@ -90,7 +121,7 @@ def chosen_repository(arguments: argparse.Namespace, name: str) -> str | None:
     Raises:
         ValueError: If it cannot be written, or flags do not go together.
     """
-    check_hub_arguments(arguments.push_to_hub, arguments.hub_model_id, arguments.hub_private_repo)
-    if not arguments.push_to_hub:
-        return None
-    return prepare_repository(arguments.hub_model_id or name, arguments.hub_private_repo)
+    from ..sharing.hub import HubSettings
+
+    settings = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(HubSettings)}
+    return HubSettings(**settings).prepare_repository(name)

@@ -1,61 +1,49 @@
 """`ccld compare`."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-from ..inference.devices import usable_device, usable_dtype
 from ..version import __version__
-from .arguments import add_device_arguments
+from .arguments import add_option
 
-HELP = "compare models by what they paint"
+HELP = "compare models by their samples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..schedulers.scheduling_ccld import ALGORITHMS
-
-    add = parser.add_argument
-    add("models", nargs="+", metavar="MODEL", help="folder or hub id of a pipeline, or default; or NAME=DIR")
+    add, add_shared = parser.add_argument, partial(add_option, parser)
+    add("models", nargs="+", metavar="MODEL", help="folder or Hub name of a pipeline, or default; or NAME=DIR")
     add(
         "--prompts",
         type=Path,
         required=True,
         metavar="FILE",
-        help="a prompt on every line, perhaps with a group before it: [wikiart] a sunset",
+        help="text file with a prompt on every line, optionally with a group before it: [wikiart] a sunset",
     )
-    add("-n", "--seeds", type=int, default=4, metavar="N", help="pictures of each prompt (default: 4)")
-    add("--seed", type=int, default=0, help="seed of the first picture; the others count up (default: 0)")
-    add(
-        "--steps",
-        type=int,
-        metavar="N",
-        help="number of sampling steps (default: 10 with dpmpp and unipc, else 50, or what a model was taught)",
-    )
-    add("--guidance-scale", type=float, default=3.0, metavar="G", help="weight of the prompt (default: 3)")
-    add("--algorithm", choices=ALGORITHMS, help="sampler (default: each model's own)")
-    add("--batch-size", type=int, default=4, metavar="N", help="pictures made and scored at once (default: 4)")
-    add_device_arguments(parser)
+    add("-n", "--seeds", type=int, default=4, metavar="N", help="pictures for each prompt (default: %(default)s)")
+    add_shared("--seed")
+    add_shared("--steps")
+    add_shared("--guidance-scale", help="guidance scale (default: %(default)g)")
+    add_shared("--algorithm", help="sampling algorithm (default: each model's)")
+    add_shared("--batch-size", help="number of pictures to sample and score at once (default: %(default)s)")
+    add_shared("--device")
+    add_shared("--dtype")
     add("--scorer", metavar="MODEL", help="pipeline whose CLOOB scores all models (default: the first model's)")
-    add("--train-images", metavar="DIR", help="images that may have been learnt by heart: a folder or a dataset")
-    add("--held-out-images", metavar="DIR", help="images like these that were not trained on")
-    add("--max-images", type=int, default=2000, metavar="N", help="the most to take of either (default: 2000)")
+    add("--train-images", metavar="DIR", help="training images, to find memorised ones: a folder or a dataset")
+    add("--held-out-images", metavar="DIR", help="images of the same kind that were not trained on")
+    add("--max-images", type=int, default=2000, metavar="N", help="most images of either to read (default: 2000)")
     add("--styles", type=Path, metavar="FILE", help="a style on every line, or NAME: CAPTION (default: six media)")
-    add("--open-clip", metavar="NAME", help="score with this model of open_clip, too")
-    add("--open-clip-weights", type=Path, metavar="FILE", help="its weights")
+    add("--open-clip", metavar="NAME", help="also score with this model of open_clip")
+    add("--open-clip-weights", type=Path, metavar="FILE", help="weights of the open_clip model")
     add("--inception-weights", type=Path, metavar="FILE", help="torch-fidelity's weights, for the FID")
-    add(
-        "--output",
-        type=Path,
-        default=Path("outputs/comparison"),
-        metavar="DIR",
-        help="folder to write to, or to go on with (default: outputs/comparison)",
-    )
-    add("--dry-run", action="store_true", help="tell what would be done")
+    add_shared("--output", default=Path("outputs/comparison"), help="folder to write or resume (default: %(default)s)")
+    add_shared("--dry-run")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Let models paint the same prompts from the same seeds, and score what they make: a sheet of pictures for each
-    prompt, scores.json, and index.html, which shows everything. Pictures that are made are kept: started again with
-    the same settings, it goes on."""
+    """Sample the same prompts from the same seeds with several models, and score the pictures. Writes a sheet of
+    pictures for each prompt, scores.json, and index.html, which shows everything. The same command resumes an
+    interrupted comparison."""
     try:
         from ..evaluation.comparison import load_comparison, parse_styles
     except ModuleNotFoundError as error:
@@ -63,14 +51,10 @@ def run(args: argparse.Namespace) -> None:
     from ..evaluation.compared_models import find_models, num_evaluations
     from ..evaluation.gallery import Gallery, parse_prompts
     from ..evaluation.scores import STYLES
+    from ..inference.devices import usable_device, usable_dtype
     from ..inference.loading import find_model
 
-    if min(args.seeds, 1 if args.steps is None else args.steps, args.batch_size, args.max_images) < 1:
-        raise ValueError("--seeds, --steps, --batch-size and --max-images must be at least 1.")
-    if args.seed < 0:
-        raise ValueError("--seed must not be negative.")
-    if (args.open_clip is None) != (args.open_clip_weights is None):
-        raise ValueError("--open-clip and --open-clip-weights go together.")
+    _check(args)
     device = usable_device(args.device)
     prompts = parse_prompts(args.prompts)
     styles = parse_styles(args.styles) if args.styles else dict(STYLES)
@@ -100,15 +84,32 @@ def run(args: argparse.Namespace) -> None:
         styles=styles,
     )
     if args.dry_run:
-        print(f"{len(models)} models, {len(prompts)} prompts, {args.seeds} seeds, in {args.output}")
-        for model in models:
-            pictures, missing = len(gallery.keys(model)), len(gallery.missing(model))
-            print(
-                f"{model.name}: {pictures} pictures, of which {pictures - missing} are made; "
-                f"{missing * evaluations[model.name]:,} evaluations of the network ({model.folder})"
-            )
-        for name, chosen in (("training", comparison.training), ("held-out", comparison.held_out)):
-            if chosen is not None:
-                print(f"{len(chosen.images):,} of {chosen.total:,} {name} images are used")
-        return
-    print(comparison.run())
+        _print_plan(comparison, evaluations)
+    else:
+        print(comparison.run())
+
+
+def _check(args):
+    """Raises `ValueError` for numbers out of bounds, and for half of a pair of options."""
+    if min(args.seeds, 1 if args.steps is None else args.steps, args.batch_size, args.max_images) < 1:
+        raise ValueError("--seeds, --steps, --batch-size and --max-images must be at least 1.")
+    if args.seed < 0:
+        raise ValueError("--seed must not be negative.")
+    if (args.open_clip is None) != (args.open_clip_weights is None):
+        raise ValueError("--open-clip and --open-clip-weights go together.")
+
+
+def _print_plan(comparison, evaluations):
+    """Prints what a comparison would sample and read. `evaluations` of the network are for one picture, by model."""
+    gallery = comparison.gallery
+    counts = f"{len(gallery.models)} models, {len(gallery.prompts)} prompts, {len(gallery.seeds)} seeds"
+    print(f"{counts}, in {gallery.folder}")
+    for model in gallery.models:
+        pictures, missing = len(gallery.keys(model)), len(gallery.missing(model))
+        print(
+            f"{model.name}: {pictures} pictures, of which {pictures - missing} are made; "
+            f"{missing * evaluations[model.name]:,} evaluations of the network ({model.folder})"
+        )
+    for name, chosen in (("training", comparison.training), ("held-out", comparison.held_out)):
+        if chosen is not None:
+            print(f"{len(chosen.images):,} of {chosen.total:,} {name} images are used")

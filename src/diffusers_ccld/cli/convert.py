@@ -4,61 +4,65 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..inference.names import PRECISIONS
+from ..original.published.cloob_configs import PUBLISHED_CONFIGS
+from ..original.published.presets import PRESETS
+
 HELP = "convert the original's checkpoints to a diffusers folder"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..original.published.presets import PRESETS
-    from ..original.tensors.cloob import PUBLISHED_CONFIGS
-
     add = parser.add_argument
-    add("--unet", type=Path, metavar="FILE", help="U-Net: a bare state dict or a Lightning training checkpoint")
+    add("--unet", type=Path, metavar="FILE", help="U-Net: a state dict or a Lightning training checkpoint")
     add("--cloob", type=Path, metavar="FILE", help="CLOOB pickle")
     add(
         "--autoencoder",
         type=Path,
         metavar="FILE",
-        help="autoencoder, KL or VQ: of latent-diffusion or taming-transformers, bare or in a larger model",
+        help="KL or VQ autoencoder of latent-diffusion or taming-transformers, alone or in a larger model",
     )
     add(
         "--cloob-config",
         metavar="NAME|FILE",
-        help=f"CLOOB configuration, a JSON file or one of {', '.join(PUBLISHED_CONFIGS)} (default: read off the "
-        f"weights)",
+        help=f"CLOOB configuration, a JSON file or one of {', '.join(PUBLISHED_CONFIGS)} (default: inferred "
+        f"from the weights)",
     )
-    add("--autoencoder-config", type=Path, metavar="YAML", help="the autoencoder's YAML file, to check against")
+    add(
+        "--autoencoder-config",
+        type=Path,
+        metavar="YAML",
+        help="the autoencoder's YAML file, to check against",
+    )
     add(
         "--autoencoder-scale",
         type=float,
         metavar="X",
-        help="what latents are multiplied with before decoding (default: the preset's, else the U-Net file's)",
+        help="factor of the latents before decoding (default: the preset's, else the U-Net file's)",
     )
     add(
         "--preset",
         choices=sorted(PRESETS),
-        help="a published model, for what its files do not say; without files, its own are downloaded",
+        help="a published model: supplies settings that the files lack; without files, its own are downloaded",
     )
-    add(
-        "--source-dir", type=Path, metavar="DIR", help="take the preset's files from this folder, do not download them"
-    )
+    add("--source-dir", type=Path, metavar="DIR", help="read the preset's files from this folder, without downloads")
     add(
         "--ema",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="take the averaged weights of a training checkpoint, or the raw ones (default: averaged)",
+        help="convert the EMA weights of a training checkpoint, or the raw ones (default: EMA)",
     )
-    add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="precision to save in (default: fp32)")
-    add("--overwrite", action="store_true", help="replace components that the folder has already")
-    add("--standalone", action="store_true", help="add the code that lets the folder be used without this package")
-    add("--card-samples", type=int, default=0, metavar="N", help="paint N pictures for the model card (default: none)")
+    add("--dtype", choices=PRECISIONS, default="fp32", help="precision of the saved weights (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace components that the folder already has")
+    add("--standalone", action="store_true", help="add code, so that the folder can be used without this package")
+    add("--card-samples", type=int, default=0, metavar="N", help="sample N pictures for the model card (default: 0)")
     add("--push-to-hub", metavar="REPO_ID", help="upload the folder to this repository of the Hub")
-    add("--private", action="store_true", help="create that repository for its owner's eyes alone")
+    add("--private", action="store_true", help="create the repository as a private one")
     add("--output", type=Path, metavar="DIR", required=True, help="folder to write")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert the original's checkpoints to a diffusers folder. Give any of --unet, --cloob and --autoencoder; all
-    three make a pipeline, and so does a training checkpoint that has all three inside, and a --preset alone."""
+    """Convert the original's checkpoints to a diffusers folder. Give any of --unet, --cloob and --autoencoder. All
+    three make a pipeline; so does a training checkpoint that contains all three, or a --preset alone."""
     from ..original.conversion import convert as convert_files
     from ..original.folder import REPORT_NAME
     from ..sharing.hub import prepare_repository, push_folder

@@ -4,18 +4,16 @@ import argparse
 import json
 from pathlib import Path
 
-HELP = "tell what a file or folder is"
+HELP = "describe a checkpoint or a pipeline folder"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path", type=Path, metavar="FILE|DIR", help="checkpoint of the original's, or folder of diffusers"
-    )
+    parser.add_argument("path", type=Path, metavar="FILE|DIR", help="the original's checkpoint, or a diffusers folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Tell what a file or folder is, and what to do with it. Nothing in it is run."""
+    """Describe a file or folder, and print the command that converts it. No code in it is executed."""
     from ..original.inspection import as_lines
     from ..original.inspection import inspect as inspect_path
 

@@ -4,83 +4,65 @@ import argparse
 import hashlib
 import math
 import os
+from functools import partial
 from pathlib import Path
 
-from ..inference.devices import usable_device, usable_dtype
-from ..utils.pictures import save_image
+from ..inference.names import ANIMATION_FORMATS
 from ..version import __version__
-from .arguments import add_compile_argument, add_device_arguments, open_image, parse_weighted, parse_weighted_file
+from .arguments import add_option, open_image, parse_weighted, parse_weighted_file
 
-HELP = "paint what lies between prompts, pictures and seeds"
+HELP = "interpolate between prompts, pictures and seeds"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..inference.animation import ANIMATION_FORMATS
-    from ..schedulers.scheduling_ccld import ALGORITHMS
-
-    add = parser.add_argument
+    add, add_shared = parser.add_argument, partial(add_option, parser)
     add(
         "waypoints",
         nargs="+",
         metavar="WAYPOINT",
-        help='a prompt, or @FILE for a picture, in the order of the path; "a red fox:2.5" and @fox.png:2.5 have a '
-        "weight of their own",
+        help='a prompt, or @FILE for a picture, in the order of the path; "a red fox:2.5" and @fox.png:2.5 have the '
+        "weight 2.5",
     )
-    add("--model", metavar="DIR", help="folder or hub id of a pipeline (default: the small one of the package)")
-    add("--frames", type=int, default=24, metavar="N", help="number of frames in all (default: 24)")
+    add_shared("--model")
+    add("--frames", type=int, default=24, metavar="N", help="total number of frames (default: %(default)s)")
     add(
         "--seed",
         type=seeds_of,
         default=[0],
         metavar="SEED[,SEED...]",
-        help="one seed for all waypoints, or one for each; a single waypoint may have several (default: 0)",
+        help="one seed for all waypoints, or one for each; a single waypoint may have several seeds (default: 0)",
     )
-    add("--loop", action="store_true", help="come back to the first waypoint")
-    add(
-        "--guidance-scale",
-        type=float,
-        default=3.0,
-        metavar="G",
-        help="weight of waypoints without a weight of their own (default: 3)",
-    )
-    add("--negative-prompt", metavar="PROMPT", help="what to keep away from, all along the path")
-    add(
-        "--steps",
-        type=int,
-        metavar="N",
-        help="number of sampling steps (default: 10 with dpmpp and unipc, else 50, or what the model was taught)",
-    )
-    add("--algorithm", choices=ALGORITHMS, help="sampler (default: the model's own)")
-    add("--height", type=int, metavar="PIXELS", help="height (default: the model's own)")
-    add("--width", type=int, metavar="PIXELS", help="width (default: the model's own)")
+    add("--loop", action="store_true", help="return to the first waypoint")
+    add_shared("--guidance-scale", help="guidance scale of waypoints without a weight (default: %(default)g)")
+    add("--negative-prompt", metavar="PROMPT", help="prompt to steer away from along the whole path")
+    add_shared("--steps")
+    add_shared("--algorithm")
+    add_shared("--height")
+    add_shared("--width")
     add(
         "--max-pictures",
         type=int,
         metavar="N",
-        help="pictures to paint at most to find frames that are evenly far apart (default: four for every frame); as "
-        "many as frames are left in even steps of the angle",
+        help="number of pictures to sample at most to find evenly spaced frames (default: four times --frames); the "
+        "number of frames itself gives even steps of the angle",
     )
-    add("--batch-size", type=int, default=4, metavar="N", help="pictures made at once (default: 4)")
-    add_device_arguments(parser)
-    add_compile_argument(parser)
-    add("--format", choices=ANIMATION_FORMATS, default="gif", help="format of the animation (default: gif)")
-    add("--frame-rate", type=float, default=12.0, metavar="N", help="frames a second (default: 12)")
-    add(
-        "--output",
-        type=Path,
-        default=Path("outputs/interpolation"),
-        metavar="DIR",
-        help="folder to write to (default: outputs/interpolation)",
-    )
-    add("--overwrite", action="store_true", help="paint anew what the folder has, whatever its settings were")
-    add("--dry-run", action="store_true", help="check everything and say what would be painted, but paint nothing")
+    add_shared("--batch-size")
+    add_shared("--device")
+    add_shared("--dtype")
+    add_shared("--compile")
+    add("--format", choices=ANIMATION_FORMATS, default="gif", help="format of the animation (default: %(default)s)")
+    add("--frame-rate", type=float, default=12.0, metavar="N", help="frames per second (default: %(default)g)")
+    add_shared("--output", default=Path("outputs/interpolation"))
+    add("--overwrite", action="store_true", help="replace pictures of other settings that the folder has")
+    add_shared("--dry-run")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Paint pictures that lead from waypoint to waypoint in even steps, as numbered PNG files, an animation and a
-    grid. Interrupted, the same command goes on where it was; other numbers of frames, formats and frame rates use what
-    is painted already."""
+    """Sample pictures that lead from waypoint to waypoint in even steps, and write them as numbered PNG files, an
+    animation and a grid. The same command resumes an interrupted run. Runs with another number of frames, format or
+    frame rate reuse the pictures that the folder has."""
     from ..inference.animation import check_picture_folder, open_picture_folder
+    from ..inference.devices import usable_device, usable_dtype
     from ..inference.interpolation import check_counts, paint_path, prepare_path
     from ..inference.loading import load_pipeline
     from ..inference.sampling import share_guidance
@@ -137,9 +119,9 @@ def _settings(args, pipe, named, path, steps, dtype):
 
 def _save(args, pictures, positions, frames):
     """Saves the frames, their grid and the animation, and prints how even the steps are."""
-    from ..inference.animation import ANIMATION_FORMATS, save_animation, save_frames
+    from ..inference.animation import save_animation, save_frames
     from ..inference.even_frames import EVEN_ENOUGH
-    from ..utils.pictures import image_grid
+    from ..utils.pictures import image_grid, save_image
 
     images = [pictures[position] for position in positions]
     save_frames([pictures.path(position) for position in positions], args.output)
@@ -148,7 +130,7 @@ def _save(args, pictures, positions, frames):
     save_animation(images, animation, args.format, args.frame_rate)
     print(f"The largest step between two frames is {frames.unevenness:.2f} times the median step.")
     if frames.unevenness > EVEN_ENOUGH:
-        print("A larger --max-pictures may find evener ones.")
+        print("A larger --max-pictures may find more even frames.")
     print(animation)
 
 
@@ -161,7 +143,7 @@ def parse_waypoint(text: str) -> tuple[str | Path, float | None]:
     """Splits a waypoint into its prompt, or its file if it begins with @, and its weight.
 
     Raises:
-        ValueError: If nothing is left before the weight, or a file is named without @.
+        ValueError: If there is no text before the weight, or a file is named without @.
     """
     if text.startswith("@"):
         return parse_weighted_file(text[1:])
@@ -172,7 +154,7 @@ def parse_waypoint(text: str) -> tuple[str | Path, float | None]:
 
 
 def describe(source: str | Path, weight: float) -> list:
-    """A waypoint in the settings: the prompt, or the file and what tells it from another of its name; the weight."""
+    """A waypoint in the settings: the prompt and its weight, or the file, its weight and part of its hash."""
     if isinstance(source, Path):
         return [f"@{source}", weight, hashlib.sha256(source.read_bytes()).hexdigest()[:16]]
     return [source, weight]

@@ -1,4 +1,4 @@
-"""The `ccld` command."""
+"""The `ccld` command: its parser, and what becomes of errors and interruptions."""
 
 import argparse
 import os
@@ -6,43 +6,39 @@ import signal
 import sys
 from collections.abc import Callable
 
+from ..utils.arguments import ArgumentParser
 from ..version import __version__
-from . import compare, convert, demo, export, inspect, interpolate, sample
+from . import compare, convert, demo, export, inspect, interpolate, measure_scale, sample
 
-COMMANDS = (sample, interpolate, compare, demo, convert, inspect, export)
+COMMANDS = (sample, interpolate, compare, demo, convert, inspect, export, measure_scale)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of `ccld` and `python -m diffusers_ccld`; gives the exit status."""
-    parser = argparse.ArgumentParser(prog="ccld", description="CLOOB-Conditioned Latent Diffusion for diffusers.")
+def main(argv: list[str] | None = None, load: Callable[[], None] | None = None) -> int:
+    """Runs `ccld` and returns the exit status.
+
+    Args:
+        argv: The arguments (default: those of the process).
+        load: Called between parsing the arguments and running the command.
+    """
+    parser = ArgumentParser(prog="ccld", description="CLOOB-Conditioned Latent Diffusion for diffusers.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2]
-        command_parser = commands.add_parser(name, help=command.HELP, description=command.run.__doc__)
+        name = command.__name__.rpartition(".")[2].replace("_", "-")
+        command_parser = commands.add_parser(
+            name, help=command.HELP, description=command.run.__doc__, formatter_class=argparse.HelpFormatter
+        )
         command.add_arguments(command_parser)
         command_parser.set_defaults(run=command.run)
     args = parser.parse_args(argv)
+    if load is not None:
+        load()
     return run_reporting_errors(args.run, args)
 
 
-def convert_main(argv: list[str] | None = None) -> int:
-    """Entry point of `conversion/convert_ckpt.py`; gives the exit status."""
-    parser = argparse.ArgumentParser(description=convert.run.__doc__)
-    convert.add_arguments(parser)
-    return run_reporting_errors(convert.run, parser.parse_args(argv))
-
-
-def export_main(argv: list[str] | None = None) -> int:
-    """Entry point of `conversion/export_ckpt.py`; gives the exit status."""
-    parser = argparse.ArgumentParser(description=export.run.__doc__)
-    export.add_arguments(parser)
-    return run_reporting_errors(export.run, parser.parse_args(argv))
-
-
 def run_reporting_errors(run: Callable[..., int | None], *args: object) -> int:
-    """Runs a command; an error of the user's becomes one line, an interruption the usual status."""
-    # Being told to stop is an interruption like any other, so that nothing is left half-written.
+    """Runs a command and returns its exit status. Prints an error of the user's as one line."""
+    # A request to end is an interruption like Ctrl-C, so that nothing is left half-written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return run(*args) or 0

@@ -2,70 +2,55 @@
 
 import argparse
 import math
+from functools import partial
 from pathlib import Path
 
-from ..inference.devices import usable_device, usable_dtype
-from ..utils.pictures import save_image
+from ..schedulers.names import TIMESTEP_SCHEDULES
 from ..version import __version__
-from .arguments import add_compile_argument, add_device_arguments, open_image, parse_weighted, parse_weighted_file
+from .arguments import add_option, open_image, parse_weighted, parse_weighted_file
 
-HELP = "paint from prompts"
+HELP = "sample pictures from prompts"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..schedulers.noise_schedule import TIMESTEP_SCHEDULES
-    from ..schedulers.scheduling_ccld import ALGORITHMS
-
-    add = parser.add_argument
-    add("prompts", nargs="*", metavar="PROMPT", help='what to paint; "a red fox:2.5" gives it the weight 2.5')
-    add(
-        "--image",
-        action="append",
-        default=[],
-        metavar="FILE[:WEIGHT]",
-        help="an image prompt, may be given again and again",
-    )
-    add("--model", metavar="DIR", help="folder or hub id of a pipeline (default: the small one of the package)")
-    add("-n", "--num-images", type=int, default=4, metavar="N", help="number of pictures (default: 4)")
-    add(
-        "--steps",
-        type=int,
-        metavar="N",
-        help="number of sampling steps (default: 10 with dpmpp and unipc, else 50, or what the model was taught)",
-    )
-    add("--seed", type=int, default=0, help="seed of the first picture; the others count up (default: 0)")
-    add(
+    add, add_shared = parser.add_argument, partial(add_option, parser)
+    add("prompts", nargs="*", metavar="PROMPT", help='a prompt; "a red fox:2.5" has the weight 2.5')
+    add("--image", action="append", default=[], metavar="FILE[:WEIGHT]", help="an image prompt; can be repeated")
+    add_shared("--model")
+    add("-n", "--num-images", type=int, default=4, metavar="N", help="number of pictures (default: %(default)s)")
+    add_shared("--steps")
+    add_shared("--seed")
+    add_shared(
         "--guidance-scale",
-        type=float,
-        default=3.0,
-        metavar="G",
-        help="weight of what comes without a weight of its own (default: 3); several share it evenly",
+        help="guidance scale, shared evenly by all prompts without a weight of their own (default: %(default)g)",
     )
     add(
         "--guidance-interval",
         type=float,
         nargs=2,
         metavar=("FROM", "TO"),
-        help="times from 0 (the image) to 1 (the noise) between which there is guidance (default: everywhere)",
+        help="apply guidance only between these times, from 0 (the image) to 1 (the noise) (default: always)",
     )
-    add("--algorithm", choices=ALGORITHMS, help="sampler (default: the model's own)")
-    add("--timestep-schedule", choices=TIMESTEP_SCHEDULES, help="spacing of the steps (default: the model's own)")
-    add("--eta", type=float, default=0.0, help="share of fresh noise for ddim, 0 to 1 (default: 0)")
-    add("--height", type=int, metavar="PIXELS", help="height (default: the model's own)")
-    add("--width", type=int, metavar="PIXELS", help="width (default: the model's own)")
-    add("--batch-size", type=int, default=4, metavar="N", help="pictures made at once (default: 4)")
-    add_device_arguments(parser)
-    add_compile_argument(parser)
-    add("--output", type=Path, default=Path("outputs"), metavar="DIR", help="folder to write to (default: outputs)")
+    add_shared("--algorithm")
+    add("--timestep-schedule", choices=TIMESTEP_SCHEDULES, help="spacing of the steps (default: the model's)")
+    add("--eta", type=float, default=0.0, help="share of fresh noise for ddim, 0 to 1 (default: %(default)g)")
+    add_shared("--height")
+    add_shared("--width")
+    add_shared("--batch-size")
+    add_shared("--device")
+    add_shared("--dtype")
+    add_shared("--compile")
+    add_shared("--output", default=Path("outputs"))
 
 
 def run(args: argparse.Namespace) -> None:
-    """Paint pictures that match all prompts and image prompts together, as PNG files and a grid. Without any, paint
-    whatever the model likes. Prompts are text alone: none is ever fetched as an address."""
+    """Sample pictures that match all prompts and image prompts at once, and write them as PNG files and a grid.
+    Without a prompt, sample unconditionally. A prompt that looks like an address is only text: nothing is fetched."""
+    from ..inference.devices import usable_device, usable_dtype
     from ..inference.loading import load_pipeline
     from ..inference.provenance import save_picture
     from ..inference.sampling import sample, share_guidance
-    from ..utils.pictures import image_grid
+    from ..utils.pictures import image_grid, save_image
 
     given = [parse_weighted(text) for text in args.prompts] + [parse_weighted_file(text) for text in args.image]
     named = share_guidance(given, args.guidance_scale)

@@ -11,7 +11,7 @@ from .randomness import Purpose, generator_at
 
 
 def load_captions(examples: datasets.Dataset, columns: Sequence[str]) -> list[list[str]]:
-    """The captions of each example: the texts of all columns, each a text or a list of texts.
+    """The captions of each example, from columns of texts or lists of texts.
 
     Raises:
         ValueError: If a column is missing, or an example has no caption.
@@ -35,15 +35,15 @@ def load_captions(examples: datasets.Dataset, columns: Sequence[str]) -> list[li
 class CaptionedImages(TrainingImages):
     """Training images with captions, by position in the run.
 
-    Pairs whose captions say the same are false negatives of one another in a contrastive loss. Where `kinds` are
-    given, every epoch deals them out evenly, so that a batch has few images of a kind.
+    Pairs with equivalent captions are false negatives of one another in a contrastive loss. If `kinds` are given,
+    every epoch spreads each kind evenly, so that a batch has few images of one kind.
 
     Args:
         images: Undecoded pictures, of `load_images`.
-        captions: The captions of each, one of which is drawn every time.
-        preparation: How the pictures become training images.
+        captions: The captions of each image; a batch has one of them, drawn at random.
+        preparation: The preparation of the pictures.
         seed: The run's seed.
-        kinds: The kind of each image, (N,), integers; by default none.
+        kinds: The kind of each image, (N,), integers; `None` for a uniformly random order.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class CaptionedImages(TrainingImages):
         self._order: tuple[int, np.ndarray] | None = None
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        """A batch as that of `TrainingImages`, and "captions", N texts."""
+        """A batch like those of `TrainingImages`, with N texts, "captions"."""
         batch = super().__getitems__(positions)
         captions = []
         for position, index in zip(positions, batch["indices"].tolist()):
@@ -80,13 +80,13 @@ class CaptionedImages(TrainingImages):
 
 
 def deal(kinds: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A random order of N things in which each kind is spread evenly: its k-th comes in its k-th part of the whole.
+    """A random order of N items that spreads each kind evenly: of n items, the k-th is in the k-th n-th of the order.
 
-    Of kinds of equal size that is an order in rounds, in each of which every kind comes once.
+    If all kinds have the same size, the order consists of rounds that contain every kind once.
 
     Args:
-        kinds: The kind of each, (N,), integers.
-        generator: What is random about it.
+        kinds: The kind of each item, (N,), integers.
+        generator: Source of the random order.
 
     Returns:
         Indices, (N,).
@@ -99,7 +99,7 @@ def deal(kinds: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def kinds_of(examples: datasets.Dataset, columns: Sequence[str]) -> np.ndarray:
-    """Numbers, (N,), that are equal for examples that agree in all columns.
+    """Numbers (N,), equal for examples that agree in all columns.
 
     Raises:
         ValueError: If a column is missing.
@@ -111,8 +111,7 @@ def kinds_of(examples: datasets.Dataset, columns: Sequence[str]) -> np.ndarray:
 
 
 def _require_columns(examples, columns, setting):
-    missing = set(columns) - set(examples.column_names)
+    missing = ", ".join(sorted(set(columns) - set(examples.column_names)))
     if missing:
-        raise ValueError(
-            f"There is no column {', '.join(sorted(missing))}; give {setting}, of {', '.join(examples.column_names)}."
-        )
+        known = ", ".join(examples.column_names)
+        raise ValueError(f"The dataset has no column {missing}; give {setting}, of {known}.")

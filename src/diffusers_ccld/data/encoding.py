@@ -1,4 +1,4 @@
-"""What the networks see of images: latents' posterior and CLOOB embeddings; and which networks made them."""
+"""Encodes images as latents and CLOOB embeddings; fingerprints of the networks that do so."""
 
 import hashlib
 import json
@@ -10,16 +10,16 @@ from diffusers import AutoencoderKL, VQModel
 from ..models.modeling_cloob import CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor
 
-# What does not change the function that a model computes.
+# Settings that do not change the function of a model.
 CONFIG_ASIDE = {"scaling_factor", "force_upcast", "sample_size", "transformers_version", "dtype", "architectures"}
 
 
 class EncodedImages(NamedTuple):
-    """What the network is trained on, of N images.
+    """The encodings of N images.
 
     Attributes:
         latent_mean: Mean of the latents' posterior, (N, C, H, W), not scaled.
-        latent_std: Its standard deviation, likewise; zero for an autoencoder without a posterior.
+        latent_std: Its standard deviation, (N, C, H, W); zero for an autoencoder without a posterior.
         image_embeds: CLOOB embeddings, (N, D).
     """
 
@@ -33,7 +33,7 @@ def encode_latents(vae: AutoencoderKL | VQModel, pictures: torch.Tensor) -> tupl
     """Mean and standard deviation of the latents' posterior, not scaled, (N, C, H, W) each, float32.
 
     Args:
-        vae: The autoencoder; of one without a posterior the deviation is zero.
+        vae: The autoencoder. Without a posterior, the deviation is zero.
         pictures: (N, 3, size, size) in [−1, 1], on its device.
     """
     encoded = vae.encode(pictures.to(vae.dtype))

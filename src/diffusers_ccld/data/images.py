@@ -18,13 +18,13 @@ SHUFFLE_BUFFER = 1000
 
 
 class Preparation(NamedTuple):
-    """How a picture becomes a training image.
+    """The preparation of a picture as a training image.
 
     Attributes:
         size: Height and width in pixels.
-        random_crop: Whether the square lies anywhere, or in the centre.
-        random_flip: Whether every other image is mirrored.
-        limits: Which pictures are refused.
+        random_crop: True to crop at a random position, not in the centre.
+        random_flip: True to mirror every other image.
+        limits: Sizes of pictures that are accepted.
     """
 
     size: int
@@ -36,7 +36,7 @@ class Preparation(NamedTuple):
         """The training image of an undecoded picture, (3, size, size), uint8.
 
         Raises:
-            BadImageError: If it is no good.
+            BadImageError: If it is damaged or too small or large.
         """
         across, down, chance = generator.random(3)
         if not self.random_crop:
@@ -53,11 +53,11 @@ class Preparation(NamedTuple):
 class TrainingImages(torch.utils.data.Dataset):
     """Training images by position in the run, for a data loader whose batch sampler gives positions.
 
-    The place of a bad picture is taken by another one, drawn at random.
+    A random other picture replaces a bad one.
 
     Args:
         images: Undecoded pictures, of `load_images`.
-        preparation: How they become training images.
+        preparation: Their preparation.
         seed: The run's seed.
     """
 
@@ -83,7 +83,7 @@ class TrainingImages(torch.utils.data.Dataset):
                     indices.append(index)
                     break
             else:
-                raise ValueError(f"{MAX_SUBSTITUTES} pictures in a row are no good, the last because of {bad[-1]}.")
+                raise ValueError(f"{MAX_SUBSTITUTES} pictures in a row are bad, the last: {bad[-1]}.")
         return {
             "pixel_values": torch.from_numpy(np.stack(pixels)),
             "indices": torch.tensor(indices),
@@ -98,17 +98,17 @@ class TrainingImages(torch.utils.data.Dataset):
 
 
 class StreamedImages(torch.utils.data.IterableDataset):
-    """Training images from a stream, in batches. Every process reads the whole stream and keeps its share of it.
+    """Training images from a stream, in batches. Every process reads the whole stream and keeps its share.
 
-    A stream that is resumed is read again up to where it was, so that no image is left out and none comes twice.
+    A resumed stream is read again up to its last position, so images are neither left out nor repeated.
 
     Args:
         images: The stream, of `load_images`.
-        preparation: How pictures become training images.
+        preparation: Their preparation.
         seed: The run's seed.
-        positions: The positions of this process's batches; which process it is decides its share, too.
-        epoch: The epoch to begin in.
-        offset: How many of its share of that epoch this process has taken already.
+        positions: The positions of this process's batches; its rank also decides its share.
+        epoch: The first epoch.
+        offset: Number of pictures of the share that this process has read in that epoch.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class StreamedImages(torch.utils.data.IterableDataset):
         self.epoch, self.offset = epoch, offset
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches as those of `TrainingImages`, and beside them "epoch" and "offset": where the stream stands."""
+        """Yields batches like those of `TrainingImages`, with the position in the stream: "epoch" and "offset"."""
         stream = self._sources()
         for positions in self.positions.batches():
             pixels, bad = [], []
@@ -139,7 +139,7 @@ class StreamedImages(torch.utils.data.IterableDataset):
                 except BadImageError as error:
                     bad.append((name_of(source), str(error)))
                     if len(bad) >= MAX_SUBSTITUTES + len(pixels):
-                        raise ValueError(f"{len(bad)} pictures in a row are no good, the last: {bad[-1]}.") from error
+                        raise ValueError(f"{len(bad)} pictures in a row are bad, the last: {bad[-1]}.") from error
             yield {
                 "pixel_values": torch.from_numpy(np.stack(pixels)),
                 "num_looked_at": len(pixels) + len(bad),
@@ -149,7 +149,7 @@ class StreamedImages(torch.utils.data.IterableDataset):
             }
 
     def _sources(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """The process's share of the stream, from where it begins: epoch, number in the share, undecoded picture."""
+        """Yields the process's share of the stream: epoch, number in the share, undecoded picture."""
         first = self.offset
         for epoch in itertools.count(self.epoch):
             self.images.set_epoch(epoch)

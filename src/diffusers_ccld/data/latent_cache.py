@@ -1,12 +1,12 @@
-"""What the network is trained on, of every image, computed once: its latent's posterior and its CLOOB embedding.
+"""A cache of encoded images: the posterior of each image's latents and its CLOOB embedding, computed once.
 
-A cache is a folder with a manifest that says what it was made of, and chunks that are `datasets` folders:
+A cache is a folder of a manifest, which describes its sources, and of chunks, which are `datasets` folders:
 
     manifest.json
     chunk-00000/  data-00000-of-00001.arrow  …  bad_images.json
     chunk-00001/  …
 
-The posterior is kept as mean and standard deviation, so that latents are still sampled anew in every epoch.
+The posterior is kept as mean and standard deviation, so that every epoch samples other latents.
 """
 
 import json
@@ -32,49 +32,65 @@ from .sources import canonical_source, images_fingerprint, load_images
 
 MANIFEST_NAME = "manifest.json"
 BAD_IMAGES_NAME = "bad_images.json"
+VERSION = 2
+
+# Names of version 1 that have changed since.
+RENAMED = {
+    "split": "dataset_split",
+    "size": "resolution",
+    "min_side": "min_image_side",
+    "max_pixels": "max_image_pixels",
+}
+
+
+def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a manifest of any version, under the names of the present one."""
+    if values.get("version") != 1:
+        return dict(values)
+    return {RENAMED.get(name, name): value for name, value in values.items()} | {"version": VERSION}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a cache was made of.
+    """The sources of a cache. Fields that are settings of a run have their names.
 
     Attributes:
-        dataset: Where the images come from: a path, or a name on the Hub.
-        split: Which part of the dataset.
+        dataset: A path, or a name on the Hub.
+        dataset_split: Split of the dataset.
         image_column: Its column with the images.
         images: Fingerprint of the images.
-        num_images: How many there are, bad ones included.
-        size: Height and width of the training images in pixels.
-        random_crop: Whether the square lies anywhere.
-        random_flip: Whether images are mirrored at random.
-        variants: How many differently cropped and mirrored versions there are of each image.
-        min_side: Least length of a picture's shorter side.
-        max_pixels: Most pixels of a picture.
+        num_images: Number of images, including bad ones.
+        resolution: Height and width of the training images in pixels.
+        random_crop: True if images are cropped at a random position.
+        random_flip: True if images are mirrored at random.
+        variants: Number of differently cropped and mirrored versions of each image.
+        min_image_side: Least length of a picture's shorter side, in pixels.
+        max_image_pixels: Most pixels of a picture.
         seed: Seed of crops and flips.
         vae: Fingerprint of the autoencoder.
         image_encoder: Fingerprint of CLOOB's image encoder.
         latent_shape: (C, H, W) of the latents.
         chunk_size: Images in a chunk.
-        version: Of this format.
+        version: Version of this format.
     """
 
     dataset: str
-    split: str
+    dataset_split: str
     image_column: str
     images: str
     num_images: int
-    size: int
+    resolution: int
     random_crop: bool
     random_flip: bool
     variants: int
-    min_side: int
-    max_pixels: int
+    min_image_side: int
+    max_image_pixels: int
     seed: int
     vae: str
     image_encoder: str
     latent_shape: tuple[int, int, int]
     chunk_size: int
-    version: int = 1
+    version: int = VERSION
 
     def __post_init__(self):
         if self.chunk_size < 1 or self.variants < 1:
@@ -85,7 +101,7 @@ class Manifest:
                 "A cache with random crops or flips needs several stored variants of each image; give --variants."
             )
         if not is_random and self.variants > 1:
-            raise ValueError("Variants of an image differ by crop or flip; give --random_crop or --random_flip.")
+            raise ValueError("Variants of an image differ by crop or flip; give --random-crop or --random-flip.")
 
     @property
     def num_chunks(self) -> int:
@@ -94,28 +110,32 @@ class Manifest:
 
     @property
     def preparation(self) -> Preparation:
-        """How pictures became training images."""
-        limits = ImageLimits(self.min_side, self.max_pixels)
-        return Preparation(self.size, self.random_crop, self.random_flip, limits)
+        """The preparation of the training images."""
+        limits = ImageLimits(self.min_image_side, self.max_image_pixels)
+        return Preparation(self.resolution, self.random_crop, self.random_flip, limits)
 
     @classmethod
     def read(cls, folder: str | Path) -> "Manifest":
-        """The manifest of a cache.
+        """Reads the manifest of a cache, of this version or an earlier one.
 
         Raises:
-            ValueError: If the folder is no cache, or one of another version.
+            ValueError: If the folder is not a cache, or of a later version.
         """
         path = Path(folder) / MANIFEST_NAME
         if not path.is_file():
-            raise ValueError(f"{folder} is no cache: it has no {MANIFEST_NAME}. Make one with training/precompute.py.")
+            raise ValueError(
+                f"{folder} is not a cache: it lacks {MANIFEST_NAME}. Make one with training/precompute.py."
+            )
         try:
-            values = json.loads(path.read_text())
+            values = with_present_names(json.loads(path.read_text()))
+            if values["version"] != VERSION:
+                raise ValueError(f"version {values['version']}")
             return cls(**{**values, "latent_shape": tuple(values["latent_shape"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is damaged or of another version; make the cache anew. ({error})") from error
+            raise ValueError(f"{path} is damaged or of another version; make the cache again. ({error})") from error
 
     def write(self, folder: Path) -> None:
-        """Writes the manifest, or makes sure that a folder's is the same.
+        """Writes the manifest, or checks that the folder's manifest is the same.
 
         Raises:
             ValueError: If the folder has another cache.
@@ -127,7 +147,7 @@ class Manifest:
         write_text(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=2) + "\n")
 
     def require(self, values: Mapping[str, Any], complaint: str) -> None:
-        """Raises `ValueError` with a complaint if any of these values differs from the manifest's."""
+        """Raises `ValueError` with a complaint if any of these values differs from that of the manifest."""
         mine = asdict(self)
         differing = [key for key, value in values.items() if mine[key] != value]
         if differing:
@@ -136,7 +156,7 @@ class Manifest:
 
 
 def chunk_path(folder: Path, chunk: int) -> Path:
-    """Where a chunk lies."""
+    """Folder of a chunk."""
     return folder / f"chunk-{chunk:05d}"
 
 
@@ -148,9 +168,9 @@ def write_chunk(
     Args:
         folder: The cache.
         chunk: Its number.
-        indices: Index of the image that each row is of, (R,).
-        encoded: What was computed of them, R rows; `None` if all images are bad.
-        bad: Name of each bad image, and what is wrong with it.
+        indices: Index of the image of each row, (R,).
+        encoded: The encoded images, R rows; `None` if all images are bad.
+        bad: Name and reason of each bad image.
     """
     temporary = folder / f".chunk-{chunk:05d}.part"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -170,49 +190,49 @@ def write_chunk(
 
 
 class LatentCache(torch.utils.data.Dataset):
-    """A cache, as a dataset of a data loader whose batch sampler gives positions in the run.
+    """A cache as a dataset; the batch sampler of its data loader gives positions in the run. `open` makes one.
 
     Args:
         folder: The cache.
+        manifest: Its manifest.
+        rows: The rows of all chunks, (N · variants), as numpy arrays.
+        bad: Name and reason of each bad image.
         seed: The run's seed.
-
-    Raises:
-        ValueError: If the folder is no cache, or not all of it has been computed.
     """
 
-    def __init__(self, folder: str | Path, seed: int):
-        self.folder = Path(folder)
-        self.manifest = Manifest.read(folder)
-        self.seed = seed
-        chunks = [chunk_path(self.folder, chunk) for chunk in range(self.manifest.num_chunks)]
+    def __init__(
+        self, folder: Path, manifest: Manifest, rows: datasets.Dataset, bad: list[tuple[str, str]], seed: int
+    ):
+        self.folder, self.manifest, self.rows, self.bad, self.seed = folder, manifest, rows, bad, seed
+
+    @classmethod
+    def open(cls, folder: str | Path, seed: int) -> "LatentCache":
+        """Opens a cache.
+
+        Args:
+            folder: The cache.
+            seed: The run's seed.
+
+        Raises:
+            ValueError: If the folder is not a cache, or if it is incomplete or damaged.
+        """
+        folder, manifest = Path(folder), Manifest.read(folder)
+        chunks = [chunk_path(folder, chunk) for chunk in range(manifest.num_chunks)]
         missing = [path.name for path in chunks if not path.is_dir()]
         if missing:
             raise ValueError(
                 f"{folder} is not complete: {len(missing)} of {len(chunks)} chunks are missing, the first "
                 f"{missing[0]}. Run training/precompute.py again with the same arguments."
             )
-        tables, self.bad = [], []
+        tables, bad = [], []
         for chunk, path in enumerate(chunks):
-            table, bad = self._read_chunk(chunk, path)
+            table, bad_here = _read_chunk(manifest, chunk, path)
             tables.append(table)
-            self.bad += bad
+            bad += bad_here
         if not any(map(len, tables)):
-            raise ValueError(f"{folder} has no good images.")
-        self.rows = datasets.concatenate_datasets([table for table in tables if len(table)]).with_format("numpy")
-
-    def _read_chunk(self, chunk, path):
-        manifest = self.manifest
-        expected = min(manifest.chunk_size, manifest.num_images - chunk * manifest.chunk_size)
-        try:
-            bad = [tuple(entry) for entry in json.loads((path / BAD_IMAGES_NAME).read_text())]
-            table = [] if len(bad) == expected else datasets.load_from_disk(str(path))
-            if len(table) // manifest.variants + len(bad) != expected:
-                raise ValueError("it has not as many images as it should")
-        except (ValueError, OSError, pa.ArrowException) as error:
-            raise ValueError(
-                f"{path} is damaged; delete it and run training/precompute.py again. ({error})"
-            ) from error
-        return table, bad
+            raise ValueError(f"All images of {folder} are bad.")
+        rows = datasets.concatenate_datasets([table for table in tables if len(table)]).with_format("numpy")
+        return cls(folder, manifest, rows, bad, seed)
 
     def __len__(self) -> int:
         return len(self.rows) // self.manifest.variants
@@ -226,41 +246,42 @@ class LatentCache(torch.utils.data.Dataset):
         split: str = "train",
         image_column: str = "image",
     ) -> None:
-        """Makes sure that training would compute what the cache holds.
+        """Checks that the cache holds what training would compute.
 
         Args:
-            vae: The autoencoder that latents will be decoded with.
-            image_encoder: CLOOB's image encoder that belongs to the text encoder.
-            preparation: How training would prepare pictures.
-            dataset: Where training would take them from; `None` for wherever the cache took them from.
-            split: Which part of it.
-            image_column: The column with the images.
+            vae: The autoencoder of the pipeline.
+            image_encoder: CLOOB's image encoder of the pipeline.
+            preparation: The run's preparation of pictures.
+            dataset: The run's dataset; `None` for that of the cache.
+            split: Its split.
+            image_column: Its column with the images.
 
         Raises:
-            ValueError: If the cache is stale: anything that it was made of has changed.
+            ValueError: If the cache is stale: one of its sources has changed.
         """
         manifest = self.manifest
-        stale = f"The cache {self.folder} is stale; make it anew with training/precompute.py"
+        stale = f"The cache {self.folder} is stale; make it again with training/precompute.py"
         manifest.require(
             {
-                "size": preparation.size,
+                "resolution": preparation.size,
                 "random_crop": preparation.random_crop,
                 "random_flip": preparation.random_flip,
-                **preparation.limits._asdict(),
+                "min_image_side": preparation.limits.min_side,
+                "max_image_pixels": preparation.limits.max_pixels,
                 "vae": model_fingerprint(vae),
                 "image_encoder": model_fingerprint(image_encoder),
             },
             stale,
         )
         if dataset is not None:
-            wanted = {"dataset": canonical_source(dataset), "split": split, "image_column": image_column}
+            wanted = {"dataset": canonical_source(dataset), "dataset_split": split, "image_column": image_column}
             manifest.require(wanted, stale)
-        if Path(manifest.dataset).exists():  # a cache may travel without its images; then there is nothing to compare
-            images = load_images(manifest.dataset, manifest.split, manifest.image_column)
+        if Path(manifest.dataset).exists():  # a cache may have been copied without its images
+            images = load_images(manifest.dataset, manifest.dataset_split, manifest.image_column)
             manifest.require({"num_images": len(images), "images": images_fingerprint(images)}, stale)
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        """A batch: the fields of `EncodedImages`, and "indices", "num_looked_at", "bad" as `TrainingImages` has."""
+        """A batch: the fields of `EncodedImages`, and "indices", "num_looked_at" and "bad" as of `TrainingImages`."""
         rows = [self._row(position) for position in positions]
         batch = self.rows[rows]
         tensors = {name: torch.from_numpy(np.asarray(batch[name], dtype=np.float32)) for name in EncodedImages._fields}
@@ -275,3 +296,16 @@ class LatentCache(torch.utils.data.Dataset):
         if variants > 1:
             row += int(generator_at(self.seed, Purpose.CROP, position).integers(variants))
         return row
+
+
+def _read_chunk(manifest: Manifest, chunk: int, path: Path) -> tuple[Sequence, list[tuple[str, str]]]:
+    """The rows of a chunk, and name and reason of each of its bad images."""
+    expected = min(manifest.chunk_size, manifest.num_images - chunk * manifest.chunk_size)
+    try:
+        bad = [tuple(entry) for entry in json.loads((path / BAD_IMAGES_NAME).read_text())]
+        table = [] if len(bad) == expected else datasets.load_from_disk(str(path))
+        if len(table) // manifest.variants + len(bad) != expected:
+            raise ValueError("its number of images is wrong")
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} is damaged; delete it and run training/precompute.py again. ({error})") from error
+    return table, bad

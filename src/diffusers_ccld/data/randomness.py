@@ -1,9 +1,8 @@
-"""Everything random in a training run, as a function of the run's seed and of a position in it.
+"""The random numbers of a training run, as a function of its seed and a position in it.
 
 Position p is the p-th image that a run trains on, counted over all its processes. Numbers come from a counter-based
-generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), so that image p is met with the same
-crop, time and noise whether the run was interrupted or not, on however many processes it goes on, and in whichever
-worker the image was read. Of all generators, nothing but the position has to be saved.
+generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Image p always gets the same crop, time
+and noise: after an interruption, on any number of processes, and in any worker. Only the position needs to be saved.
 """
 
 import functools
@@ -17,7 +16,7 @@ import torch
 
 
 class Purpose(IntEnum):
-    """What random numbers are for; each purpose has a stream of its own."""
+    """The uses of random numbers; each has its own stream."""
 
     ORDER = 0
     CROP = 1
@@ -47,19 +46,19 @@ def _order_of_epoch(seed: int, epoch: int, num_images: int) -> np.ndarray:
 
 
 def image_at(seed: int, position: int, num_images: int) -> int:
-    """Index of the image at a position: every epoch is a permutation of its own."""
+    """Index of the image at a position: every epoch is another permutation."""
     epoch, offset = divmod(position, num_images)
     return int(_order_of_epoch(seed, epoch, num_images)[offset])
 
 
 class BatchPositions(NamedTuple):
-    """The positions that one of several processes trains on: batches of them without end.
+    """The positions of one process among several, in batches without end.
 
     Attributes:
         start: First position of the run's next batch.
-        batch_size: Images a process takes at once; the processes' batches lie side by side.
-        rank: Which process, counted from 0.
-        world_size: How many processes.
+        batch_size: Images in a batch of one process; the batches of the processes are adjacent.
+        rank: Number of the process, from 0.
+        world_size: Number of processes.
     """
 
     start: int
@@ -68,6 +67,6 @@ class BatchPositions(NamedTuple):
     world_size: int = 1
 
     def batches(self) -> Iterator[range]:
-        """The positions of one batch after another."""
+        """Yields the positions of each batch."""
         for first in itertools.count(self.start + self.rank * self.batch_size, self.world_size * self.batch_size):
             yield range(first, first + self.batch_size)

@@ -1,4 +1,4 @@
-"""Images in: from the Hub, a folder, a saved dataset, parquet files or a list of paths; whole or as a stream."""
+"""Finds images: on the Hub, in a folder, a saved dataset, parquet files or a list of paths."""
 
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,16 @@ def load_images(
     Args:
         source: A folder of images (with subfolders), a text file with a path on every line, or what `load_examples`
             takes.
-        split: Which part of a dataset that has several.
-        image_column: The column that the images are in.
-        streaming: Whether to read a dataset of the Hub or of files of this machine as a stream, in place of
-            downloading or converting it.
+        split: Split of the dataset.
+        image_column: Column with the images.
+        streaming: True to read a dataset of the Hub or of local parquet files as a stream, without downloading or
+            converting it first.
 
     Returns:
         A dataset with the column "image": undecoded pictures, each a mapping with "bytes" and "path".
 
     Raises:
-        ValueError: If there is nothing, or not what was asked for.
+        ValueError: If the source, the split or the column is missing, or has no images.
     """
     path = Path(source).expanduser()
     if path.suffix == ".txt" and path.is_file():
@@ -49,17 +49,17 @@ def load_images(
 def load_examples(
     source: str, split: str = "train", streaming: bool = False
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Finds a dataset, with all its columns.
+    """Loads a dataset with all its columns.
 
     Args:
-        source: A folder that `datasets` saved, a parquet file or a WebDataset shard (`.tar`), a folder of such, or
-            the name of a dataset on the Hub. The columns of a WebDataset are the endings of its files, such as "jpg"
-            and "txt".
-        split: Which part of a dataset that has several.
+        source: A folder that `datasets` saved, a parquet file or a WebDataset shard (`.tar`), a folder of such files,
+            or the name of a dataset on the Hub. The columns of a WebDataset are the extensions of its files, such as
+            "jpg" and "txt".
+        split: Split of the dataset.
         streaming: As for `load_images`.
 
     Raises:
-        ValueError: If there is nothing, or not what was asked for.
+        ValueError: If the source or the split is missing or empty.
     """
     path = Path(source).expanduser()
     if path.suffix in _BUILDERS and path.is_file():
@@ -70,10 +70,10 @@ def load_examples(
         examples = _load(_BUILDERS[found[0]], source, split, streaming, data_dir=str(path))
     elif path.is_dir():
         raise ValueError(
-            f"{source} is no folder that datasets saved, and has neither parquet files nor shards (.tar)."
+            f"{source} is not a folder that datasets saved, and has neither parquet files nor shards (.tar)."
         )
     elif path.exists() or path.is_absolute() or source.startswith((".", "~")):
-        raise ValueError(f"{source}: there is no such folder, dataset, or list of paths ending in .txt.")
+        raise ValueError(f"{source}: no such folder, dataset, or list of paths ending in .txt.")
     else:
         examples = _load(source, source, split, streaming)
     if isinstance(examples, datasets.Dataset) and len(examples) == 0:
@@ -84,10 +84,10 @@ def load_examples(
 def select_images(
     examples: datasets.Dataset | datasets.IterableDataset, source: str, image_column: str
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """The images of a dataset, as `load_images` gives them.
+    """The images of a dataset, as `load_images` returns them.
 
     Raises:
-        ValueError: If there is no such column, or no images in it.
+        ValueError: If the column is missing, or has no images.
     """
     columns = examples.column_names
     if columns is not None and image_column not in columns:
@@ -95,7 +95,7 @@ def select_images(
     images = examples.select_columns(image_column)
     if image_column != "image":
         images = images.rename_column(image_column, "image")
-    # Undecoded: a damaged picture would otherwise raise in the middle of an iteration.
+    # Undecoded: otherwise a damaged picture would raise in the middle of an iteration.
     try:
         return images.cast_column("image", datasets.Image(decode=False))
     except (TypeError, ValueError, pa.ArrowException) as error:
@@ -115,7 +115,7 @@ def _dataset_of_paths(paths, source, split, image_column, streaming):
     if split != "train" or image_column != "image":
         raise ValueError(f"{source}: files have neither splits nor columns; leave out dataset_split and image_column.")
     if streaming:
-        raise ValueError(f"{source}: files of this machine are read one by one in any case; leave out streaming.")
+        raise ValueError(f"{source}: local files are always read one by one; leave out streaming.")
     images = datasets.Dataset.from_dict({"image": [str(path) for path in paths]})
     return images.cast_column("image", datasets.Image(decode=False))
 
@@ -126,7 +126,7 @@ def _is_saved_dataset(path: Path) -> bool:
 
 def _from_disk(path: Path, split: str, streaming: bool) -> datasets.Dataset:
     if streaming:
-        raise ValueError(f"{path}: a saved dataset is mapped into memory in any case; leave out streaming.")
+        raise ValueError(f"{path}: a saved dataset is always mapped into memory; leave out streaming.")
     images = datasets.load_from_disk(str(path))
     if isinstance(images, datasets.DatasetDict):
         if split not in images:
@@ -138,12 +138,12 @@ def _from_disk(path: Path, split: str, streaming: bool) -> datasets.Dataset:
 def _load(builder, source, split, streaming, **options):
     try:
         return datasets.load_dataset(builder, split=split, streaming=streaming, **options)
-    except Exception as error:  # of the Hub, of parquet, of a network that is not there
-        raise ValueError(f"{source}: no dataset could be loaded from there. ({first_line(error)})") from error
+    except Exception as error:  # errors of the Hub, of parquet and of the network
+        raise ValueError(f"{source}: no dataset could be loaded. ({first_line(error)})") from error
 
 
 def name_of(source: dict[str, Any] | None, index: int | None = None) -> str:
-    """What a report calls a picture: its file; inside a dataset its number, or in a stream a hash."""
+    """Name of a picture in reports: its file, its number in a dataset, or a hash of its bytes in a stream."""
     path, data = (source or {}).get("path"), (source or {}).get("bytes")
     if path is not None and data is None:
         return path
@@ -152,13 +152,13 @@ def name_of(source: dict[str, Any] | None, index: int | None = None) -> str:
 
 
 def images_fingerprint(images: datasets.Dataset) -> str:
-    """A hash that changes when images do: of their contents, or of name, length and time of change of each file."""
+    """Hash of the images: of their contents, or of each file's name, length and modification time."""
     digest = xxhash.xxh3_128()
     batches = range(0, len(images), 256)
     for first in tqdm(batches, desc="Comparing images", unit="batch", disable=len(images) < 4096):
         for source in images[first : first + 256]["image"]:
             source = source or {"path": None, "bytes": b""}
-            # The name, not the place: a folder may be moved.
+            # The name alone, so that a folder may be moved.
             digest.update(f"{Path(source['path'] or '').name}\0".encode())
             if source["bytes"] is not None:
                 digest.update(source["bytes"])
@@ -170,10 +170,7 @@ def images_fingerprint(images: datasets.Dataset) -> str:
     return digest.hexdigest()
 
 
-# What a data loader iterates
-
-
 def canonical_source(source: str) -> str:
-    """A source's name in a manifest: an absolute path if it is one."""
+    """The name of a source in manifests: paths become absolute."""
     path = Path(source).expanduser()
     return str(path.resolve()) if path.exists() else source

@@ -1,1 +1,1 @@
-"""A page in the browser to paint with."""
+"""A web page that samples from a model."""

@@ -1,4 +1,4 @@
-"""What the buttons of the demo's page do, in Gradio's terms."""
+"""The event handlers of the demo's page, for Gradio."""
 
 import asyncio
 import html
@@ -20,26 +20,31 @@ logger = logging.getLogger(__name__)
 
 
 class Studio:
-    """What the page's buttons do, in Gradio's terms.
+    """The page's event handlers.
 
     Args:
-        painter: Paints.
-        limits: What may be asked for at most.
+        painter: The model.
+        limits: Bounds of a request.
     """
 
     def __init__(self, painter: Painter, limits: Limits):
         self.painter = painter
         self.limits = limits
-        # Always the same thread, or the allocator keeps memory apart for each.
+        # One thread for all requests: the allocator would keep separate memory for each thread.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="painter")
 
     async def run(self, task: str, image_prompt: Any = None, **values: Any) -> AsyncIterator[tuple]:
-        """Paints what a form asks for; gives gallery, seed and note after every step.
+        """Samples the pictures of a form. Yields gallery, seed and note after every step.
 
-        Gradio closes it when the client cancels or leaves; the painting then ends at its next step.
+        Gradio closes the generator when the client cancels or leaves. Sampling then ends at its next step.
+
+        Args:
+            task: One of `PIPELINES`.
+            image_prompt: The uploaded image prompt, if the model takes one.
+            values: The other values of the form, by the names of its fields.
 
         Raises:
-            gr.Error: With a sentence for the user.
+            gr.Error: With a sentence for the user, if the request is invalid or sampling fails.
         """
         try:
             fields, folder = _fields(values | {"image_prompt": image_prompt}), Path(get_upload_folder())
@@ -55,7 +60,7 @@ class Studio:
 
         def on_end(painting: asyncio.Future) -> None:
             if not painting.cancelled():
-                painting.exception()  # asyncio complains of those that nobody looks at
+                painting.exception()  # asyncio warns of exceptions that nobody retrieves
             shares.put_nowait(None)
 
         painting = loop.run_in_executor(self._worker, self.painter.paint, request, on_step)
@@ -65,7 +70,7 @@ class Studio:
             while share is not None:
                 yield gr.skip(), gr.skip(), _progress_bar(share)
                 share = await shares.get()
-                while not shares.empty():  # the page shows the latest
+                while not shares.empty():  # only the latest is shown
                     share = shares.get_nowait()
             pictures = painting.result()
         except ValueError as error:
@@ -78,11 +83,11 @@ class Studio:
         yield pictures, request.seed, _note(request)
 
     def open_link(self, request: gr.Request) -> list[Any]:
-        """Values of the form of a link that `PaintingRequest.link` made, and the link if there is one."""
+        """Values for the form from a link that `PaintingRequest.link` made, and the link; without one, no changes."""
         try:
             linked = parse_link(dict(request.query_params), self.limits)
         except ValueError as error:
-            gr.Warning(f"The link paints nothing: {html.escape(str(error))}")
+            gr.Warning(f"The link cannot be opened: {html.escape(str(error))}")
             linked = None
         if linked is None:
             return [gr.skip()] * (len(FORM_OF_LINK) + 1)
@@ -91,7 +96,7 @@ class Studio:
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
-    """The form's values under the names that `parse_request` knows."""
+    """The form's values under the names that `parse_request` takes."""
     fields = dict(values)
     if fields.pop("random_seed", None) is True:
         fields["seed"] = None

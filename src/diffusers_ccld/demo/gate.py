@@ -1,4 +1,4 @@
-"""What stands before the demo's server: only what its page needs comes through."""
+"""A gate before the demo's server. It passes only the requests that the page needs."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from .requests import uploaded_file
 
-# Gradio serves a good deal more, such as a proxy, addresses that it fetches for the caller, and calls past the queue.
+# Gradio serves many other paths, among them a proxy, URLs fetched for the caller, and calls that bypass the queue.
 PAGES = ("/", "/config", "/config/", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json")
 FOLDERS = ("/assets/", "/static/")
 API_PAGES = (
@@ -20,7 +20,7 @@ API_PAGES = (
     "queue/join",
     "queue/status",
     "reset",
-    "run/predict",  # of functions that do not queue
+    "run/predict",  # functions without a queue
     "startup-events",
     "theme.css",
     "upload",
@@ -34,7 +34,7 @@ DEPTH = 16
 
 
 class RefusedError(Exception):
-    """A request that is not let through, with the status and the reason it is answered with."""
+    """A request that is refused, with the HTTP status and the reason of the answer."""
 
     def __init__(self, status: int, reason: str):
         super().__init__(reason)
@@ -42,13 +42,13 @@ class RefusedError(Exception):
 
 
 class Gate:
-    """ASGI middleware. Lets through what the page needs, bodies of bounded size, and files that were uploaded.
+    """ASGI middleware. Passes the page's requests if their bodies are small and their files are uploads.
 
     Args:
-        app: The application behind it.
-        num_inputs: How many inputs each function of the page has, by its name and by its index.
-        upload_folder: Where uploads lie.
-        upload_bytes: Size of the largest upload.
+        app: The application behind the gate.
+        num_inputs: Number of inputs of each function of the page, by its name and by its index.
+        upload_folder: Folder of the uploads.
+        upload_bytes: Maximum size of an upload in bytes.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Gate:
             return
         try:
             if scope["type"] != "http":
-                raise RefusedError(404, "There are no sockets here.")
+                raise RefusedError(404, "WebSockets are not served.")
             receive = await self._inspected(scope, receive)
         except RefusedError as refusal:
             await _answer(send, refusal.status, str(refusal))
@@ -79,17 +79,17 @@ class Gate:
     async def _inspected(self, scope: dict, receive: Callable) -> Callable:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not is_served(path):
-            raise RefusedError(404, "There is nothing here.")
+            raise RefusedError(404, "This path is not served.")
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return receive
         if scope["method"] != "POST":
-            raise RefusedError(405, "This method has no meaning here.")
+            raise RefusedError(405, "This method is not allowed.")
         is_upload = path == f"{API}upload"
         longest = self.upload_bytes + 2**16 if is_upload else JSON_BYTES
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"")
-        if not length.isdigit() or b"transfer-encoding" in headers:  # which would be heeded in place of the length
-            raise RefusedError(411, "Say how long the request is.")
+        if not length.isdigit() or b"transfer-encoding" in headers:  # chunks would override the length
+            raise RefusedError(411, "The request needs a Content-Length.")
         if int(length) > longest:
             raise RefusedError(413, f"The request is larger than {longest} bytes.")
         if is_upload:
@@ -104,14 +104,14 @@ class Gate:
 
     def _check_call(self, function: Any, data: dict) -> None:
         if not isinstance(function, str | int) or function not in self.num_inputs:
-            raise RefusedError(404, "There is no such function.")
+            raise RefusedError(404, "This function does not exist.")
         inputs, expected = data.get("data"), self.num_inputs[function]
         if not isinstance(inputs, list) or len(inputs) != expected:
             raise RefusedError(400, f'"data" must be a list of {expected} inputs.')
 
 
 def is_served(path: str) -> bool:
-    """Whether a path is one that the page needs."""
+    """True if the page needs a path."""
     if "://" in path or "/../" in path:
         return False
     if path in PAGES or path.startswith(FOLDERS):
@@ -121,10 +121,10 @@ def is_served(path: str) -> bool:
 
 
 def check_json(body: bytes, upload_folder: Path) -> dict:
-    """A body that must be an object in which every file is an upload.
+    """Parses a body, a JSON object whose files are all uploads.
 
     Raises:
-        RefusedError: If it is not.
+        RefusedError: If the body is anything else.
     """
     try:
         data = json.loads(body)
@@ -144,7 +144,7 @@ def check_json(body: bytes, upload_folder: Path) -> dict:
 
 
 def _objects(data: Any) -> Iterator[dict]:
-    """Every object inside of something that was JSON."""
+    """All objects in parsed JSON, at any depth."""
     pending = [(data, 1)]
     while pending:
         item, depth = pending.pop()
@@ -162,7 +162,7 @@ async def _read(receive: Callable, longest: int) -> bytes:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise RefusedError(400, "The request broke off.")
+            raise RefusedError(400, "The request ended early.")
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > longest:
@@ -171,7 +171,7 @@ async def _read(receive: Callable, longest: int) -> bytes:
 
 
 def _replay(body: bytes, receive: Callable) -> Callable:
-    """A `receive` that gives a body that was read already, and then what comes after it."""
+    """A `receive` that returns a body that has been read before, and then the messages after it."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> dict:

@@ -1,4 +1,4 @@
-"""A page in the browser to paint with, by Gradio."""
+"""The demo's web page, made with Gradio."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from .painter import Painter
 from .requests import LAST_SEED, Limits
 
 TITLE = "CLOOB-Conditioned Latent Diffusion"
-ABOUT = "Paints from prompts, though its diffusion network has never seen a caption: it learnt from pictures alone. "
+ABOUT = "Paints from prompts. Its diffusion network has never seen a caption: it was trained on pictures alone. "
 ABOUT_BUNDLED = "This small model knows a dozen subjects, six media and eight palettes."
 EXAMPLES = (
     "a forest in autumn, watercolor",
@@ -28,9 +28,9 @@ EXAMPLES = (
     "a cat on a rug, charcoal drawing",
     "a sailing boat in the fog, ink on paper",
 )
-MINUTES_KEPT = 60  # of pictures and uploads
+MINUTES_KEPT = 60  # pictures and uploads
 
-# System fonts, so that the page asks nobody else for any.
+# System fonts: the page loads nothing from other servers.
 THEME = gr.themes.Base(
     primary_hue="stone",
     neutral_hue="stone",
@@ -40,78 +40,38 @@ THEME = gr.themes.Base(
 )
 CSS = (Path(__file__).parent / "page.css").read_text()
 
-# Enter in the prompt, or a link that was opened, presses the button of the tab that is open.
+# Presses the button of the open tab: for Enter in the prompt, and for links.
 PRESS = """[...document.querySelectorAll(".paint-button")].find((button) => button.offsetParent !== null)?.click()"""
 
 
 def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = True) -> gr.Blocks:
-    """The page, for `launch`.
+    """Builds the page, for `launch`.
 
     Args:
-        painter: Paints.
-        limits: What may be asked for at most.
-        is_bundled: Whether the model is that of the package, of which the page then tells and shows examples.
+        painter: The model.
+        limits: Bounds of a request.
+        is_bundled: True for the bundled model, which the page describes and shows examples of.
     """
     limits = limits or Limits()
     studio = Studio(painter, limits)
-    # Seconds between two rounds of removing files, and their age.
+    # Seconds between two removals of old files, and the age of these files.
     kept = (MINUTES_KEPT * 6, MINUTES_KEPT * 60)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=kept, fill_width=True) as page:
         gr.Markdown(f"# {TITLE}\n{ABOUT}{ABOUT_BUNDLED if is_bundled else ''}", elem_id="title")
         with gr.Row(elem_id="studio"):
             with gr.Column(elem_id="form"):
-                prompt = gr.Textbox(
-                    label="Prompt",
-                    placeholder="a sunset landscape painting, oil on canvas",
-                    lines=2,
-                    max_lines=4,
-                    max_length=limits.prompt_length,
-                    submit_btn=False,
-                )
+                prompt = _prompt(limits)
                 tabs = _tabs()
                 if is_bundled:
-                    gr.Examples(
-                        [[example] for example in EXAMPLES],
-                        prompt,
-                        label="Try",
-                        elem_id="examples",
-                        api_visibility="private",
-                    )
+                    examples = [[example] for example in EXAMPLES]
+                    gr.Examples(examples, prompt, label="Try", elem_id="examples", api_visibility="private")
             with gr.Column(elem_id="wall"):
-                gallery = gr.Gallery(
-                    show_label=False,
-                    format="png",
-                    columns=2,
-                    object_fit="contain",
-                    elem_id="gallery",
-                    interactive=False,
-                )
-                with gr.Row(elem_id="below"):
-                    note = gr.HTML(elem_id="note")
-                    cancel = gr.Button("Cancel", size="sm", elem_id="cancel", min_width=80)
+                gallery, note, cancel = _wall()
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = _details(painter, limits)
 
         linked = gr.Textbox(visible="hidden")
-        runs = []
-        for task, (button, inputs) in tabs.items():
-            inputs = {"prompt": prompt, **details, **inputs}
-            if task == "edit":
-                del inputs["num_images"]
-            for component in inputs.values():
-                if component.data_model is not None:
-                    component.data_model = Unchecked
-            run = button.click(
-                partial(studio.run, task),
-                inputs_kwargs=inputs,
-                outputs=[gallery, details["seed"], note],
-                api_name=task,
-                preprocess=False,  # parse_request checks more, and says more clearly what is wrong
-                concurrency_limit=1,
-                concurrency_id="painter",
-                show_progress_on=gallery,
-            )
-            runs.append(run)
+        runs = _connect(studio, tabs, {"prompt": prompt, **details}, gallery, note)
         prompt.submit(js=f"() => {{ {PRESS}; }}")
         cancel.click(lambda: "Cancelled.", outputs=note, cancels=runs, queue=False, api_visibility="private")
         form = [details.get(name, prompt) for name in FORM_OF_LINK]
@@ -120,8 +80,38 @@ def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = Tru
     return page
 
 
+def _connect(
+    studio: Studio,
+    tabs: dict[str, tuple[gr.Button, dict[str, gr.components.Component]]],
+    shared: dict[str, gr.components.Component],
+    gallery: gr.Gallery,
+    note: gr.HTML,
+) -> list[gr.events.Dependency]:
+    """Connects the button of each tab with the studio, and returns the events."""
+    runs = []
+    for task, (button, inputs) in tabs.items():
+        inputs = {**shared, **inputs}
+        if task == "edit":
+            del inputs["num_images"]
+        for component in inputs.values():
+            if component.data_model is not None:
+                component.data_model = Unchecked
+        run = button.click(
+            partial(studio.run, task),
+            inputs_kwargs=inputs,
+            outputs=[gallery, shared["seed"], note],
+            api_name=task,
+            preprocess=False,  # parse_request checks more, with clearer messages
+            concurrency_limit=1,
+            concurrency_id="painter",
+            show_progress_on=gallery,
+        )
+        runs.append(run)
+    return runs
+
+
 class Unchecked(GradioRootModel):
-    """Whatever was sent, for `parse_request` to judge: its messages are for people."""
+    """A value of any type, for `parse_request` to check: its messages are for people."""
 
     root: Any
 
@@ -130,8 +120,30 @@ def _picture_input(label: str, height: int) -> gr.Image:
     return gr.Image(label=label, type="filepath", sources=["upload", "clipboard"], height=height)
 
 
+def _prompt(limits: Limits) -> gr.Textbox:
+    return gr.Textbox(
+        label="Prompt",
+        placeholder="a sunset landscape painting, oil on canvas",
+        lines=2,
+        max_lines=4,
+        max_length=limits.prompt_length,
+        submit_btn=False,
+    )
+
+
+def _wall() -> tuple[gr.Gallery, gr.HTML, gr.Button]:
+    """The pictures, with a note and the button that cancels below them."""
+    gallery = gr.Gallery(
+        show_label=False, format="png", columns=2, object_fit="contain", elem_id="gallery", interactive=False
+    )
+    with gr.Row(elem_id="below"):
+        note = gr.HTML(elem_id="note")
+        cancel = gr.Button("Cancel", size="sm", elem_id="cancel", min_width=80)
+    return gallery, note, cancel
+
+
 def _tabs() -> dict[str, tuple[gr.Button, dict[str, gr.components.Component]]]:
-    """A tab for each task: its button, and what it asks for beside the prompt."""
+    """A tab for each task: its button, and its inputs besides the prompt."""
 
     def strength(value: float, info: str) -> gr.Slider:
         return gr.Slider(0.02, 1, value, step=0.01, label="Strength", info=info)
@@ -145,13 +157,13 @@ def _tabs() -> dict[str, tuple[gr.Button, dict[str, gr.components.Component]]]:
         with gr.Tab("Repaint"):
             inputs = {
                 "picture": _picture_input("Picture", 240),
-                "strength": strength(0.7, "How much noise the painting begins from; 1 forgets the picture."),
+                "strength": strength(0.7, "Amount of noise to start from; 1 ignores the picture."),
             }
             tabs["image_to_image"] = (button("Repaint"), inputs)
         with gr.Tab("Edit"):
             inputs = {
                 "picture": _picture_input("Picture", 240),
-                "strength": strength(0.8, "How far the picture is inverted before it is painted again."),
+                "strength": strength(0.8, "How far the picture is inverted before it is sampled again."),
             }
             tabs["edit"] = (button("Edit"), inputs)
         with gr.Tab("Inpaint"):
@@ -168,15 +180,15 @@ def _tabs() -> dict[str, tuple[gr.Button, dict[str, gr.components.Component]]]:
             )
             inputs = {
                 "masked_picture": editor,
-                "strength": strength(1, "Below 1 something of the picture shines through."),
+                "strength": strength(1, "Below 1, part of the masked picture remains."),
             }
             tabs["inpaint"] = (button("Inpaint"), inputs)
     return tabs
 
 
 def _details(painter: Painter, limits: Limits) -> dict[str, gr.components.Component]:
-    """The inputs that all tasks share, beside the prompt."""
-    # No more than that, for whoever waits.
+    """The inputs that all tasks share, besides the prompt."""
+    # At most 30 by default, to keep waiting times short.
     steps = {name: min(30, painter.steps_of(name), limits.num_inference_steps) for name in ALGORITHMS}
     most_guidance = min(limits.guidance_scale, painter.max_guidance_scale or math.inf)
 
@@ -210,8 +222,8 @@ def _details(painter: Painter, limits: Limits) -> dict[str, gr.components.Compon
         }
         if painter.takes_image_prompts:
             with gr.Column():
-                details["image_prompt"] = _picture_input("Image prompt: a picture to be like", 220)
-                details["image_prompt_weight"] = gr.Slider(0, 1, 0.5, step=0.05, label="Its weight beside the prompt")
+                details["image_prompt"] = _picture_input("Image prompt: a picture to resemble", 220)
+                details["image_prompt_weight"] = gr.Slider(0, 1, 0.5, step=0.05, label="Share of the image prompt")
     return details
 
 
@@ -226,12 +238,12 @@ def launch(
     """Serves the page.
 
     Args:
-        page: Of `build`.
-        limits: The same.
+        page: The result of `build`.
+        limits: The limits that it was built with.
         host: Address to listen on.
-        port: Port, by default the first free one from 7860 on.
-        queue_size: How many requests may wait; further ones are told that the queue is full.
-        block: Whether to go on until interrupted.
+        port: Port to listen on (default: the first free one from 7860).
+        queue_size: Maximum number of waiting requests. Others are refused, because the queue is full.
+        block: True to return only after an interruption.
 
     Returns:
         The page's address.
@@ -254,7 +266,7 @@ def launch(
         theme=THEME,
         css=CSS,
         share=False,
-        state_session_capacity=200,  # nothing is kept in sessions, and every call of the API has one
+        state_session_capacity=200,  # sessions hold nothing, but each call of the API opens one
         show_error=False,
         ssr_mode=False,
         mcp_server=False,

@@ -1,4 +1,4 @@
-"""Paints what a request asks for, one at a time."""
+"""Samples the pictures of requests, one request at a time."""
 
 import threading
 from collections.abc import Callable
@@ -26,14 +26,14 @@ PIPELINES = {
 
 
 class PaintingCancelledError(Exception):
-    """Raised by `on_step` to end a painting."""
+    """Raised by `on_step` to end sampling."""
 
 
 class Painter:
-    """One model in memory, painting one request at a time.
+    """One model in memory. It samples one request at a time.
 
     Args:
-        pipe: The pipeline, on its device. Those of the other tasks share its networks.
+        pipe: The pipeline, on its device. The pipelines of other tasks share its networks.
     """
 
     def __init__(self, pipe: CCLDPipeline):
@@ -42,7 +42,7 @@ class Painter:
 
     @property
     def algorithm(self) -> str:
-        """The model's own sampler."""
+        """The model's own sampling algorithm."""
         return CCLDScheduler.from_config(self.pipe.scheduler.config).config.algorithm_type
 
     def steps_of(self, algorithm: str) -> int:
@@ -60,18 +60,18 @@ class Painter:
         return self.pipe.image_encoder is not None
 
     def paint(self, request: PaintingRequest, on_step: Callable[[float], None]) -> list[Image.Image]:
-        """Paints, in whatever thread; others wait for their turn.
+        """Samples the pictures of a request. Calls from other threads wait for their turn.
 
         Args:
-            request: What to paint.
-            on_step: Called after every evaluation of the network with the share that is done, 0 to 1. What it raises
-                ends the painting there.
+            request: The request.
+            on_step: Called after every evaluation of the network with the finished share, 0 to 1. An exception that
+                it raises ends sampling.
 
         Returns:
-            The pictures; each says in its PNG text "ccld" how it was made.
+            The pictures. Their PNG text "ccld" records how they were made.
 
         Raises:
-            ValueError: If the model cannot paint that.
+            ValueError: If the model does not support the request.
         """
         with self._lock:
             pipe = self._pipeline(request.task, request.algorithm)
@@ -103,7 +103,7 @@ def _inversion_and_edit(pipe: CCLDImg2ImgPipeline) -> Callable[..., ImagePipelin
 
 
 def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, Any]:
-    """The arguments of a pipeline's call, but for generators and callbacks."""
+    """The arguments of a pipeline's call, without generators and callbacks."""
     arguments = {
         "prompt": request.prompt or None,
         "image_prompt": request.image_prompt,
@@ -121,7 +121,7 @@ def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, A
 
 
 def _reporting(request: PaintingRequest, on_step: Callable[[float], None]) -> dict[str, Any]:
-    """The callback of a pipeline's call that reports the share that is done."""
+    """The callback of a pipeline's call that reports the finished share."""
     runs = 2 if request.task == "edit" else 1  # inversion, then sampling
     finished = 0
 
@@ -135,7 +135,7 @@ def _reporting(request: PaintingRequest, on_step: Callable[[float], None]) -> di
 
 
 def _size_like(picture, pipe):
-    """Width and height of about the model's own area in the proportions of a picture, as far as sizes allow."""
+    """Width and height with about the model's own area and a picture's aspect ratio, as far as sizes allow."""
     own = pipe.unet.config.sample_size
     own_height, own_width = (own, own) if isinstance(own, int) else own
     side = (own_height * own_width) ** 0.5 * pipe.vae_scale_factor

@@ -1,4 +1,4 @@
-"""What the demo is asked for: checked, until it is safe to run, and run. Knows nothing of Gradio."""
+"""Requests to the demo and the checks that make them safe to run. Independent of Gradio."""
 
 import io
 import secrets
@@ -15,21 +15,21 @@ from ..schedulers.solvers import METHODS
 from ..utils.rgb import to_rgb, upright
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-LAST_SEED = 2**32 - 1  # further ones would not survive JavaScript's numbers for long
+LAST_SEED = 2**32 - 1  # JavaScript's numbers would round much larger seeds
 LINKED = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "algorithm", "seed", "num_images")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for at most.
+    """Upper bounds of a request.
 
     Attributes:
-        prompt_length: Characters of a prompt.
-        num_inference_steps: Sampling steps.
-        guidance_scale: Weight of guidance.
-        num_images: Pictures of one request.
-        image_bytes: Size of an uploaded file.
-        image_pixels: Pixels of an uploaded picture, which are counted before it is decoded.
+        prompt_length: Number of characters of a prompt.
+        num_inference_steps: Number of sampling steps.
+        guidance_scale: Guidance scale.
+        num_images: Number of pictures.
+        image_bytes: Size of an uploaded file in bytes.
+        image_pixels: Number of pixels of an uploaded picture, checked before it is decoded.
     """
 
     prompt_length: int = 300
@@ -42,13 +42,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class PaintingRequest:
-    """A request that has been checked; `parse_request` makes it. The fields are arguments of the pipelines.
+    """A valid request, made by `parse_request`. The other fields are arguments of the pipelines.
 
     Attributes:
         task: One of `PIPELINES`.
-        seed: Seed of the first picture; the others count up.
-        picture: What to begin from, for all tasks but "paint".
-        mask: White where "inpaint" shall paint.
+        seed: Seed of the first picture. Each further picture takes the next seed.
+        picture: The picture to start from; `None` for "paint".
+        mask: Mask for "inpaint", white where new content is sampled.
     """
 
     task: str
@@ -71,7 +71,7 @@ class PaintingRequest:
         return range(self.seed, self.seed + self.num_images)
 
     def link(self) -> str | None:
-        """Query of a link that paints the same pictures; `None` where uploaded ones had a part in them."""
+        """The query of a link that samples the same pictures; `None` if the request has an upload."""
         if self.image_prompt is not None or self.picture is not None:
             return None
         return "?" + urlencode({name: getattr(self, name) for name in LINKED})
@@ -80,18 +80,18 @@ class PaintingRequest:
 def parse_request(
     task: str, values: Mapping[str, Any], limits: Limits, upload_folder: Path | None = None
 ) -> PaintingRequest:
-    """Checks what came from outside.
+    """Checks the values of a form or a call.
 
     Args:
         task: One of `PIPELINES`.
-        values: Values of any type by the names of `PaintingRequest`'s fields. What is missing has a default. "picture"
-            and "image_prompt" are uploads, see `read_image`; "mask" is a list of such, drawn on where to paint. A seed
-            that is `None` is drawn.
-        limits: What may be asked for.
+        values: Values of any type, by the names of `PaintingRequest`'s fields. Missing ones have defaults. "picture"
+            and "image_prompt" are uploads (`read_image`); "mask" is a list of uploads, opaque where something was
+            drawn. For a seed of `None` a random one is chosen.
+        limits: Bounds of the values.
         upload_folder: The only folder from which files are read.
 
     Raises:
-        ValueError: With a sentence for the user, if anything is wrong.
+        ValueError: With a sentence for the user, if a value is invalid.
     """
     prompt = _text("prompt", values.get("prompt"), limits.prompt_length)
     negative_prompt = _text("negative prompt", values.get("negative_prompt"), limits.prompt_length)
@@ -137,10 +137,10 @@ def parse_request(
 
 
 def parse_link(query: Mapping[str, str], limits: Limits) -> PaintingRequest | None:
-    """The request of a link that `PaintingRequest.link` made; `None` if the query is none.
+    """The request of a link that `PaintingRequest.link` made; `None` for other queries.
 
     Raises:
-        ValueError: If it is incomplete, or what it asks for is out of bounds.
+        ValueError: If the link is incomplete or a value is out of bounds.
     """
     if "prompt" not in query:
         return None
@@ -151,20 +151,20 @@ def parse_link(query: Mapping[str, str], limits: Limits) -> PaintingRequest | No
         try:
             values[name] = float(values[name])
         except ValueError as error:
-            raise ValueError(f"The link has no number for {name}.") from error
+            raise ValueError(f"The link needs a number for {name}.") from error
     return parse_request("paint", values, limits)
 
 
 def read_image(source: Any, limits: Limits, upload_folder: Path | None) -> Image.Image:
-    """Reads a picture that someone sent, upright and whole.
+    """Decodes an uploaded picture and applies its EXIF orientation.
 
     Args:
         source: The file's contents, or {"path": …} of a file in the folder.
-        limits: Of its size.
-        upload_folder: The only folder from which files are read. Addresses are not fetched.
+        limits: Bounds of its size.
+        upload_folder: The only folder from which files are read. URLs are not fetched.
 
     Raises:
-        ValueError: If it is none, too large, or elsewhere.
+        ValueError: If the file is not an uploaded picture, damaged, or too large.
     """
     if isinstance(source, bytes):
         file = io.BytesIO(source)
@@ -179,8 +179,8 @@ def read_image(source: Any, limits: Limits, upload_folder: Path | None) -> Image
         image = Image.open(file, formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
         raise ValueError(too_many_pixels) from error
-    except Exception as error:  # of which decoders raise all kinds on damaged files
-        raise ValueError(f"The file is no picture. It may be one of {', '.join(IMAGE_FORMATS)}.") from error
+    except Exception as error:  # decoders raise many kinds of exceptions for damaged files
+        raise ValueError(f"The file is not a picture. Supported formats are {', '.join(IMAGE_FORMATS)}.") from error
     if image.width * image.height > limits.image_pixels:
         raise ValueError(too_many_pixels)
     try:
@@ -191,17 +191,17 @@ def read_image(source: Any, limits: Limits, upload_folder: Path | None) -> Image
 
 
 def uploaded_file(source: Any, upload_folder: Path | None) -> Path:
-    """The path of {"path": …}.
+    """The path in {"path": …}, with symbolic links resolved.
 
     Raises:
-        ValueError: If it is not that of a file in the folder, whatever links lead to it.
+        ValueError: If it is not a file in the upload folder.
     """
     path = source.get("path") if isinstance(source, Mapping) else None
     if not isinstance(path, str) or "\0" in path or upload_folder is None:
         raise ValueError("A picture must be an uploaded file.")
     file = Path(path).resolve()
     if not file.is_relative_to(upload_folder.resolve()) or not file.is_file():
-        raise ValueError("A picture must be an uploaded file; no address and no other file is read.")
+        raise ValueError("A picture must be an uploaded file. Other files and addresses are not read.")
     return file
 
 
@@ -214,7 +214,7 @@ def _text(name, value, longest):
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"The {name} has characters that are none.") from error
+        raise ValueError(f"The {name} has invalid characters.") from error
     return value.strip()
 
 
@@ -245,12 +245,12 @@ def _rgb(image):
 
 
 def _drawn_on(layers: Sequence[Image.Image | None], size: tuple[int, int]) -> Image.Image:
-    """A mask, white where any layer is not transparent."""
+    """A mask, white where a layer is not fully transparent."""
     mask = Image.new("L", size)
     for layer in layers:
         if layer is not None:
             alpha = layer.convert("RGBA").getchannel("A").resize(size)
             mask.paste(255, mask=alpha.point(lambda value: 255 * (value > 0)))
     if mask.getbbox() is None:
-        raise ValueError("Draw on the picture where to paint.")
+        raise ValueError("Draw a mask on the picture.")
     return mask

@@ -9,14 +9,9 @@ from PIL import Image
 
 from ..utils.files import moved_into_place, remove_folder, write_text
 from .even_frames import POSITION_DIGITS
+from .names import ANIMATION_FORMATS
 from .provenance import Provenance, save_picture
 
-# Ending, and Pillow's name and options. WebP loses a little and is a tenth of the others in size.
-ANIMATION_FORMATS = {
-    "gif": (".gif", "GIF", {}),
-    "webp": (".webp", "WEBP", {"quality": 90}),
-    "apng": (".png", "PNG", {}),
-}
 _FRAME_NAME = re.compile(r"\d{5}\.png")
 
 

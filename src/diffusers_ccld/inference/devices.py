@@ -3,8 +3,9 @@
 import torch
 
 from ..utils.errors import first_line
+from .names import PRECISIONS
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {name: getattr(torch, dtype) for name, dtype in PRECISIONS.items()}
 
 
 def usable_dtype(name: str, device: torch.device) -> str:

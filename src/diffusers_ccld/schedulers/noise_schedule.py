@@ -8,7 +8,7 @@ import math
 
 import torch
 
-TIMESTEP_SCHEDULES = ("spliced", "ddpm", "log", "linear")
+from .names import TIMESTEP_SCHEDULES
 
 # The spliced schedule passes from "cosine" to "ddpm" at these times, where the slopes of their log-SNRs are equal.
 COSINE_CROSSOVER = 0.80074257

@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from .names import ALGORITHMS
 from .noise_schedule import cosine_betas, sampling_times, t_to_alpha_sigma, t_to_timestep, timestep_to_t
 from .solvers import (
     ADAMS_BASHFORTH,
@@ -23,8 +24,6 @@ from .solvers import (
     corrected,
     extrapolated_step,
 )
-
-ALGORITHMS = tuple(METHODS)
 
 PREDICTION_TYPES = ("v_prediction", "epsilon")
 

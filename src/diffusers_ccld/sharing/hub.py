@@ -1,5 +1,6 @@
 """Folders on the Hugging Face Hub. A repository is created and checked before the work, not after it."""
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -61,14 +62,38 @@ def push_folder(folder: str | Path, repo_id: str) -> str:
         ) from error
 
 
-def check_hub_arguments(push_to_hub: bool, hub_model_id: str | None, hub_private_repo: bool) -> None:
-    """Checks that the options of a repository come with an upload.
+def _setting(default: bool | None, help: str) -> dataclasses.Field:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(kw_only=True)
+class HubSettings:
+    """Settings of an upload, for the scripts' flags and the settings of training runs.
 
     Raises:
-        ValueError: If they are given without `push_to_hub`.
+        ValueError: If a repository is described, but nothing is uploaded.
     """
-    if not push_to_hub and (hub_model_id is not None or hub_private_repo):
-        raise ValueError("hub_model_id and hub_private_repo describe an upload: give push_to_hub as well.")
+
+    push_to_hub: bool = _setting(False, "upload the result to the Hub")
+    hub_model_id: str | None = _setting(None, "name of the result on the Hub (default: the output folder's)")
+    hub_private_repo: bool = _setting(False, "create the repository as a private one")
+
+    def __post_init__(self):
+        if not self.push_to_hub and (self.hub_model_id is not None or self.hub_private_repo):
+            raise ValueError("hub_model_id and hub_private_repo describe an upload: give push_to_hub as well.")
+
+    def prepare_repository(self, default_name: str) -> str | None:
+        """Makes sure that the repository can be written; returns its full name, or `None` without an upload.
+
+        Args:
+            default_name: Its name if the settings have none.
+
+        Raises:
+            ValueError: If it cannot be written.
+        """
+        if not self.push_to_hub:
+            return None
+        return prepare_repository(self.hub_model_id or default_name, self.hub_private_repo)
 
 
 def forget_places(folder: Path) -> None:

@@ -28,6 +28,7 @@ MODULES = (
     "models/prediction",
     "models/attention_processor",
     "models/unet_ccld",
+    "schedulers/names",
     "schedulers/noise_schedule",
     "schedulers/solvers",
     "schedulers/scheduling_ccld",

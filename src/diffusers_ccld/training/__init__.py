@@ -1,1 +1,1 @@
-"""What the scripts of training/ are made of."""
+"""Building blocks of the scripts in training/."""

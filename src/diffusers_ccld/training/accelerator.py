@@ -30,7 +30,7 @@ def make_accelerator(config: RunConfig, may_shard: bool = False) -> Accelerator:
     """
     missing = set(config.trackers) - {str(tracker) for tracker in get_available_trackers()}
     if missing:
-        raise ValueError(f"--report_to {' '.join(sorted(missing))}: not installed; pip install it, or leave it out.")
+        raise ValueError(f"--report-to {' '.join(sorted(missing))}: not installed; pip install it, or leave it out.")
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     wants_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     on_cpu = not torch.accelerator.is_available()

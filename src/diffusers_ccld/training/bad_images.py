@@ -1,4 +1,4 @@
-"""Images that are no good: listed, and too many of them end a run."""
+"""The list of bad images. Too many of them end a run."""
 
 import itertools
 import json
@@ -10,17 +10,17 @@ from accelerate.utils import gather_object
 
 from ..utils.files import write_text
 
-# A share of bad images says nothing before so many were looked at.
+# The share of bad images means little before this many have been read.
 LEAST_LOOKED_AT = 100
 
 
 class BadImages:
-    """Lists pictures that are no good, and stops a run that meets too many.
+    """Lists bad pictures, and stops a run that meets too many.
 
     Args:
-        max_share: The share of the pictures looked at from which on there are too many.
-        num_images: How many pictures there are; unknown for a stream.
-        path: Where to list them, beside those that are listed there already.
+        max_share: Largest share of the pictures read that may be bad.
+        num_images: Number of pictures; `None` for a stream.
+        path: File of the list; pictures listed there earlier stay.
     """
 
     def __init__(self, max_share: float, num_images: int | None = None, path: Path | None = None):
@@ -28,7 +28,7 @@ class BadImages:
         self.num_images = num_images
         self.path = path
         self.reasons: dict[str, str] = {}
-        # Counted since the process began: a list of earlier bad images without the good ones would tell no share.
+        # Counted since the process started: the list of an earlier process has the bad images, but not the good ones.
         self.num_looked_at = self.num_bad = 0
         if path is not None and path.is_file():
             entries = [json.loads(line) for line in path.read_text().splitlines()]
@@ -43,10 +43,10 @@ class BadImages:
             write_text(self.path, "\n".join(lines) + "\n")
 
     def add(self, num_looked_at: int, bad: Sequence[tuple[str, str]]) -> None:
-        """Notes how many pictures were looked at, and which of them were bad.
+        """Counts pictures that were read, and lists the bad ones.
 
         Raises:
-            ValueError: If too many are.
+            ValueError: If too many are bad.
         """
         self.record(bad)
         self.num_looked_at += num_looked_at
@@ -56,14 +56,14 @@ class BadImages:
             shown = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(self.reasons.items(), 5))
             raise ValueError(
                 f"{self.num_bad} of {self.num_looked_at} pictures are bad, more than a share of {self.max_share:g}. "
-                f"Mend the images or raise --max_bad_share. The first: {shown}."
+                f"Repair the images or raise --max-bad-share. The first: {shown}."
             )
 
 
 def gather_bad_images(
     accelerator: Accelerator, bad_images: BadImages, num_looked_at: int, bad: Sequence[tuple[str, str]]
 ) -> None:
-    """Adds what all processes have met; all processes have to take part."""
+    """Adds the pictures that all processes have read; all processes must take part."""
     if accelerator.num_processes > 1:
         found = gather_object([(num_looked_at, bad)])
         num_looked_at = sum(count for count, _ in found)

@@ -1,4 +1,4 @@
-"""From a run's settings to its batches, and from a batch to what the network is to learn of it."""
+"""The images of a run and its batches."""
 
 import signal
 from collections.abc import Generator
@@ -23,11 +23,11 @@ class TrainingData(NamedTuple):
     """The images of a run.
 
     Attributes:
-        dataset: What a data loader takes batches from; of a stream, the stream itself.
-        source: Where the images come from.
-        identity: What may not change while the run lasts, as JSON.
-        num_images: How many images there are; `None` if that is not known.
-        bad: Bad images that are known already: name and reason of each.
+        dataset: A dataset that makes batches; of a stream, the stream itself.
+        source: The dataset's path, or its name on the Hub.
+        identity: What must not change between resumptions, as JSON.
+        num_images: Number of images; `None` if unknown.
+        bad: Name and reason of each image that is known to be bad.
     """
 
     dataset: LatentCache | TrainingImages | datasets.IterableDataset
@@ -40,21 +40,21 @@ class TrainingData(NamedTuple):
 def load_training_data(
     config: TrainingConfig, accelerator: Accelerator, pipe: DiffusionPipeline, size: int
 ) -> TrainingData:
-    """Finds the images.
+    """Finds the images of a run, in a cache or a dataset.
 
     Args:
         config: The run's settings.
-        accelerator: Says which process this is.
-        pipe: The pipeline whose autoencoder and image encoder a cache has to be of.
+        accelerator: The run's accelerator.
+        pipe: The pipeline; its autoencoder and image encoder must be those of the cache.
         size: Height and width of the training images in pixels.
 
     Raises:
-        ValueError: If there are none, or a cache is stale.
+        ValueError: If there are no images, or the cache is stale.
     """
     if config.cache is not None:
         preparation = _preparation(config, size)
         identity = {"seed": config.seed, "resolution": size}
-        cache = LatentCache(config.cache, config.seed)
+        cache = LatentCache.open(config.cache, config.seed)
         if accelerator.is_main_process:
             cache.check(
                 pipe.vae,
@@ -72,19 +72,19 @@ def load_training_data(
 def load_training_images(
     config: RunConfig, accelerator: Accelerator, size: int, streaming: bool = False
 ) -> TrainingData:
-    """Finds the images, as `load_training_data` does where there is no cache.
+    """Finds the images of a run in a dataset.
 
     Args:
         config: The run's settings.
-        accelerator: Says which process this is.
+        accelerator: The run's accelerator.
         size: Height and width of the training images in pixels.
-        streaming: Whether to read them as a stream.
+        streaming: True to read them as a stream.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no images.
     """
     source = canonical_source(config.dataset or DEFAULT_DATASET)
-    with accelerator.main_process_first():  # the others then find what the first has downloaded
+    with accelerator.main_process_first():  # the first process downloads, the others find the files
         images = load_images(source, config.dataset_split, config.image_column, streaming)
     return make_training_data(config, accelerator, images, source, size)
 
@@ -96,13 +96,13 @@ def make_training_data(
     source: str,
     size: int,
 ) -> TrainingData:
-    """The images of a run, of those that were found.
+    """The training images of a run, from undecoded pictures.
 
     Args:
         config: The run's settings.
-        accelerator: Says which process this is.
+        accelerator: The run's accelerator.
         images: Undecoded pictures, of `load_images`.
-        source: Where they come from.
+        source: The dataset's path, or its name on the Hub.
         size: Height and width of the training images in pixels.
     """
     identity = {
@@ -110,7 +110,8 @@ def make_training_data(
         "resolution": size,
         "random_crop": config.random_crop,
         "random_flip": config.random_flip,
-        **config.image_limits._asdict(),
+        "min_image_side": config.min_image_side,
+        "max_image_pixels": config.max_image_pixels,
     }
     if isinstance(images, datasets.IterableDataset):
         return TrainingData(images, source, identity | {"stream": source}, None, [])
@@ -126,13 +127,13 @@ def _preparation(config, size):
 def make_batches(
     config: RunConfig, accelerator: Accelerator, data: TrainingData, size: int, state: RunState
 ) -> Generator[dict[str, Any]]:
-    """One process's batches without end, beginning with the one that comes next; `encode_batch` takes them.
+    """The batches of one process, without end, from the run's next one on; `encode_batch` takes them.
 
-    To be closed, which ends the processes that read images: they heed no other signal to end.
+    Close the generator: that ends the processes that read images. They ignore signals.
 
     Args:
         config: The run's settings.
-        accelerator: Says which process this is.
+        accelerator: The run's accelerator.
         data: The images.
         size: Height and width of the training images in pixels.
         state: The progress of the run.
@@ -148,12 +149,12 @@ def make_batches(
     stream = state.stream or [[0, 0]] * world_size
     if len(stream) != world_size:
         raise ValueError(
-            f"The run has read its stream with {len(stream)} processes, each a share of its own. Go on with as many: "
-            f"on {world_size}, images would be left out or come twice."
+            f"The run has read its stream with {len(stream)} processes, each one its share. Resume with as many: "
+            f"on {world_size}, images would be left out or repeated."
         )
     epoch, offset = stream[rank]
     images = StreamedImages(data.dataset, _preparation(config, size), config.seed, positions, epoch, offset)
-    # A stream has one reader: it does not divide into equal parts.
+    # One reader, because a stream does not divide into equal parts.
     return _iterate(images, min(config.dataloader_num_workers, 1), accelerator, batch_size=None)
 
 
@@ -163,13 +164,13 @@ def _iterate(
     accelerator: Accelerator,
     **options: Any,
 ) -> Generator[dict[str, Any]]:
-    """The batches that a dataset makes, read by workers that leave signals to the trainer; to be closed.
+    """The batches of a dataset, read by workers that ignore signals. Close it to end them.
 
     Args:
-        dataset: Gives whole batches.
-        num_workers: How many processes read.
-        accelerator: Says where the batches go.
-        options: `batch_sampler`, or `batch_size=None` for a dataset that samples by itself.
+        dataset: A dataset of whole batches.
+        num_workers: Number of processes that read.
+        accelerator: The run's accelerator.
+        options: `batch_sampler`, or `batch_size=None` for a dataset that makes its own batches.
     """
     loader = DataLoader(
         dataset,
@@ -181,7 +182,7 @@ def _iterate(
     )
     try:
         yield from loader
-    except ValueError as error:  # what a worker raises comes with its traceback; the message is the last line
+    except ValueError as error:  # a worker's error includes its traceback; the message is the last line
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
 
 

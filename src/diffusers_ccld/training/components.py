@@ -1,4 +1,4 @@
-"""The parts of a pipeline that is trained: loaded, or made from a configuration."""
+"""Loads the parts of a pipeline for training, or makes them from a configuration."""
 
 import inspect
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def network_settings(unet: nn.Module) -> dict[str, Any]:
-    """The configuration of a network of diffusers, without what diffusers notes in it."""
+    """The configuration of a diffusers network, without the entries that diffusers adds."""
     return {key: value for key, value in unet.config.items() if not key.startswith("_")}
 
 
@@ -34,11 +34,11 @@ UNET_COMPONENTS = ("unet", "scheduler")
 
 
 def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
-    """Components of a pipeline, by name, in float32; all but the U-Net are frozen.
+    """Loads components of a pipeline in float32, by name; all but the U-Net are frozen.
 
     Args:
-        model: A folder or a name on the Hub; it may lack what is not asked for.
-        names: Which components.
+        model: A folder or a name on the Hub; it may lack all other components.
+        names: Names of the components.
 
     Raises:
         ValueError: If one is missing.
@@ -49,7 +49,7 @@ def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
         "scheduler": CCLDScheduler.from_pretrained,
         "tokenizer": CLOOBTokenizer.from_pretrained,
         "feature_extractor": CLOOBImageProcessor.from_pretrained,
-        # diffusers loads in float32 whatever the file is in, transformers only if told.
+        # diffusers always loads in float32, transformers only on request.
         "text_encoder": partial(CLOOBTextModelWithProjection.from_pretrained, dtype=torch.float32),
         "image_encoder": partial(CLOOBVisionModelWithProjection.from_pretrained, dtype=torch.float32),
     }
@@ -67,10 +67,10 @@ def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
 
 
 def load_autoencoder(model: str) -> AutoencoderKL:
-    """The autoencoder of a pipeline, in float32.
+    """Loads the autoencoder of a pipeline in float32.
 
     Raises:
-        ValueError: If it is missing, or has no posterior to train.
+        ValueError: If it is missing, or is not an AutoencoderKL.
     """
     vae = load_components(model, ["vae"])["vae"]
     if not isinstance(vae, AutoencoderKL):
@@ -79,25 +79,25 @@ def load_autoencoder(model: str) -> AutoencoderKL:
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """The configuration in a JSON file.
+    """Reads a configuration from a JSON file.
 
     Raises:
-        ValueError: If there is no such file, or no configuration in it.
+        ValueError: If the file is missing, or has no configuration.
     """
     try:
         config = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: there is no readable JSON file. ({error})") from error
+        raise ValueError(f"{path}: not a readable JSON file. ({error})") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} has no configuration.")
     return config
 
 
 def make_from_json(model_class: type[ModelMixin], path: str) -> ModelMixin:
-    """A new network of diffusers, of the configuration in a JSON file.
+    """Makes a new diffusers network with the configuration of a JSON file.
 
     Raises:
-        ValueError: If there is no such file, or it describes no such network.
+        ValueError: If the file is missing, or does not describe such a network.
     """
     config = read_json(path)
     known = inspect.signature(model_class).parameters
@@ -107,11 +107,11 @@ def make_from_json(model_class: type[ModelMixin], path: str) -> ModelMixin:
     try:
         return model_class.from_config(config)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{path} describes no {model_class.__name__}: {error}") from error
+        raise ValueError(f"{path} does not describe a {model_class.__name__}: {error}") from error
 
 
 def make_lora_config(config: Any) -> "LoraConfig":
-    """A LoRA on every attention, convolution and modulation, of the settings' `lora_rank` and `lora_alpha`."""
+    """A LoRA of the settings' `lora_rank` and `lora_alpha`, on every attention, convolution and modulation."""
     from peft import LoraConfig
 
     alpha = config.lora_rank if config.lora_alpha is None else config.lora_alpha
@@ -119,5 +119,5 @@ def make_lora_config(config: Any) -> "LoraConfig":
 
 
 def network_identity(unet: torch.nn.Module) -> dict[str, Any]:
-    """What a run's checkpoints know a network by: its settings, but those that are not set."""
+    """The settings of a network that identify it in checkpoints: all that are not `None`."""
     return {name: value for name, value in network_settings(unet).items() if value is not None}

@@ -1,4 +1,4 @@
-"""What a student learns of a teacher: its predictions, guided or several steps at once, its features, and of what."""
+"""Distillation of a student from a teacher: features, guided predictions, and several steps in one."""
 
 import math
 from contextlib import nullcontext
@@ -20,9 +20,9 @@ from ..schedulers.noise_schedule import sampling_times, t_to_timestep
 
 
 class FeatureRecorder:
-    """Keeps what leaves every level of a CCLD U-Net, on the way down and up, but for the prediction itself.
+    """Records the output of every level of a CCLD U-Net, down and up, except the prediction.
 
-    Used as a context, which gives the list that the features (N, C, H, W) of one evaluation are going to be in.
+    It is a context manager; it returns a list that one evaluation fills with features (N, C, H, W).
     """
 
     def __init__(self, unet: CCLDUNet2DConditionModel):
@@ -37,13 +37,13 @@ class FeatureRecorder:
     def __exit__(self, *_) -> None:
         self._features = None
 
-    def _note(self, module, arguments, output):
+    def _note(self, module: nn.Module, arguments: tuple, output: torch.Tensor) -> None:
         if self._features is not None:
             self._features.append(output)
 
 
 def boundary_channels(unet: CCLDUNet2DConditionModel) -> list[int]:
-    """Channels of what a `FeatureRecorder` keeps of one evaluation."""
+    """Channels of each of the features that a `FeatureRecorder` records."""
     widths = list(unet.config.block_out_channels)
     return widths + widths[-2::-1]
 
@@ -52,7 +52,7 @@ def make_projections(student: UNet2DConditionModel, teacher: UNet2DConditionMode
     """1×1 convolutions from the student's features to the teacher's, one for each boundary of levels.
 
     Raises:
-        ValueError: If the networks have not the same boundaries.
+        ValueError: If their levels do not correspond.
     """
     ours = all(isinstance(unet, CCLDUNet2DConditionModel) for unet in (student, teacher))
     if not ours or len(student.config.block_out_channels) != len(teacher.config.block_out_channels):
@@ -61,15 +61,15 @@ def make_projections(student: UNet2DConditionModel, teacher: UNet2DConditionMode
     return nn.ModuleList(nn.Conv2d(narrow, wide, 1) for narrow, wide in channels)
 
 
-def feature_losses(projected: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
-    """Squared error of each image's features as a share of their mean square, mean of all boundaries: (N,).
+def feature_losses(projected: list[torch.Tensor], targets: list[torch.Tensor]) -> torch.Tensor:
+    """Relative squared error of each image's features, the mean over all boundaries: (N,).
 
     Args:
         projected: The student's features (N, C, H, W), projected, one for each boundary.
-        wanted: The teacher's.
+        targets: The teacher's features.
     """
     losses = []
-    for mine, theirs in zip(projected, wanted, strict=True):
+    for mine, theirs in zip(projected, targets, strict=True):
         error = F.mse_loss(mine.float(), theirs.float(), reduction="none").mean(dim=(1, 2, 3))
         losses.append(error / theirs.float().square().mean(dim=(1, 2, 3)).clamp(min=1e-6))
     return torch.stack(losses).mean(dim=0)
@@ -78,14 +78,14 @@ def feature_losses(projected: list[torch.Tensor], wanted: list[torch.Tensor]) ->
 # Networks
 
 
-class Question(NamedTuple):
-    """What networks are asked of N images.
+class Batch(NamedTuple):
+    """The networks' inputs for N images.
 
     Attributes:
         noisy_latents: (N, C, H, W).
         timesteps: In diffusers' units, (N,).
         condition: CLOOB embeddings, (N, 1, D); zero for no condition.
-        guidance_scales: How much to guide towards the condition, (N,), if at all.
+        guidance_scales: (N,); `None` for unguided predictions.
     """
 
     noisy_latents: torch.Tensor
@@ -94,23 +94,23 @@ class Question(NamedTuple):
     guidance_scales: torch.Tensor | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What there is of it, by name."""
+        """The tensors by name, without those that are `None`."""
         return {name: tensor for name, tensor in self._asdict().items() if tensor is not None}
 
 
-class Answer(NamedTuple):
-    """What a network says of N images: v, (N, C, H, W), and features if they are compared."""
+class Prediction(NamedTuple):
+    """A network's outputs for N images: v, (N, C, H, W), and the features if they are compared."""
 
     velocity: torch.Tensor
     features: list[torch.Tensor]
 
 
 class Student(nn.Module):
-    """A student and the projections of its features, as one call that can be trained.
+    """A student and the projections of its features as one module.
 
     Args:
         unet: The student.
-        projections: Of `make_projections`; none, and features are not compared.
+        projections: The result of `make_projections`; empty if features are not compared.
     """
 
     def __init__(self, unet: UNet2DConditionModel, projections: nn.ModuleList):
@@ -124,18 +124,18 @@ class Student(nn.Module):
         timesteps: torch.Tensor,
         condition: torch.Tensor,
         guidance_scales: torch.Tensor | None = None,
-    ) -> Answer:
+    ) -> Prediction:
         with self._recorder as features:
             velocity = predict_velocity(self.unet, noisy_latents, timesteps, condition, guidance_scales)
-        return Answer(velocity, [project(f) for project, f in zip(self.projections, features)])
+        return Prediction(velocity, [project(f) for project, f in zip(self.projections, features)])
 
 
 class Teacher:
-    """A frozen network that answers what the student is asked.
+    """The frozen network whose predictions the student learns.
 
     Args:
         unet: The network.
-        compares_features: Whether its features are wanted.
+        compares_features: True to record its features.
     """
 
     def __init__(self, unet: UNet2DConditionModel, compares_features: bool = False):
@@ -149,34 +149,34 @@ class Teacher:
         timesteps: torch.Tensor,
         condition: torch.Tensor,
         guidance_scales: torch.Tensor | None = None,
-    ) -> Answer:
-        """The network's answer, its velocity in float32.
+    ) -> Prediction:
+        """The network's prediction; its velocity is float32.
 
         Args:
             noisy_latents: (N, C, H, W).
             timesteps: In diffusers' units, (N,).
             condition: CLOOB embeddings, (N, 1, D).
-            guidance_scales: How much to guide towards the condition, (N,); not by default. A network that is not told
-                the scale is asked a second time, without the condition.
+            guidance_scales: (N,); `None` for unguided predictions. A network that is not guidance-distilled is
+                evaluated a second time, without the condition.
         """
         dtype = self.unet.dtype
-        question = (noisy_latents.to(dtype), timesteps, condition.to(dtype))
+        inputs = (noisy_latents.to(dtype), timesteps, condition.to(dtype))
         with self._recorder as features:
-            velocity = predict_velocity(self.unet, *question, guidance_scales).float()
+            velocity = predict_velocity(self.unet, *inputs, guidance_scales).float()
         if guidance_scales is not None and not is_guidance_distilled(self.unet):
-            unguided = predict_velocity(self.unet, *question[:2], torch.zeros_like(question[2])).float()
+            unguided = predict_velocity(self.unet, *inputs[:2], torch.zeros_like(inputs[2])).float()
             velocity = unguided + guidance_scales.view(-1, 1, 1, 1) * (velocity - unguided)
-        return Answer(velocity, features)
+        return Prediction(velocity, features)
 
 
 # Few steps
 
 
-class Strides:
-    """The few long steps of a student, each as long as several of its teacher's.
+class ProgressiveSchedule:
+    """The progressive-distillation schedule: each step of the student is as long as several steps of its teacher.
 
-    A student learns to go in one step where the teacher's DDIM steps lead: the distillation of Salimans and Ho (2022),
-    "Progressive Distillation for Fast Sampling of Diffusion Models", which is repeated with ever fewer steps there.
+    The student learns to reach in one step where several DDIM steps of the teacher lead. After Salimans and Ho (2022),
+    "Progressive Distillation for Fast Sampling of Diffusion Models", who repeat this with ever fewer steps.
 
     Args:
         num_steps: Steps of the student from noise to image.
@@ -184,7 +184,7 @@ class Strides:
         schedule: The sampler's `timestep_schedule`.
 
     Raises:
-        ValueError: If the teacher's steps are no multiple of the student's.
+        ValueError: If the teacher's steps are not a multiple of the student's.
     """
 
     def __init__(self, num_steps: int, teacher_steps: int, schedule: str):
@@ -194,32 +194,32 @@ class Strides:
         self._times = torch.cat([sampling_times(teacher_steps, schedule), torch.zeros(1)]).float()
 
     def times(self, t: torch.Tensor) -> torch.Tensor:
-        """The teacher's times in the strides that uniform times (N,) fall into, (substeps + 1, N), descending."""
-        stride = (t * self.num_steps).long().clamp(max=self.num_steps - 1)
-        first = (self.num_steps - 1 - stride) * self.substeps
+        """The teacher's times within the student's steps that contain times (N,): (substeps + 1, N), descending."""
+        step = (t * self.num_steps).long().clamp(max=self.num_steps - 1)
+        first = (self.num_steps - 1 - step) * self.substeps
         offsets = torch.arange(self.substeps + 1, device=t.device)
         return self._times.to(t.device)[first + offsets[:, None]]
 
 
 def ddim_step(x: torch.Tensor, velocity: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-    """x_s of x_t (N, C, H, W) and v; in the plane of x₀ and ε a turn by the angle between the times (N,)."""
+    """x_s from x_t (N, C, H, W) and v: a rotation in the plane of x₀ and ε by the angle between the times (N,)."""
     angle = ((t - s) * math.pi / 2).view(-1, 1, 1, 1)
     return angle.cos() * x - angle.sin() * velocity
 
 
-def stride_velocity(
+def long_step_velocity(
     teacher: Teacher,
     noisy_latents: torch.Tensor,
     times: torch.Tensor,
     condition: torch.Tensor,
     guidance_scales: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The v with which one DDIM step leads where several steps of a teacher lead: (N, C, H, W), float32.
+    """The v with which one DDIM step ends where several steps of the teacher end: (N, C, H, W), float32.
 
     Args:
         teacher: The teacher.
         noisy_latents: x_t at the first of the times, (N, C, H, W).
-        times: The teacher's, of `Strides.times`.
+        times: The teacher's times, of `ProgressiveSchedule.times`.
         condition: CLOOB embeddings, (N, 1, D).
         guidance_scales: As for the teacher.
     """
@@ -234,27 +234,27 @@ def stride_velocity(
 
 
 class OtherConditions:
-    """Conditions that are not the images' own, so that the student is also taught prompts that no image shows.
+    """Conditions that are not the images' own, so that the student also learns prompts that no image shows.
 
     Args:
         seed: The run's seed.
         share: Share of the images that get another condition.
-        prompt_embeds: What to choose from, (M, D); without it, the image's own embedding is turned by up to 90° in a
-            random direction.
+        prompt_embeds: Embeddings to choose from, (M, D). By default, the image's own embedding is rotated by up to 90°
+            in a random direction.
     """
 
     def __init__(self, seed: int, share: float, prompt_embeds: torch.Tensor | None = None):
         self.seed, self.share, self.prompt_embeds = seed, share, prompt_embeds
 
     def draw(self, condition: torch.Tensor, positions: range) -> tuple[torch.Tensor, torch.Tensor]:
-        """Replaces conditions, but for zero ones.
+        """Replaces a share of the conditions. Zero conditions stay.
 
         Args:
             condition: The images' own, (N, 1, D).
-            positions: Of the images in the run.
+            positions: The images' positions in the run.
 
         Returns:
-            Conditions, (N, 1, D), and (N,) booleans: which are the images' own still.
+            Conditions, (N, 1, D), and (N,) booleans: True where they are still the images' own.
         """
         if not self.share:
             return condition, torch.ones(len(condition), dtype=torch.bool, device=condition.device)
@@ -267,7 +267,7 @@ class OtherConditions:
                 drawn[i, 0] = self._another(condition[i, 0], random)
         return drawn, is_own
 
-    def _another(self, own, random):
+    def _another(self, own: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
         if self.prompt_embeds is not None:
             return self.prompt_embeds[int(random.integers(len(self.prompt_embeds)))].to(own)
         direction = torch.from_numpy(random.standard_normal(len(own), dtype=np.float32)).to(own)
@@ -278,6 +278,6 @@ class OtherConditions:
 
 
 def draw_guidance_scales(seed: int, positions: range, highest: float) -> torch.Tensor:
-    """Uniform guidance scales from 1, which is no guidance, up, for each of N positions: (N,), float32."""
+    """Uniform guidance scales from 1 (no guidance) to `highest`, one for each of N positions: (N,), float32."""
     draws = [generator_at(seed, Purpose.GUIDANCE, position).uniform(1, highest) for position in positions]
     return torch.tensor(draws, dtype=torch.float32)

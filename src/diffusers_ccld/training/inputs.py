@@ -1,4 +1,4 @@
-"""From encoded images to the network's inputs and target: times, noise, dropped conditions."""
+"""The network's inputs and targets for encoded images: times, noise, dropped conditions."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from ..data.randomness import Purpose, generator_at, normal_at
 from ..schedulers.noise_schedule import t_to_timestep
 from ..schedulers.scheduling_ccld import CCLDScheduler
 
-# torch's Sobol sequence ends here; a run that gets so far begins it again.
+# torch's Sobol sequence ends here; longer runs start it again.
 SOBOL_LENGTH = 2**30
 
 
@@ -36,13 +36,13 @@ class TrainingTimes:
 
 
 class TrainingDraws(NamedTuple):
-    """What is random in the training step of N images.
+    """The random numbers of the training step of N images.
 
     Attributes:
         t: Continuous times, (N,), in [0, 1).
         noise: Standard normal ε, (N, C, H, W).
-        posterior_noise: Standard normal, (N, C, H, W): which sample of an image's latent posterior is taken.
-        is_dropped: (N,) booleans: whose condition is replaced by the zero vector.
+        posterior_noise: Standard normal, (N, C, H, W); it selects a sample of the latents' posterior.
+        is_dropped: (N,) booleans: True where the condition is replaced by the zero vector.
     """
 
     t: torch.Tensor
@@ -56,7 +56,7 @@ class TrainingDraws(NamedTuple):
         return t_to_timestep(self.t)
 
     def to(self, device: torch.device) -> "TrainingDraws":
-        """The same on a device."""
+        """The same numbers on a device."""
         return TrainingDraws(*(tensor.to(device) for tensor in self))
 
 
@@ -67,12 +67,12 @@ def draw_for_training(
     latent_shape: tuple[int, int, int],
     condition_dropout: float,
 ) -> TrainingDraws:
-    """Draws what is random in a training step.
+    """Draws the random numbers of a training step.
 
     Args:
         seed: The run's seed.
-        times: Where the times come from.
-        positions: N of them, one after another.
+        times: The times of all positions.
+        positions: Positions of N images in the run, one after another.
         latent_shape: (C, H, W) of the latents.
         condition_dropout: Probability of the zero condition.
     """
@@ -92,7 +92,7 @@ def training_resolution(
     """Size of the training images in pixels, and (C, H, W) of their latents.
 
     Args:
-        resolution: What was asked for; by default what the U-Net was trained on.
+        resolution: The size in the settings; `None` for that of the U-Net's training.
         sample_size: Height and width of the latents that the U-Net was trained on.
         vae: The autoencoder.
 
@@ -103,15 +103,16 @@ def training_resolution(
     resolution = resolution or sample_size * factor
     if resolution % factor:
         raise ValueError(f"--resolution must be a multiple of {factor}, the autoencoder's factor.")
-    # A VQ autoencoder's latents are what its codes are nearest to.
+    # The latents of a VQ autoencoder have the channels of its codes.
     channels = vae.config.get("vq_embed_dim") or vae.config.latent_channels
     return resolution, (channels, resolution // factor, resolution // factor)
 
 
 def encode_batch(batch: dict[str, Any], pipe: DiffusionPipeline, accelerator: Accelerator) -> EncodedImages:
-    """What the network is trained on, of a batch of images or of a cache, on the run's device in float32.
+    """Encodes a batch of images, or reads a batch of a cache; the result is float32, on the run's device.
 
-    A run that trains in bfloat16 encodes images in it, too; float16 has not the range that autoencoders may need.
+    A run in bfloat16 also encodes images in bfloat16. A run in float16 does not: its range is too small for some
+    autoencoders.
     """
     device = accelerator.device
     if "pixel_values" not in batch:
@@ -122,11 +123,11 @@ def encode_batch(batch: dict[str, Any], pipe: DiffusionPipeline, accelerator: Ac
 
 
 class TrainingInputs(NamedTuple):
-    """What the network gets to see of N images, and what it is to say.
+    """The network's inputs for N images, and its target.
 
     Attributes:
         latents: x₀, (N, C, H, W).
-        noisy_latents: x_t = α·x₀ + σ·ε, likewise.
+        noisy_latents: x_t = α·x₀ + σ·ε, (N, C, H, W).
         timesteps: The times in diffusers' units, (N,).
         condition: CLOOB embeddings, (N, 1, D); zero where they are dropped.
         target: v = α·ε − σ·x₀, (N, C, H, W).
@@ -146,9 +147,9 @@ def make_inputs(
 
     Args:
         encoded: The images.
-        draws: What is random about it.
-        scheduler: Knows the noise levels.
-        scaling_factor: What the autoencoder's latents are multiplied with.
+        draws: The random numbers.
+        scheduler: The noise schedule.
+        scaling_factor: Factor of the autoencoder's latents.
     """
     latents = (encoded.latent_mean + encoded.latent_std * draws.posterior_noise) * scaling_factor
     timesteps = draws.timesteps

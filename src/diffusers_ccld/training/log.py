@@ -1,4 +1,4 @@
-"""What a training run reports: figures, pictures and bad images, and descriptions of a run in text."""
+"""Reports of a training run: figures, pictures, bad images, and descriptions in text."""
 
 import json
 import math

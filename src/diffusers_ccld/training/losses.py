@@ -1,7 +1,9 @@
-"""Losses of diffusion models."""
+"""The losses of a diffusion model."""
 
 import torch
 from torch.nn import functional as F
+
+from ..schedulers.noise_schedule import t_to_alpha_sigma
 
 
 def v_prediction_losses(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -27,7 +29,7 @@ def min_snr_weights(alpha: torch.Tensor, sigma: torch.Tensor, gamma: float) -> t
     Args:
         alpha: Signal coefficients, (N,).
         sigma: Noise coefficients, (N,).
-        gamma: The γ at which the weight of little noise stops to grow.
+        gamma: The signal-to-noise ratio γ from which on the weight of an image no longer grows.
 
     Returns:
         Weights, (N,).
@@ -35,7 +37,12 @@ def min_snr_weights(alpha: torch.Tensor, sigma: torch.Tensor, gamma: float) -> t
     return torch.minimum(alpha**2, gamma * sigma**2)
 
 
+def loss_weights(t: torch.Tensor, snr_gamma: float | None) -> torch.Tensor:
+    """Weights (N,) of the losses at times (N,): min-SNR weights, or ones without a γ."""
+    return torch.ones_like(t) if snr_gamma is None else min_snr_weights(*t_to_alpha_sigma(t), snr_gamma)
+
+
 def loss_by_quartile(losses: torch.Tensor, t: torch.Tensor) -> dict[str, list[float]]:
-    """Losses (N,) sorted by the quarter of [0, 1] that their times (N,) lie in."""
+    """Losses (N,), grouped by the quarter of [0, 1] of their times (N,)."""
     quarter = (t * 4).long().clamp(max=3)
     return {f"loss_t{i}": losses[quarter == i].tolist() for i in range(4)}

@@ -12,10 +12,10 @@ from .config import RunConfig
 def make_optimizer(
     config: RunConfig, parameters: Iterable[torch.nn.Parameter], **options: Any
 ) -> torch.optim.Optimizer:
-    """AdamW with the settings' learning rate and weight decay, and other options, such as `betas`.
+    """Makes an AdamW with the settings' learning rate and weight decay, and further options such as `betas`.
 
     Raises:
-        ValueError: If its 8-bit form is asked for and not installed.
+        ValueError: If the settings ask for the 8-bit AdamW, and bitsandbytes is not installed.
     """
     optimizer_class = torch.optim.AdamW
     if config.optimizer == "adamw8bit":
@@ -28,7 +28,7 @@ def make_optimizer(
 
 
 def learning_rate_schedule(config: RunConfig) -> Callable[[int], float]:
-    """The learning rate as a function of the step, so that nothing of it has to be saved."""
+    """The learning rate as a function of the step. Being a function, it has no state to save."""
     placeholder = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)
     schedule = get_scheduler(
         config.lr_scheduler,
@@ -40,6 +40,6 @@ def learning_rate_schedule(config: RunConfig) -> Callable[[int], float]:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float, weight_decay: float) -> None:
-    """Gives an optimiser the settings of a step; those that came with a checkpoint do not count."""
+    """Sets the learning rate and weight decay of a step, in place of those from a checkpoint."""
     for group in optimizer.param_groups:
         group["lr"], group["weight_decay"] = learning_rate, weight_decay

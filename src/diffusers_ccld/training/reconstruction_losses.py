@@ -1,4 +1,4 @@
-"""What makes a reconstruction a good one: colour, form and texture, without a network that would be downloaded."""
+"""Losses of an autoencoder: colour, form, texture, perceptual distance, and a patch discriminator."""
 
 import torch
 from torch import nn
@@ -16,11 +16,11 @@ VGG_MEAN, VGG_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def pooled_loss(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error of the pictures made 2, 4, 8 and 16 times smaller: colours and forms before details.
+    """Mean absolute error of the pictures at 1/2, 1/4, 1/8 and 1/16 of their size: colours and forms, not details.
 
     Args:
         reconstruction: (N, 3, H, W) in [−1, 1]; H and W at least 16.
-        target: Likewise.
+        target: Of the same shape.
     """
     difference = reconstruction - target
     losses = [F.avg_pool2d(difference, factor).abs().mean() for factor in POOLED_BY]
@@ -28,10 +28,10 @@ def pooled_loss(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Ten
 
 
 def chroma_loss(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error of red − green and blue − yellow, made 4 times smaller; arguments as for `pooled_loss`.
+    """Mean absolute error of red − green and blue − yellow at 1/4 of the size; arguments as for `pooled_loss`.
 
-    The absolute error of pixels is nearly as small for a grey picture as for a faintly coloured one, so that colour
-    is learnt late without this.
+    The absolute error of pixels hardly tells a grey picture from a faintly coloured one. Without this loss, colour is
+    learnt late.
     """
     red, green, blue = F.avg_pool2d(reconstruction - target, CHROMA_POOLED_BY).unbind(1)
     return ((red - green).abs() + (blue - (red + green) / 2).abs()).mean()
@@ -40,9 +40,9 @@ def chroma_loss(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Ten
 def texture_loss(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference of local contrast, in four directions and three scales; arguments as for `pooled_loss`.
 
-    A brush's marks are too many to be told one by one in the latents. This asks for as many and as strong ones
-    in the same place and direction, wherever each of them lies. It compares the local energies of oriented
-    derivatives, which are among the statistics of texture of Portilla and Simoncelli (2000).
+    The latents cannot hold the position of every brush mark. This loss asks for as many marks, as strong and in the
+    same direction, in the same area, but not for their exact positions. It compares the local energies of oriented
+    derivatives, which are among the texture statistics of Portilla and Simoncelli (2000).
     """
     luma = torch.tensor(LUMA, dtype=target.dtype, device=target.device).view(1, 3, 1, 1)
     pictures = [(picture * luma).sum(1, keepdim=True) for picture in (reconstruction, target)]
@@ -59,7 +59,7 @@ def _local_contrasts(picture):
     here = picture[..., :-1, :-1]
     right, below, across = picture[..., :-1, 1:], picture[..., 1:, :-1], picture[..., 1:, 1:]
     squares = torch.cat([right - here, below - here, across - here, below - right], dim=1).square()
-    # The constant keeps the root's slope finite where there is nothing to see.
+    # The constant keeps the slope of the root finite in flat areas.
     window = min(TEXTURE_WINDOW, *squares.shape[2:])
     return (F.avg_pool2d(squares, window, max(window // 2, 1)) + 1e-4).sqrt()
 
@@ -68,10 +68,10 @@ class PerceptualLoss(nn.Module):
     """Distance between pictures in the features of a VGG-16 (Zhang et al. 2018, the untuned distance of LPIPS).
 
     Args:
-        weights: A state dict of torchvision's `vgg16`, trained on ImageNet; its classifier is not needed.
+        weights: A state dict of torchvision's `vgg16`, trained on ImageNet; it may lack the classifier.
 
     Raises:
-        ValueError: If it is another network's.
+        ValueError: If it belongs to another network.
     """
 
     def __init__(self, weights: dict[str, torch.Tensor]):
@@ -106,11 +106,11 @@ class PerceptualLoss(nn.Module):
 class PatchDiscriminator(nn.Sequential):
     """Tells patches of real pictures from reconstructed ones (Isola et al. 2017, "PatchGAN").
 
-    Takes pictures (N, 3, H, W) in [−1, 1], gives logits (N, 1, h, w), positive for real ones. Groups are normalised,
-    not batches, so that a picture's logits do not depend on its company.
+    It maps pictures (N, 3, H, W) in [−1, 1] to logits (N, 1, h, w), positive for real ones. It normalises groups, not
+    batches, so that the logits of a picture do not depend on the other pictures.
 
     Args:
-        channels: Channels behind the first convolution.
+        channels: Output channels of the first convolution.
         num_layers: Convolutions of stride 2; three see patches of 38 pixels.
     """
 
@@ -128,13 +128,13 @@ def discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> 
 
 
 def adversarial_weight(reconstruction_loss: torch.Tensor, deception_loss: torch.Tensor, last_weight: torch.Tensor):
-    """The factor that makes both losses pull equally hard at the decoder's last weight, at most 10⁴.
+    """Factor that gives both losses gradients of the same norm at the decoder's last weight, at most 10⁴.
 
     After "Taming Transformers" (Esser et al. 2021), equation 7.
 
     Args:
         reconstruction_loss: Scalar, with a graph.
-        deception_loss: Scalar, likewise.
+        deception_loss: Scalar, with a graph.
         last_weight: Weight of the last layer.
     """
     pull = torch.autograd.grad(reconstruction_loss, last_weight, retain_graph=True)[0].norm()

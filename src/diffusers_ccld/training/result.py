@@ -1,4 +1,4 @@
-"""What a run leaves behind: a pipeline folder or a LoRA, its card and a plot of its losses."""
+"""The result of a run: a pipeline folder or a LoRA, its card and a plot of its losses."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from ..sharing.hub import forget_places
+from ..sharing.hub import HubSettings, forget_places
 from ..sharing.model_cards import (
     GRID_NAME,
     LORA,
@@ -26,26 +26,18 @@ from ..utils.files import folder_moved_into_place
 from .log import describe_hardware, read_log
 from .run import TrainingRun
 
-UNKNOWN_LICENSE = "not stated by who trained it; those of the data and of the model it began from may bind"
+UNKNOWN_LICENSE = "not stated by the trainer; the licences of the data and of the initial model may apply"
 
-# Settings that say something of the place a model was trained in, not of the model.
-SETTINGS_ASIDE = {
-    "output_dir",
-    "resume",
-    "dry_run",
-    "dataloader_num_workers",
-    "run_name",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private_repo",
-}
+# Settings of the place a model was trained in, which do not describe the model.
+SETTINGS_ASIDE = {"output_dir", "resume", "dry_run", "dataloader_num_workers", "run_name"}
+SETTINGS_ASIDE |= {field.name for field in dataclasses.fields(HubSettings)}
 
 
 TIME_LABELS = ("t < 1/4", "1/4 ≤ t < 1/2", "1/2 ≤ t < 3/4", "t ≥ 3/4")
 
 
 def plot_losses(log: Path, path: Path) -> None:
-    """Plots the losses of a diffusion model's log, whole and by quarter of the time, as a PNG file."""
+    """Plots the losses of a diffusion model as a PNG file: all of them, and by quarter of the time."""
     labels = {f"loss_t{i}": label for i, label in enumerate(TIME_LABELS)}
     plot_log(log, path, {"loss": "all", **labels}, "loss")
 
@@ -53,14 +45,14 @@ def plot_losses(log: Path, path: Path) -> None:
 def plot_log(
     log: Path, path: Path, labels: Mapping[str, str] | Sequence[str], ylabel: str, yscale: str = "log"
 ) -> None:
-    """Plots figures of a log over the steps, as a PNG file; those that the log does not have are left out.
+    """Plots figures of a log over the steps as a PNG file; figures that the log lacks are left out.
 
     Args:
         log: The log.
         path: The file.
-        labels: The figures' names in the log, and what the legend calls them; the first is drawn in black.
-        ylabel: What all of them are.
-        yscale: "log", or "linear" for what may be negative.
+        labels: Names of the figures in the log, and their labels in the legend. The first is black.
+        ylabel: Label of the vertical axis.
+        yscale: "log", or "linear" for figures that may be negative.
     """
     from matplotlib.figure import Figure
 
@@ -81,12 +73,12 @@ def plot_log(
 
 
 def training_facts(run: TrainingRun, source: str, num_images: int | None) -> dict[str, str]:
-    """What a card tells of every run.
+    """Facts about a run for its card, by name.
 
     Args:
-        run: The run, which is at its end.
-        source: Where the images came from: a path, or a name on the Hub.
-        num_images: How many there are; `None` for a stream.
+        run: The run, after its last step.
+        source: The dataset: a path, or a name on the Hub.
+        num_images: Number of images; `None` for a stream.
     """
     count = "a stream" if num_images is None else f"{num_images:,}"
     return {
@@ -106,16 +98,16 @@ def save_training_card(
     source: str,
     has_grid: bool = False,
 ) -> None:
-    """Writes the card of what a run has made.
+    """Writes the model card of a run's result.
 
     Args:
-        folder: Where the model is written, with its plot of the losses.
-        kind: What the model is.
-        run: The run; its settings have a `license`.
-        name: What others load it as.
-        facts: What is to be told in the table, by name.
-        source: Where the images came from: a path, or a name on the Hub.
-        has_grid: Whether there is a grid of samples in the folder.
+        folder: Folder of the model, with the plot of its losses.
+        kind: Kind of the model.
+        run: The run.
+        name: Name to load the model by.
+        facts: Rows of the table, by name.
+        source: The dataset: a path, or a name on the Hub.
+        has_grid: True if the folder has a grid of samples.
 
     Raises:
         OSError: If it cannot be written.
@@ -149,14 +141,14 @@ def save_result(
     """Writes a trained model under a temporary name and moves it into place.
 
     Args:
-        folder: Where it shall be; what is there goes.
-        pipe: The pipeline that the network belongs to.
-        network: The trained network, or one with a trained LoRA, which is then saved alone.
+        folder: Folder to write; it is replaced if it exists.
+        pipe: The pipeline of the network.
+        network: The trained network. Of a network with a LoRA, only the LoRA is saved.
         run: The run.
-        source: Where its images came from.
-        facts: What the card tells of the training, by name.
-        prompts: What the grid shows.
-        grid: A grid of samples, if there is one.
+        source: The dataset: a path, or a name on the Hub.
+        facts: Facts about the training for the card, by name.
+        prompts: The prompts of the grid.
+        grid: A grid of samples; `None` for no grid.
 
     Raises:
         OSError: If it cannot be written.

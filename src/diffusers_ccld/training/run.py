@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ..sharing.hub import prepare_repository, push_folder
+from ..sharing.hub import push_folder
 from .accelerator import Interruption, clip_gradient, gather_stream_positions
 from .bad_images import BadImages
 from .checkpoints import load_checkpoint, save_batch, save_checkpoint, tidy_checkpoints
@@ -264,7 +264,6 @@ def start_run(
     ema: EMA,
     optimizers: Sequence[torch.optim.Optimizer],
     batches: Generator[dict[str, Any]],
-    *,
     num_images: int | None = None,
     bad: Sequence[tuple[str, str]] = (),
 ) -> Iterator[TrainingRun]:
@@ -292,10 +291,7 @@ def start_run(
             load_checkpoint(accelerator, ema, state.checkpoint)
         output_dir = Path(config.output_dir)
         writes = accelerator.is_main_process and not config.dry_run
-        hub_name = None
-        if writes and config.push_to_hub:
-            name = config.hub_model_id or output_dir.resolve().name
-            hub_name = prepare_repository(name, config.hub_private_repo)
+        hub_name = config.prepare_repository(output_dir.resolve().name) if writes else None
         log = TrainingLog(
             accelerator,
             state,

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..data.latent_cache import with_present_names
+
 STATE_NAME = "progress.json"
 
 
@@ -51,7 +53,7 @@ def read_state(checkpoint: Path, identity: dict[str, Any] | None = None) -> RunS
         ValueError: If the checkpoint belongs to another run.
     """
     values = json.loads((checkpoint / STATE_NAME).read_text())
-    before, now = values["identity"], json.loads(json.dumps(identity or {}))
+    before, now = _with_present_names(values["identity"]), json.loads(json.dumps(identity or {}))
     changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
     if changed:
         raise ValueError(f"{checkpoint} belongs to another run: {'; '.join(changed)}.")
@@ -63,6 +65,15 @@ def read_state(checkpoint: Path, identity: dict[str, Any] | None = None) -> RunS
         identity=before,
         checkpoint=checkpoint,
     )
+
+
+def _with_present_names(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity of any version: the limits of images and the fields of manifests had other names in the first."""
+    limits = {"min_side": "min_image_side", "max_pixels": "max_image_pixels"}
+    renamed = {limits.get(name, name): value for name, value in identity.items()}
+    if renamed.get("cache") is not None:
+        renamed["cache"] = with_present_names(renamed["cache"])
+    return renamed
 
 
 def make_state(checkpoint: Path | None, identity: dict[str, Any], is_main_process: bool = True) -> RunState:

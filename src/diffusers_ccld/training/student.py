@@ -1,4 +1,4 @@
-"""Smaller networks of a teacher's kind: their shapes, and weights to begin with."""
+"""Smaller versions of a teacher's network: their shapes and their initial weights."""
 
 from typing import Any
 
@@ -6,31 +6,31 @@ import torch
 
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 
-# Widths are tried from the teacher's own down, in so many equal steps.
+# Number of equal steps from the teacher's widths down to nothing.
 WIDTH_STEPS = 512
 GUIDANCE_WEIGHT = "mapping.guidance.weight"
 MAPPING_MULTIPLE = 16
 
 
 def count_parameters(settings: dict[str, Any]) -> int:
-    """Parameters of a CCLD U-Net of a configuration, without making their storage.
+    """Number of parameters of a CCLD U-Net with a configuration; it allocates nothing.
 
     Raises:
-        ValueError: If it describes no network.
+        ValueError: If the configuration is invalid.
     """
     with torch.device("meta"):
         return CCLDUNet2DConditionModel(**settings).num_parameters()
 
 
 def narrowed(settings: dict[str, Any], max_parameters: int) -> dict[str, Any]:
-    """The widest network of a teacher's proportions within a budget; all widths shrink alike.
+    """Configuration of the widest network with a teacher's proportions within a budget.
 
     Args:
-        settings: Configuration of a CCLD U-Net; its `attention_head_dim` is what widths stay multiples of.
-        max_parameters: The budget, smaller than the teacher.
+        settings: Configuration of a CCLD U-Net; widths stay multiples of its `attention_head_dim`.
+        max_parameters: The budget, fewer parameters than the teacher has.
 
     Raises:
-        ValueError: If no such network is small enough, or the teacher is.
+        ValueError: If even the narrowest network is too large, or the teacher is small enough already.
     """
     head_dim, tried = settings["attention_head_dim"], []
     if count_parameters(settings) <= max_parameters:
@@ -57,19 +57,19 @@ def evenly(count: int, total: int) -> torch.Tensor:
 
 @torch.no_grad()
 def select_weights(student: CCLDUNet2DConditionModel, teacher: CCLDUNet2DConditionModel) -> None:
-    """Begins a student of the teacher's depth with a selection of the teacher's weights.
+    """Initialises a student of the teacher's depth with a selection of the teacher's weights.
 
-    After "Initializing Models with Larger Ones" (Xu et al. 2024): of every tensor the evenly spread elements, which
-    are the same channels wherever a channel is read or written. Beyond the paper, attention keeps whole heads, and
+    After "Initializing Models with Larger Ones" (Xu et al. 2024): every tensor keeps evenly spread elements, so the
+    same channels are selected wherever they are read or written. Beyond the paper, attention keeps whole heads, and
     weights are multiplied by √(inputs of the teacher / inputs of the student), so that sums of fewer terms are as
-    large. An input for the guidance scale that the teacher does not have begins at zero.
+    large. The input for the guidance scale starts at zero if the teacher has none.
 
     Args:
         student: The student; its weights are replaced.
-        teacher: A network of as many levels and blocks.
+        teacher: A network with as many levels and blocks.
 
     Raises:
-        ValueError: If their depths differ, or something of the student is larger.
+        ValueError: If their depths differ, or a tensor of the student is larger.
     """
     theirs = teacher.state_dict()
     is_same_input = student.config.time_cond_proj_dim == teacher.config.time_cond_proj_dim
@@ -101,12 +101,13 @@ def select_weights(student: CCLDUNet2DConditionModel, teacher: CCLDUNet2DConditi
         parameter.copy_(selected)
 
 
-def _has_heads(name, axis):
-    """Whether an axis of a tensor is made of attention heads."""
+def _has_heads(name: str, axis: int) -> bool:
+    """True if an axis of a tensor consists of attention heads."""
     is_projection = any(f".to_{letter}." in name for letter in "qkv")
     return (axis == 0 and is_projection) or (axis == 1 and ".to_out." in name)
 
 
-def _of_heads(size, total, head_dim, total_head_dim):
+def _of_heads(size: int, total: int, head_dim: int, total_head_dim: int) -> torch.Tensor:
+    """Indices of `size` out of `total` channels: evenly spread heads, and evenly spread channels of each."""
     heads, channels = evenly(size // head_dim, total // total_head_dim), evenly(head_dim, total_head_dim)
     return (heads[:, None] * total_head_dim + channels).flatten()

@@ -1,4 +1,4 @@
-"""Tokenizers with a small vocabulary of their own."""
+"""Tokenizers with a small vocabulary, trained on texts."""
 
 import json
 from collections.abc import Iterable
@@ -13,31 +13,31 @@ END_OF_WORD = "</w>"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, **options: Any) -> CLOOBTokenizer:
-    """Makes a tokenizer that knows the words of some texts, and spells all others.
+    """Trains a tokenizer on the words of some texts; it spells all other words.
 
-    Its vocabulary is arranged as CLIP's: 256 bytes, 256 bytes that end a word, merges, two special tokens.
+    Its vocabulary is ordered like CLIP's: 256 bytes, 256 bytes that end a word, merges, two special tokens.
 
     Args:
         texts: The texts.
-        vocabulary_size: Most tokens there may be; at least 514. The merges come in the order of their frequency.
+        vocabulary_size: Largest number of tokens, at least 514. The most frequent merges come first.
         options: Arguments of `CLOOBTokenizer`, such as `model_max_length`.
 
     Raises:
         ValueError: If the vocabulary is too small for the bytes.
     """
-    # In the order of their code points "!" comes first: its id, 0, is that of the padding.
+    # Sorted by code point, "!" comes first. Its id, 0, is also that of the padding.
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     alphabet = [*letters, *(letter + END_OF_WORD for letter in letters)]
     least = len(alphabet) + len(SPECIAL_TOKENS)
     if vocabulary_size < least:
-        raise ValueError(f"A vocabulary has at least {least} tokens, for single bytes; {vocabulary_size} are too few.")
+        raise ValueError(f"A vocabulary needs at least {least} tokens, for single bytes, not {vocabulary_size}.")
     learner = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
     empty = CLOOBTokenizer(vocab={token: i for i, token in enumerate(SPECIAL_TOKENS)}, merges=[]).backend_tokenizer
     learner.normalizer, learner.pre_tokenizer = empty.normalizer, empty.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
         initial_alphabet=letters,
-        # Named in advance, or the trainer meets them in an order of chance, by which it breaks ties between merges.
+        # Given in advance: the trainer breaks ties between merges by this order, which would otherwise be random.
         special_tokens=alphabet,
         end_of_word_suffix=END_OF_WORD,
         show_progress=False,

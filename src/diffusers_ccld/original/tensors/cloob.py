@@ -14,6 +14,7 @@ import torch
 from ...models.configuration_cloob import CLOOBConfig
 from ...models.processing_cloob import IMAGE_MEAN, IMAGE_STD
 from ..errors import CheckpointError
+from ..published.cloob_configs import HEAD_DIM, PUBLISHED_CONFIGS
 from .tables import Entry
 
 # Here; in the pickles of JAX parameters and how it lies there; in the PyTorch port that training checkpoints hold.
@@ -60,7 +61,6 @@ RANKS = {  # of tensors that are no matrices
     "visual_projection.bias": 1,
 }
 LARGEST_IMAGE = 1024  # pixels; trying a conversion with larger ones could take any amount of memory
-HEAD_DIM = 64  # of all published models; the weights do not tell it
 
 
 def cloob_table(component: str, num_layers: int, is_jax: bool) -> list[Entry]:
@@ -220,38 +220,3 @@ def is_published_size(config: CLOOBConfig) -> bool:
         widths == (published["text_encoder"]["d_model"], published["image_encoder"]["d_model"])
         for published in PUBLISHED_CONFIGS.values()
     )
-
-
-def _vit(d_embed, patch_size, image_layers, image_width, text_width):
-    return {
-        "d_embed": d_embed,
-        "inv_tau": 30.0,
-        "scale_hopfield": 15.0,
-        "image_encoder": {
-            "type": "ViT",
-            "image_size": 224,
-            "input_channels": 3,
-            "patch_size": patch_size,
-            "n_layers": image_layers,
-            "d_model": image_width,
-            "n_heads": image_width // HEAD_DIM,
-        },
-        "text_encoder": {
-            "type": "transformer",
-            "tokenizer": "clip",
-            "text_size": 77,
-            "vocab_size": 49408,
-            "n_layers": 12,
-            "d_model": text_width,
-            "n_heads": text_width // HEAD_DIM,
-        },
-    }
-
-
-PUBLISHED_CONFIGS = {
-    "cloob_laion_400m_vit_b_16_16_epochs": _vit(512, 16, 12, 768, 512),
-    "cloob_laion_400m_vit_b_16_32_epochs": _vit(512, 16, 12, 768, 512),
-    "vit_b_16": _vit(512, 16, 12, 768, 512),
-    "vit_b_32": _vit(512, 32, 12, 768, 512),
-    "vit_l_14": _vit(768, 14, 24, 1024, 768),
-}

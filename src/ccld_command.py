@@ -1,0 +1,49 @@
+"""Entry point of `ccld`: parses the arguments first, and imports the package with its libraries afterwards.
+
+Importing `diffusers_ccld` imports torch, diffusers and transformers, which takes seconds; `--help`, `--version` and a
+misspelt option need none of them. This module is therefore not part of the package. It creates the package without
+executing it, so that the light modules of `diffusers_ccld.cli` can be imported, and executes it before a command runs.
+"""
+
+import importlib.util
+import os
+import signal
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `ccld` and returns the exit status. For a process of its own: `--help` leaves the package unexecuted.
+
+    Args:
+        argv: The arguments (default: those of the process).
+    """
+    if "diffusers_ccld" in sys.modules:
+        from diffusers_ccld.cli import main as run_command
+
+        return run_command(argv)
+    # While they are imported, libraries turn exceptions into others, KeyboardInterrupt too. Nothing needs a clean end.
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in signals.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+    spec = importlib.util.find_spec("diffusers_ccld")
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = package
+    from diffusers_ccld.cli import main as run_command
+
+    def load() -> None:
+        spec.loader.exec_module(package)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+
+    return run_command(argv, load)
+
+
+def _stop(*_):
+    print("interrupted", file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""What `ccld` does before a command runs: help, spelling of options, start and interruption."""
+
+import configparser
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusers_ccld.cli.arguments import OPTIONS
+from diffusers_ccld.cli.main import COMMANDS
+from diffusers_ccld.inference.devices import DTYPES
+from diffusers_ccld.schedulers.names import ALGORITHMS
+from diffusers_ccld.schedulers.solvers import METHODS
+from diffusers_ccld.utils.arguments import ArgumentParser
+from support.scripts import ROOT
+
+NAMES = [command.__name__.rpartition(".")[2].replace("_", "-") for command in COMMANDS]
+HEAVY = {"torch", "diffusers", "transformers", "huggingface_hub", "numpy", "PIL", "gradio"}
+RUN = f"""
+import sys
+from ccld_command import main
+try:
+    status = main()
+except SystemExit as exit:
+    status = exit.code
+print("status", status, "imported", sorted({HEAVY} & set(sys.modules)))
+"""
+
+
+def ccld(*arguments):
+    """Runs `ccld` in a process of its own; returns its standard output and its standard error."""
+    result = subprocess.run([sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, check=True)
+    return result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], *([name, "--help"] for name in NAMES)], ids=" ".join)
+def test_help_imports_no_library(arguments):
+    output, error = ccld(*arguments)
+    assert output.splitlines()[-1] == "status 0 imported []" and not error
+    assert len(output.splitlines()) > 1
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["paint"], "invalid choice: 'paint'"),
+        (["sample", "--stpes", "3"], "unrecognized arguments: --stpes"),
+        (["sample", "--no_such_flag"], "unrecognized arguments: --no_such_flag"),
+        (["sample", "--steps", "many"], "invalid int value: 'many'"),
+        (["sample", "--algorithm", "euler"], "invalid choice: 'euler'"),
+        (["convert"], "--output"),
+        ([], "COMMAND"),
+    ],
+)
+def test_a_wrong_option_imports_no_library(arguments, message):
+    output, error = ccld(*arguments)
+    assert output.splitlines()[-1] == "status 2 imported []"
+    assert message in error.splitlines()[-1]
+
+
+def test_the_command_is_started_without_the_package():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["options.entry_points"]["console_scripts"].strip() == "ccld = ccld_command:main"
+    assert setup["options"]["py_modules"] == "ccld_command"
+    assert sorted(path.name for path in (ROOT / "src").glob("[a-z]*.py")) == ["ccld_command.py"]
+
+
+def test_a_command_has_the_whole_package(tmp_path, pipeline_folder):
+    output, _ = ccld(
+        *("sample", "a rose", "--model", str(pipeline_folder), "--num_images", "1", "--steps=1", "--height", "64"),
+        *("--width", "64", "--output", str(tmp_path / "out")),
+    )
+    assert output.splitlines()[-1].startswith("status 0") and (tmp_path / "out" / "00000.png").is_file()
+    code = (
+        "from ccld_command import main; main(['inspect', sys.argv[1]]);"
+        "import diffusers, diffusers_ccld;"
+        "print(type(diffusers.DiffusionPipeline.from_pretrained(sys.argv[1])).__name__, diffusers_ccld.CCLDPipeline)"
+    )
+    command = [sys.executable, "-c", f"import sys; {code}", str(pipeline_folder)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1].startswith("CCLDPipeline <class 'diffusers_ccld.pipelines.")
+
+
+@pytest.mark.parametrize("start", [["-m", "ccld_command"], ["-m", "diffusers_ccld"], ["conversion/convert_ckpt.py"]])
+def test_other_ways_to_start(start):
+    command = [sys.executable, *start, "--help"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert output.startswith("usage: ccld")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_while_libraries_are_imported_is_one_line(stop, tmp_path):
+    """A library that turns KeyboardInterrupt into another error does not hide it."""
+    (tmp_path / "torch.py").write_text(
+        "import time\nprint('importing', flush=True)\ntry:\n    time.sleep(60)\n"
+        "except BaseException:\n    raise ImportError('hidden')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "ccld_command", "inspect", "nowhere"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(stop)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "interrupted\n")
+
+
+def test_options_have_hyphens_and_underscores_are_accepted():
+    parser = ArgumentParser(prog="test")
+    parser.add_argument("--max_steps", "--max-steps", type=int)
+    parser.add_argument_group("names").add_argument("--run-name")
+    parser.add_argument("rest", nargs="*")
+    assert "--max-steps" in parser.format_help() and "--max_steps" not in parser.format_help()
+    for spelling in ("--max_steps", "--max-steps"):
+        for arguments in ([spelling, "5"], [f"{spelling}=5"]):
+            assert parser.parse_args([*arguments, "--run_name=a_b"]) == parser.parse_args(
+                ["--max-steps", "5", "--run-name", "a_b"]
+            )
+    assert parser.parse_args(["a_b", "--", "--c_d"]).rest == ["a_b", "--c_d"]
+    assert parser.parse_known_args(["--no_flag", "--max_steps", "1"])[1] == ["--no_flag"]
+
+
+def test_names_are_those_of_the_library():
+    assert tuple(METHODS) == ALGORITHMS
+    assert OPTIONS["--dtype"]["choices"] == ["auto", *DTYPES]
+
+
+def scripts():
+    return sorted(path for folder in ("training", "conversion", "benchmarks") for path in (ROOT / folder).glob("*.py"))
+
+
+@pytest.mark.parametrize("path", scripts(), ids=lambda path: Path(path).stem)
+def test_scripts_use_the_parser_that_accepts_both_spellings(path):
+    assert "argparse.ArgumentParser(" not in path.read_text()

@@ -1,0 +1,52 @@
+"""The form of the page, and the Space."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from diffusers_ccld import CCLDPipeline
+from diffusers_ccld.demo.painter import Painter
+from diffusers_ccld.demo.requests import Limits, parse_request
+from support.demo_calls import call, fetch, inputs
+
+
+@pytest.mark.parametrize("limits", [Limits(num_inference_steps=1, num_images=1), Limits(num_inference_steps=20)])
+def test_the_defaults_of_the_form_are_within_the_limits(painter, limits):
+    pytest.importorskip("gradio")
+    from diffusers_ccld.demo import page as demo
+
+    page = demo.build(painter, limits)
+    values = {b.label: getattr(b, "value", None) for b in page.blocks.values() if getattr(b, "label", None)}
+    form = {"num_inference_steps": values["Steps"], "num_images": values["Pictures"]}
+    parse_request("paint", {"prompt": "a rose", "guidance_scale": values["Guidance"], **form}, limits)
+
+
+def test_the_form_of_a_distilled_model_has_its_settings(trainable_folder):
+    pytest.importorskip("gradio")
+    from diffusers_ccld.demo import page as demo
+
+    pipe = CCLDPipeline.from_pretrained(trainable_folder)
+    pipe.register_to_config(default_num_inference_steps=4, max_guidance_scale=2.0)
+    painter = Painter(pipe)
+    page = demo.build(painter)
+    values = {b.label: getattr(b, "value", None) for b in page.blocks.values() if getattr(b, "label", None)}
+    assert (values["Steps"], values["Guidance"]) == (4, 2)
+
+
+def test_the_space_starts(monkeypatch, tmp_path):
+    gradio = pytest.importorskip("gradio")
+    yaml = pytest.importorskip("yaml")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    space = Path(__file__).parents[2] / "examples" / "space"
+    header = yaml.safe_load((space / "README.md").read_text().split("---")[1])
+    assert header["sdk"] == "gradio" and (space / header["app_file"]).is_file()
+    assert f"gradio>={header['sdk_version'].rpartition('.')[0]}" in (space.parents[1] / "setup.cfg").read_text()
+    app = runpy.run_path(str(space / header["app_file"]))
+    assert isinstance(app["demo"], gradio.Blocks)
+    address = app["launch"](app["demo"], app["limits"], block=False)
+    try:
+        event, (gallery, _, _) = call(address.rstrip("/"), inputs())
+        assert event == "complete" and fetch(address.rstrip("/"), gallery[0]["image"]).size == (128, 128)
+    finally:
+        app["demo"].close(verbose=False)
