@@ -32,6 +32,7 @@ from diffusers_ccld.data.encoding import EncodedImages, encode_images
 from diffusers_ccld.data.images import Preparation, TrainingImages
 from diffusers_ccld.data.latent_cache import LatentCache, Manifest, write_chunk
 from diffusers_ccld.data.sources import load_images
+from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import TrainingTimes, draw_for_training, make_inputs
 from diffusers_ccld.training.losses import v_prediction_losses
 
