@@ -4,7 +4,7 @@ import pytest
 
 from support.scripts import ROOT, run_here
 
-NAMES = [path.name for path in sorted((ROOT / "benchmarks").glob("*.py")) if "def main(" in path.read_text()]
+NAMES = [path.name for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text()]
 
 
 @pytest.mark.parametrize("name", NAMES)
