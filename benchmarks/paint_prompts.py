@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Paints a grid of pictures, one for each line of a file of prompts; picture i has seed i.
+"""Samples a grid of pictures, one for each line of a file of prompts; picture i has seed i.
 
 python benchmarks/paint_prompts.py docs/images/prompts.txt --output docs/images/default-model.png
 """
@@ -14,11 +14,11 @@ from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.pictures import image_grid, save_image
 
 
-def paint_prompts(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("prompts", type=Path, help="text file with a prompt on every line")
-    parser.add_argument("--model", help="a pipeline's folder (default: the bundled one)")
-    parser.add_argument("--columns", type=int, default=4, help="pictures in a row (default: %(default)s)")
+    parser.add_argument("prompts", type=Path, help="text file with one prompt a line")
+    parser.add_argument("--model", help="folder of a pipeline (default: the bundled model)")
+    parser.add_argument("--columns", type=int, default=4, help="pictures a row (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     arguments = parser.parse_args(argv)
     if arguments.columns < 1:
@@ -32,4 +32,4 @@ def paint_prompts(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_reporting_errors(paint_prompts))
+    raise SystemExit(run_reporting_errors(main))

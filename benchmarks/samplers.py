@@ -87,7 +87,7 @@ def stock(name: str, **options: object) -> Case:
 
 
 def steps_for(scheduler: SchedulerMixin, num_evaluations: int) -> int | None:
-    """The number of steps that cost exactly `num_evaluations` evaluations; `None` if there is no such number."""
+    """The number of steps that cost exactly `num_evaluations` evaluations; `None` if none does."""
     for num_steps in range(num_evaluations, 0, -1):
         try:
             scheduler.set_timesteps(num_steps)

@@ -1,4 +1,4 @@
-"""The rules that keep the package easy to read: imports go one way, and sampling needs no training extras."""
+"""House rules: imports go down, tests share code through tests/support, files are short, docstrings have a subject."""
 
 import ast
 import re
@@ -27,6 +27,13 @@ FLOORS = (
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 SAMPLING = {"utils", "models", "schedulers", "pipelines", "inference", "sharing", "original", "registration"}
+
+FOLDERS_OF_CODE = ("src", "training", "conversion", "benchmarks", "tests")
+SOURCES = sorted(path for folder in FOLDERS_OF_CODE for path in (ROOT / folder).rglob("*.py"))
+BENCHMARKS = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+MAX_LINES = 450
+HEADLESS = re.compile(r'"""(?:What|Whether|Which|How|Where|Who|That)\b.*')
+MAX_HEADLESS = 10
 
 
 def imports_of(path: Path) -> set[str]:
@@ -125,3 +132,57 @@ def test_scripts_are_thin_and_nothing_imports_them():
     for path in PACKAGE.rglob("*.py"):
         source = path.read_text()
         assert "sys.path" not in source and "import conversion" not in source
+
+
+def modules_imported(source: str) -> set[str]:
+    """Full names of all modules that a file imports, and of all names that it imports from them."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def belongs_to_a_test_or_benchmark(module: str) -> bool:
+    """True for a benchmark, a test module and a conftest; `tests` is the package of diffusers' own tests."""
+    first, *rest = module.split(".")
+    if first == "tests":
+        return False
+    return first in BENCHMARKS or any(part == "conftest" or part.startswith("test_") for part in (first, *rest))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_tests_import_neither_tests_nor_benchmarks(path):
+    assert not {name for name in modules_imported(path.read_text()) if belongs_to_a_test_or_benchmark(name)}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import performance",
+        "from samplers import CASES",
+        "from schedulers.test_scheduling_ccld import toy_run",
+        "def f():\n    from evaluation import test_metrics",
+        "from conftest import pictures",
+    ],
+)
+def test_an_import_from_a_test_or_benchmark_is_found(statement):
+    (name,) = modules_imported(statement)
+    assert belongs_to_a_test_or_benchmark(name)
+
+
+def test_files_are_short():
+    lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in SOURCES}
+    assert not {path: length for path, length in lengths.items() if length > MAX_LINES}
+
+
+def test_docstrings_begin_with_a_subject_or_a_verb():
+    headless = [
+        f"{path.relative_to(ROOT)}: {found}"
+        for path in SOURCES
+        for found in HEADLESS.findall(path.read_text())
+        if path != Path(__file__)
+    ]
+    assert len(headless) <= MAX_HEADLESS, "\n".join(headless)
