@@ -13,7 +13,7 @@ from diffusers_ccld.cli import main
 from diffusers_ccld.data.images import Preparation, TrainingImages
 from diffusers_ccld.demo.painter import Painter
 from diffusers_ccld.demo.requests import Limits, parse_request
-from diffusers_ccld.evaluation.reference_images import read_reference_images
+from diffusers_ccld.evaluation.reference_images import ChosenImages, read_reference_images
 from diffusers_ccld.utils.rgb import to_rgb
 
 SIZE = 32
@@ -168,7 +168,7 @@ def compared(pipe, path, folder):
             return torch.ones(len(images), 4)
 
     images = datasets.Dataset.from_dict({"image": [{"path": str(path), "bytes": None}] * 2})
-    references = read_reference_images(images, 2, SIZE, Scorer(), "none", folder / "cache", 2)
+    references = read_reference_images(ChosenImages("none", images, 2), SIZE, Scorer(), "none", folder / "cache", 2)
     return np.asarray(references.image(0))
 
 

@@ -85,12 +85,13 @@ def test_a_demo_grid_that_is_not_finite_does_not_end_a_training(pipe, caplog, mo
         demo_prompts=None, seed=0, train_batch_size=8, demo_inference_steps=1, demo_guidance_scale=1.0
     )
     shown = []
-    run = SimpleNamespace(config=config, step=5, show=lambda *picture: shown.append(picture))
-    training, unet = PipelineInTraining(run, pipe), pipe.unet
+    log = SimpleNamespace(show=lambda *picture: shown.append(picture))
+    run = SimpleNamespace(config=config, state=SimpleNamespace(step=5), log=log)
+    training, unet = PipelineInTraining(config, pipe), pipe.unet
     broken = type(unet).from_config(unet.config)
     torch.nn.init.constant_(broken.up_blocks[-1].resnets[-1].conv2.bias, float("nan"))
-    monkeypatch.setattr(training, "_averaged", lambda: Yielding(broken))
-    training.paint()
+    monkeypatch.setattr(training, "_averaged", lambda run: Yielding(broken))
+    training.show(run)
     assert shown == [] and training.pipe.unet is unet
     assert "step 5" in caplog.text and "not finite" in caplog.text
 

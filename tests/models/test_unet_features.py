@@ -116,7 +116,11 @@ def test_lora_of_a_pipeline_survives_saving(small_pipe, tmp_path):
     fresh.set_adapters("noise", 0.0)
     assert error(latents(fresh), before) < 1e-4
     fresh.unload_lora_weights()
-    assert torch.equal(latents(fresh), before)
+    weights, original = fresh.unet.state_dict(), small_pipe.unet.state_dict()
+    kept = {name.replace(".base_layer", ""): w for name, w in original.items() if ".lora_" not in name}
+    assert weights.keys() == kept.keys() and all(torch.equal(weights[name], kept[name]) for name in kept)
+    # Not to the bit: on CPUs with AMX the last bits of a product depend on where in memory its weights lie.
+    assert error(latents(fresh), before) < 1e-5
 
     fresh.load_lora_weights(load_file(tmp_path / "pytorch_lora_weights.safetensors"))  # with alpha 4 in place of 8
     unfused = latents(fresh)
