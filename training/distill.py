@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.data.encoding import model_fingerprint
-from diffusers_ccld.inference.optimization import lay_out
+from diffusers_ccld.inference.optimization import use_channels_last
 from diffusers_ccld.models.prediction import is_told_guidance
 from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma
 from diffusers_ccld.sharing.model_cards import shareable
@@ -268,7 +268,7 @@ def distill(config: DistillConfig) -> None:
     if config.student_steps is not None:
         taught["default_num_inference_steps"] = config.student_steps
     pipe = CCLDPipeline(**components, **taught).to(accelerator.device)
-    lay_out(pipe.vae)
+    use_channels_last(pipe.vae)
     prompt_embeds = load_prompt_embeds(config.condition_prompts, pipe)
     others = OtherConditions(config.seed, config.other_conditions, prompt_embeds)
     pipeline = PipelineInTraining(run, pipe)

@@ -13,7 +13,7 @@ from contextlib import closing
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.inference.optimization import lay_out
+from diffusers_ccld.inference.optimization import use_channels_last
 from diffusers_ccld.models.prediction import is_told_guidance
 from diffusers_ccld.original.training_state import read_training_state
 from diffusers_ccld.schedulers.noise_schedule import t_to_alpha_sigma
@@ -81,7 +81,7 @@ def finetune(config: FinetuneConfig) -> None:
     size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
     unet.register_to_config(sample_size=latent_shape[-1])
     pipe = CCLDPipeline(**components).to(accelerator.device)
-    lay_out(pipe.vae)
+    use_channels_last(pipe.vae)
     pipeline = PipelineInTraining(run, pipe)
     if is_told_guidance(unet):
         raise ValueError("The U-Net is told the guidance scale, which is learnt from a teacher alone: use distill.py.")

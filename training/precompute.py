@@ -24,7 +24,7 @@ from diffusers_ccld.data.latent_cache import Manifest, chunk_path, write_chunk
 from diffusers_ccld.data.randomness import Purpose, generator_at
 from diffusers_ccld.data.sources import canonical_source, images_fingerprint, load_images, name_of
 from diffusers_ccld.inference.devices import usable_device
-from diffusers_ccld.inference.optimization import lay_out
+from diffusers_ccld.inference.optimization import use_channels_last
 from diffusers_ccld.training.bad_images import BadImages
 from diffusers_ccld.training.components import IMAGE_COMPONENTS, load_components
 from diffusers_ccld.training.config import DEFAULT_DATASET, ImageConfig, parse_config, setting
@@ -86,7 +86,7 @@ def precompute(config: PrecomputeConfig) -> None:
     device = usable_device(config.device)
     components = load_components(config.model, IMAGE_COMPONENTS)
     vae, image_encoder = components["vae"].to(device), components["image_encoder"].to(device)
-    lay_out(vae)
+    use_channels_last(vae)
     feature_extractor = components["feature_extractor"]
 
     source = config.dataset or DEFAULT_DATASET

@@ -77,9 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Paint pictures that lead from waypoint to waypoint in even steps, as numbered PNG files, an animation and a
-    grid. Interrupted, the same command goes on where it was; other numbers of frames, formats and frame rates use what
-    is painted already."""
+    """Sample pictures that lead from waypoint to waypoint in even steps, and save them as numbered PNG files, an
+    animation and a grid. The same command resumes an interrupted run. Another number of frames, format or frame rate
+    reuses the finished pictures."""
     from ..inference.animation import check_picture_folder, open_picture_folder
     from ..inference.interpolation import check_counts, paint_path, prepare_path
     from ..inference.loading import load_pipeline
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
         check_picture_folder(args.output, settings, args.overwrite)
         most = 4 * args.frames if args.max_pictures is None else args.max_pictures
         print(
-            f"{args.frames} frames of {path.width} × {path.height} pixels over {path.num_legs} legs, found among "
+            f"{args.frames} frames of {path.width} × {path.height} pixels over {path.num_legs} legs, chosen from "
             f"{args.frames} to {most} pictures of {len(pipe.scheduler.timesteps)} network evaluations each"
         )
         return
@@ -148,20 +148,20 @@ def _save(args, pictures, positions, frames):
     save_animation(images, animation, args.format, args.frame_rate)
     print(f"The largest step between two frames is {frames.unevenness:.2f} times the median step.")
     if frames.unevenness > EVEN_ENOUGH:
-        print("A larger --max-pictures may find evener ones.")
+        print("A larger --max-pictures may make them more even.")
     print(animation)
 
 
 def seeds_of(text: str) -> list[int]:
-    """The seeds of "1" or "1,2,3"."""
+    """Parses "1" or "1,2,3"."""
     return [int(seed) for seed in text.split(",")]
 
 
 def parse_waypoint(text: str) -> tuple[str | Path, float | None]:
-    """Splits a waypoint into its prompt, or its file if it begins with @, and its weight.
+    """Splits a waypoint into its weight and its prompt, or its file if it starts with @.
 
     Raises:
-        ValueError: If nothing is left before the weight, or a file is named without @.
+        ValueError: If there is no text before the weight, or a file is named without @.
     """
     if text.startswith("@"):
         return parse_weighted_file(text[1:])
@@ -172,7 +172,7 @@ def parse_waypoint(text: str) -> tuple[str | Path, float | None]:
 
 
 def describe(source: str | Path, weight: float) -> list:
-    """A waypoint in the settings: the prompt, or the file and what tells it from another of its name; the weight."""
+    """The record of a waypoint: its prompt and weight, or its file, weight and the start of the file's hash."""
     if isinstance(source, Path):
         return [f"@{source}", weight, hashlib.sha256(source.read_bytes()).hexdigest()[:16]]
     return [source, weight]

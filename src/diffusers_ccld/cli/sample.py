@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Paint pictures that match all prompts and image prompts together, as PNG files and a grid. Without any, paint
-    whatever the model likes. Prompts are text alone: none is ever fetched as an address."""
+    """Sample pictures that match all prompts and image prompts together, and save them as PNG files and a grid. Without
+    a prompt, sampling is unconditional. A prompt is always text; addresses are not fetched."""
     from ..inference.loading import load_pipeline
     from ..inference.provenance import save_picture
     from ..inference.sampling import sample, share_guidance

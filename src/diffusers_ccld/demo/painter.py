@@ -1,4 +1,4 @@
-"""Paints what a request asks for, one at a time."""
+"""Runs the demo's requests, one at a time."""
 
 import threading
 from collections.abc import Callable
@@ -26,14 +26,14 @@ PIPELINES = {
 
 
 class PaintingCancelledError(Exception):
-    """Raised by `on_step` to end a painting."""
+    """Raised by `on_step` to cancel a request."""
 
 
 class Painter:
-    """One model in memory, painting one request at a time.
+    """One model in memory that runs one request at a time.
 
     Args:
-        pipe: The pipeline, on its device. Those of the other tasks share its networks.
+        pipe: The pipeline, on its device. The pipelines of the other tasks share its networks.
     """
 
     def __init__(self, pipe: CCLDPipeline):
@@ -42,7 +42,7 @@ class Painter:
 
     @property
     def algorithm(self) -> str:
-        """The model's own sampler."""
+        """Name of the model's own sampler."""
         return CCLDScheduler.from_config(self.pipe.scheduler.config).config.algorithm_type
 
     def steps_of(self, algorithm: str) -> int:
@@ -60,18 +60,18 @@ class Painter:
         return self.pipe.image_encoder is not None
 
     def paint(self, request: PaintingRequest, on_step: Callable[[float], None]) -> list[Image.Image]:
-        """Paints, in whatever thread; others wait for their turn.
+        """Samples the pictures of a request. Threads may call it at the same time; they wait for one another.
 
         Args:
-            request: What to paint.
-            on_step: Called after every evaluation of the network with the share that is done, 0 to 1. What it raises
-                ends the painting there.
+            request: The request.
+            on_step: Called after every network evaluation with the finished share, from 0 to 1. An exception that it
+                raises cancels the request.
 
         Returns:
-            The pictures; each says in its PNG text "ccld" how it was made.
+            The pictures, with the record of how they were made in `info["ccld"]`.
 
         Raises:
-            ValueError: If the model cannot paint that.
+            ValueError: If the model cannot run the request, or its pixels are not finite.
         """
         with self._lock:
             pipe = self._pipeline(request.task, request.algorithm)
@@ -94,7 +94,7 @@ class Painter:
 
 
 def _inversion_and_edit(pipe: CCLDImg2ImgPipeline) -> Callable[..., ImagePipelineOutput]:
-    """`edit`, which makes one picture from each, with the arguments that `sample` gives."""
+    """Adapts `edit`, which returns one picture per image, to the arguments of `sample`."""
 
     def edit(num_images_per_prompt: int, **arguments: Any) -> ImagePipelineOutput:
         return pipe.edit(**arguments)
@@ -103,7 +103,7 @@ def _inversion_and_edit(pipe: CCLDImg2ImgPipeline) -> Callable[..., ImagePipelin
 
 
 def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, Any]:
-    """The arguments of a pipeline's call, but for generators and callbacks."""
+    """Arguments of the pipeline's call, except generators and callbacks."""
     arguments = {
         "prompt": request.prompt or None,
         "image_prompt": request.image_prompt,
@@ -121,7 +121,7 @@ def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, A
 
 
 def _reporting(request: PaintingRequest, on_step: Callable[[float], None]) -> dict[str, Any]:
-    """The callback of a pipeline's call that reports the share that is done."""
+    """The callback argument of the pipeline's call, which reports the finished share."""
     runs = 2 if request.task == "edit" else 1  # inversion, then sampling
     finished = 0
 
@@ -135,11 +135,11 @@ def _reporting(request: PaintingRequest, on_step: Callable[[float], None]) -> di
 
 
 def _size_like(picture, pipe):
-    """Width and height of about the model's own area in the proportions of a picture, as far as sizes allow."""
+    """Possible width and height with the proportions of a picture and about the model's own area."""
     own = pipe.unet.config.sample_size
     own_height, own_width = (own, own) if isinstance(own, int) else own
     side = (own_height * own_width) ** 0.5 * pipe.vae_scale_factor
-    # Very long pictures are cropped to 1 : 4.
+    # Longer pictures are cropped to 1 : 4.
     stretch = min(max(picture.width / picture.height, 1 / 4), 4) ** 0.5
     multiple = pipe.size_multiple
     return tuple(max(round(length / multiple), 1) * multiple for length in (side * stretch, side / stretch))

@@ -1,4 +1,4 @@
-"""The pipeline whose U-Net a run trains: it paints while the run lasts, and is saved at its end."""
+"""The pipeline whose U-Net is trained: it samples demo grids during the run, and is saved at the end."""
 
 import functools
 import logging
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 class PipelineInTraining:
-    """Shows and saves a pipeline whose U-Net is being trained.
+    """Samples from and saves a pipeline whose U-Net is being trained.
 
     Args:
-        run: The run; its settings are a `TrainingConfig`.
-        pipe: The pipeline, with the U-Net that is trained, not wrapped.
+        run: The run, with a `TrainingConfig`.
+        pipe: The pipeline with the unwrapped U-Net that is trained.
 
     Raises:
-        ValueError: If the settings' prompts cannot be read.
+        ValueError: If the file of demo prompts has no prompts.
     """
 
     def __init__(self, run: TrainingRun, pipe: DiffusionPipeline):
@@ -39,14 +39,14 @@ class PipelineInTraining:
         self._grid = None
 
     def paint(self) -> None:
-        """Paints the settings' prompts with the averaged weights; all processes have to take part."""
+        """Samples a grid of the demo prompts with the EMA weights. All processes must call it."""
         config = self.run.config
         with self._averaged() as averaged:
             if averaged is None:
                 return
             self.pipe.unet = averaged
             try:
-                self._grid = paint_demo(
+                self._grid = sample_grid(
                     self.pipe,
                     self.prompts,
                     config.seed,
@@ -62,18 +62,18 @@ class PipelineInTraining:
                 self.pipe.unet = self.unet
 
     def save(self, data: TrainingData, facts: Mapping[str, str], name: str = "pipeline") -> None:
-        """Saves the pipeline with the averaged weights, and uploads it if asked; all processes have to take part.
+        """Saves the pipeline with the EMA weights, and uploads it if asked. All processes must call it.
 
         Args:
             data: The run's images.
-            facts: What the card tells of this training beside what it tells of all.
-            name: Of the folder in the run's.
+            facts: Facts for the model card, in addition to those of every training.
+            name: Name of the folder in the run's folder.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the folder cannot be written.
         """
         run, config = self.run, self.run.config
-        if config.demo_every and run.step < run.first_step:  # there was nothing left to train
+        if config.demo_every and run.step < run.first_step:  # resumed when already finished
             self.paint()
         with self._averaged() as averaged:
             if averaged is None:
@@ -88,10 +88,10 @@ class PipelineInTraining:
 
 
 def read_prompts(path: str | None) -> list[str]:
-    """Prompts of a text file, one on every line; without a file, ours.
+    """Reads prompts from a text file, one per line; `None` gives the built-in prompts.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the file has no prompts.
     """
     if path is None:
         return list(SAMPLE_PROMPTS)
@@ -101,17 +101,17 @@ def read_prompts(path: str | None) -> list[str]:
     return prompts
 
 
-def paint_demo(
+def sample_grid(
     pipe: DiffusionPipeline, prompts: Sequence[str], seed: int, batch_size: int, **options: Any
 ) -> Image.Image:
-    """A grid of a picture for each prompt, four in a row; the same noise for the same prompt at every call.
+    """Samples a grid with one picture for each prompt, four per row. Each prompt has the same noise at every call.
 
     Args:
         pipe: The pipeline.
         prompts: The prompts.
         seed: Seed of the first picture; the others count up.
-        batch_size: Pictures made at once.
-        options: Arguments of the pipeline's call.
+        batch_size: Pictures sampled at once.
+        options: Further arguments of the pipeline's call.
 
     Raises:
         NonFinitePixelsError: If a pixel is infinite or not a number.
