@@ -104,10 +104,10 @@ def test_other_settings_are_refused_or_overwritten(pipeline_folder, tmp_path, pa
     assert interpolate(pipeline_folder, tmp_path / "a", "a fox", picture, *options) == 0
     before = contents(tmp_path / "a")
     assert interpolate(pipeline_folder, tmp_path / "a", "a fox", picture, *options, "--seed", "5") == 2
-    assert "another choice of seeds;" in capsys.readouterr().err
+    assert "a different choice of seeds;" in capsys.readouterr().err
     Image.new("RGB", (40, 40), "blue").save(tmp_path / "colour.png")
     assert interpolate(pipeline_folder, tmp_path / "a", "a fox", picture, *options) == 2
-    assert "another choice of waypoints;" in capsys.readouterr().err
+    assert "a different choice of waypoints;" in capsys.readouterr().err
     assert contents(tmp_path / "a") == before
     assert interpolate(pipeline_folder, tmp_path / "a", "a fox", picture, *options, "--overwrite") == 0
     assert painted["count"] == 4 and contents(tmp_path / "a")["00001.png"] != before["00001.png"]

@@ -171,7 +171,7 @@ def test_copies_are_flagged_and_fresh_pictures_are_not(trainable_folder, prompts
         ("", "no prompts"),
         ("# nothing\n", "no prompts"),
         ("[group]\n", "line 1: there is a group, but no prompt"),
-        ("a\nb\n[g] a\n", "line 3: the prompt 'a' stands there twice"),
+        ("a\nb\n[g] a\n", "line 3: the prompt 'a' appears twice"),
         (None, "cannot be read"),
     ],
 )
@@ -202,7 +202,7 @@ def test_prompts_have_groups_if_they_say_so(tmp_path):
         (("--open-clip", "ViT-B-32", "--open-clip-weights", "nowhere"), "nowhere: not a file"),
         (("--train-images", "./nowhere"), "no such folder"),
         (("--inception-weights", __file__), "needs --held-out-images"),
-        (("--scorer", "./nowhere"), "no model is there"),
+        (("--scorer", "./nowhere"), "no model was found"),
         (("--styles", __file__ + ".txt"), "cannot be read"),
         (("default",), "More than one model would be called default"),
         (("second=./nowhere",), "./nowhere"),

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         check_picture_folder(args.output, settings, args.overwrite)
         most = 4 * args.frames if args.max_pictures is None else args.max_pictures
         print(
-            f"{args.frames} frames of {path.width} × {path.height} pixels over {path.num_legs} legs, found among "
+            f"{args.frames} frames of {path.width} × {path.height} pixels over {path.num_legs} legs, chosen from "
             f"{args.frames} to {most} pictures of {len(pipe.scheduler.timesteps)} network evaluations each"
         )
         return
@@ -135,12 +135,12 @@ def _save(args, pictures, positions, frames):
 
 
 def seeds_of(text: str) -> list[int]:
-    """The seeds of "1" or "1,2,3"."""
+    """Parses "1" or "1,2,3"."""
     return [int(seed) for seed in text.split(",")]
 
 
 def parse_waypoint(text: str) -> tuple[str | Path, float | None]:
-    """Splits a waypoint into its prompt, or its file if it begins with @, and its weight.
+    """Splits a waypoint into its weight and its prompt, or its file if it starts with @.
 
     Raises:
         ValueError: If there is no text before the weight, or a file is named without @.

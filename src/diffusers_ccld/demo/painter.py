@@ -94,7 +94,7 @@ class Painter:
 
 
 def _inversion_and_edit(pipe: CCLDImg2ImgPipeline) -> Callable[..., ImagePipelineOutput]:
-    """`edit`, which makes one picture from each, with the arguments that `sample` gives."""
+    """Adapts `edit`, which returns one picture per image, to the arguments of `sample`."""
 
     def edit(num_images_per_prompt: int, **arguments: Any) -> ImagePipelineOutput:
         return pipe.edit(**arguments)
@@ -139,7 +139,7 @@ def _size_like(picture, pipe):
     own = pipe.unet.config.sample_size
     own_height, own_width = (own, own) if isinstance(own, int) else own
     side = (own_height * own_width) ** 0.5 * pipe.vae_scale_factor
-    # Very long pictures are cropped to 1 : 4.
+    # Longer pictures are cropped to 1 : 4.
     stretch = min(max(picture.width / picture.height, 1 / 4), 4) ** 0.5
     multiple = pipe.size_multiple
     return tuple(max(round(length / multiple), 1) * multiple for length in (side * stretch, side / stretch))

@@ -1,4 +1,4 @@
-"""The models of a comparison: found, told apart, their samplers."""
+"""The models of a comparison: finding and naming them, and their samplers."""
 
 import functools
 import json
@@ -20,12 +20,12 @@ class ComparedModel(NamedTuple):
     """A model to compare.
 
     Attributes:
-        name: What it is called.
-        source: What it was given as: a folder, a hub id, or "default".
-        folder: Where it is saved.
-        identity: A hash of its files.
-        default_num_inference_steps: The number of sampling steps that it has been taught, if there is one.
-        max_guidance_scale: The largest guidance scale that it has been taught, if there is one.
+        name: Its name in the comparison.
+        source: The folder, name on the Hub, or "default" that it was given as.
+        folder: Its local folder.
+        identity: Hash of its files.
+        default_num_inference_steps: The number of sampling steps that it was distilled to, or `None`.
+        max_guidance_scale: The largest guidance scale that it was distilled for, or `None`.
     """
 
     name: str
@@ -37,13 +37,13 @@ class ComparedModel(NamedTuple):
 
 
 def find_models(sources: Sequence[str]) -> list[ComparedModel]:
-    """Finds models, downloads those of the Hub, and tells them apart.
+    """Finds models, downloads those on the Hub, and gives each a name.
 
     Args:
-        sources: For each a folder, a hub id, or "default" for the bundled one; with NAME= before it, it is called so.
+        sources: Folders, names on the Hub, or "default" for the bundled model. NAME= in front of one sets its name.
 
     Raises:
-        ValueError: If one is not there, or two have the same name.
+        ValueError: If a model is not found or not a CCLD pipeline, or if two have the same name.
     """
     models = []
     for given in sources:
@@ -53,45 +53,47 @@ def find_models(sources: Sequence[str]) -> list[ComparedModel]:
         folder = find_model(source)
         index = json.loads((folder / "model_index.json").read_text())
         if "CCLD" not in str(index.get("_class_name")):
-            raise ValueError(f"{source} is a {index.get('_class_name')}; CCLD pipelines can be compared.")
+            raise ValueError(f"{source} is a {index.get('_class_name')}; only CCLD pipelines can be compared.")
         if name.strip() in RESERVED_NAMES:
-            raise ValueError(f"A model cannot be called {name.strip()}: that is what the page calls something else.")
+            raise ValueError(f"A model cannot be called {name.strip()}: the page uses that name for something else.")
         taught = {key: index[key] for key in ("default_num_inference_steps", "max_guidance_scale") if key in index}
         name = name.strip() or _name_of(source)
         models.append(ComparedModel(name, source, folder, folder_identity(folder), **taught))
     slugs = [slug(model.name) for model in models]
     for model in models:
         if slugs.count(slug(model.name)) > 1:
-            raise ValueError(f"More than one model would be called {model.name}; name them apart: NAME=DIR.")
+            raise ValueError(
+                f"More than one model would be called {model.name}; give them different names with NAME=DIR."
+            )
     return models
 
 
 def num_evaluations(model: ComparedModel, algorithm: str | None, num_inference_steps: int) -> int:
-    """How often a model's network is evaluated for one picture; guidance makes two of each.
+    """Returns the number of network evaluations per picture. Guidance doubles them unless it was distilled.
 
     Raises:
-        ValueError: If its sampler cannot be loaded.
+        ValueError: If the model's sampler cannot be loaded.
     """
     scheduler = load_sampler(model, algorithm)
     scheduler.set_timesteps(num_inference_steps)
     return len(scheduler.timesteps)
 
 
-@functools.cache  # every picture of a model asks
+@functools.cache  # called for every picture
 def num_steps_of(model: ComparedModel, algorithm: str | None, num_inference_steps: int | None) -> int:
     """Returns the number of sampling steps: the given one, the model's own, or the usual one of the sampler.
 
     Raises:
-        ValueError: If its sampler cannot be loaded.
+        ValueError: If the model's sampler cannot be loaded.
     """
     return usual_num_steps(load_sampler(model, algorithm), num_inference_steps, model.default_num_inference_steps)
 
 
 def load_sampler(model: ComparedModel, algorithm: str | None) -> diffusers.SchedulerMixin:
-    """A model's own sampler, or ours of another algorithm.
+    """Loads a model's own sampler, or makes a `CCLDScheduler` with another algorithm.
 
     Raises:
-        ValueError: If it cannot be loaded.
+        ValueError: If the sampler cannot be loaded.
     """
     try:
         config = json.loads((model.folder / "scheduler" / "scheduler_config.json").read_text())
@@ -103,11 +105,11 @@ def load_sampler(model: ComparedModel, algorithm: str | None) -> diffusers.Sched
 
 
 def slug(text: str) -> str:
-    """A text as part of a file's name: lower case, few characters."""
+    """Shortens a text for a file name: lower case, letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].rstrip("-") or "untitled"
 
 
 def _name_of(source: str) -> str:
     parts = [part for part in Path(source).parts if part not in ("/", "..", ".")]
-    # The scripts that train save the model as `pipeline` in the folder of the run.
+    # Training scripts save a model as `pipeline` in the folder of the run.
     return parts[-2] if len(parts) > 1 and parts[-1] == "pipeline" else (parts or ["model"])[-1]

@@ -1,4 +1,4 @@
-"""The same prompts from the same seeds, painted by several models."""
+"""Pictures of the same prompts and seeds by several models."""
 
 import hashlib
 import re
@@ -22,19 +22,19 @@ from .sheets import sheet
 
 
 class Prompt(NamedTuple):
-    """A prompt, and the group it is counted with, if any."""
+    """A prompt and the group in which it is scored, if any."""
 
     text: str
     group: str | None = None
 
     @property
     def key(self) -> str:
-        """A name for its files: readable, and of no other prompt."""
+        """A readable file name that no other prompt has."""
         return f"{slug(self.text)}-{hashlib.sha256(self.text.encode()).hexdigest()[:8]}"
 
 
 class PictureKey(NamedTuple):
-    """Which picture: by which model, of which prompt, from which seed."""
+    """The model, prompt and seed that identify a picture."""
 
     model: ComparedModel
     prompt: Prompt
@@ -43,18 +43,21 @@ class PictureKey(NamedTuple):
 
 @dataclass(kw_only=True)
 class Gallery:
-    """All pictures of a comparison, those that are made and those that are not.
+    """All pictures of a comparison, finished and missing.
 
     Args:
-        folder: Where they lie.
-        models: Who paints them.
-        prompts: What they show.
-        seeds: From which seeds.
+        folder: Folder of the pictures.
+        models: Models to compare.
+        prompts: Prompts, each sampled by each model.
+        seeds: Seeds, each used with each prompt.
         num_inference_steps: Number of sampling steps; `None` for each model's own.
         guidance_scale: Weight of the prompt against the zero condition.
         algorithm: Sampler; `None` for each model's own.
-        dtype: Precision to paint in: "fp32", "fp16" or "bf16".
-        version: The package's.
+        dtype: Precision of sampling: "fp32", "fp16" or "bf16".
+        version: Version of the package.
+
+    Raises:
+        ValueError: If the guidance scale is beyond the range of a guidance-distilled model.
     """
 
     folder: Path
@@ -80,24 +83,24 @@ class Gallery:
         return num_steps_of(model, self.algorithm, self.num_inference_steps)
 
     def keys(self, model: ComparedModel) -> list[PictureKey]:
-        """All pictures of a model, prompt by prompt, P · S."""
+        """Keys of all P · S pictures of a model, prompt by prompt."""
         return [PictureKey(model, prompt, seed) for prompt in self.prompts for seed in self.seeds]
 
     def path(self, key: PictureKey) -> Path:
-        """The file of a picture."""
+        """Path of a picture's file."""
         return self.folder / "pictures" / slug(key.model.name) / key.prompt.key / f"{key.seed:05d}.png"
 
     def sheet_path(self, prompt: Prompt) -> Path:
-        """The file of a prompt's sheet."""
+        """Path of the file of a prompt's sheet."""
         return self.folder / "sheets" / f"{prompt.key}.png"
 
     def image(self, key: PictureKey) -> Image.Image:
-        """A picture that is made, RGB."""
+        """Reads a finished picture, RGB."""
         with Image.open(self.path(key)) as image:
             return image.convert("RGB")
 
     def settings(self, key: PictureKey) -> Provenance:
-        """All that decides what a picture looks like, as it is kept in the file."""
+        """Everything that determines a picture, as its file records it."""
         return {
             "conditions": [list(pair) for pair in share_guidance([(key.prompt.text, None)], self.guidance_scale)],
             "model": key.model.source,
@@ -110,24 +113,24 @@ class Gallery:
         }
 
     def is_made(self, key: PictureKey) -> bool:
-        """Whether the picture is there, whole, and was made with these settings."""
+        """Returns True if a picture's file is complete and was made with these settings."""
         made_with = read_provenance(self.path(key))
-        # The same model from another place is the same model.
+        # A model that was moved is still the same model.
         return made_with is not None and {**made_with, "model": key.model.source} == self.settings(key)
 
     def missing(self, model: ComparedModel) -> list[PictureKey]:
-        """The pictures of a model that are still to be made."""
+        """Keys of a model's pictures that are not finished."""
         return [key for key in self.keys(model) if not self.is_made(key)]
 
     def paint(self, device: torch.device, batch_size: int) -> None:
-        """Makes all pictures that are missing; each is kept as soon as its batch is finished.
+        """Samples all missing pictures, and saves each as soon as its batch is finished.
 
         Raises:
-            ValueError: If a model gives values that are no numbers.
+            ValueError: If a model's pixels are not finite.
         """
         missing = {model.name: self.missing(model) for model in self.models}
         num_missing = sum(map(len, missing.values()))
-        with tqdm(total=num_missing, desc="Painting", unit="picture", disable=None if num_missing else True) as bar:
+        with tqdm(total=num_missing, desc="Sampling", unit="picture", disable=None if num_missing else True) as bar:
             for model in self.models:
                 if missing[model.name]:
                     bar.set_postfix_str(model.name)
@@ -156,27 +159,27 @@ class Gallery:
             raise ValueError(f"{keys[0].model.name}: {error}") from error
 
     def save_sheets(self) -> None:
-        """Lays the pictures of each prompt on a sheet: a row for each model, a column for each seed."""
+        """Saves a sheet for each prompt, with a row for each model and a column for each seed."""
         self.sheet_path(self.prompts[0]).parent.mkdir(parents=True, exist_ok=True)
         for prompt in tqdm(self.prompts, desc="Sheets", unit="sheet", disable=None):
             rows = {m.name: [self.image(PictureKey(m, prompt, seed)) for seed in self.seeds] for m in self.models}
             save_image(sheet(prompt.text, rows, self.seeds), self.sheet_path(prompt))
 
 
-# What is compared
+# Prompts
 
 
 def parse_prompts(path: Path) -> list[Prompt]:
-    """Reads prompts, one a line; blank lines and lines that begin with # are skipped.
+    """Reads prompts, one per line; blank lines and lines that start with # are skipped.
 
-    A line may begin with a group in square brackets: "[wikiart] a sunset". Empty brackets are none, so that a prompt
-    can begin with a bracket itself.
+    A line may start with a group in square brackets: "[wikiart] a sunset". Empty brackets mean no group, for prompts
+    that start with a bracket.
 
     Raises:
-        ValueError: If there is no such file, or there are no prompts in it, or one twice.
+        ValueError: If the file cannot be read, has no prompts, or has a prompt twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows marks its files
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # text files of Windows may start with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--prompts {path}: the file cannot be read. ({first_line(error)})") from error
     prompts: dict[str, Prompt] = {}
@@ -187,7 +190,7 @@ def parse_prompts(path: Path) -> list[Prompt]:
         if not text:
             raise ValueError(f"{path}, line {number}: there is a group, but no prompt.")
         if text in prompts:
-            raise ValueError(f"{path}, line {number}: the prompt {text!r} stands there twice.")
+            raise ValueError(f"{path}, line {number}: the prompt {text!r} appears twice.")
         prompts[text] = Prompt(text, (group or "").strip() or None)
     if not prompts:
         raise ValueError(f"{path} has no prompts.")

@@ -1,1 +1,1 @@
-"""Painting with a trained model: devices, loading, speed, interpolation."""
+"""Inference: loading a pipeline, devices and speed, sampling prompts from seeds, interpolation."""

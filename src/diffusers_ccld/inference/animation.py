@@ -1,4 +1,4 @@
-"""Frames and animations as files, and a folder of pictures by position for work that may be interrupted."""
+"""Frames and animations as files, and a folder that keeps pictures by position so that a run can resume."""
 
 import json
 import re
@@ -16,11 +16,13 @@ _FRAME_NAME = re.compile(r"\d{5}\.png")
 
 
 class PictureFolder(MutableMapping):
-    """Pictures by position, each a PNG file that says how it was made; what is in the folder is there again.
+    """A mapping from positions to pictures, kept as PNG files that record how they were made.
+
+    Pictures of earlier runs in the folder are part of the mapping.
 
     Args:
-        folder: Where the files lie; made when the first is written.
-        settings: What all pictures have in common, as `json` writes it.
+        folder: The folder; it is created when the first picture is written.
+        settings: The part of the record that all pictures share.
     """
 
     def __init__(self, folder: Path, settings: Provenance):
@@ -28,7 +30,7 @@ class PictureFolder(MutableMapping):
         self.settings = settings
 
     def path(self, position: float) -> Path:
-        """The file of a position, whether it is there or not."""
+        """Path of the file for a position, which need not exist."""
         return self.folder / f"{position:.{POSITION_DIGITS}f}.png"
 
     def __contains__(self, position: object) -> bool:
@@ -56,15 +58,15 @@ class PictureFolder(MutableMapping):
 
 
 def open_picture_folder(output: Path, settings: Provenance, overwrite: bool) -> PictureFolder:
-    """Begins or goes on with the pictures of some settings in `output`/painted.
+    """Starts or resumes the pictures of a run in `output`/painted.
 
     Args:
-        output: The folder, with the settings in `interpolation.json`.
-        settings: All that the pictures depend on beside their position, as `json` writes it.
-        overwrite: Whether pictures of other settings may be removed.
+        output: The folder of the run, with its settings in `interpolation.json`.
+        settings: Everything except the position that determines a picture.
+        overwrite: Deletes all pictures of earlier runs.
 
     Raises:
-        ValueError: If the folder has pictures of other settings, or something else altogether.
+        ValueError: If the folder has pictures with other settings, or unrelated files.
     """
     settings_path, folder = output / "interpolation.json", output / "painted"
     check_picture_folder(output, settings, overwrite)
@@ -76,27 +78,27 @@ def open_picture_folder(output: Path, settings: Provenance, overwrite: bool) -> 
 
 
 def check_picture_folder(output: Path, settings: Provenance, overwrite: bool) -> None:
-    """Raises `ValueError` if a folder cannot be begun or gone on with; changes nothing."""
+    """Raises `ValueError` if a run can neither start nor resume in a folder; changes nothing."""
     settings_path = output / "interpolation.json"
     if not settings_path.is_file():
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise ValueError(f"{output} has something else in it; choose another --output.")
+            raise ValueError(f"{output} contains other files; choose another --output.")
         return
     if overwrite:
         return
     try:
         found = dict(json.loads(settings_path.read_text()))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{settings_path} is damaged; give --overwrite to paint anew.") from error
+        raise ValueError(f"{settings_path} is damaged; use --overwrite to start again.") from error
     if found != settings:
         names = ", ".join(sorted(name for name in {*found, *settings} if found.get(name) != settings.get(name)))
         raise ValueError(
-            f"{output} was painted with another choice of {names}; choose another --output, or --overwrite."
+            f"{output} has pictures with a different choice of {names}; choose another --output, or use --overwrite."
         )
 
 
 def save_frames(frames: Sequence[Path], output: Path) -> None:
-    """Copies pictures into a folder as 00000.png, 00001.png, …, and removes what is numbered beyond."""
+    """Copies pictures into a folder as 00000.png, 00001.png, …, and deletes frames with higher numbers."""
     for number, frame in enumerate(frames):
         with moved_into_place(output / f"{number:05d}.png") as temporary:
             temporary.write_bytes(frame.read_bytes())
@@ -106,14 +108,14 @@ def save_frames(frames: Sequence[Path], output: Path) -> None:
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path, animation_format: str, frame_rate: float) -> None:
-    """Saves an animation that begins again when it ends.
+    """Saves an animation that repeats forever.
 
     Args:
         frames: Pictures of one size.
-        path: The file.
-        animation_format: One of `ANIMATION_FORMATS`. A GIF has 256 colours a frame and counts time in
-            hundredths of seconds.
-        frame_rate: Frames a second.
+        path: The file to write.
+        animation_format: One of `ANIMATION_FORMATS`. A GIF has 256 colours per frame and counts time in hundredths of
+            a second.
+        frame_rate: Frames per second.
     """
     _, pillow_format, options = ANIMATION_FORMATS[animation_format]
     with moved_into_place(path) as temporary:

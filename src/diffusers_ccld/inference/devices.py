@@ -1,4 +1,4 @@
-"""Where to compute, and in which precision."""
+"""Choice of device and precision."""
 
 import torch
 
@@ -9,14 +9,14 @@ DTYPES = {name: getattr(torch, dtype) for name, dtype in PRECISIONS.items()}
 
 
 def usable_dtype(name: str, device: torch.device) -> str:
-    """The precision of a name, one of `DTYPES`; for "auto" the fastest that paints the same pictures to the eye."""
+    """Resolves "auto" to the fastest precision whose pictures look the same; returns other names unchanged."""
     if name != "auto":
         return name
     return "bf16" if computes_in_bfloat16(device) else "fp32"
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16; others imitate it, slowly."""
+    """Returns True if a device has instructions for bfloat16; other devices emulate it slowly."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -26,14 +26,14 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def usable_device(name: str | None) -> torch.device:
-    """The device of a name, or the best there is.
+    """Returns the named device, or by default the GPU if available, else the CPU.
 
     Raises:
-        ValueError: If there is no such device.
+        ValueError: If the device does not exist.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: there is no such device. ({first_line(error)})") from error
+        raise ValueError(f"--device {name}: the device is not available. ({first_line(error)})") from error

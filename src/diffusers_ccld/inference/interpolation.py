@@ -1,4 +1,4 @@
-"""Pictures between prompts, image prompts, embeddings and seeds, in even steps."""
+"""Interpolation between prompts, image prompts, embeddings and seeds, in even steps."""
 
 import math
 from collections.abc import MutableMapping, Sequence
@@ -15,35 +15,35 @@ from ..pipelines.pipeline_ccld import CCLDPipeline
 from .even_frames import POSITION_DIGITS, Frames, even_frames
 from .sampling import finite_pictures, generators_for, share_guidance
 
-# Vectors this close to opposite, in radians, are joined by no arc that rounding has not chosen.
+# Between vectors closer than this to opposite (in radians), rounding alone would choose the arc.
 _OPPOSITE = 1e-4
 
 
 def slerp(start: torch.Tensor, end: torch.Tensor, fraction: float | torch.Tensor) -> torch.Tensor:
     """Spherical linear interpolation: at a constant angular speed along the great circle between two directions.
 
-    Lengths are interpolated linearly: unit vectors keep theirs, and noise its strength. Between parallel vectors only
-    the length changes. The method is that of Shoemake, "Animating rotation with quaternion curves" (1985).
+    Lengths are interpolated linearly, so unit vectors stay unit vectors and noise keeps its strength. Between parallel
+    vectors only the length changes. After Shoemake, "Animating rotation with quaternion curves" (1985).
 
     Args:
         start: Vectors (..., D).
         end: Vectors (..., D).
-        fraction: Where between 0 (`start`) and 1 (`end`); a number, or a tensor (...) of one for each vector.
+        fraction: From 0 (`start`) to 1 (`end`); a number, or a tensor (...) with one for each vector.
 
     Returns:
-        Vectors (..., D) of the type of `start`, computed in float64.
+        Vectors (..., D) of the dtype of `start`, computed in float64.
 
     Raises:
-        ValueError: If a vector is zero or not finite, or two are opposite: then there is no shortest arc.
+        ValueError: If a vector is zero or not finite, or if two are opposite, so that no arc is the shortest.
     """
     lengths = [vector.double().norm(dim=-1, keepdim=True) for vector in (start, end)]
     if not all(torch.isfinite(length).all() and (length > 0).all() for length in lengths):
         raise ValueError("A vector that is zero or not finite has no direction to interpolate.")
     first, last = start.double() / lengths[0], end.double() / lengths[1]
-    # Of exact small angles and angles near π alike, where the arc cosine of the product loses half of all digits.
+    # Accurate near 0 and near π, where the arc cosine of the dot product loses half of its digits.
     angle = 2 * torch.atan2((last - first).norm(dim=-1, keepdim=True), (last + first).norm(dim=-1, keepdim=True))
     if (angle > math.pi - _OPPOSITE).any():
-        raise ValueError("Between opposite vectors no arc is the shortest; put a waypoint between them.")
+        raise ValueError("Between opposite vectors no arc is the shortest. Put a waypoint between them.")
     fraction = torch.as_tensor(fraction, dtype=torch.float64, device=first.device).unsqueeze(-1)
     across = last - (first * last).sum(dim=-1, keepdim=True) * first
     across = across / across.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
@@ -53,17 +53,17 @@ def slerp(start: torch.Tensor, end: torch.Tensor, fraction: float | torch.Tensor
 
 @dataclass
 class InterpolationPath:
-    """What is to be painted between waypoints: a position of 1.5 is the middle of the second and the third.
+    """The path between waypoints. Position 1.5 is the middle between the second and the third waypoint.
 
     Attributes:
         condition_embeds: Embeddings of the W waypoints, (W, D).
-        weights: Their weights, (W,).
-        noise: Their initial noise, (W, C, H / 8, W / 8).
-        is_closed: Whether a last leg leads back to the first waypoint.
-        negative_prompt_embeds: What to keep away from all along the path, (D,).
-        height: Of the pictures, in pixels.
-        width: Likewise.
-        generator_state: Of the generator after it has drawn the first noise, for samplers that add more on the way.
+        weights: Weights of the waypoints, (W,).
+        noise: Initial noise of the waypoints, (W, C, height / 8, width / 8).
+        is_closed: True if a last leg leads back to the first waypoint.
+        negative_prompt_embeds: Embedding of the negative prompt of the whole path, (D,), or `None`.
+        height: Height of the pictures in pixels.
+        width: Width of the pictures in pixels.
+        generator_state: State of the first generator after it drew the initial noise, for samplers that add more.
     """
 
     condition_embeds: torch.Tensor
@@ -77,11 +77,19 @@ class InterpolationPath:
 
     @property
     def num_legs(self) -> int:
-        """Number of ways from one waypoint to the next."""
+        """Number of legs from one waypoint to the next."""
         return len(self.weights) if self.is_closed else len(self.weights) - 1
 
+    @property
+    def is_constant(self) -> bool:
+        """True if all pictures on the path are the same."""
+        tensors = [self.weights, self.noise]
+        if self.weights.any():  # else embeddings have no effect
+            tensors.append(self.condition_embeds)
+        return all(torch.equal(tensor, tensor[:1].expand_as(tensor)) for tensor in tensors)
+
     def canonical(self, position: float) -> float:
-        """The position in [0, `num_legs`) or, of an open path, [0, `num_legs`] at which the same is to be seen."""
+        """Position of the same picture in [0, `num_legs`), or in [0, `num_legs`] if the path is open."""
         if self.is_closed:
             position %= self.num_legs
             if self.num_legs == 2:  # there and back
@@ -89,7 +97,7 @@ class InterpolationPath:
         return round(position, POSITION_DIGITS)
 
     def at(self, position: float) -> tuple[list[tuple[torch.Tensor, float]], torch.Tensor]:
-        """The weighted conditions and the initial noise (1, C, H / 8, W / 8) at a position."""
+        """Returns the weighted conditions and the initial noise (1, C, height / 8, width / 8) at a position."""
         leg = min(int(position), self.num_legs - 1)
         fraction, following = position - leg, (leg + 1) % len(self.weights)
         embeds = slerp(self.condition_embeds[leg], self.condition_embeds[following], fraction)
@@ -112,15 +120,44 @@ def prepare_path(
     height: int | None = None,
     width: int | None = None,
 ) -> InterpolationPath:
-    """Embeds waypoints and draws their noise; see `interpolate` for the arguments and what is raised."""
+    """Embeds waypoints and draws their noise. Arguments and errors are those of `interpolate`."""
     # Each is alone where it is reached, so it shares the guidance scale with no other.
     waypoints = [
         waypoint if is_pair(waypoint) else share_guidance([(waypoint, None)], guidance_scale)[0]
         for waypoint in waypoints
     ]
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    _check_waypoints(pipe, waypoints, seeds, guidance_scale)
     num_waypoints = max(len(waypoints), len(seeds))
-    if not waypoints or not seeds or num_waypoints < 2:
+    height, width = _size_of(pipe, height, width)
+
+    generators = generators_for(seeds)
+    noise = torch.cat(
+        [pipe.prepare_noise(1, height, width, generator, torch.device("cpu")) for generator in generators]
+    )
+    condition_embeds = torch.stack([_embed(pipe, condition) for condition, _ in waypoints])
+    weights = torch.tensor([weight for _, weight in waypoints], dtype=torch.float64)
+    path = InterpolationPath(
+        condition_embeds=condition_embeds.expand(num_waypoints, -1),
+        weights=weights.expand(num_waypoints),
+        noise=noise.expand(num_waypoints, -1, -1, -1),
+        is_closed=loop,
+        negative_prompt_embeds=None if negative_prompt is None else _embed(pipe, negative_prompt),
+        height=height,
+        width=width,
+        generator_state=generators[0].get_state(),
+    )
+    for leg in range(path.num_legs):
+        path.at(leg + 0.5)  # raises if two waypoints are opposite
+    if negative_prompt is None:
+        pipe.check_taught(path.weights[:, None])
+    if path.is_constant:
+        raise ValueError("All waypoints are the same, and so are their seeds: there is nothing in between.")
+    return path
+
+
+def _check_waypoints(pipe, waypoints, seeds, guidance_scale):
+    if not waypoints or not seeds or max(len(waypoints), len(seeds)) < 2:
         raise ValueError("Give at least two waypoints, or one and several seeds.")
     if len({len(waypoints), len(seeds)} - {1}) > 1:
         raise ValueError(f"{len(seeds)} seeds were given for {len(waypoints)} waypoints; give one, or one for each.")
@@ -130,48 +167,27 @@ def prepare_path(
         raise ValueError(f"guidance_scale={guidance_scale!r} must be a finite number.")
     has_image_encoder = pipe.image_encoder is not None and pipe.feature_extractor is not None
     check_conditions([waypoints], pipe.unet.config.cross_attention_dim, has_image_encoder)
+
+
+def _size_of(pipe, height, width):
+    """Height and width in pixels; what is `None` is that of the training images."""
     sample_size = pipe.unet.config.sample_size
     sample_size = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
     height = sample_size[0] * pipe.vae_scale_factor if height is None else height
     width = sample_size[1] * pipe.vae_scale_factor if width is None else width
     pipe.check_size(height, width)
+    return height, width
 
-    def embed(condition):
-        if isinstance(condition, torch.Tensor):
-            embeds = condition.flatten()
-        elif isinstance(condition, str):
-            embeds = pipe.encode_prompt(condition)[0][0]
-        else:
-            embeds = pipe.encode_image(condition)[0]
-        return embeds.float().cpu()
 
-    generators = generators_for(seeds)
-    noise = torch.cat(
-        [pipe.prepare_noise(1, height, width, generator, torch.device("cpu")) for generator in generators]
-    )
-    condition_embeds = torch.stack([embed(condition) for condition, _ in waypoints])
-    weights = torch.tensor([weight for _, weight in waypoints], dtype=torch.float64)
-    path = InterpolationPath(
-        condition_embeds=condition_embeds.expand(num_waypoints, -1),
-        weights=weights.expand(num_waypoints),
-        noise=noise.expand(num_waypoints, -1, -1, -1),
-        is_closed=loop,
-        negative_prompt_embeds=None if negative_prompt is None else embed(negative_prompt),
-        height=height,
-        width=width,
-        generator_state=generators[0].get_state(),
-    )
-    for leg in range(path.num_legs):
-        path.at(leg + 0.5)  # raises if two waypoints are opposite
-    if negative_prompt is None:
-        pipe.check_taught(path.weights[:, None])
-    is_guided = bool(path.weights.any())  # or embeddings play no part
-    if all(
-        torch.equal(tensor, tensor[:1].expand_as(tensor))
-        for tensor in (path.weights, path.noise, *([path.condition_embeds] if is_guided else []))
-    ):
-        raise ValueError("All waypoints are the same, and so are their seeds: there is nothing in between.")
-    return path
+def _embed(pipe, condition):
+    """The embedding (D,) of a text, an image or an embedding, in float32 on the CPU."""
+    if isinstance(condition, torch.Tensor):
+        embeds = condition.flatten()
+    elif isinstance(condition, str):
+        embeds = pipe.encode_prompt(condition)[0][0]
+    else:
+        embeds = pipe.encode_image(condition)[0]
+    return embeds.float().cpu()
 
 
 @torch.no_grad()
@@ -184,25 +200,25 @@ def paint_path(
     max_pictures: int | None = None,
     pictures: MutableMapping[float, Image.Image] | None = None,
 ) -> Frames:
-    """Paints pictures along a path until frames are found that are evenly far apart.
+    """Samples pictures along a path until it finds frames at even distances.
 
-    The distance of two pictures is the root of their mean squared difference, of values in 0 … 255.
+    The distance between two pictures is the root mean square of their difference, with values from 0 to 255.
 
     Args:
         pipe: The pipeline.
-        path: The path, of `prepare_path`.
-        num_frames: As in `interpolate`, and so are the arguments not named here.
-        pictures: What has been painted before, by canonical position; to it is added what is painted now. With a
-            mapping that keeps files, an interrupted run goes on where it was.
+        path: The path, from `prepare_path`.
+        num_frames: Number of frames. Arguments not listed here are those of `interpolate`.
+        pictures: Pictures by canonical position. Those in it are not sampled again, and new ones are added. A mapping
+            that keeps files lets an interrupted run resume.
 
     Returns:
-        Positions and distances of the frames. Those of a closed path end with the one that they begin with.
+        Positions and distances of the frames. On a closed path the first frame is repeated at the end.
     """
     pictures = {} if pictures is None else pictures
     check_counts(path, num_frames, batch_size, max_pictures)
     max_pictures = 4 * num_frames if max_pictures is None else max_pictures
     known: dict[tuple[float, float], float] = {}
-    with tqdm(desc="Painting", unit="picture", total=0) as progress_bar:
+    with tqdm(desc="Sampling", unit="picture", total=0) as progress_bar:
 
         def distances(positions: list[float]) -> list[float]:
             positions = [path.canonical(position) for position in positions]
@@ -223,19 +239,19 @@ def paint_path(
 
 
 def check_counts(path: InterpolationPath, num_frames: int, batch_size: int, max_pictures: int | None) -> None:
-    """Raises `ValueError` if so many frames cannot be made of a path, or not of so many pictures."""
+    """Raises `ValueError` if the numbers of waypoints, frames and pictures do not fit together."""
     if num_frames < len(path.weights):
         raise ValueError(
-            f"{num_frames} frames are fewer than the {len(path.weights)} waypoints, each of which is one."
+            f"{num_frames} frames are fewer than the {len(path.weights)} waypoints, each of which is a frame."
         )
     if batch_size < 1:
         raise ValueError("The batch size must be at least 1.")
     if max_pictures is not None and max_pictures < num_frames:
-        raise ValueError(f"{num_frames} frames cannot be made of {max_pictures} pictures.")
+        raise ValueError(f"{num_frames} frames cannot be chosen from {max_pictures} pictures.")
 
 
 def picture_distance(first: Image.Image, second: Image.Image) -> float:
-    """Root of the mean squared difference of two pictures of one size, of values in 0 … 255."""
+    """Root mean square difference of two pictures of one size, with values from 0 to 255."""
     difference = np.asarray(first, dtype=np.float32) - np.asarray(second, dtype=np.float32)
     return float(np.sqrt(np.mean(np.square(difference), dtype=np.float64)))
 
@@ -255,37 +271,37 @@ def interpolate(
     batch_size: int = 4,
     max_pictures: int | None = None,
 ) -> list[Image.Image]:
-    """Paints pictures that lead from waypoint to waypoint, in steps that look even.
+    """Samples pictures that lead from waypoint to waypoint in steps that look even.
 
         frames = interpolate(pipe, ["a winter forest", "an autumn forest"], num_frames=24, seeds=[1, 2], loop=True)
 
-    Embeddings and noise are interpolated on the sphere (`slerp`), weights linearly. Every waypoint is a frame, painted
-    as the pipeline paints it with a generator of that seed. Between them, the frames are placed where the pictures
-    change by the same amount from each to the next (`even_steps`), which takes more pictures than frames.
+    Embeddings and noise are interpolated on the sphere (`slerp`), weights linearly. Every waypoint is a frame: the
+    picture that the pipeline samples from its prompt and seed. The other frames are placed so that the picture changes
+    by the same amount from frame to frame (`even_frames`), which takes more pictures than frames.
 
-    A scheduler that adds noise on the way adds the same to all pictures: that of the first seed.
+    A scheduler that adds noise while sampling adds the same noise to all pictures, drawn from the first seed.
 
     Args:
         pipe: The pipeline, with any scheduler.
-        waypoints: Texts, PIL images or embeddings (D,), at least two; each alone or as a pair with its weight.
-        num_frames: Number of frames in all, at least one for each waypoint.
-        seeds: One of all waypoints or one for each. Of a single waypoint several seeds may be given.
-        loop: Whether to come back to the first waypoint; the frames then follow one another in a circle.
-        guidance_scale: Weight of waypoints without one of their own.
-        negative_prompt: What to keep away from all along: a condition of weight 1 − w, where the waypoint's is w.
-        num_inference_steps: Number of sampling steps of each picture; by default the model's own.
-        height: Height in pixels; by default that of the training images.
-        width: Width in pixels, likewise.
-        batch_size: Number of pictures painted at once.
-        max_pictures: Number of pictures that may be painted to find even steps, by default four for every frame. As
-            many as frames are left in even steps of the angle, however unevenly they look.
+        waypoints: At least two texts, PIL images or embeddings (D,); each alone or as a pair with its weight.
+        num_frames: Number of frames, at least one for each waypoint.
+        seeds: One seed for all waypoints or one for each. A single waypoint may have several seeds.
+        loop: Returns to the first waypoint, so that the frames form a closed loop.
+        guidance_scale: Weight of waypoints that are given without one.
+        negative_prompt: Negative prompt of the whole path: a condition of weight 1 − w where the waypoint's is w.
+        num_inference_steps: Number of sampling steps for each picture; `None` for the model's own.
+        height: Height in pixels; `None` for that of the training images.
+        width: Width in pixels; `None` for that of the training images.
+        batch_size: Number of pictures sampled at once.
+        max_pictures: Maximum number of pictures to sample; `None` for four per frame. `num_frames` keeps the frames in
+            even steps of the angle, even if they look uneven.
 
     Returns:
         The frames.
 
     Raises:
-        ValueError: If the arguments do not go together, before any work is done, or if the pictures are not finite.
-        TypeError: If a waypoint is neither a text, a picture nor an embedding.
+        ValueError: If the arguments do not fit together (before any work is done), or if pixels are not finite.
+        TypeError: If a waypoint is not a text, an image or an embedding.
     """
     pictures: dict[float, Image.Image] = {}
     path = prepare_path(pipe, waypoints, seeds, loop, guidance_scale, negative_prompt, height, width)
@@ -294,7 +310,7 @@ def interpolate(
 
 
 def _paint(pipe, path, positions, num_inference_steps):
-    """Pictures at positions, made together."""
+    """Samples the pictures at some positions in one batch."""
     conditions, noise = zip(*(path.at(position) for position in positions))
     return finite_pictures(
         pipe,

@@ -1,4 +1,4 @@
-"""The small trained model that comes with the package."""
+"""Finds and loads pipelines, the bundled one included."""
 
 import hashlib
 from pathlib import Path
@@ -16,22 +16,24 @@ from .optimization import arrange_networks, compile_networks, require_compiler
 def load_pipeline(
     model: str | Path | None, dtype: str, device: torch.device, compiled: bool = False, **sampler: str | None
 ) -> CCLDPipeline:
-    """Loads a pipeline to paint with; it is arranged for that (`arrange_networks`), and not to be saved.
+    """Loads a pipeline for inference only. It is optimised by `arrange_networks` and must not be saved.
 
     Args:
-        model: Folder or name on the Hub; by default the small one of the package.
-        dtype: Name of its precision, one of `DTYPES`; "auto" for that of `usable_dtype`.
-        device: Where to.
-        compiled: Whether to compile it, by `compile_networks`.
-        sampler: Options of `CCLDScheduler` that take the place of the model's own; `None` leaves one as it is.
+        model: Folder or name on the Hub; `None` for the bundled model.
+        dtype: Name of the precision, one of `DTYPES`, or "auto" (see `usable_dtype`).
+        device: Device of all networks.
+        compiled: Compiles the networks with `compile_networks`.
+        sampler: Options of `CCLDScheduler` that override the model's own; `None` keeps the model's.
 
     Raises:
-        ValueError: If it is to be compiled, and there is no compiler.
+        ValueError: If compilation needs a C++ compiler that is not installed.
     """
     if compiled and device.type == "cpu":
         require_compiler()
     diffusers.utils.logging.disable_progress_bar()
-    pipe = CCLDPipeline.from_pretrained(model or default_model(), dtype=DTYPES[usable_dtype(dtype, device)]).to(device)
+    pipe = CCLDPipeline.from_pretrained(
+        default_model() if model is None else model, dtype=DTYPES[usable_dtype(dtype, device)]
+    ).to(device)
     arrange_networks(pipe)
     if compiled:
         compile_networks(pipe)
@@ -42,10 +44,13 @@ def load_pipeline(
 
 
 def find_model(source: str) -> Path:
-    """The folder of a model that is given as a folder, a hub id, or "default".
+    """Returns the local folder of a model, and downloads it from the Hub if needed.
+
+    Args:
+        source: A folder, a name on the Hub, or "default" for the bundled model.
 
     Raises:
-        ValueError: If there is no pipeline.
+        ValueError: If no pipeline is found.
     """
     if source == "default":
         return Path(default_model())
@@ -53,15 +58,15 @@ def find_model(source: str) -> Path:
     if not folder.is_dir():
         try:
             folder = Path(CCLDPipeline.download(source))
-        except Exception as error:  # of a network that is not there, of a name that is none
-            raise ValueError(f"{source}: no model is there. ({first_line(error)})") from error
+        except Exception as error:  # offline, an unknown name, and so on
+            raise ValueError(f"{source}: no model was found. ({first_line(error)})") from error
     if not (folder / "model_index.json").is_file():
-        raise ValueError(f"{source} is no pipeline: it has no model_index.json.")
+        raise ValueError(f"{source} is not a pipeline: it has no model_index.json.")
     return folder
 
 
 def folder_identity(folder: Path) -> str:
-    """A hash of a model's configurations and weights, wherever it lies."""
+    """Returns a hash of a model's configurations and weights, which does not depend on its location."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".json", ".safetensors", ".bin") and path.is_file():
@@ -72,9 +77,9 @@ def folder_identity(folder: Path) -> str:
 
 
 def default_model() -> str:
-    """Folder of the bundled pipeline, for `from_pretrained`.
+    """Returns the folder of the bundled pipeline, for `from_pretrained`.
 
-    It paints 128 × 128 pictures of a dozen subjects in six media; its `README.md` says what it can do and what not.
+    It paints 128 × 128 pictures of a dozen subjects in six media. Its `README.md` describes its abilities and limits.
 
         pipe = CCLDPipeline.from_pretrained(default_model())
     """

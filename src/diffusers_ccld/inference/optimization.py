@@ -1,4 +1,4 @@
-"""Faster networks for painting: layout in memory, folded upsamplers, compilation."""
+"""Faster networks for inference: memory format, folded upsamplers, compilation."""
 
 import functools
 
@@ -13,17 +13,17 @@ from ..utils.errors import first_line
 
 
 def fold_upsamplers(decoder: nn.Module) -> None:
-    """Makes one transposed convolution of each doubling by nearest neighbours and the 3×3 convolution behind it.
+    """Replaces each nearest-neighbour upsampling and its 3×3 convolution by one transposed convolution.
 
-    Such a convolution sees nine pixels, of which only four are different ones. Weights that meet the same pixel can be
-    added up beforehand: 16 products for each input pixel and pair of channels in place of 36. Outputs differ by
+    The 3×3 convolution sees nine pixels, but after doubling only four of them differ. Weights that meet the same pixel
+    are added in advance: 16 products for each input pixel and pair of channels instead of 36. Outputs differ by
     rounding (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?").
 
-    The decoder is then good for nothing but evaluating it: its folded weights are other ones than those of its class,
-    and what is saved of it cannot be loaded.
+    Afterwards the decoder is inference-only: its weights no longer match its class and must not be saved.
 
     Args:
-        decoder: Of an autoencoder; it is changed in place. No U-Net, whose layers may be told what size to make.
+        decoder: Decoder of an autoencoder, changed in place. A U-Net cannot be folded, because its upsamplers may be
+            given an output size.
     """
     for module in list(decoder.modules()):
         for name, child in module.named_children():
@@ -35,7 +35,7 @@ def _can_be_folded(module: nn.Module) -> bool:
     if not isinstance(module, Upsample2D) or not module.interpolate or module.norm is not None:
         return False
     conv = getattr(module, "conv", None)
-    if type(conv) is not nn.Conv2d:  # a LoRA's, say
+    if type(conv) is not nn.Conv2d:  # such as a LoRA's
         return False
     geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
     return geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
@@ -44,36 +44,36 @@ def _can_be_folded(module: nn.Module) -> bool:
 @torch.no_grad()
 def _folded(upsampler: Upsample2D) -> Upsample2D:
     conv = upsampler.conv
-    with torch.device("meta"):  # its own random weights would take longer than all else
+    with torch.device("meta"):  # drawing random weights would take most of the time
         folded = Upsample2D(upsampler.channels, use_conv_transpose=True, out_channels=upsampler.out_channels)
-    # A weight meets the four copies of a pixel: the kernel of both operations is that of the one, spread by 2×2 ones.
+    # Each weight meets four copies of a pixel: the joint kernel is the 3×3 kernel convolved with 2×2 ones.
     padded = F.pad(conv.weight.float(), (1, 1, 1, 1))
     kernels = sum(padded[..., row : row + 4, column : column + 4] for row in (0, 1) for column in (0, 1))
-    kernels = kernels.flip(2, 3).transpose(0, 1)  # a transposed convolution has its inputs first
+    kernels = kernels.flip(2, 3).transpose(0, 1)  # transposed convolutions store input channels first
     folded.conv.weight = nn.Parameter(kernels.to(conv.weight.dtype).contiguous())
     folded.conv.bias = conv.bias
     return folded
 
 
-def lay_out(*networks: ModelMixin) -> None:
-    """Stores the weights of convolutions channels-last on a CPU, where that is faster; results differ by rounding."""
+def use_channels_last(*networks: ModelMixin) -> None:
+    """Stores convolution weights channels-last, for networks on a CPU, where this is faster. Rounding differs."""
     for network in networks:
         if network.device.type == "cpu":
             network.to(memory_format=torch.channels_last)
 
 
-# Sizes and batches that a network is compiled for; torch.compile's own limit is 8, beyond which it gives up silently.
+# Shapes that a network may be compiled for. By default torch.compile silently stops compiling after 8.
 MAX_COMPILATIONS = 64
 
 
 def arrange_networks(pipe: CCLDPipeline) -> None:
-    """Folds and lays out the U-Net and the autoencoder, in place, as they paint fastest on a CPU; nothing elsewhere.
+    """Optimises the U-Net and the autoencoder for a CPU in place: folded upsamplers, channels-last weights.
 
-    What they compute differs by rounding. Save nothing of it: the decoder is another network (`fold_upsamplers`).
+    Outputs differ by rounding. On other devices nothing changes. The decoder must not be saved (`fold_upsamplers`).
     """
     if pipe.vae.device.type == "cpu":
         fold_upsamplers(pipe.vae.decoder)
-    lay_out(pipe.unet, pipe.vae)
+    use_channels_last(pipe.unet, pipe.vae)
 
 
 def require_compiler() -> None:
@@ -84,16 +84,16 @@ def require_compiler() -> None:
         get_cpp_compiler()
     except RuntimeError as error:
         raise ValueError(
-            "Compiling needs a C++ compiler, and none was found: install g++, or name one in the variable CXX. "
+            "Compiling needs a C++ compiler, but none was found. Install g++, or set the variable CXX. "
             f"({first_line(error)})"
         ) from error
 
 
 def compile_networks(pipe: CCLDPipeline) -> None:
-    """Has the U-Net and the decoder compiled when they are next called.
+    """Compiles the U-Net and the decoder at their next call, in place.
 
-    They are compiled for every size, batch and number of conditions anew. On a CPU their weights become constants,
-    packed for its instructions: what changes them in place afterwards, as fusing a LoRA does, is not seen.
+    Each new image size, batch size or number of conditions is compiled again. On a CPU the weights become constants:
+    changes made to them in place afterwards, such as fusing a LoRA, have no effect.
     """
     # With offloading, `pipe.device` is not the device of the calls; diffusers has no public name for that.
     settings = {"freezing": pipe._execution_device.type == "cpu"}
@@ -108,7 +108,7 @@ def _compiled(forward, settings):
 
     compiled = torch.compile(forward, dynamic=False)
 
-    # The settings hold for one thread, and are asked for at whichever call compiles: no option of torch.compile.
+    # These settings are per thread and read by the call that compiles, so torch.compile cannot take them as options.
     @functools.wraps(forward)
     def call(*args, **kwargs):
         with inductor.patch(settings), dynamo.patch(recompile_limit=MAX_COMPILATIONS):

@@ -1,4 +1,4 @@
-"""The pipeline whose U-Net a run trains: it paints while the run lasts, and is saved at its end."""
+"""The pipeline whose U-Net is trained: it samples demo grids during the run, and is saved at the end."""
 
 import functools
 import logging
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 class PipelineInTraining:
-    """Shows and saves a pipeline whose U-Net is being trained.
+    """Samples from and saves a pipeline whose U-Net is being trained.
 
     Args:
         config: The run's settings.
         pipe: The pipeline, with the U-Net that is trained, not wrapped.
 
     Raises:
-        ValueError: If the settings' prompts cannot be read.
+        ValueError: If the file of demo prompts has no prompts.
     """
 
     def __init__(self, config: TrainingConfig, pipe: DiffusionPipeline):
@@ -47,7 +47,7 @@ class PipelineInTraining:
                 return
             self.pipe.unet = averaged
             try:
-                self._grid = paint_demo(
+                self._grid = sample_grid(
                     self.pipe,
                     self.prompts,
                     config.seed,
@@ -68,11 +68,11 @@ class PipelineInTraining:
         Args:
             run: The run, after its last step.
             data: The run's images.
-            facts: What the card tells of this training beside what it tells of all.
-            name: Of the folder in the run's.
+            facts: Facts for the model card, in addition to those of every training.
+            name: Name of the folder in the run's folder.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the folder cannot be written.
         """
         if self.config.demo_every and run.state.step < run.first_step:  # there was no step left
             self.show(run)
@@ -89,10 +89,10 @@ class PipelineInTraining:
 
 
 def read_prompts(path: str | None) -> list[str]:
-    """Prompts of a text file, one on every line; without a file, ours.
+    """Reads prompts from a text file, one per line; `None` gives the built-in prompts.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the file has no prompts.
     """
     if path is None:
         return list(SAMPLE_PROMPTS)
@@ -102,17 +102,17 @@ def read_prompts(path: str | None) -> list[str]:
     return prompts
 
 
-def paint_demo(
+def sample_grid(
     pipe: DiffusionPipeline, prompts: Sequence[str], seed: int, batch_size: int, **options: Any
 ) -> Image.Image:
-    """A grid of a picture for each prompt, four in a row; the same noise for the same prompt at every call.
+    """Samples a grid with one picture for each prompt, four per row. Each prompt has the same noise at every call.
 
     Args:
         pipe: The pipeline.
         prompts: The prompts.
         seed: Seed of the first picture; the others count up.
-        batch_size: Pictures made at once.
-        options: Arguments of the pipeline's call.
+        batch_size: Pictures sampled at once.
+        options: Further arguments of the pipeline's call.
 
     Raises:
         NonFinitePixelsError: If a pixel is infinite or not a number.

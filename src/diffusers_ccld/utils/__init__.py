@@ -1,1 +1,1 @@
-"""Files, messages and pictures: knows nothing of diffusion."""
+"""Helpers for files, error messages and images. Nothing here depends on diffusion."""

@@ -1,6 +1,6 @@
-"""What messages are made of."""
+"""Helpers for error messages."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the advice and the traces that libraries put after it."""
+    """Returns the first line of an error's message, without the advice and traces that libraries append."""
     return str(error).strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there."""
+"""Atomic writes: a file or folder appears complete or not at all."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from .errors import first_line
 
 @contextmanager
 def moved_into_place(path: Path) -> Iterator[Path]:
-    """A temporary name to write a file under; it takes its place when the context ends without an error."""
+    """Yields a temporary path to write to, and renames it to `path` if the context ends without an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
@@ -23,13 +23,13 @@ def moved_into_place(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole."""
+    """Writes a text file, which appears complete or not at all."""
     with moved_into_place(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def replace_folder(temporary: Path, folder: Path) -> None:
-    """Moves a folder that was written under a temporary name into place; what is there is removed after it."""
+    """Renames a finished temporary folder to its final name, then deletes the folder that it replaces."""
     replaced = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
@@ -40,10 +40,10 @@ def replace_folder(temporary: Path, folder: Path) -> None:
 
 @contextmanager
 def folder_moved_into_place(folder: Path) -> Iterator[Path]:
-    """An empty folder of a temporary name to write into; it takes its place when the context ends without an error.
+    """Yields an empty temporary folder, and renames it to `folder` if the context ends without an error.
 
     Raises:
-        OSError: If it cannot be written, whichever library finds that out.
+        OSError: If it cannot be written. Errors of safetensors are converted.
     """
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -51,14 +51,14 @@ def folder_moved_into_place(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         replace_folder(temporary, folder)
-    except SafetensorError as error:  # what a full disk is to the library
+    except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(f"{folder} cannot be written. ({first_line(error)})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder; half-removed it no longer has its name."""
+    """Deletes a folder, renaming it first: an interrupted deletion leaves nothing under its name."""
     doomed = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(doomed, ignore_errors=True)
     os.replace(folder, doomed)

@@ -1,4 +1,4 @@
-"""Pictures beside one another, and as files."""
+"""Grids of images, and PNG files."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from .files import moved_into_place
 
 
 def image_grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """A grid of pictures of one size, row by row; places that are left over are white."""
+    """Arranges images of one size in a grid, row by row; unused cells are white."""
     rows = math.ceil(len(pictures) / columns)
     blank = Image.new("RGB", pictures[0].size, "white")
     return make_image_grid([*pictures, *[blank] * (rows * columns - len(pictures))], rows, columns)
 
 
 def save_image(image: Image.Image, path: Path, **options: Any) -> None:
-    """Saves a PNG file; `options` are those of `PIL.Image.Image.save`."""
+    """Saves a PNG file, which appears complete or not at all; `options` as for `PIL.Image.Image.save`."""
     with moved_into_place(path) as temporary:
         image.save(temporary, format="PNG", **options)
