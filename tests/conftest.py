@@ -80,7 +80,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cache(trainable_folder, pictures, tmp_path_factory):
-    """What training needs of these pictures, computed in advance."""
+    """Latents and embeddings of these pictures, computed in advance."""
     folder = tmp_path_factory.mktemp("cache")
     options = ("--model", trainable_folder, "--dataset", pictures, "--output", folder, "--dataloader_num_workers", 0)
     assert run_here("training/precompute.py", *options) == 0

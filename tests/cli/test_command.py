@@ -1,4 +1,4 @@
-"""What `ccld` does before a command runs: help, spelling of options, start and interruption."""
+"""`ccld` before a command runs: help, spelling of options, start and interruption."""
 
 import configparser
 import os

@@ -193,7 +193,7 @@ def without(state, *parts):
     "change, message",
     [
         (lambda s: without(s, "decoder.mid.attn_1.q"), "lacks decoder.mid.attn_1.q.weight"),
-        (lambda s: without(s, "quantize", "encoder.down.0"), "no autoencoder of latent-diffusion"),
+        (lambda s: without(s, "quantize", "encoder.down.0"), "not an autoencoder of latent-diffusion"),
         (lambda s: without(s, "sample.conv"), "resizes without convolutions"),
         (lambda s: {**s, "quantize.embedding.weight": torch.zeros(64, 5)}, "codes of 5 numbers, embeddings of 4"),
         (lambda s: {**s, "quantize.embedding.weight": torch.zeros(64)}, "no quantize.embedding.weight"),

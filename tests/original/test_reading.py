@@ -66,7 +66,7 @@ def test_missing_truncated_and_foreign_files(read, originals, tmp_path):
     whole = originals.unet if read is read_checkpoint else originals.cloob
     for name, content in (("half", whole.read_bytes()[:100_000]), ("empty", b""), ("text", b"<html>404</html>")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"truncated|no CLOOB|no PyTorch"):
+        with pytest.raises(CheckpointError, match=r"truncated|no CLOOB|not a CLOOB|not a PyTorch"):
             read(tmp_path / name)
 
 
@@ -76,9 +76,12 @@ def test_what_is_no_checkpoint(tmp_path):
         read_checkpoint(tmp_path / "list.ckpt")
     for content in ([1], {"weights": 1}, {"params": ({"a": {"b": [1.0]}}, {})}, {"params": 3}):
         (tmp_path / "other.pkl").write_bytes(pickle.dumps(content))
-        with pytest.raises(CheckpointError, match=r"no CLOOB checkpoint|no array"):
+        with pytest.raises(CheckpointError, match=r"no CLOOB checkpoint|not a CLOOB checkpoint|not an array"):
             read_cloob_pickle(tmp_path / "other.pkl")
-    for array, message in ((np.array([None]), "no plain kind of number"), (np.arange(3), "m/w is no array of float")):
+    for array, message in (
+        (np.array([None]), "not a plain numeric type"),
+        (np.arange(3), "m/w is not an array of float"),
+    ):
         (tmp_path / "objects.pkl").write_bytes(pickle.dumps({"params": ({"m": {"w": array}}, {})}))
         with pytest.raises(CheckpointError, match=message):
             read_cloob_pickle(tmp_path / "objects.pkl")
@@ -127,7 +130,7 @@ def test_every_tensor_is_used_once_or_named():
         ({"c": torch.zeros(1)}, "beyond what it should, c"),
         ({"b": torch.zeros(3, 2)}, r"shape that fits nothing: b \(3, 2\)"),
         ({"b": torch.full((2, 3), float("nan"))}, "NaN or infinite values in b"),
-        ({"b": torch.zeros(2, 3, dtype=torch.long)}, "b is no tensor of floating-point"),
+        ({"b": torch.zeros(2, 3, dtype=torch.long)}, "b is not a tensor of floating-point"),
         ({"loss": torch.zeros(1)}, "beyond what it should, loss"),
     ):
         wrong = {name: tensor for name, tensor in {**state, **change}.items() if tensor is not None}

@@ -302,7 +302,7 @@ def warm_up(folder):
 
 
 def complaints(folder, count, seed=0):
-    """What is wrong with how files were dealt with, and how they ended, by number."""
+    """Complaints about how files were handled, and the number of files by outcome."""
     torch.set_num_threads(1)
     output, found, ends = folder / "out", [], collections.Counter()
     warm_up(folder / "sound")

@@ -224,7 +224,7 @@ class PicklerOf2022(pickle._Pickler):
 
 
 def lightning_header() -> dict:
-    """What a Lightning training checkpoint has beside its state dict, keyed by a class that is not installed."""
+    """The entries of a Lightning training checkpoint beside its state dict, keyed by a class that is not installed."""
     module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
     module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
     for name in ("pytorch_lightning", "pytorch_lightning.callbacks"):

@@ -39,7 +39,7 @@ def write_broken_pictures(folder: Path) -> list[Path]:
         flipped[i] ^= 0xFF
     contents = {
         "empty.png": b"",
-        "text.jpg": b"this is no picture",
+        "text.jpg": b"this is not a picture",
         "page.jpg": b"<!DOCTYPE html><html><title>404</title></html>",
         "archive.png": b"PK\x03\x04" + bytes(200),
         "noise.webp": np.random.default_rng(1).bytes(500),

@@ -427,5 +427,5 @@ class TestTheOriginalsTrainingRuns:
         unet = CCLDUNet2DConditionModel(block_out_channels=(64,) * 4)
         with pytest.raises(CheckpointError, match="no state of AdamW"):
             read_training_state(originals.training, unet)
-        with pytest.raises(CheckpointError, match="no training checkpoint"):
+        with pytest.raises(CheckpointError, match="not a training checkpoint"):
             read_training_state(originals.unet, unet)

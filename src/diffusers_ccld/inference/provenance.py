@@ -12,7 +12,7 @@ TEXT_CHUNK = "ccld"
 
 
 class Provenance(TypedDict, total=False):
-    """How a picture was made. Each writer leaves out what has no meaning for it; the order is that of the JSON.
+    """The record of how a picture was made, in the order of the JSON. Each writer leaves out what does not apply.
 
     Attributes:
         task: The demo's task: "paint", "image_to_image", "edit" or "inpaint".

@@ -200,7 +200,7 @@ def _check_widths(plans):
 
 
 def _make_report(plans, sources, scale, preset, dtype, earlier):
-    """What this conversion does, beside what an earlier one has done to other components."""
+    """The report of this conversion, merged with that of an earlier one for other components."""
     report = {
         "versions": {m.__name__: m.__version__ for m in (diffusers, transformers, torch)},
         "sources": dict(earlier.get("sources", {})),

@@ -1,4 +1,4 @@
-"""What is wrong with a file."""
+"""Errors about files that cannot be used."""
 
 from pathlib import Path
 

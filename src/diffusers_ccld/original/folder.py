@@ -29,17 +29,17 @@ def _earlier_report(output: Path) -> dict[str, Any]:
     """The report of an earlier conversion into the same folder.
 
     Raises:
-        CheckpointError: If the folder is no folder or the report is damaged.
+        CheckpointError: If the folder is not a folder or the report is damaged.
     """
     if output.exists() and not output.is_dir():
-        raise CheckpointError(f"{output} is no folder.")
+        raise CheckpointError(f"{output} is not a folder.")
     path = output / REPORT_NAME
     if not path.is_file():
         return {}
     try:
         report = json.loads(path.read_text())
         if not all(isinstance(report.get(section, {}), dict) for section in ("sources", "components")):
-            raise ValueError("its sections are no mappings")
+            raise ValueError("its sections are not mappings")
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged; remove it. ({error})") from error
     return report

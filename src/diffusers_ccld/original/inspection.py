@@ -1,4 +1,4 @@
-"""What a file or folder is, told without running anything in it and without making a model."""
+"""Identifies a file or folder without running anything in it and without building a model."""
 
 import json
 import math
@@ -173,7 +173,9 @@ def inspect_folder(folder: Path) -> Facts:
     if not (folder / "model_index.json").is_file():
         if (folder / "config.json").is_file():
             return {"kind": "model folder", **_model_folder_facts(folder)}
-        raise CheckpointError(f"{folder} is no folder of diffusers: it has neither model_index.json nor config.json.")
+        raise CheckpointError(
+            f"{folder} is not a folder of diffusers: it has neither model_index.json nor config.json."
+        )
     index = _json(folder / "model_index.json")
     facts: Facts = {"kind": "pipeline folder", "pipeline": index.get("_class_name")}
     for name, entry in index.items():
@@ -217,10 +219,10 @@ def _safetensors_facts(path):
     """Numbers of a safetensors file, from its header."""
     try:
         with safe_open(path, framework="pt") as file:
-            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - it is no mapping
+            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - it is not a mapping
             shapes, dtypes = [s.get_shape() for s in slices], {s.get_dtype() for s in slices}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: the file is no safetensors file, or damaged. ({first_line(error)})") from error
+        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one. ({first_line(error)})") from error
     return {
         "tensors": len(shapes),
         "parameters": sum(math.prod(shape) for shape in shapes),

@@ -49,7 +49,7 @@ def read_training_state(path: str | Path, network: torch.nn.Module) -> TrainingS
     path = Path(path)
     checkpoint = read_checkpoint(path)
     if "state_dict" not in checkpoint:
-        raise CheckpointError(f"{path} is no training checkpoint; to begin from its weights, convert it.")
+        raise CheckpointError(f"{path} is not a training checkpoint; to begin from its weights, convert it.")
     parts = split_training_checkpoint(state_dict_of(checkpoint["state_dict"], path))
     if "model" not in parts or "model_ema" not in parts:
         raise CheckpointError(f"{path} lacks the weights of a training run, model.* and model_ema.*.")

@@ -1,1 +1,1 @@
-"""What is known of the published models."""
+"""Facts about the published models, and their cards."""

@@ -32,7 +32,7 @@ without captions. With U-Net, autoencoder and CLOOB together the folder would be
 
 
 def published_as(report: Mapping[str, Any]) -> str | None:
-    """Which published model a conversion's U-Net is, if it came from the published file of the preset it was given."""
+    """The published model of a conversion's U-Net, or `None` if it does not come from the preset's published file."""
     unet = report["components"].get("unet", {})
     preset = unet.get("preset")
     if preset is not None and Path(unet["source"]).name == PRESETS[preset].files["unet"].name:

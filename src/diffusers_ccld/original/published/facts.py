@@ -1,4 +1,4 @@
-"""What is known of the published models beside their files: who made them, of what, where that is written.
+"""Authors, training data and sources of the published models.
 
 Read off the README files of JD-P/cloob-latent-diffusion and crowsonkb/cloob-training, and off the model card of
 huggan/distill-ccld-wa. What none of them says is `UNKNOWN`.
@@ -21,7 +21,7 @@ CLOOB_32 = CLOOB_OF.format(32, "62.8 %")
 
 
 class Publication(NamedTuple):
-    """What a published model's card tells.
+    """The facts in a published model's card.
 
     Attributes:
         title: What the model is called.

@@ -1,4 +1,4 @@
-"""What is known of the published models beyond what their files say, and where the files are."""
+"""The published models: their files, where to download them, and settings that the files do not contain."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class PublishedFile(NamedTuple):
 
     @property
     def address(self) -> str:
-        """Where a person finds it."""
+        """The address at which a person finds the file."""
         return self.url or f"https://huggingface.co/{self.repository}"
 
 

@@ -88,8 +88,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             checkpoint = _load(path)
         except pickle.UnpicklingError as error:
             raise CheckpointError(
-                f"{path}: the file is no PyTorch checkpoint, or holds something other than tensors. Nothing of it was "
-                f"run."
+                f"{path}: the file is not a PyTorch checkpoint, or holds something other than tensors. "
+                f"Nothing of it was run."
             ) from error
         except Exception as error:
             raise _damaged(path, error) from error
@@ -99,7 +99,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip archive: to PyTorch by its beginning, or to Python by its end."""
+    """True if a file is a zip archive: PyTorch looks at its first bytes, Python at its last."""
     with path.open("rb") as file:
         if file.read(4) == b"PK\x03\x04":
             return True
@@ -136,16 +136,16 @@ def state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
     """A state dict that has been made sure to be one.
 
     Raises:
-        CheckpointError: If it is no mapping from names to ordinary tensors, or they are more than the file holds.
+        CheckpointError: If it is not a mapping from names to ordinary tensors, or they are more than the file holds.
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: the state dict is a {type(content).__name__}.")
     for name, tensor in content.items():
         if not isinstance(name, str):
-            raise CheckpointError(f"{path}: {name!r} is no name of a tensor.")
+            raise CheckpointError(f"{path}: {name!r} is not a name of a tensor.")
         is_tensor = isinstance(tensor, torch.Tensor)
         if not is_tensor or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise CheckpointError(f"{path}: {name} is no ordinary tensor.")
+            raise CheckpointError(f"{path}: {name} is not an ordinary tensor.")
         if num_bytes(tensor) > tensor.untyped_storage().nbytes():  # one number may stand for many
             raise HostileFileError(f"{path}: {name} unfolds into more numbers than the file holds.")
     return dict(content)
@@ -167,5 +167,5 @@ def _load(path: Path):
 
 def _damaged(path, error):
     return CheckpointError(
-        f"{path}: the file is no PyTorch checkpoint, or a truncated one; get it again. ({first_line(error)})"
+        f"{path}: the file is not a PyTorch checkpoint, or a truncated one; get it again. ({first_line(error)})"
     )

@@ -19,7 +19,7 @@ class ArrayDtype:
 
     def __init__(self, code: str, *_):
         if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[fiub][0-9]{1,2}", code):
-            raise CheckpointError(f"the file holds an array of {str(code)[:20]!r}, which is no plain kind of number.")
+            raise CheckpointError(f"the file holds an array of {str(code)[:20]!r}, which is not a plain numeric type.")
         self.code, self.order = code.lstrip("<>=|"), "="
 
     def __setstate__(self, state):
@@ -86,7 +86,7 @@ class ArrayUnpickler(pickle.Unpickler):
             return frombuffer(data, dtype, (), "C")
 
         def latin1_bytes(text, encoding):
-            """How an array's bytes are written in the oldest pickle formats, which have no bytes of their own."""
+            """Decodes an array's bytes in the oldest pickle formats, which have no type for bytes."""
             if encoding != "latin1":
                 raise CheckpointError(f"the file encodes bytes as {str(encoding)[:20]!r}, which no array does.")
             nonlocal left_encoded
@@ -132,7 +132,7 @@ def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[s
         Tensors in JAX's layout, by "module/leaf", and the names of what the file holds beside them.
 
     Raises:
-        CheckpointError: If the file is missing or damaged, holds anything but numpy arrays, or is no CLOOB.
+        CheckpointError: If the file is missing or damaged, holds anything but numpy arrays, or is not a CLOOB.
     """
     path = check_file(path)
     try:
@@ -144,7 +144,7 @@ def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[s
         raise type(error)(f"{path}: {error}") from None
     except Exception as error:
         raise CheckpointError(
-            f"{path}: the file is no pickle, or a truncated one; get it again. ({first_line(error)})"
+            f"{path}: the file is not a pickle, or a truncated one; get it again. ({first_line(error)})"
         ) from error
 
     params = checkpoint.get("params") if isinstance(checkpoint, dict) else None
@@ -155,6 +155,6 @@ def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[s
     for module, leaves in (item for tree in trees for item in tree.items()):
         for leaf, array in leaves.items() if isinstance(leaves, dict) else [("", leaves)]:
             if not isinstance(array, PickledArray) or array.value is None or array.value.dtype.kind != "f":
-                raise CheckpointError(f"{path}: {module}/{leaf} is no array of floating-point numbers.")
+                raise CheckpointError(f"{path}: {module}/{leaf} is not an array of floating-point numbers.")
             state[f"{module}/{leaf}"] = torch.from_numpy(np.ascontiguousarray(array.value))
     return state, [str(key) for key in checkpoint if key != "params"]

@@ -13,7 +13,7 @@ MOST_REPEATED = 2**24
 
 
 class _Value(NamedTuple):
-    """What is known of a value on a pickle's stack.
+    """The type and content of a value on a pickle's stack, as far as they are known.
 
     Attributes:
         depth: How deep tuples are nested in it.

@@ -1,1 +1,1 @@
-"""What the original's tensors are called here, and how sizes are read off them."""
+"""Tables from the original's tensor names to ours, and sizes from tensor shapes."""

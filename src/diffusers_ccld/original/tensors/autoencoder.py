@@ -106,7 +106,7 @@ def _attention(theirs, ours):
 
 
 class Autoencoder(NamedTuple):
-    """What a state dict holds.
+    """The kind and sizes of the autoencoder in a state dict.
 
     Attributes:
         kind: `AutoencoderKL`, `VQModel` or `GumbelVQModel`.
@@ -118,7 +118,7 @@ class Autoencoder(NamedTuple):
 
     @property
     def table(self) -> list[Entry]:
-        """What becomes of its tensors."""
+        """The entries that convert its tensors."""
         config = self.config
         return autoencoder_table(self.kind, len(config["block_out_channels"]), config["layers_per_block"])
 
@@ -140,13 +140,15 @@ def infer_autoencoder(state: Mapping[str, torch.Tensor]) -> Autoencoder:
     """Reads an autoencoder's kind and arguments off the names and shapes of its tensors.
 
     Raises:
-        CheckpointError: If a tensor that tells them is missing, so that this is no autoencoder, or none that diffusers
-            has.
+        CheckpointError: If a tensor that determines them is missing: the file is not an autoencoder, or
+            diffusers does not have its kind.
     """
 
     def shape(name, ndim=4):
         if name not in state or state[name].ndim != ndim:
-            raise CheckpointError(f"The file is no autoencoder of latent-diffusion or taming-transformers: no {name}.")
+            raise CheckpointError(
+                f"The file is not an autoencoder of latent-diffusion or taming-transformers: no {name}."
+            )
         return state[name].shape
 
     levels = _count(state, "encoder.down.{}.block.0.conv1.weight")
@@ -193,7 +195,7 @@ def _count(state, pattern):
         n += 1
     if n == 0:
         raise CheckpointError(
-            f"The file is no autoencoder of latent-diffusion or taming-transformers: it lacks {pattern.format(0)}."
+            f"The file is not an autoencoder of latent-diffusion or taming-transformers: it lacks {pattern.format(0)}."
         )
     return n
 

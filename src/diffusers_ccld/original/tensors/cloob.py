@@ -54,7 +54,7 @@ TOWERS = (
     ("text_encoder", TEXT_TENSORS, "text_encoder", "text_encoder"),
     ("image_encoder", IMAGE_TENSORS, "vi_t_image_encoder", "image_encoder"),
 )
-RANKS = {  # of tensors that are no matrices
+RANKS = {  # of tensors that are not matrices
     "embeddings.class_embedding": 1,
     "embeddings.patch_embedding.weight": 4,
     "text_projection.bias": 1,
@@ -147,7 +147,7 @@ def parse_cloob_config(config: Mapping[str, Any], where: str | Path) -> CLOOBCon
 
 
 def is_jax(state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a state dict has JAX's names, "module/leaf", and not those of the PyTorch port."""
+    """True if a state dict has JAX's names, "module/leaf", rather than those of the PyTorch port."""
     return any("/" in name for name in state)
 
 
@@ -155,7 +155,7 @@ def infer_cloob_config(state: Mapping[str, torch.Tensor]) -> CLOOBConfig:
     """Reads the configuration off the weights, the number of attention heads from their usual width of 64.
 
     Raises:
-        CheckpointError: If this is no CLOOB.
+        CheckpointError: If this is not a CLOOB.
     """
     jax = is_jax(state)
     tensors, num_layers = {}, {}
@@ -166,7 +166,7 @@ def infer_cloob_config(state: Mapping[str, torch.Tensor]) -> CLOOBConfig:
         num_layers[component] = len(layers)
         for original, (name,), layout in cloob_table(component, 0, jax):
             if original not in state or state[original].ndim != RANKS.get(name, 2):
-                raise CheckpointError(f"The file is no CLOOB: it lacks {original}, or that has a wrong shape.")
+                raise CheckpointError(f"The file is not a CLOOB: it lacks {original}, or that has a wrong shape.")
             shape = state[original].shape
             tensors[component, name] = torch.Size((shape[3], shape[2], *shape[:2])) if layout == "patches" else shape
     vocab_size, text_width = tensors["text_encoder", "embeddings.token_embedding.weight"]
@@ -214,7 +214,7 @@ def split_cloob(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.
 
 
 def is_published_size(config: CLOOBConfig) -> bool:
-    """Whether a published configuration has the widths of this one, and so its number of heads."""
+    """True if a published configuration has the widths of this one, and therefore its number of heads."""
     widths = (config.text_config.hidden_size, config.vision_config.hidden_size)
     return any(
         widths == (published["text_encoder"]["d_model"], published["image_encoder"]["d_model"])

@@ -1,4 +1,4 @@
-"""Which constant latents are multiplied with before decoding; the published files do not agree on it."""
+"""Finds the constant that latents are multiplied by before decoding; the published files disagree about it."""
 
 import json
 import math
@@ -17,7 +17,7 @@ SCALE_TOLERANCE = 1e-3  # relative; the published values have that many digits
 
 @dataclass
 class Scale:
-    """What latents are multiplied with before decoding, and who said so."""
+    """The constant that latents are multiplied by before decoding, and its source."""
 
     value: float
     origin: str
@@ -27,14 +27,14 @@ def stored_scale(state: Mapping[str, torch.Tensor]) -> float | None:
     """The scale that stands in a U-Net's state dict, if any.
 
     Raises:
-        CheckpointError: If it is no positive number.
+        CheckpointError: If it is not a positive number.
     """
     if SCALE_BUFFER not in state:
         return None
     buffer = state[SCALE_BUFFER]
     value = float(buffer) if buffer.numel() == 1 and buffer.is_floating_point() else math.nan
     if not (math.isfinite(value) and value > 0):
-        raise CheckpointError(f"The U-Net's file has {SCALE_BUFFER} = {str(buffer)[:80]}, which is no scale.")
+        raise CheckpointError(f"The U-Net's file has {SCALE_BUFFER} = {str(buffer)[:80]}, which is not a scale.")
     return value
 
 

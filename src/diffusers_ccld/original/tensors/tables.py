@@ -1,4 +1,4 @@
-"""What turns one state dict into another: a table of entries, read in either direction."""
+"""Converts state dicts by a table of entries that works in both directions."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -64,7 +64,7 @@ def from_original(
     for entry in table:
         tensor = state[entry.original]
         if not tensor.is_floating_point():
-            raise CheckpointError(f"{where}: {entry.original} is no tensor of floating-point numbers.")
+            raise CheckpointError(f"{where}: {entry.original} is not a tensor of floating-point numbers.")
         if not torch.isfinite(tensor).all():
             damaged.append(entry.original)
         try:

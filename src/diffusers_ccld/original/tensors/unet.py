@@ -80,16 +80,18 @@ def unet_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Reads the arguments of `CCLDUNet2DConditionModel` off a U-Net's shapes.
 
     Raises:
-        CheckpointError: If a tensor that tells the size is missing, so that this is no U-Net of CCLD.
+        CheckpointError: If a tensor that tells the size is missing, so that this is not a U-Net of CCLD.
     """
     firsts = [f"{prefix}{0 if level == 0 else 1}.main.0.weight" for level, prefix in enumerate(LEVEL_PREFIXES)]
     needed = [*firsts, "net.8.main.4.weight", "mapping.0.main.0.weight"]
     for name in needed:
         if name not in state or state[name].ndim != (2 if "mapping" in name else 4):
-            raise CheckpointError(f"The file is no U-Net of CCLD: it lacks {name}.")
+            raise CheckpointError(f"The file is not a U-Net of CCLD: it lacks {name}.")
     mapping_dim, mapping_in = state["mapping.0.main.0.weight"].shape
     if state[firsts[0]].shape[1] <= INPUT_TIME_FEATURES or mapping_in <= MAPPING_TIME_FEATURES:
-        raise CheckpointError("The file is no U-Net of CCLD: its first layers have no room for latents or embeddings.")
+        raise CheckpointError(
+            "The file is not a U-Net of CCLD: its first layers have no room for latents or embeddings."
+        )
     return {
         "sample_size": 32,
         "in_channels": state[firsts[0]].shape[1] - INPUT_TIME_FEATURES,
