@@ -19,7 +19,7 @@ def interpolate(folder, output, *arguments):
 @pytest.fixture
 def painted(monkeypatch):
     """The number of sampled pictures. "interrupt_after" is the number after which the run is interrupted."""
-    paint, state = interpolation._paint, {"count": 0, "interrupt_after": None}
+    paint, state = interpolation._sample, {"count": 0, "interrupt_after": None}
 
     def counting(pipe, path, positions, *arguments):
         if state["interrupt_after"] is not None and state["count"] >= state["interrupt_after"]:
@@ -27,7 +27,7 @@ def painted(monkeypatch):
         state["count"] += len(positions)
         return paint(pipe, path, positions, *arguments)
 
-    monkeypatch.setattr(interpolation, "_paint", counting)
+    monkeypatch.setattr(interpolation, "_sample", counting)
     return state
 
 
