@@ -183,7 +183,7 @@ ENTRIES = (
 def test_one_file_is_the_same_rgb_at_every_entry(pipe, seen, tmp_path, kind, entry):
     path, expected = write(tmp_path, kind)
     if path.suffix == ".tiff" and entry in (uploaded, uploaded_as_prompt):
-        with pytest.raises(ValueError, match=r"It may be one of PNG, JPEG"):
+        with pytest.raises(ValueError, match=r"Supported formats are PNG, JPEG"):
             entry(pipe, path, tmp_path)
         return
     result = entry(pipe, path, tmp_path)

@@ -12,7 +12,7 @@ TEXT_CHUNK = "ccld"
 
 
 class Provenance(TypedDict, total=False):
-    """How a picture was made. Each writer leaves out what has no meaning for it; the order is that of the JSON.
+    """Record of how a picture was made. Writers omit the fields that do not apply. The JSON keeps this order.
 
     Attributes:
         task: The demo's task: "paint", "image_to_image", "edit" or "inpaint".
