@@ -30,6 +30,7 @@ from diffusers_ccld.evaluation.metrics import frechet_distance
 from diffusers_ccld.evaluation.painting_scores import agreement, evaluation_set, fresh_paintings
 from diffusers_ccld.evaluation.scheduler_accuracy import SchedulerCase
 from diffusers_ccld.evaluation.tables import markdown_table
+from diffusers_ccld.inference.sampling import generators_for
 from diffusers_ccld.paintings import Attributes
 from diffusers_ccld.schedulers.noise_schedule import alpha_sigma_to_t, t_to_timestep
 from diffusers_ccld.utils.arguments import ArgumentParser
@@ -175,7 +176,7 @@ class Bench:
                 num_inference_steps=num_steps,
                 guidance_scale=self.guidance_scale,
                 guidance_interval=case.interval,
-                generator=[torch.Generator().manual_seed(first + i) for i in range(len(part))],
+                generator=generators_for(range(first, first + len(part))),
                 output_type="latent",
             )
             parts.append(output.images)

@@ -1,4 +1,4 @@
-"""One picture file has one meaning: the same RGB for training, prompts, pictures to begin from, and references."""
+"""An image file is decoded to the same RGB in training, as a prompt, in img2img and inpainting, and as a reference."""
 
 from pathlib import Path
 
@@ -31,12 +31,12 @@ def image(array, kind=np.uint8):
 
 
 def over_white(colours):
-    """The oracle of transparency, with the alpha of `write`: none where it is clear, else all."""
+    """The expected RGB of a transparent picture: white where `write` makes it clear, opaque elsewhere."""
     return np.where(CLEAR[..., None], 255, colours)
 
 
 def write(folder: Path, kind: str) -> tuple[Path, np.ndarray]:
-    """Writes a file; returns its path and the RGB that it means."""
+    """Writes a file; returns its path and the expected RGB."""
     alpha = Image.fromarray(np.where(CLEAR, 0, 255).astype(np.uint8))
     colours, greys = image(COLOURS), image(GREYS)
     options, ending, expected = {}, "png", COLOURS
@@ -78,7 +78,7 @@ KINDS = (
     *("RGB", "RGBA", "LA", "transparent palette", "I;16", "I;16 with a transparent grey"),
     *("I", "CMYK", "EXIF", "1"),
 )
-# What was clipped, or showed its hidden colours, wherever nothing was trained.
+# Until now these were clipped, or showed their hidden colours, everywhere except in training.
 CHANGED = ("RGBA", "LA", "transparent palette", "I;16", "I;16 with a transparent grey", "I")
 
 
@@ -91,7 +91,7 @@ def pipe(trainable_folder):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """The RGB of all pictures that reach the image encoder of CLOOB, or the autoencoder."""
+    """Records the RGB of all pictures that reach CLOOB's image encoder or the autoencoder."""
     pictures = []
     crop, encode = CLOOBImageProcessor.resize_and_center_crop, CCLDImg2ImgPipeline.encode_latents
 
@@ -183,7 +183,7 @@ ENTRIES = (
 def test_one_file_is_the_same_rgb_at_every_entry(pipe, seen, tmp_path, kind, entry):
     path, expected = write(tmp_path, kind)
     if path.suffix == ".tiff" and entry in (uploaded, uploaded_as_prompt):
-        with pytest.raises(ValueError, match=r"It may be one of PNG, JPEG"):
+        with pytest.raises(ValueError, match=r"Supported formats are PNG, JPEG"):
             entry(pipe, path, tmp_path)
         return
     result = entry(pipe, path, tmp_path)
@@ -195,14 +195,14 @@ def test_one_file_is_the_same_rgb_at_every_entry(pipe, seen, tmp_path, kind, ent
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_these_files_and_no_others_have_changed_outside_of_training(tmp_path, kind):
+def test_only_these_files_have_changed_outside_of_training(tmp_path, kind):
     path, _ = write(tmp_path, kind)
     before = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     assert (before != to_rgb(Image.open(path))) == (kind in CHANGED)
 
 
 @pytest.mark.parametrize("entry", [prompted, conditioned, begun_from, inpainted], ids=lambda entry: entry.__name__)
-def test_floating_point_pixels_are_refused_in_one_sentence(pipe, tmp_path, entry):
+def test_floating_point_pixels_are_rejected_in_one_sentence(pipe, tmp_path, entry):
     path = tmp_path / "floats.tiff"
     Image.new("F", (SIZE, SIZE), 0.5).save(path)
     with pytest.raises(ValueError, match=r"^Floating-point images \(mode F\)[^\n]*\.$"):
@@ -210,7 +210,7 @@ def test_floating_point_pixels_are_refused_in_one_sentence(pipe, tmp_path, entry
 
 
 @pytest.mark.parametrize("command", [["sample", "--image"], ["interpolate", "a fox"]])
-def test_floating_point_files_are_refused_by_commands(pipe, tmp_path, capsys, command):
+def test_commands_reject_floating_point_files(pipe, tmp_path, capsys, command):
     path = tmp_path / "floats.tiff"
     Image.new("F", (SIZE, SIZE), 0.5).save(path)
     file = f"@{path}" if command[0] == "interpolate" else str(path)

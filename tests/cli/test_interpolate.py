@@ -19,7 +19,7 @@ def interpolate(folder, output, *arguments):
 @pytest.fixture
 def painted(monkeypatch):
     """The number of sampled pictures. "interrupt_after" is the number after which the run is interrupted."""
-    paint, state = interpolation._paint, {"count": 0, "interrupt_after": None}
+    paint, state = interpolation._sample, {"count": 0, "interrupt_after": None}
 
     def counting(pipe, path, positions, *arguments):
         if state["interrupt_after"] is not None and state["count"] >= state["interrupt_after"]:
@@ -27,7 +27,7 @@ def painted(monkeypatch):
         state["count"] += len(positions)
         return paint(pipe, path, positions, *arguments)
 
-    monkeypatch.setattr(interpolation, "_paint", counting)
+    monkeypatch.setattr(interpolation, "_sample", counting)
     return state
 
 
@@ -132,10 +132,10 @@ def test_half_precision_and_a_prompt_longer_than_a_file_name(pipeline_folder, tm
 def test_a_folder_of_something_else_is_left_alone(pipeline_folder, tmp_path, capsys):
     (tmp_path / "00000.png").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="something else"):
+        with pytest.raises(ValueError, match="contains other files"):
             check_picture_folder(tmp_path, {}, overwrite)
     assert interpolate(pipeline_folder, tmp_path, "a fox", "snow", "--overwrite") == 2
-    assert "something else" in capsys.readouterr().err
+    assert "contains other files" in capsys.readouterr().err
     assert names(tmp_path) == ["00000.png"]
 
 

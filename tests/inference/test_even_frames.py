@@ -1,4 +1,4 @@
-"""Frames at even distances, along curves in place of pictures."""
+"""Even frames along curves, which stand for paths of pictures."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from diffusers_ccld.inference.even_frames import EVEN_ENOUGH, Frames, even_frame
 
 
 def find(curve, num_legs, num_steps, budget):
-    """Frames along a curve of points by position, and all positions that it was asked for."""
+    """Returns the frames along a curve, and all positions at which it was evaluated."""
     asked = set()
 
     def distances(positions):
@@ -22,7 +22,7 @@ def find(curve, num_legs, num_steps, budget):
 
 
 def turning(position):
-    """Slow, and twice so fast that it is a leap for any frames in even steps; with a bend."""
+    """A curve with a bend, and two stretches so fast that evenly spaced frames leap over them."""
     return [np.tanh(400 * (position - 0.3)), 2 * np.tanh(3000 * (position - 0.71)), 0.3 * position]
 
 
@@ -66,12 +66,12 @@ def test_a_leg_without_change_takes_one_step():
     assert frames.unevenness == pytest.approx(1)
 
 
-def test_where_nothing_changes_at_all_the_steps_are_even_by_themselves():
+def test_a_constant_curve_has_even_steps_at_once():
     frames, asked = find(lambda position: [0], 2, 12, 60)
     assert frames.unevenness == 1 and len(asked) == 13
 
 
-def test_what_leaps_without_end_is_given_up_and_told():
+def test_a_discontinuity_is_given_up_and_reported():
     frames, asked = find(lambda position: [position + 10 * (position > 0.4)], 1, 20, 500)
     assert len(asked) < 100
     assert frames.unevenness > 3

@@ -11,7 +11,7 @@ import diffusers_ccld.inference.interpolation as interpolation
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.evaluation.interpolation_evenness import JOURNEYS, bundled_pipeline, measure_evenness
 from diffusers_ccld.inference.even_frames import Frames
-from diffusers_ccld.inference.interpolation import interpolate, paint_path, picture_distance, prepare_path, slerp
+from diffusers_ccld.inference.interpolation import interpolate, picture_distance, prepare_path, sample_path, slerp
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_slerp_of_nearly_parallel_and_nearly_opposite_vectors(angle):
     torch.testing.assert_close(middle, expected, rtol=1e-9, atol=1e-20)
 
 
-def test_slerp_refuses_what_has_no_arc():
+def test_slerp_rejects_vectors_without_an_arc():
     vector = unit_vectors(8)
     with pytest.raises(ValueError, match="opposite"):
         slerp(vector, -2 * vector, 0.5)
@@ -96,12 +96,12 @@ def test_there_and_back_shows_the_same_pictures(pipe):
     torch.testing.assert_close(there[1], back[1])
     assert path.canonical(1.75) == 0.25
     pictures = {}
-    frames = paint_path(pipe, path, 6, num_inference_steps=1, max_pictures=6, pictures=pictures)
+    frames = sample_path(pipe, path, 6, num_inference_steps=1, max_pictures=6, pictures=pictures)
     assert len(frames.positions) == 7 and len(pictures) == 4
 
 
 @pytest.mark.parametrize("algorithm", ["plms", "ddpm"])
-def test_waypoints_are_painted_as_the_pipeline_paints_them(pipe, monkeypatch, algorithm):
+def test_waypoints_are_the_pictures_of_the_pipeline(pipe, monkeypatch, algorithm):
     scheduler = CCLDScheduler.from_config(pipe.scheduler.config, algorithm_type=algorithm)
     monkeypatch.setattr(pipe, "scheduler", scheduler)
     picture = Image.effect_noise((50, 40), 90).convert("RGB")
@@ -135,41 +135,41 @@ def test_a_negative_prompt_is_that_of_the_pipeline(pipe):
         (["a fox", ("snow", math.inf)], {}, "finite"),
         (["a fox", torch.zeros(3)], {}, "shape"),
         (["a fox", "snow", "fog"], {"num_frames": 2}, "fewer than the 3 waypoints"),
-        (["a fox", "snow"], {"max_pictures": 5}, "of 5 pictures"),
+        (["a fox", "snow"], {"max_pictures": 5}, "from 5 pictures"),
         (["a fox", "snow"], {"batch_size": 0}, "at least 1"),
         (["a fox", "snow"], {"height": 100}, "multiples of 64"),
         (["a fox", "snow"], {"guidance_scale": math.nan}, "finite"),
     ],
 )
-def test_wrong_input_is_refused_before_any_work(pipe, monkeypatch, waypoints, options, message):
-    monkeypatch.setattr(interpolation, "_paint", pytest.fail)
+def test_wrong_input_is_rejected_before_any_work(pipe, monkeypatch, waypoints, options, message):
+    monkeypatch.setattr(interpolation, "_sample", pytest.fail)
     with pytest.raises(ValueError, match=message):
         interpolate(pipe, waypoints, **options)
 
 
-def test_what_is_no_waypoint_is_refused(pipe):
+def test_anything_that_is_not_a_waypoint_is_rejected(pipe):
     with pytest.raises(TypeError, match="42"):
         interpolate(pipe, ["a fox", 42])
 
 
-def test_opposite_waypoints_are_refused(pipe):
+def test_opposite_waypoints_are_rejected(pipe):
     embeds = unit_vectors(pipe.unet.config.cross_attention_dim)
     with pytest.raises(ValueError, match="opposite"):
         interpolate(pipe, [embeds, -embeds])
 
 
 def test_frames_of_the_bundled_model_do_not_leap():
-    """Ten frames from a subject to another: in even angles one step is much longer than the others."""
+    """Between two subjects, one of the steps at even angles is much longer than the others."""
     pipe = bundled_pipeline("iplms")
     waypoints, pictures = ["a cat on a rug, oil on canvas", "a city skyline at night, oil on canvas"], {}
     path = prepare_path(pipe, waypoints, seeds=1)
-    frames = paint_path(pipe, path, 9, num_inference_steps=10, pictures=pictures)
+    frames = sample_path(pipe, path, 9, num_inference_steps=10, pictures=pictures)
     images = [pictures[position] for position in frames.positions]
     distances = [picture_distance(*pair) for pair in pairwise(images)]
     assert len(images) == 9 and len(pictures) <= 36
     assert min(distances) > 0 and max(distances) <= 3 * np.median(distances)
     assert Frames(frames.positions, distances).unevenness == frames.unevenness
-    plain = paint_path(pipe, path, 9, num_inference_steps=10, max_pictures=9, pictures=pictures)
+    plain = sample_path(pipe, path, 9, num_inference_steps=10, max_pictures=9, pictures=pictures)
     assert frames.unevenness < plain.unevenness
 
 
@@ -181,7 +181,7 @@ def test_no_step_is_three_times_the_median_of_its_journey(journey):
     assert measured.num_pictures <= 96
 
 
-def test_what_a_distilled_model_was_not_taught_is_refused_before_any_picture(trainable_folder):
+def test_guidance_beyond_a_distilled_model_is_rejected_before_any_picture(trainable_folder):
     pipe = CCLDPipeline.from_pretrained(trainable_folder)
     pipe.register_to_config(max_guidance_scale=4.0)
     with pytest.raises(ValueError, match="up to 4; 9 is beyond"):

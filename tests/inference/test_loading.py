@@ -1,4 +1,4 @@
-"""Loading pipelines for the commands: where to, in which precision, and that neither shows."""
+"""Loading pipelines: device and precision, neither of which may change the pictures visibly."""
 
 import os
 import subprocess
@@ -17,14 +17,14 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16"])
-def test_half_precision_is_taken_where_the_processor_computes_in_it(monkeypatch, capability):
+def test_auto_selects_bfloat16_where_the_processor_computes_in_it(monkeypatch, capability):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)
     assert usable_dtype("auto", CPU) == "bf16" and usable_dtype("fp32", CPU) == "fp32"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: False, "avx2": True}, raising=False)
     assert usable_dtype("auto", CPU) == "fp32" and usable_dtype("bf16", CPU) == "bf16"
 
 
-def test_what_cannot_be_told_is_not_taken_for_granted(monkeypatch):
+def test_bfloat16_is_not_assumed_if_torch_reports_no_capabilities(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not computes_in_bfloat16(CPU) and not computes_in_bfloat16(torch.device("meta"))
 
@@ -36,7 +36,7 @@ def paint(pipe, seeds):
     return pipe(["winter mountains, charcoal on paper"] * len(seeds), **options).images
 
 
-def test_compiling_without_a_compiler_is_refused(tmp_path):
+def test_compiling_without_a_compiler_is_an_error(tmp_path):
     command = [sys.executable, "-c", "from diffusers_ccld.cli import main; raise SystemExit(main())", "sample"]
     command += ["a lighthouse", "--device", "cpu", "--compile", "--output", str(tmp_path / "pictures")]
     result = subprocess.run(command, env={**os.environ, "CXX": "no-such-compiler"}, capture_output=True, text=True)
@@ -45,7 +45,7 @@ def test_compiling_without_a_compiler_is_refused(tmp_path):
 
 
 def test_compiled_networks_are_called_with_settings_of_their_own(monkeypatch):
-    """In whichever thread they are called, and nowhere else."""
+    """The settings hold in the calling thread, and only during the call."""
     seen = []
 
     def compile_nothing(forward, dynamic):
@@ -67,22 +67,22 @@ def test_compiled_networks_are_called_with_settings_of_their_own(monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_networks_paint_the_same():
+def test_compiled_networks_give_the_same_pictures():
     expected = paint(load_pipeline(None, "fp32", CPU, algorithm_type="unipc"), [0, 1])
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = load_pipeline(None, "fp32", CPU, compiled=True, algorithm_type="unipc")
     assert decibels(paint(compiled, [0, 1]), expected) > 80
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # the U-Net and the decoder, whole
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # U-Net and decoder, without breaks
     torch._dynamo.reset()
 
 
 def decibels(first, second):
-    """Ratio of peak signal to noise, of the worst of all pictures."""
+    """Peak signal-to-noise ratio of the worst picture."""
     return -10 * np.log10(np.square(first - second).mean(axis=(1, 2, 3)).max() + 1e-12)
 
 
-def test_half_precision_and_layout_do_not_show():
+def test_half_precision_and_channels_last_do_not_change_pictures_visibly():
     exact = load_pipeline(None, "fp32", CPU, algorithm_type="unipc")
     expected = paint(exact, [0, 1, 2])
     half = load_pipeline(None, "bf16", CPU, algorithm_type="unipc")
@@ -90,7 +90,7 @@ def test_half_precision_and_layout_do_not_show():
     assert half.unet.fourier.weight.dtype == torch.float32
     painted = paint(half, [0, 1, 2])
     assert decibels(painted, expected) > 35
-    assert decibels(paint(half, [1]), painted[1:2]) > 45  # not even the batch that it was made in
+    assert decibels(paint(half, [1]), painted[1:2]) > 45  # in another batch, too
     for part in (exact.unet, exact.vae):
         part.to(memory_format=torch.contiguous_format)
     assert decibels(paint(exact, [0, 1, 2]), expected) > 90

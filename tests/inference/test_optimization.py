@@ -1,4 +1,4 @@
-"""Doubling and convolving in one operation, which must be the same function in fewer products."""
+"""A folded upsampler must compute the same function with fewer multiplications."""
 
 import pytest
 import torch

@@ -22,7 +22,7 @@ def pipe(trainable_folder):
 
 
 class Recorder:
-    """A pipeline that paints nothing, and remembers its calls."""
+    """Stands for a pipeline: returns uniform pictures and records its calls."""
 
     def __init__(self, pixel=0.5):
         self.calls, self.pixel = [], pixel

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     frame rate reuse the pictures that the folder has."""
     from ..inference.animation import check_picture_folder, open_picture_folder
     from ..inference.devices import usable_device, usable_dtype
-    from ..inference.interpolation import check_counts, paint_path, prepare_path
+    from ..inference.interpolation import check_counts, prepare_path, sample_path
     from ..inference.loading import load_pipeline
     from ..inference.sampling import share_guidance
 
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         )
         return
     pictures = open_picture_folder(args.output, settings, args.overwrite)
-    frames = paint_path(pipe, path, args.frames, steps, args.batch_size, args.max_pictures, pictures)
+    frames = sample_path(pipe, path, args.frames, steps, args.batch_size, args.max_pictures, pictures)
     _save(args, pictures, [path.canonical(position) for position in frames.positions[: args.frames]], frames)
 
 

@@ -71,7 +71,7 @@ class Comparison:
         """
         gallery = self.gallery
         gallery.folder.mkdir(parents=True, exist_ok=True)
-        gallery.paint(self.scorer.device, self.batch_size)
+        gallery.sample_missing(self.scorer.device, self.batch_size)
         gallery.save_sheets()
         scores, pairs = self.score()
         write_text(gallery.folder / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")

@@ -122,7 +122,7 @@ class Gallery:
         """Keys of a model's pictures that are not finished."""
         return [key for key in self.keys(model) if not self.is_made(key)]
 
-    def paint(self, device: torch.device, batch_size: int) -> None:
+    def sample_missing(self, device: torch.device, batch_size: int) -> None:
         """Samples all missing pictures, and saves each as soon as its batch is finished.
 
         Raises:

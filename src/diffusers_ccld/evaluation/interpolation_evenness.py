@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ..inference.even_frames import Frames
-from ..inference.interpolation import paint_path, picture_distance, prepare_path
+from ..inference.interpolation import picture_distance, prepare_path, sample_path
 from ..inference.loading import default_model
 from ..paintings import Attributes, paint
 from ..pipelines.pipeline_ccld import CCLDPipeline
@@ -68,7 +68,7 @@ class Evenness(NamedTuple):
         num_pictures: Number of pictures sampled in all.
         plain: Distances in pixels, of frames in even steps of the angle.
         plain_embeds: Distances of the same frames in CLOOB's embeddings.
-        even: Distances in pixels, of frames placed by `paint_path`.
+        even: Distances in pixels, of frames placed by `sample_path`.
         even_embeds: Distances of the same frames in CLOOB's embeddings.
     """
 
@@ -83,8 +83,8 @@ def measure_evenness(pipe: CCLDPipeline, journey: Journey, num_frames: int, num_
     """Samples a journey and measures its frames."""
     path = prepare_path(pipe, waypoints_of(journey), journey.seeds, journey.loop)
     pictures: dict[float, Image.Image] = {}
-    plain = paint_path(pipe, path, num_frames, num_inference_steps, max_pictures=num_frames, pictures=pictures)
-    even = paint_path(pipe, path, num_frames, num_inference_steps, pictures=pictures)
+    plain = sample_path(pipe, path, num_frames, num_inference_steps, max_pictures=num_frames, pictures=pictures)
+    even = sample_path(pipe, path, num_frames, num_inference_steps, pictures=pictures)
     results = []
     for frames in (plain, even):
         images = [pictures[path.canonical(position)] for position in frames.positions]

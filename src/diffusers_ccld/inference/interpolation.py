@@ -191,7 +191,7 @@ def _embed(pipe, condition):
 
 
 @torch.no_grad()
-def paint_path(
+def sample_path(
     pipe: CCLDPipeline,
     path: InterpolationPath,
     num_frames: int,
@@ -226,7 +226,7 @@ def paint_path(
             progress_bar.total += len(missing)
             for first in range(0, len(missing), batch_size):
                 part = missing[first : first + batch_size]
-                for position, picture in zip(part, _paint(pipe, path, part, num_inference_steps)):
+                for position, picture in zip(part, _sample(pipe, path, part, num_inference_steps)):
                     pictures[position] = picture
                 progress_bar.update(len(part))
             for pair in pairwise(positions):
@@ -305,11 +305,11 @@ def interpolate(
     """
     pictures: dict[float, Image.Image] = {}
     path = prepare_path(pipe, waypoints, seeds, loop, guidance_scale, negative_prompt, height, width)
-    frames = paint_path(pipe, path, num_frames, num_inference_steps, batch_size, max_pictures, pictures)
+    frames = sample_path(pipe, path, num_frames, num_inference_steps, batch_size, max_pictures, pictures)
     return [pictures[path.canonical(position)] for position in frames.positions[:num_frames]]
 
 
-def _paint(pipe, path, positions, num_inference_steps):
+def _sample(pipe, path, positions, num_inference_steps):
     """Samples the pictures at some positions in one batch."""
     conditions, noise = zip(*(path.at(position) for position in positions))
     return finite_pictures(

@@ -12,7 +12,7 @@ TEXT_CHUNK = "ccld"
 
 
 class Provenance(TypedDict, total=False):
-    """The record of how a picture was made, in the order of the JSON. Each writer leaves out what does not apply.
+    """Record of how a picture was made. Writers omit the fields that do not apply. The JSON keeps this order.
 
     Attributes:
         task: The demo's task: "paint", "image_to_image", "edit" or "inpaint".

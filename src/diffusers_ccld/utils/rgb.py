@@ -1,4 +1,4 @@
-"""The one rule by which any PIL image becomes 8-bit RGB: in training, as a prompt, as a picture to begin from."""
+"""Conversion of any PIL image to 8-bit RGB, by one rule for training, prompts, img2img, masks and references."""
 
 import numpy as np
 from PIL import Image, ImageOps
