@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -230,6 +231,8 @@ def test_hostile_pickles_would_do_harm_elsewhere(tmp_path):
 def test_mutated_and_hostile_files(tmp_path):
     """A short version of `make fuzz`, in a process of its own: it forks."""
     command = [sys.executable, str(ROOT / "tests" / "support" / "mutated_files.py"), "--count", "60"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
+    variables = environment(PYTHONPATH=path)
+    result = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "60 files" in result.stdout and "complaints: 0" in result.stdout
