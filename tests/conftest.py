@@ -12,6 +12,7 @@ import torch
 
 import diffusers_ccld
 from diffusers_ccld.original.conversion import convert
+from diffusers_ccld.original.request import ConversionRequest
 from support import original_files, picture_files
 from support.scripts import run_here
 
@@ -35,13 +36,14 @@ def originals(tmp_path_factory) -> SimpleNamespace:
 def pipeline_folder(originals, tmp_path_factory):
     """The small pipeline, converted."""
     folder = tmp_path_factory.mktemp("converted") / "pipeline"
-    convert(
-        folder,
+    request = ConversionRequest(
+        output=folder,
         unet=originals.unet,
         cloob=originals.cloob,
         cloob_config=originals.cloob_config,
         autoencoder=originals.autoencoder,
     )
+    convert(request)
     return folder
 
 

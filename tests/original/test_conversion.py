@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffusers_ccld import CCLDUNet2DConditionModel, CLOOBModel
-from diffusers_ccld.original.conversion import DTYPES
+from diffusers_ccld.inference.names import PRECISIONS
 from diffusers_ccld.original.folder import COMPONENTS
 from support import original_files
 from support.converter import SCRIPT, convert, run_script
@@ -165,7 +165,7 @@ def test_half_precision(originals, tmp_path, dtype):
     for path in (tmp_path / "out").rglob("*.safetensors"):
         weights = load_file(path)
         frequencies = {name: weights.pop(name) for name in list(weights) if "fourier" in name}
-        assert {weight.dtype for weight in weights.values()} == {DTYPES[dtype]}
+        assert {weight.dtype for weight in weights.values()} == {getattr(torch, PRECISIONS[dtype])}
         assert {weight.dtype for weight in frequencies.values()} <= {torch.float32}  # they lose no digit
 
 

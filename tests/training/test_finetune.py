@@ -15,6 +15,7 @@ from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
 from diffusers_ccld.data.latent_cache import LatentCache
 from diffusers_ccld.original.conversion import convert
 from diffusers_ccld.original.reading.checkpoints import CheckpointError
+from diffusers_ccld.original.request import ConversionRequest
 from diffusers_ccld.original.training_state import read_training_state
 from diffusers_ccld.training.checkpoints import list_checkpoints
 from diffusers_ccld.training.log import read_log
@@ -410,7 +411,7 @@ class TestTheOriginalsTrainingRuns:
         assert len(optimizer.state) == len([p for p in unet.parameters() if p.requires_grad])
 
     def test_they_go_on(self, checkpoint, pictures, tmp_path):
-        convert(tmp_path / "model", unet=checkpoint, cloob_config=None, warn=lambda message: None)
+        convert(ConversionRequest(output=tmp_path / "model", unet=checkpoint), warn=lambda message: None)
         options = ("--dataset", pictures, "--resolution", 64, "--original_checkpoint", checkpoint)
         assert finetune(tmp_path / "model", tmp_path / "run", *options, "--max_steps", 150001) == 0
         entries = read_log(tmp_path / "run" / "metrics.jsonl")

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from ..inference.names import PRECISIONS
 from ..original.published.cloob_configs import PUBLISHED_CONFIGS
@@ -63,22 +65,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Convert the original's checkpoints to a diffusers folder. Give any of --unet, --cloob and --autoencoder. All
     three make a pipeline; so does a training checkpoint that contains all three, or a --preset alone."""
-    from ..original.conversion import convert as convert_files
-    from ..original.folder import REPORT_NAME
+    from ..original.conversion import convert
+    from ..original.request import ConversionRequest
     from ..sharing.hub import prepare_repository, push_folder
 
-    options = dict(vars(args))
-    options.pop("run", None)
-    repository, private = options.pop("push_to_hub"), options.pop("private")
-    if private and repository is None:
+    if args.private and args.push_to_hub is None:
         raise ValueError("--private says how to upload: give --push-to-hub, too.")
-    for path in (args.unet, args.cloob, args.autoencoder, args.source_dir):
-        if path is not None and not path.exists():  # or a repository would be created for nothing
-            raise ValueError(f"{path}: there is no such file.")
-    hub_name = prepare_repository(repository, private) if repository is not None else None
-    report = convert_files(
-        **options, hub_name=hub_name, warn=lambda message: print(f"warning: {message}", file=sys.stderr)
-    )
+    options = {field.name: getattr(args, field.name) for field in fields(ConversionRequest) if field.name in args}
+    request = ConversionRequest(**options)  # checked before a repository is created
+    if args.push_to_hub is not None:
+        request = replace(request, hub_name=prepare_repository(args.push_to_hub, args.private))
+    report = convert(request, warn=lambda message: print(f"warning: {message}", file=sys.stderr))
+    _print_report(report, args.output)
+    if request.hub_name is not None:
+        print(f"uploaded to {push_folder(args.output, request.hub_name)}")
+
+
+def _print_report(report: dict[str, Any], output: Path) -> None:
+    from ..original.folder import REPORT_NAME
+
     for name, component in report["components"].items():
         print(f"{name}: {component['class']}, {component['parameters']:,} parameters, from {component['source']}")
     if "autoencoder_scale" in report:
@@ -86,6 +91,4 @@ def run(args: argparse.Namespace) -> None:
         print(f"autoencoder scale: {scale['value']:.6g}, from {scale['from']}")
     for name, result in report["check"].items():
         print(f"check of {name}: {result}")
-    print(f"wrote {args.output} (details in {args.output / REPORT_NAME})")
-    if hub_name is not None:
-        print(f"uploaded to {push_folder(args.output, hub_name)}")
+    print(f"wrote {output} (details in {output / REPORT_NAME})")

@@ -1,5 +1,6 @@
 """Builds our models from the original's state dicts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM, CCLDScheduler
 from .errors import CheckpointError
+from .published.cloob_configs import HEAD_DIM
 from .published.presets import PRESETS
 from .reading.checkpoints import num_bytes
 from .reading.sources import Source
 from .tensors.autoencoder import IGNORED, check_against_yaml, first_stage, infer_autoencoder, read_autoencoder_yaml
 from .tensors.cloob import (
-    HEAD_DIM,
     cloob_table,
     infer_cloob_config,
     is_jax,
@@ -31,8 +32,14 @@ from .tensors.unet import SCALE_BUFFER, unet_config, unet_table
 
 
 @dataclass
-class Plan:
-    """A component that is ready to be written: a model with its weights, or a preprocessor or scheduler."""
+class Part:
+    """A component that is ready to be saved: a model with its weights, a preprocessor or a scheduler.
+
+    Attributes:
+        name: Name of its folder in a pipeline.
+        component: The model, preprocessor or scheduler.
+        report: The conversion report's entry for a model; `None` for the others.
+    """
 
     name: str
     component: Any
@@ -42,8 +49,17 @@ class Plan:
         self.component.save_pretrained(folder / self.name)
 
 
-def plan_unet(source: Source, preset: str | None, dtype: torch.dtype) -> list[Plan]:
-    """The U-Net and its scheduler."""
+def build_unet(source: Source, preset: str | None, dtype: torch.dtype) -> list[Part]:
+    """Builds the U-Net and its scheduler.
+
+    Args:
+        source: The U-Net's state dict.
+        preset: Name of the published model that it should be, if any.
+        dtype: Type of the weights.
+
+    Raises:
+        CheckpointError: If the state dict is not a U-Net of CCLD, or not one of the preset's size.
+    """
     config = unet_config(source.state)
     if preset is not None and config["block_out_channels"] != PRESETS[preset].block_out_channels:
         raise CheckpointError(
@@ -52,11 +68,21 @@ def plan_unet(source: Source, preset: str | None, dtype: torch.dtype) -> list[Pl
         )
     model = _empty(CCLDUNet2DConditionModel, **config)
     report = fill(model, source, unet_table(), SCALE_BUFFER, dtype)
-    return [Plan("unet", model, report), Plan("scheduler", CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM))]
+    return [Part("unet", model, report), Part("scheduler", CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM))]
 
 
-def plan_vae(source: Source, yaml_file: str | Path | None, scale: Scale, dtype: torch.dtype) -> list[Plan]:
-    """The autoencoder."""
+def build_vae(source: Source, yaml_file: str | Path | None, scale: Scale, dtype: torch.dtype) -> list[Part]:
+    """Builds the autoencoder.
+
+    Args:
+        source: Its state dict, or a larger model's.
+        yaml_file: The YAML file that was published with it, if there is one.
+        scale: Factor that multiplies latents before decoding.
+        dtype: Type of the weights.
+
+    Raises:
+        CheckpointError: If the state dict is not a supported autoencoder, or the YAML file describes another.
+    """
     source.state, left_out = first_stage(source.state)
     source.ignored += left_out
     autoencoder = infer_autoencoder(source.state)
@@ -72,12 +98,21 @@ def plan_vae(source: Source, yaml_file: str | Path | None, scale: Scale, dtype: 
         scaling_factor=1 / scale.value,
         force_upcast=False,
     )
-    return [Plan("vae", model, fill(model, source, autoencoder.table, IGNORED, dtype))]
+    return [Part("vae", model, fill(model, source, autoencoder.table, IGNORED, dtype))]
 
 
-def plan_cloob(source: Source, config: CLOOBConfig, dtype: torch.dtype) -> list[Plan]:
-    """The two encoders and their preprocessors."""
-    plans = []
+def build_cloob(source: Source, config: CLOOBConfig, dtype: torch.dtype) -> list[Part]:
+    """Builds the two encoders of a CLOOB and their preprocessors.
+
+    Args:
+        source: The CLOOB's state dict.
+        config: Its configuration.
+        dtype: Type of the weights.
+
+    Raises:
+        CheckpointError: If the state dict does not fit the configuration.
+    """
+    parts = []
     for component, state in split_cloob(source.state).items():
         is_text = component == "text_encoder"
         model_class = CLOOBTextModelWithProjection if is_text else CLOOBVisionModelWithProjection
@@ -85,32 +120,45 @@ def plan_cloob(source: Source, config: CLOOBConfig, dtype: torch.dtype) -> list[
         model = _empty(model_class, config=tower_config)
         table = cloob_table(component, tower_config.num_hidden_layers, is_jax(source.state))
         tower = Source(state, source.path, source.what, source.ignored)
-        plans.append(Plan(component, model, fill(model, tower, table, r"$^", dtype)))
+        parts.append(Part(component, model, fill(model, tower, table, r"$^", dtype)))
     return [
-        *plans,
-        Plan("tokenizer", CLOOBTokenizer(model_max_length=config.text_config.max_position_embeddings)),
-        Plan("feature_extractor", CLOOBImageProcessor(size=config.vision_config.image_size)),
+        *parts,
+        Part("tokenizer", CLOOBTokenizer(model_max_length=config.text_config.max_position_embeddings)),
+        Part("feature_extractor", CLOOBImageProcessor(size=config.vision_config.image_size)),
     ]
 
 
-def _cloob_config(source, name_or_file, preset, warn):
+def choose_cloob_config(
+    source: Source, name_or_file: str | Path | None, preset: str | None, warn: Callable[[str], None]
+) -> CLOOBConfig:
+    """Returns the given configuration, else the preset's, else the one inferred from the weights.
+
+    Args:
+        source: The CLOOB's state dict.
+        name_or_file: Name of a published configuration, or a JSON file.
+        preset: Name of the published model that it belongs to, if any.
+        warn: Receives a warning if the number of attention heads had to be guessed.
+
+    Raises:
+        CheckpointError: If the configuration contradicts the weights.
+    """
     inferred = infer_cloob_config(source.state)
     name_or_file = name_or_file or (PRESETS[preset].cloob_config if preset is not None else None)
     if name_or_file is None:
         if not is_published_size(inferred):
             warn(
-                f"{source} is of no published size, and weights do not tell the number of attention heads: heads "
-                f"{HEAD_DIM} wide were assumed. Give --cloob-config if that is wrong."
+                f"{source} is not of a published size, and weights do not show the number of attention heads. Heads "
+                f"of width {HEAD_DIM} are assumed; give --cloob-config if that is wrong."
             )
         return inferred
     config = load_cloob_config(name_or_file)
     for tower in ("text_config", "vision_config"):
-        said, found = getattr(config, tower).to_dict(), getattr(inferred, tower).to_dict()
-        wrong = [k for k in said if k != "num_attention_heads" and said[k] != found[k]]
+        stated, found = getattr(config, tower).to_dict(), getattr(inferred, tower).to_dict()
+        wrong = [key for key in stated if key != "num_attention_heads" and stated[key] != found[key]]
         if wrong:
             raise CheckpointError(
                 f"The CLOOB configuration {name_or_file} does not belong to {source}: "
-                + "; ".join(f"{k} is {said[k]} there and {found[k]} here" for k in wrong)
+                + "; ".join(f"{key} is {stated[key]} there and {found[key]} here" for key in wrong)
                 + "."
             )
     return config
@@ -125,7 +173,17 @@ def _empty(model_class, **config):
 def fill(
     model: torch.nn.Module, source: Source, table: list[Entry], ignore: str, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Loads a source into an empty model, in place; gives what the report says of it.
+    """Loads a source into an empty model, in place.
+
+    Args:
+        model: The model, on the meta device.
+        source: The original's tensors.
+        table: The table that maps them to the model's.
+        ignore: Pattern of the names, whole, that may be left out.
+        dtype: Type of the weights. Modules that the model keeps in float32 stay in float32.
+
+    Returns:
+        The conversion report's entry for the model.
 
     Raises:
         CheckpointError: If a tensor is missing, unknown, of the wrong shape, not finite, or too large for the dtype.
@@ -134,14 +192,14 @@ def fill(
         raise CheckpointError(f"{source}: the tensors unfold into more numbers than the file holds.")
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state, ignored = from_original(source.state, table, shapes, ignore, str(source))
-    # What `from_pretrained` keeps in float32, a file of half precision must not have rounded.
+    # `from_pretrained` keeps these in float32, so a file of half precision must not round them.
     exact = set(getattr(model, "_keep_in_fp32_modules", None) or ())
     dtypes = {name: torch.float32 if exact & set(name.split(".")) else dtype for name in state}
     state = {name: tensor.to(dtypes[name]).contiguous() for name, tensor in state.items()}
     if too_large := [n for n, t in state.items() if dtype == torch.float16 and not torch.isfinite(t).all()]:
-        raise CheckpointError(f"{source}: {too_large[0]} has values too large for fp16; take bf16 or fp32.")
+        raise CheckpointError(f"{source}: {too_large[0]} has values too large for fp16; use bf16 or fp32.")
     seen = set()
-    for name, tensor in state.items():  # safetensors refuses what two tensors share
+    for name, tensor in state.items():  # safetensors refuses tensors that share memory
         if tensor.data_ptr() in seen:
             state[name] = tensor.clone()
         seen.add(tensor.data_ptr())

@@ -1,6 +1,8 @@
 """Loads a converted folder and runs it once."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoModel, DiffusionPipeline
@@ -15,10 +17,13 @@ from .tensors.autoencoder import latent_channels
 
 @torch.no_grad()
 def check_conversion(folder: Path) -> dict[str, str]:
-    """Loads what is in a folder and runs it once: every model, and the whole pipeline if it is one.
+    """Loads and runs every model of a folder, and the whole pipeline if the folder holds one.
+
+    Returns:
+        The result for each model, by name.
 
     Raises:
-        CheckpointError: If something comes out that is not finite, or the parts do not fit together.
+        CheckpointError: If an output is not finite, or the models do not fit together.
     """
     results = {}
     pipe = None
@@ -35,20 +40,32 @@ def check_conversion(folder: Path) -> dict[str, str]:
             raise CheckpointError(f"The converted {name} cannot be run: {first_line(error)}") from error
         results[name] = "loaded and run"
     if pipe is not None:
-        latents = latent_channels(pipe.vae.config)
-        if latents != pipe.unet.config.in_channels:
-            raise CheckpointError(
-                f"The U-Net wants {pipe.unet.config.in_channels} channels of latents; the autoencoder makes {latents}."
-            )
-        wanted, made = pipe.unet.config.cross_attention_dim, pipe.text_encoder.config.projection_dim
-        if wanted != made:
-            raise CheckpointError(f"The U-Net wants embeddings of width {wanted}; the CLOOB makes them of {made}.")
+        check_widths({name: getattr(pipe, name).config for name in ("unet", "vae", "text_encoder")})
         conditions = [("a check", 1.0), (Image.new("RGB", (64, 64)), 1.0)]
         size = pipe.size_multiple
         pixels = pipe(conditions=conditions, height=size, width=size, num_inference_steps=1, output_type="pt").images
         _require_finite("pipeline", pixels)
         results["pipeline"] = "loaded and run"
     return results
+
+
+def check_widths(configs: Mapping[str, Any]) -> None:
+    """Checks that a U-Net fits the CLOOB and the autoencoder beside it.
+
+    Args:
+        configs: Configurations of "unet", "text_encoder" and "vae", of which any may be absent.
+
+    Raises:
+        CheckpointError: If the widths of the embeddings or the channels of the latents differ.
+    """
+    if "unet" in configs and "text_encoder" in configs:
+        expected, found = configs["unet"].cross_attention_dim, configs["text_encoder"].projection_dim
+        if expected != found:
+            raise CheckpointError(f"The U-Net needs embeddings of width {expected}; the CLOOB's have width {found}.")
+    if "unet" in configs and "vae" in configs:
+        expected, found = configs["unet"].in_channels, latent_channels(configs["vae"])
+        if expected != found:
+            raise CheckpointError(f"The U-Net needs latents of {expected} channels; the autoencoder's have {found}.")
 
 
 def _require_finite(name, tensor):

@@ -1,7 +1,11 @@
-"""The folder that a conversion writes: what is there, what is replaced, its index."""
+"""The folder that a conversion writes: its index, its report, and how new components take their place."""
 
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +20,31 @@ from ..schedulers.scheduling_ccld import CCLDScheduler
 from .errors import CheckpointError
 
 REPORT_NAME = "conversion_report.json"
+CODE_NAME = "pipeline.py"  # of a standalone folder
 COMPONENTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "image_encoder", "feature_extractor")
 
 
-def _check_is_free(output, names, overwrite):
-    existing = [name for name in names if (output / name).exists()]
-    if existing and not overwrite:
-        raise CheckpointError(f"{output} has {', '.join(existing)} already; give --overwrite to replace them.")
-
-
-def _earlier_report(output: Path) -> dict[str, Any]:
-    """The report of an earlier conversion into the same folder.
+def check_is_free(output: Path, names: Iterable[str], overwrite: bool) -> None:
+    """Checks that no component would be replaced without permission.
 
     Raises:
-        CheckpointError: If the folder is not a folder or the report is damaged.
+        CheckpointError: If one would.
+    """
+    existing = [name for name in names if (output / name).exists()]
+    if existing and not overwrite:
+        raise CheckpointError(f"{output} holds {', '.join(existing)} already; give --overwrite to replace them.")
+
+
+def is_whole(folder: Path, new: Collection[str] = ()) -> bool:
+    """True if a folder, with the new components, has all that a pipeline needs."""
+    return all(name in new or (folder / name).is_dir() for name in COMPONENTS)
+
+
+def read_earlier_report(output: Path) -> dict[str, Any]:
+    """Reads the report of an earlier conversion into the same folder; empty if there was none.
+
+    Raises:
+        CheckpointError: If the path is not a folder, or the report is damaged.
     """
     if output.exists() and not output.is_dir():
         raise CheckpointError(f"{output} is not a folder.")
@@ -45,14 +60,28 @@ def _earlier_report(output: Path) -> dict[str, Any]:
     return report
 
 
-def _link_existing(folder: Path, output: Path) -> None:
-    """Shows the components that stay as they are beside the new ones."""
+@contextmanager
+def written_aside(output: Path) -> Iterator[Path]:
+    """Yields a temporary folder inside `output`. On failure, `output` is removed if it did not exist before."""
+    is_new = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".converting-", dir=output) as temporary:
+            yield Path(temporary)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(output)
+        raise
+
+
+def link_existing(folder: Path, output: Path) -> None:
+    """Links the components that stay unchanged beside the new ones."""
     for name in COMPONENTS:
         if (output / name).is_dir() and not (folder / name).exists():
             (folder / name).symlink_to(output / name, target_is_directory=True)
 
 
-def _write_model_index(folder: Path) -> None:
+def write_model_index(folder: Path) -> None:
     """Writes `model_index.json`, which makes a pipeline of the components."""
     vae_class = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
     classes = {
@@ -72,8 +101,8 @@ def _write_model_index(folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2) + "\n")
 
 
-def _move_into_place(folder: Path, names: list[str], output: Path) -> None:
-    """Moves what was written over what was there; on any failure everything is as it was."""
+def move_into_place(folder: Path, names: list[str], output: Path) -> None:
+    """Moves new files and folders over the old ones. On any failure the old ones are restored."""
     replaced = folder / "replaced"
     replaced.mkdir()
     moved = []

@@ -119,12 +119,12 @@ def _conversion_section(report):
     )
 
 
-def paint_samples(folder: Path, count: int) -> None:
-    """Paints a grid of samples for the card, one for each of as many prompts; a prompt comes again with another seed.
+def sample_for_card(folder: Path, count: int) -> None:
+    """Samples a grid of pictures for the card. Prompts repeat, with other seeds, once all have been used.
 
     Args:
-        folder: A pipeline's.
-        count: How many.
+        folder: The pipeline's folder.
+        count: Number of pictures.
     """
     pipe = CCLDPipeline.from_pretrained(folder, dtype=torch.float32).to(usable_device(None))
     prompts = [SAMPLE_PROMPTS[i % len(SAMPLE_PROMPTS)] for i in range(count)]
