@@ -102,7 +102,12 @@ def test_an_interruption_while_libraries_are_imported_is_one_line(stop, tmp_path
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "ccld_command", "inspect", "nowhere"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, **pipes, text=True, env={**os.environ, "PYTHONPATH": path})
+    environment = {**os.environ, "PYTHONPATH": path}
+
+    def accept_interrupts():  # a suite in the background of a shell ignores SIGINT, and so would its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    process = subprocess.Popen(command, **pipes, text=True, env=environment, preexec_fn=accept_interrupts)
     assert process.stdout.readline() == "importing\n"
     process.send_signal(stop)
     _, error = process.communicate(timeout=60)
