@@ -218,7 +218,7 @@ def test_commands_reject_floating_point_files(pipe, tmp_path, capsys, command):
     assert "Floating-point images (mode F)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["EXIF", "I;16", "RGBA", "1", "RGB"])
+@pytest.mark.parametrize("kind", ["EXIF", "I;16", "1", "RGB"])
 def test_masks_are_decoded_by_the_same_rule(pipe, tmp_path, kind):
     path, expected = write(tmp_path, kind)
     mask = CCLDInpaintPipeline.from_pipe(pipe).prepare_mask(Image.open(path), SIZE, SIZE)

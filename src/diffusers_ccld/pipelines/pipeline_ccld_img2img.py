@@ -11,7 +11,8 @@ from ..schedulers.scheduling_ccld import LATEST_TIME, USUAL_STEPS, CCLDScheduler
 from .calls import StepCallback
 from .conditions import Prompts
 from .guidance import Guidance
-from .starting_images import CCLDImagePipelineBase, ImageCall, ImageInput, for_images, set_start
+from .pixels import ImageInput
+from .starting_images import CCLDImagePipelineBase, ImageCall, for_images, set_start
 
 
 class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):

@@ -8,9 +8,9 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch.nn import functional as F
 
-from ..utils.rgb import to_rgb
 from .calls import StepCallback
-from .starting_images import CCLDImagePipelineBase, ImageCall, ImageInput, check_image_types, for_images, set_start
+from .pixels import ImageInput, read_masks
+from .starting_images import CCLDImagePipelineBase, ImageCall, for_images, set_start
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,10 +38,16 @@ class CCLDInpaintPipeline(CCLDImagePipelineBase, DiffusionPipeline):
     """
 
     def prepare_mask(self, mask_image: ImageInput, height: int, width: int) -> torch.Tensor:
-        """Mask (N, 1, H, W) of ones where an image is white, to be replaced, and zeros.
+        """Mask (N, 1, H, W) of ones where an image is replaced, and zeros. Other sizes are resized to the image's.
+
+        Args:
+            mask_image: White where the image is replaced; see `pixels.read_masks`.
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
 
         Raises:
             TypeError: If a mask is not an image.
+            ValueError: If a mode, a shape or a range of values is impossible.
         """
         processor = VaeImageProcessor(
             vae_scale_factor=self.vae_scale_factor,
@@ -49,10 +55,7 @@ class CCLDInpaintPipeline(CCLDImagePipelineBase, DiffusionPipeline):
             do_binarize=True,
             do_convert_grayscale=True,
         )
-        masks = mask_image if isinstance(mask_image, (list, tuple)) else [mask_image]
-        check_image_types("mask_image", masks)
-        masks = [to_rgb(mask) if isinstance(mask, Image.Image) else mask for mask in masks]
-        return processor.preprocess(masks, height, width)
+        return processor.preprocess(read_masks(mask_image), height, width)
 
     @torch.no_grad()
     def __call__(

@@ -1,22 +1,17 @@
 """The parts that image-to-image and inpainting share: input images, their latents, a start in the middle of a run."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from diffusers import LMSDiscreteScheduler, PNDMScheduler
 from diffusers.schedulers import SchedulerMixin
-from PIL import Image
 
 from ..schedulers.noise_schedule import sampling_times, t_to_timestep, timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler
-from ..utils.rgb import to_rgb
 from .base import VAE_LOCK, AnyCall, CCLDPipelineBase
 from .calls import SamplingCall
-
-ImageInput = Image.Image | np.ndarray | torch.Tensor | list[Image.Image] | list[np.ndarray] | list[torch.Tensor]
+from .pixels import ImageInput, read_images
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,22 +51,15 @@ class CCLDImagePipelineBase(CCLDPipelineBase):
         """Pixels (N, 3, H, W) in [−1, 1] of images.
 
         Args:
-            image: PIL images of any mode, arrays (H, W, 3) or tensors (3, H, W) in [0, 1]; one, a batch or a list.
+            image: One image, a batch or a list; see `pixels.read_images`.
             height: Height to resize to; by default the image's own, rounded down to a multiple of `size_multiple`.
             width: Width to resize to; by default the image's own, rounded down.
 
         Raises:
             TypeError: If it is not an image.
-            ValueError: If the size is impossible.
+            ValueError: If a size, a shape or a range of values is impossible.
         """
-        images = list(image) if isinstance(image, (list, tuple)) else [image]
-        check_image_types("image", images)
-        if isinstance(images[0], Image.Image):
-            images = [to_rgb(i) for i in images]
-        else:
-            is_array = isinstance(images[0], np.ndarray)
-            images = [image if image.ndim == 4 else image[None] for image in images]
-            images = np.concatenate(images) if is_array else torch.cat(images)
+        images = read_images(image, same_size=height is None or width is None)
         default_height, default_width = self.image_processor.get_default_height_width(
             images[0] if isinstance(images, list) else images, height, width
         )
@@ -153,13 +141,6 @@ def _begin_at(scheduler, begin, strength):
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
     return timesteps
-
-
-def check_image_types(name: str, images: Sequence[object]) -> None:
-    """Raises `TypeError` unless all are PIL images, arrays or tensors, and there is at least one."""
-    if not images or not all(isinstance(image, (Image.Image, np.ndarray, torch.Tensor)) for image in images):
-        types = ", ".join(sorted({type(image).__name__ for image in images})) or "an empty list"
-        raise TypeError(f"{name} must be a PIL image, an array, a tensor, or a list of such, not {types}.")
 
 
 def for_images(latents: torch.Tensor, num_images: int) -> torch.Tensor:
