@@ -1,5 +1,8 @@
 """diffusers' schedulers, made from our scheduler's config, solve our equation and sample our distribution."""
 
+import json
+
+import diffusers
 import pytest
 import torch
 
@@ -120,3 +123,17 @@ def test_what_a_user_chose_survives_the_way_through_ours(config):
     back = CCLDScheduler.from_config(chosen.config)
     assert SchedulerCase("EulerDiscreteScheduler").make(back.config).config.timestep_spacing == "leading"
     assert SchedulerCase("DDIMScheduler").make(CCLDScheduler().config).config.timestep_spacing == "trailing"
+
+
+@pytest.mark.parametrize("copy", [dict, lambda config: {**config}, lambda config: json.loads(json.dumps(config))])
+@pytest.mark.parametrize(
+    "name", ["DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler"]
+)
+def test_a_plain_copy_of_the_config_serves_as_well(name, copy):
+    config = CCLDScheduler(algorithm_type="unipc").config
+    stock, expected = (getattr(diffusers, name).from_config(c) for c in (copy(config), config))
+    assert stock.config.algorithm_type == expected.config.algorithm_type in ("dpmsolver++", "deis")
+    assert stock.config.prediction_type == "v_prediction" and stock.config.trained_betas == config["trained_betas"]
+    assert CCLDScheduler.from_config(copy(stock.config)).config.algorithm_type == "unipc"
+    assert CCLDScheduler.from_config(copy(config)).config.algorithm_type == "unipc"
+    assert CCLDScheduler.from_config(copy(config), algorithm_type="ddim").config.algorithm_type == "ddim"

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -37,6 +37,9 @@ LATEST_TIME = 0.9999
 # Values of `algorithm_type` in diffusers' schedulers. A config with one of them does not name our algorithm.
 STOCK_ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis")
 
+# The configuration's second key for the algorithm, which diffusers' schedulers carry along unread.
+ALGORITHM_KEY = "_ccld_algorithm_type"
+
 # Options of diffusers' schedulers with defaults that are wrong here; docs/schedulers.md has the measurements.
 FOR_STOCK_SCHEDULERS = {
     "timestep_spacing": "trailing",  # even steps from t = 1 to 0; "leading" starts later, though from pure noise
@@ -56,21 +59,6 @@ class CCLDSchedulerOutput(BaseOutput):
 
     prev_sample: torch.Tensor
     pred_original_sample: torch.Tensor | None = None
-
-
-class CCLDSchedulerConfig(FrozenDict):
-    """A configuration that diffusers' schedulers can be made from.
-
-    Their `from_config` skips keys that the configuration lists as left at a default. `algorithm_type` is always
-    listed: DPM-Solver and DEIS have an option of that name with other values. A second, private key keeps the value;
-    the schedulers carry it along, and `CCLDScheduler.from_config` reads it.
-    """
-
-    ALGORITHM_KEY = "_ccld_algorithm_type"
-
-    def get(self, key, default=None):
-        value = super().get(key, default)
-        return [*(value or []), "algorithm_type"] if key == "_use_default_values" else value
 
 
 class CCLDScheduler(SchedulerMixin, ConfigMixin):
@@ -132,7 +120,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             trained_betas=betas,
             prediction_type=prediction_type,
             **FOR_STOCK_SCHEDULERS,
-            **{CCLDSchedulerConfig.ALGORITHM_KEY: algorithm_type},
+            **{ALGORITHM_KEY: algorithm_type},
         )
 
         self.betas = torch.tensor(betas, dtype=torch.float32)
@@ -153,10 +141,17 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         self.register_to_config(**values)
 
     def register_to_config(self, **kwargs) -> None:
-        """Adds to the configuration."""
+        """Adds to the configuration.
+
+        The `from_config` of diffusers' schedulers skips keys that the configuration lists as left at a default.
+        `algorithm_type` is always listed: DPM-Solver and DEIS have an option of that name with other values. A second,
+        private key keeps the value; these schedulers carry it along, and `CCLDScheduler.from_config` reads it.
+        """
+        defaults = kwargs.get(
+            "_use_default_values", getattr(self, "_internal_dict", {}).get("_use_default_values", [])
+        )
+        kwargs["_use_default_values"] = [*(key for key in defaults if key != "algorithm_type"), "algorithm_type"]
         super().register_to_config(**kwargs)
-        # diffusers' `config` returns this attribute; it cannot be set by a public name.
-        self._internal_dict = CCLDSchedulerConfig(self._internal_dict)
 
     def to_json_string(self) -> str:
         """The configuration for a file; the algorithm has only its private key, so that others can load it."""
@@ -168,9 +163,10 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
     def extract_init_dict(cls, config_dict: dict, **kwargs) -> tuple[dict, dict, dict]:
         """Picks the arguments of `__init__` from a config of ours or of a diffusers' scheduler made from it."""
         config_dict = dict(config_dict)
-        algorithm_type = config_dict.pop(CCLDSchedulerConfig.ALGORITHM_KEY, None)
-        if algorithm_type is not None and config_dict.get("algorithm_type") not in ALGORITHMS:
-            config_dict["algorithm_type"] = algorithm_type
+        algorithm_type = config_dict.pop(ALGORITHM_KEY, None)
+        if algorithm_type is not None:
+            if config_dict.get("algorithm_type") not in ALGORITHMS:
+                config_dict["algorithm_type"] = algorithm_type
             defaults = config_dict.get("_use_default_values", [])
             config_dict["_use_default_values"] = [key for key in defaults if key != "algorithm_type"]
         return super().extract_init_dict(config_dict, **kwargs)
