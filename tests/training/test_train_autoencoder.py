@@ -35,6 +35,7 @@ def vae_config(tmp_path_factory):
 def train(output, pictures, *arguments, steps=6):
     weights = [part for name, weight in TERMS.items() for part in (f"--{name}_weight", weight)]
     options = ("--train_batch_size", 4, "--logging_steps", 1, "--dataloader_num_workers", 0, "--report_to", "none")
+    options = (*options, "--mixed_precision", "no")
     options = (*options, "--max_steps", steps, "--learning_rate", 2e-3, "--demo_every", 0, *weights)
     return run_here(SCRIPT, "--dataset", pictures, "--output_dir", output, *options, *arguments)
 
@@ -92,6 +93,7 @@ def test_two_processes_learn_what_one_does(vae_config, pictures, tmp_path):
     weights = [part for name, weight in TERMS.items() for part in (f"--{name}_weight", weight)]
     options = (*options, "--train_batch_size", 2, "--logging_steps", 1, "--dataloader_num_workers", 0, *weights)
     options = (*options, "--report_to", "none", "--max_steps", 3, "--learning_rate", 2e-3, "--demo_every", 0)
+    options = (*options, "--mixed_precision", "no")
     run(SCRIPT, *options, launch="ddp")
     logs = [read_log(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
     for key in ("loss", "texture", "grad_norm"):
