@@ -18,7 +18,7 @@ from diffusers_ccld.models.prediction import is_guidance_distilled
 from diffusers_ccld.original.training_state import read_training_state
 from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM
 from diffusers_ccld.sharing.model_cards import shareable
-from diffusers_ccld.training.accelerator import make_accelerator
+from diffusers_ccld.training.accelerator import attention_for_training, make_accelerator
 from diffusers_ccld.training.batches import load_training_data, make_batches
 from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.components import (
@@ -135,7 +135,8 @@ def finetune(config: FinetuneConfig) -> int:
                 inputs = make_inputs(encoded, draws, pipe.scheduler, pipe.vae.config.scaling_factor)
 
                 with accelerator.accumulate(network):
-                    prediction = network(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
+                    with attention_for_training(accelerator):
+                        prediction = network(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
                     losses = v_prediction_losses(prediction, inputs.target)
                     weights = loss_weights(draws.t, config.snr_gamma)
                     all_losses = run.backward((weights * losses).mean(), losses, **inputs._asdict())

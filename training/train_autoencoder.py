@@ -12,7 +12,7 @@ import dataclasses
 import pickle
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,18 +24,24 @@ from torch import nn
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.images import as_pictures
-from diffusers_ccld.data.randomness import Purpose, normal_at
+from diffusers_ccld.data.randomness import Purpose, generator_at, normal_at
 from diffusers_ccld.sharing.model_cards import AUTOENCODER, PLOT_NAME, shareable
 from diffusers_ccld.training.accelerator import clip_gradient, make_accelerator
 from diffusers_ccld.training.batches import TrainingData, load_training_images, make_batches
 from diffusers_ccld.training.checkpoints import find_checkpoint
-from diffusers_ccld.training.components import load_autoencoder, make_from_json, network_settings
+from diffusers_ccld.training.components import (
+    load_autoencoder,
+    load_components,
+    make_from_json,
+    network_settings,
+)
 from diffusers_ccld.training.config import DemoConfig, setting
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import training_resolution
 from diffusers_ccld.training.latent_scale import measure_scale
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.reconstruction_losses import (
+    CLOOBFeatureLoss,
     PatchDiscriminator,
     PerceptualLoss,
     adversarial_weight,
@@ -53,7 +59,7 @@ from diffusers_ccld.utils.pictures import image_grid
 
 NUM_SHOWN = 8
 IMAGES_MEASURED = 512
-PLOTTED_TERMS = ("pixel", "pooled", "chroma", "texture", "perceptual", "kl", "discriminator")
+PLOTTED_TERMS = ("pixel", "pooled", "chroma", "texture", "perceptual", "feature", "kl", "discriminator")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -72,7 +78,18 @@ class AutoencoderConfig(DemoConfig):
     perceptual_network: str | None = setting(
         None, "file of torchvision's vgg16 weights for the perceptual distance (default: none; texture instead)"
     )
+    feature_weight: float = setting(1.0, "weight of the distance in CLOOB's features, if there is a feature_network")
+    feature_network: str | None = setting(
+        None, "folder or Hub name of a pipeline whose CLOOB image encoder compares pictures, layer by layer"
+    )
     kl_weight: float = setting(1e-6, "weight of the latents' divergence from a normal distribution, per number")
+    trained_part: Literal["both", "decoder"] = setting(
+        "both", "decoder: keep encoder and scaling factor, so that diffusion models of the latents remain valid"
+    )
+    latent_noise: float = setting(
+        0.0,
+        "decode latents with noise of up to this share of their deviation, so that small errors do not become blur",
+    )
     discriminator_start: int | None = setting(None, "first step that also trains a patch discriminator")
     discriminator_weight: float = setting(0.5, "strength of its gradient, relative to the other losses")
     discriminator_channels: int = setting(32, "width of its first layer")
@@ -82,8 +99,10 @@ class AutoencoderConfig(DemoConfig):
         if (self.model is None) == (self.vae_config is None):
             raise ValueError("Give either model, to train its autoencoder further, or vae_config, to train a new one.")
         weights = [getattr(self, f.name) for f in dataclasses.fields(self) if f.name.endswith("_weight")]
-        if min(weights) < 0:
-            raise ValueError("Weights must not be negative.")
+        if min(weights) < 0 or self.latent_noise < 0:
+            raise ValueError("Weights and latent_noise must not be negative.")
+        if self.trained_part == "decoder" and self.model is None:
+            raise ValueError("trained_part=decoder needs a model, whose encoder has been trained.")
         if self.perceptual_network is not None and not Path(self.perceptual_network).is_file():
             raise ValueError(f"perceptual_network: {self.perceptual_network} is not a file.")
         if self.discriminator_channels < 8 or self.discriminator_channels % 8:
@@ -108,17 +127,48 @@ class Reconstruction(NamedTuple):
 
 
 class Reconstructing(nn.Module):
-    """The autoencoder as one module: encodes pictures, samples latents with the given noise, and decodes them."""
+    """The autoencoder as one module: encodes pictures, samples latents with the given noise, and decodes them.
+
+    Args:
+        vae: The autoencoder. A frozen encoder runs without a graph.
+    """
 
     def __init__(self, vae: AutoencoderKL):
         super().__init__()
         self.vae = vae
+        self.trains_encoder = vae.encoder.conv_in.weight.requires_grad
 
-    def forward(self, pictures: torch.Tensor, noise: torch.Tensor) -> Reconstruction:
-        posterior = self.vae.encode(pictures).latent_dist
-        return Reconstruction(
-            self.vae.decode(posterior.mean + posterior.std * noise).sample, posterior.mean, posterior.logvar
-        )
+    def forward(
+        self, pictures: torch.Tensor, noise: torch.Tensor, latent_noise: torch.Tensor | None = None
+    ) -> Reconstruction:
+        """Reconstructs pictures.
+
+        Args:
+            pictures: (N, 3, H, W) in [−1, 1].
+            noise: Standard normal, (N, C, h, w); chooses the sample of the posterior.
+            latent_noise: (N, C, h, w), added to the latents in units of their deviation over the batch (Zheng et al.
+                2025, arXiv 2510.11690, section on noise-augmented decoding).
+        """
+        with torch.set_grad_enabled(self.trains_encoder and torch.is_grad_enabled()):
+            posterior = self.vae.encode(pictures).latent_dist
+        latents = posterior.mean + posterior.std * noise
+        if latent_noise is not None:
+            latents = latents + latents.detach().std() * latent_noise
+        return Reconstruction(self.vae.decode(latents).sample, posterior.mean, posterior.logvar)
+
+
+def draw_latent_noise(
+    config: AutoencoderConfig, positions: range, latent_shape: tuple[int, int, int], device: torch.device
+) -> torch.Tensor | None:
+    """Normal noise (N, C, h, w), each image's with a deviation between 0 and `latent_noise`; `None` if that is 0."""
+    if not config.latent_noise:
+        return None
+    deviations = [
+        generator_at(config.seed, Purpose.LATENT_NOISE, position).uniform(0, config.latent_noise)
+        for position in positions
+    ]
+    noise = normal_at(config.seed, Purpose.NOISE, positions, latent_shape)
+    return (noise * torch.tensor(deviations).float()[:, None, None, None]).to(device)
 
 
 def kl_divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
@@ -146,6 +196,9 @@ def load_vae(config: AutoencoderConfig) -> tuple[AutoencoderKL, int, tuple[int, 
     """
     vae = load_autoencoder(config.model) if config.model else make_from_json(AutoencoderKL, config.vae_config)
     vae.requires_grad_(True).train()
+    if config.trained_part == "decoder":
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     size, latent_shape = training_resolution(config.resolution, vae.config.sample_size // factor, vae)
     if size < 32:
@@ -158,7 +211,7 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of autoencoder and discriminator."""
     return [
-        make_optimizer(config, vae.parameters(), betas=(0.9, 0.99)),
+        make_optimizer(config, [p for p in vae.parameters() if p.requires_grad], betas=(0.9, 0.99)),
         make_optimizer(config, discriminator.parameters(), betas=(0.5, 0.9)),
     ]
 
@@ -178,8 +231,22 @@ def load_perceptual_loss(path: str | None, device: torch.device) -> PerceptualLo
     return PerceptualLoss(weights).to(device)
 
 
+def load_feature_loss(model: str | None, device: torch.device) -> CLOOBFeatureLoss | None:
+    """The distance in the features of a pipeline's CLOOB image encoder; `None` without a pipeline.
+
+    Raises:
+        ValueError: If the encoder is missing.
+    """
+    if model is None:
+        return None
+    return CLOOBFeatureLoss(**load_components(model, ["image_encoder", "feature_extractor"])).to(device)
+
+
 def reconstruction_terms(
-    made: torch.Tensor, pictures: torch.Tensor, perceptual: PerceptualLoss | None
+    made: torch.Tensor,
+    pictures: torch.Tensor,
+    perceptual: PerceptualLoss | None,
+    feature: CLOOBFeatureLoss | None = None,
 ) -> dict[str, torch.Tensor]:
     """The terms of the reconstruction loss of pictures (N, 3, H, W), scalars by the name of their weight."""
     terms = {
@@ -190,6 +257,8 @@ def reconstruction_terms(
     }
     if perceptual is not None:
         terms["perceptual"] = perceptual(made, pictures)
+    if feature is not None:
+        terms["feature"] = feature(made, pictures)
     return terms
 
 
@@ -215,7 +284,11 @@ def save_autoencoder(
     config, folder = run.config, run.output_dir / "vae"
     count = min(IMAGES_MEASURED, data.num_images or IMAGES_MEASURED)
     with run.ema.applied(), folder_moved_into_place(folder) as temporary:
-        scaling_factor = 1 / measure_scale(vae, first_pictures(config, run.accelerator, data, size, count)).value
+        if config.trained_part == "decoder":
+            scaling_factor, origin = vae.config.scaling_factor, "that of the model it began from"
+        else:
+            pictures = first_pictures(config, run.accelerator, data, size, count)
+            scaling_factor, origin = 1 / measure_scale(vae, pictures).value, f"measured on {count:,} of the images"
         vae.register_to_config(scaling_factor=scaling_factor, sample_size=size)
         vae.save_pretrained(temporary)
         plot_log(run.log.path, temporary / PLOT_NAME, PLOTTED_TERMS, "loss")
@@ -223,7 +296,7 @@ def save_autoencoder(
             "began from": shareable(config.model or config.vae_config),
             **training_facts(run, data.source, data.num_images),
             "latents": " × ".join(map(str, latent_shape)),
-            "scaling factor": f"{scaling_factor:.6g}, measured on {count:,} of the images",
+            "scaling factor": f"{scaling_factor:.6g}, {origin}",
         }
         save_training_card(temporary, AUTOENCODER, run, run.public_name(folder), facts, data.source)
     run.publish(folder)
@@ -237,6 +310,7 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
     vae, size, latent_shape = load_vae(config)
     data = load_training_images(config, accelerator, size, config.streaming)
     perceptual = load_perceptual_loss(config.perceptual_network, accelerator.device)
+    feature = load_feature_loss(config.feature_network, accelerator.device)
     discriminator = PatchDiscriminator(config.discriminator_channels)
 
     # The state to start from, the optimisers and the EMA
@@ -254,9 +328,10 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
             for batch, positions in run.micro_batches():
                 pictures = as_pictures(batch, accelerator.device)
                 noise = normal_at(config.seed, Purpose.POSTERIOR, positions, latent_shape).to(accelerator.device)
+                latent_noise = draw_latent_noise(config, positions, latent_shape, accelerator.device)
                 with accelerator.accumulate(trained, critic):
-                    made, mean, logvar = trained(pictures, noise)
-                    terms = reconstruction_terms(made, pictures, perceptual)
+                    made, mean, logvar = trained(pictures, noise, latent_noise)
+                    terms = reconstruction_terms(made, pictures, perceptual, feature)
                     loss = sum(getattr(config, f"{name}_weight") * term for name, term in terms.items())
                     terms["kl"] = kl_divergence(mean, logvar)
                     total = loss + config.kl_weight * terms["kl"]

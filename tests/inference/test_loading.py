@@ -24,6 +24,15 @@ def test_auto_selects_bfloat16_where_the_processor_computes_in_it(monkeypatch, c
     assert usable_dtype("auto", CPU) == "fp32" and usable_dtype("bf16", CPU) == "bf16"
 
 
+def test_bfloat16_by_name_is_warned_of_where_it_is_emulated(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    assert usable_dtype("bf16", CPU) == "bf16" and "67 times slower" in caplog.text
+    caplog.clear()
+    assert usable_dtype("fp32", CPU) == "fp32" and usable_dtype("bf16", torch.device("meta")) == "bf16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert usable_dtype("bf16", CPU) == "bf16" and not caplog.text
+
+
 def test_bfloat16_is_not_assumed_if_torch_reports_no_capabilities(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not computes_in_bfloat16(CPU) and not computes_in_bfloat16(torch.device("meta"))

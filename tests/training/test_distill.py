@@ -62,6 +62,7 @@ def arguments(trainable_folder, student_folder, cache):
             "demo_every": 0,
             "demo_inference_steps": 1,
             "report_to": "none",
+            "mixed_precision": "no",
             "dataloader_num_workers": 0,
             **options,
         }

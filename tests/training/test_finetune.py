@@ -25,6 +25,7 @@ from support.scripts import run_here
 
 SCRIPT = "training/finetune.py"
 QUICK = ("--report_to", "none", "--demo_every", 0, "--logging_steps", 1, "--dataloader_num_workers", 0)
+QUICK = (*QUICK, "--mixed_precision", "no")
 
 
 def finetune(model, output, *arguments):

@@ -42,6 +42,7 @@ def arguments(trainable_folder, cache, pictures):
             "demo_every": 8,
             "demo_inference_steps": 1,
             "report_to": "none",
+            "mixed_precision": "no",
             "dataloader_num_workers": 1,
             **options,
         }

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from diffusers_ccld.training.reconstruction_losses import (
+    CLOOBFeatureLoss,
     PatchDiscriminator,
     PerceptualLoss,
     adversarial_weight,
@@ -93,6 +94,23 @@ def test_the_perceptual_distance_is_the_formulas(pictures):
     assert PerceptualLoss(weights)(pictures, pictures) == 0
     with pytest.raises(ValueError, match="not those of torchvision's vgg16"):
         PerceptualLoss({"features.0.weight": torch.zeros(3)})
+
+
+def test_the_distance_in_cloobs_features_is_the_formulas(pictures, pipe):
+    loss = CLOOBFeatureLoss(pipe.image_encoder, pipe.feature_extractor)
+    made = (pictures + 0.3 * torch.randn_like(pictures)).clamp(-1, 1).requires_grad_()
+    layers = [
+        pipe.image_encoder(
+            pixel_values=pipe.feature_extractor.preprocess_training_images(images / 2 + 0.5), output_hidden_states=True
+        ).hidden_states
+        for images in (made, pictures)
+    ]
+    expected = [2 - 2 * F.cosine_similarity(a, b, dim=-1).mean() for a, b in zip(layers[0][1:], layers[1][1:])]
+    found = loss(made, pictures)
+    torch.testing.assert_close(found, torch.stack(expected).mean(), rtol=1e-3, atol=1e-6)
+    assert loss(pictures, pictures) == 0
+    found.backward()
+    assert made.grad.abs().sum() > 0 and all(weight.grad is None for weight in pipe.image_encoder.parameters())
 
 
 def test_the_discriminator_judges_each_picture_alone(pictures):

@@ -35,6 +35,7 @@ def vae_config(tmp_path_factory):
 def train(output, pictures, *arguments, steps=6):
     weights = [part for name, weight in TERMS.items() for part in (f"--{name}_weight", weight)]
     options = ("--train_batch_size", 4, "--logging_steps", 1, "--dataloader_num_workers", 0, "--report_to", "none")
+    options = (*options, "--mixed_precision", "no")
     options = (*options, "--max_steps", steps, "--learning_rate", 2e-3, "--demo_every", 0, *weights)
     return run_here(SCRIPT, "--dataset", pictures, "--output_dir", output, *options, *arguments)
 
@@ -92,6 +93,7 @@ def test_two_processes_learn_what_one_does(vae_config, pictures, tmp_path):
     weights = [part for name, weight in TERMS.items() for part in (f"--{name}_weight", weight)]
     options = (*options, "--train_batch_size", 2, "--logging_steps", 1, "--dataloader_num_workers", 0, *weights)
     options = (*options, "--report_to", "none", "--max_steps", 3, "--learning_rate", 2e-3, "--demo_every", 0)
+    options = (*options, "--mixed_precision", "no")
     run(SCRIPT, *options, launch="ddp")
     logs = [read_log(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
     for key in ("loss", "texture", "grad_norm"):
@@ -143,6 +145,38 @@ def test_a_perceptual_network_has_its_say(vae_config, pictures, tmp_path):
     assert entry["perceptual"] > 0 and entry["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_decoder_is_trained_alone(trainable_folder, pictures, tmp_path):
+    before = AutoencoderKL.from_pretrained(trainable_folder, subfolder="vae")
+    options = ("--model", trainable_folder, "--resolution", 32, "--trained_part", "decoder", "--latent_noise", 0.5)
+    assert train(tmp_path, pictures, *options, "--discriminator_start", 1, steps=3) == 0
+    after = AutoencoderKL.from_pretrained(tmp_path / "vae")
+    assert after.config.scaling_factor == before.config.scaling_factor == 2.0
+    changed = {
+        name for name, tensor in after.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])
+    }
+    assert {name.split(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
+    assert "that of the model it began from" in (tmp_path / "vae" / "README.md").read_text()
+
+
+def test_noise_in_the_latents_reaches_the_decoder(trainable_folder, pictures, tmp_path):
+    entries = {}
+    for noise in (0, 0.01, 3):
+        options = ("--model", trainable_folder, "--resolution", 32, "--latent_noise", noise)
+        assert train(tmp_path / str(noise), pictures, *options, steps=1) == 0
+        entries[noise] = read_log(tmp_path / str(noise) / "metrics.jsonl")[0]
+    assert entries[0.01]["kl"] == entries[0]["kl"]
+    changes = [abs(entries[noise]["pixel"] / entries[0]["pixel"] - 1) for noise in (0.01, 3)]
+    assert 0 < changes[0] < changes[1]
+
+
+def test_the_distance_in_cloobs_features_has_its_weight(vae_config, trainable_folder, pictures, tmp_path):
+    options = ("--vae_config", vae_config, "--feature_network", trainable_folder, "--feature_weight", 0.3)
+    assert train(tmp_path / "run", pictures, *options, steps=1) == 0
+    entry = read_log(tmp_path / "run" / "metrics.jsonl")[0]
+    expected = sum(entry[name] * weight for name, weight in (TERMS | {"feature": 0.3}).items())
+    assert entry["feature"] > 0 and entry["loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_dry_run_writes_nothing(vae_config, pictures, tmp_path, capsys):
     assert train(tmp_path / "run", pictures, "--vae_config", vae_config, "--dry_run", "yes") == 0
     assert "hours for all" in capsys.readouterr().out
@@ -158,6 +192,9 @@ def test_a_dry_run_writes_nothing(vae_config, pictures, tmp_path, capsys):
         (("--vae_config", "{config}", "--resolution", 30), "multiple of 4"),
         (("--vae_config", "{config}", "--resolution", 16), "at least 32"),
         (("--vae_config", "{config}", "--kl_weight", -1), "must not be negative"),
+        (("--vae_config", "{config}", "--latent_noise", -0.1), "must not be negative"),
+        (("--vae_config", "{config}", "--trained_part", "decoder"), "needs a model"),
+        (("--vae_config", "{config}", "--feature_network", "nowhere"), "nowhere"),
         (("--vae_config", "{config}", "--perceptual_network", "nowhere.pth"), "nowhere.pth is not a file"),
         (("--vae_config", "{config}", "--discriminator_channels", 12), "multiple of 8"),
         (("--vae_config", "{wrong}"), "unknown settings: widths"),

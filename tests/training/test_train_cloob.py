@@ -49,6 +49,7 @@ def arguments(cloob_config, paintings):
             "weight_decay": 0.1,
             "logging_steps": 1,
             "report_to": "none",
+            "mixed_precision": "no",
             "dataloader_num_workers": 0,
             **options,
         }

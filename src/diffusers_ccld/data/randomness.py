@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     CAPTION = 6
     CONDITION = 7
     GUIDANCE = 8
+    LATENT_NOISE = 9
 
 
 def generator_at(seed: int, purpose: Purpose, position: int) -> np.random.Generator:

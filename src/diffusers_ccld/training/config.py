@@ -73,7 +73,10 @@ class RunConfig(HubSettings, ImageConfig):
     ema_decays: list[float] = setting([0.99, 0.999, 0.9999], "decays of the EMA of the weights, one after another")
     ema_decay_starts: list[int] = setting([0, 20_000, 200_000], "first step of each of these decays")
 
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(None, "default: accelerate's configuration")
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
+        "auto",
+        "auto: the precision that accelerate's configuration names, else bf16 if the hardware computes in it, else no",
+    )
 
     checkpointing_steps: int = setting(1000, "steps between two checkpoints")
     checkpoints_total_limit: int = setting(3, "number of checkpoints to keep, 0 for all")

@@ -4,6 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..models.modeling_cloob import CLOOBVisionModelWithProjection
+from ..models.processing_cloob import CLOOBImageProcessor
+
 POOLED_BY = (2, 4, 8, 16)
 CHROMA_POOLED_BY = 4
 TEXTURE_SCALES = 3
@@ -101,6 +104,31 @@ class PerceptualLoss(nn.Module):
                 mine, wanted = F.normalize(features, dim=1, eps=1e-8).chunk(2)
                 loss = loss + (mine - wanted).square().sum(dim=1).mean()
         return loss
+
+
+class CLOOBFeatureLoss(nn.Module):
+    """Distance between pictures in the layers of a CLOOB image encoder, as LPIPS compares those of a VGG.
+
+    Args:
+        image_encoder: The encoder; it is frozen.
+        feature_extractor: Its image processor.
+    """
+
+    def __init__(self, image_encoder: CLOOBVisionModelWithProjection, feature_extractor: CLOOBImageProcessor):
+        super().__init__()
+        self.image_encoder = image_encoder.eval().requires_grad_(False)
+        self.feature_extractor = feature_extractor
+
+    def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The mean distance; arguments as for `pooled_loss`."""
+        pictures = torch.cat([reconstruction, target]).clamp(-1, 1) / 2 + 0.5
+        pixel_values = self.feature_extractor.preprocess_training_images(pictures)
+        layers = self.image_encoder(pixel_values=pixel_values, output_hidden_states=True).hidden_states[1:]
+        distances = []
+        for layer in layers:
+            mine, wanted = F.normalize(layer.float(), dim=-1).chunk(2)
+            distances.append((mine - wanted).square().sum(dim=-1).mean())
+        return torch.stack(distances).mean()
 
 
 class PatchDiscriminator(nn.Sequential):
