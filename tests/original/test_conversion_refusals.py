@@ -27,7 +27,7 @@ NAME = "net.4.main.9.main.3.main.0.weight"
     [
         (lambda state: state.pop(NAME), f"lacks {NAME}"),
         (lambda state: state.update({"net.4.main.9.main.33.weight": state.pop(NAME)}), f"lacks {NAME}"),
-        (lambda state: state.update(extra=torch.zeros(1)), "beyond what it should, extra"),
+        (lambda state: state.update(extra=torch.zeros(1)), "unexpected tensors: extra"),
         (lambda state: state.update({NAME: torch.zeros(64, 65, 3, 3)}), f"{NAME} (64, 65, 3, 3)"),
         (lambda state: state[NAME].__setitem__((0, 0, 0, 0), float("nan")), f"NaN or infinite values in {NAME}"),
         (lambda state: [state.pop(name) for name in list(state) if name.startswith("net.8")], "not a U-Net of CCLD"),
@@ -111,8 +111,11 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
             ("--autoencoder", originals.unet, "--autoencoder-scale", "2.55"),
             "not an autoencoder of latent-diffusion",
         ),
-        ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "0.yaml", "model: [")), "no YAML"),
-        ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "1.yaml", {"lr": 1})), "describes no autoencoder"),
+        ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "0.yaml", "model: [")), "is not YAML"),
+        (
+            (*scaled, "--autoencoder-config", write_yaml(tmp_path / "1.yaml", {"lr": 1})),
+            "does not describe an autoencoder",
+        ),
         (
             (*scaled, "--autoencoder-config", write_yaml(tmp_path / "2.yaml", vq)),
             "kind is VQModel there",
@@ -142,7 +145,7 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
 def test_a_file_that_would_run_code_does_not(tmp_path):
     torch.save({"state_dict": {}, "hook": Exploit(tmp_path / "trace")}, tmp_path / "evil.ckpt")
     result = run_script("--unet", tmp_path / "evil.ckpt", "--output", tmp_path / "out")
-    assert result.returncode == 2 and "Nothing of it was run" in result.stderr
+    assert result.returncode == 2 and "Nothing in it was run" in result.stderr
     assert "Traceback" not in result.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.ckpt"]
 
