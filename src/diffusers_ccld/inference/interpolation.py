@@ -171,10 +171,9 @@ def _check_waypoints(pipe, waypoints, seeds, guidance_scale):
 
 def _size_of(pipe, height, width):
     """Height and width in pixels; `None` becomes that of the training images."""
-    sample_size = pipe.unet.config.sample_size
-    sample_size = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
-    height = sample_size[0] * pipe.vae_scale_factor if height is None else height
-    width = sample_size[1] * pipe.vae_scale_factor if width is None else width
+    default_height, default_width = pipe.default_size
+    height = default_height if height is None else height
+    width = default_width if width is None else width
     pipe.check_size(height, width)
     return height, width
 
