@@ -104,7 +104,7 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
         (("--cloob", originals.cloob, "--cloob-config", "vit_h_14"), "vit_h_14.*vit_l_14"),
         (("--cloob", originals.cloob, "--no-ema"), "no U-Net"),
         (("--cloob", originals.cloob, "--cloob-config", tmp_path / "nowhere.json"), "no such file"),
-        (ae, "scale is not known.*--autoencoder-scale"),
+        (ae, "scale is unknown.*--autoencoder-scale"),
         ((*ae, "--autoencoder-scale", "-1"), "positive number"),
         ((*ae, "--autoencoder-scale", "nan"), "positive number"),
         (

@@ -29,7 +29,7 @@ def test_a_checkpoint_that_would_run_code_does_not(tmp_path, is_new_format):
     path, trace = tmp_path / "evil.ckpt", tmp_path / "trace"
     content = {"state_dict": {"w": torch.ones(1)}, "callbacks": Exploit(trace)}
     torch.save(content, path, _use_new_zipfile_serialization=is_new_format)
-    with pytest.raises(CheckpointError, match=r"evil.ckpt.*[Nn]othing of it was run"):
+    with pytest.raises(CheckpointError, match=r"evil.ckpt.*[Nn]othing in it was run"):
         read_checkpoint(path)
     assert not trace.exists()
 
@@ -66,7 +66,7 @@ def test_missing_truncated_and_foreign_files(read, originals, tmp_path):
     whole = originals.unet if read is read_checkpoint else originals.cloob
     for name, content in (("half", whole.read_bytes()[:100_000]), ("empty", b""), ("text", b"<html>404</html>")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"truncated|no CLOOB|not a CLOOB|not a PyTorch"):
+        with pytest.raises(CheckpointError, match=r"truncated|not a CLOOB|not a PyTorch"):
             read(tmp_path / name)
 
 
