@@ -196,7 +196,7 @@ def without(state, *parts):
         (lambda s: without(s, "quantize", "encoder.down.0"), "not an autoencoder of latent-diffusion"),
         (lambda s: without(s, "sample.conv"), "resizes without convolutions"),
         (lambda s: {**s, "quantize.embedding.weight": torch.zeros(64, 5)}, "codes of 5 numbers, embeddings of 4"),
-        (lambda s: {**s, "quantize.embedding.weight": torch.zeros(64)}, "no quantize.embedding.weight"),
+        (lambda s: {**s, "quantize.embedding.weight": torch.zeros(64)}, "lacks quantize.embedding.weight"),
         (lambda s: {**s, "encoder.mid.attn_1.to_qkv.weight": torch.zeros(3)}, "linear attention"),
         (lambda s: without(s, "quantize"), "neither the means and variances"),
     ],

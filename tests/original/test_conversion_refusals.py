@@ -103,7 +103,7 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
         (("--cloob", originals.cloob, "--cloob-config", "vit_b_16"), "does not belong"),
         (("--cloob", originals.cloob, "--cloob-config", "vit_h_14"), "vit_h_14.*vit_l_14"),
         (("--cloob", originals.cloob, "--no-ema"), "no U-Net"),
-        (("--cloob", originals.cloob, "--cloob-config", tmp_path / "nowhere.json"), "no such file"),
+        (("--cloob", originals.cloob, "--cloob-config", tmp_path / "nowhere.json"), "neither a file"),
         (ae, "scale is unknown.*--autoencoder-scale"),
         ((*ae, "--autoencoder-scale", "-1"), "positive number"),
         ((*ae, "--autoencoder-scale", "nan"), "positive number"),
@@ -159,7 +159,7 @@ def test_weights_that_give_nan_are_found_by_running_them(tmp_path, capsys):
 
 def test_unusual_heads_are_asked_about(originals, tmp_path, capsys):
     assert convert("--cloob", originals.cloob, "--output", tmp_path / "out") == 0
-    assert "attention heads" in capsys.readouterr().err
+    assert "number of heads" in capsys.readouterr().err
 
 
 def test_help_is_for_strangers():

@@ -72,7 +72,7 @@ def test_missing_truncated_and_foreign_files(read, originals, tmp_path):
 
 def test_what_is_no_checkpoint(tmp_path):
     torch.save([1, 2], tmp_path / "list.ckpt")
-    with pytest.raises(CheckpointError, match=r"holds a list"):
+    with pytest.raises(CheckpointError, match=r"contains a list"):
         read_checkpoint(tmp_path / "list.ckpt")
     for content in ([1], {"weights": 1}, {"params": ({"a": {"b": [1.0]}}, {})}, {"params": 3}):
         (tmp_path / "other.pkl").write_bytes(pickle.dumps(content))
