@@ -47,7 +47,7 @@ class Recipe:
         title: Its name in the table.
         script: The script of training/ that trains it.
         student: Arguments of training/create_student.py; `None` to train the teacher's own network.
-        after: The recipe whose result is the teacher, in place of the large one.
+        after: The recipe that trains the teacher; `None` for the large teacher.
     """
 
     title: str
@@ -188,7 +188,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def check_order(runs: list[tuple[str, int]], arguments: argparse.Namespace) -> None:
-    """Raises `ValueError` if a recipe would be trained before the one whose result it needs."""
+    """Raises `ValueError` if a recipe would be trained before the recipe of its teacher."""
     for i, (name, seed) in enumerate(runs):
         after = RECIPES[name].after
         is_made = after is None or pipeline_folder(after, seed, arguments).exists()

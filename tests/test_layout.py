@@ -32,6 +32,7 @@ FOLDERS_OF_CODE = ("src", "training", "conversion", "benchmarks", "tests")
 SOURCES = sorted(path for folder in FOLDERS_OF_CODE for path in (ROOT / folder).rglob("*.py"))
 BENCHMARKS = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
 MAX_LINES = 450
+MAX_FUNCTION_LINES = 60  # without signature and docstring
 HEADLESS = re.compile(r'"""(?:What|Whether|Which|How|Where|Who|That)\b.*')
 MAX_HEADLESS = 10
 
@@ -176,6 +177,33 @@ def test_an_import_from_a_test_or_benchmark_is_found(statement):
 def test_files_are_short():
     lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in SOURCES}
     assert not {path: length for path, length in lengths.items() if length > MAX_LINES}
+
+
+def lengths_of_functions(path: Path) -> dict[str, int]:
+    """Number of lines of each function of a file, without its signature and docstring."""
+    lengths = {}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            lengths[node.name] = node.end_lineno - body[0].lineno + 1 if body else 0
+    return lengths
+
+
+def test_functions_are_short():
+    lengths = {
+        (path.relative_to(ROOT).as_posix(), name): n
+        for path in SOURCES
+        if ROOT / "tests" not in path.parents
+        for name, n in lengths_of_functions(path).items()
+    }
+    assert not {where: n for where, n in lengths.items() if n > MAX_FUNCTION_LINES}
+
+
+def test_the_entry_point_imports_only_the_command():
+    outside = [path for path in (ROOT / "src").rglob("*.py") if PACKAGE.name not in path.parts]
+    assert [path.name for path in outside] == ["ccld_command.py"]
+    ours = {name for name in modules_imported(outside[0].read_text()) if name.startswith(PACKAGE.name)}
+    assert ours == {"diffusers_ccld.cli.main"}
 
 
 def test_docstrings_begin_with_a_subject_or_a_verb():

@@ -39,7 +39,7 @@ from diffusers_ccld.utils.files import folder_moved_into_place
 # Widths of the published student as shares of the published teacher's, (768, 768, 1536, 1536).
 PRESETS = {"wikiart-mini": {"block_out_channels": [192, 192, 384, 384]}}
 
-# Settings that the rest of the pipeline decides.
+# Settings that the rest of the pipeline determines.
 BOUND_SETTINGS = ("in_channels", "out_channels", "cross_attention_dim")
 
 
@@ -68,7 +68,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--init",
         choices=("random", "teacher"),
         default="random",
-        help="random weights, or a selection of the teacher's, whose depth it must then have (default: %(default)s)",
+        help="random weights, or a selection of the weights of a teacher with the same depth (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default: %(default)s)")
     parser.add_argument("--license", help="licence of the result, for its model card, such as 'mit'")
@@ -101,7 +101,7 @@ def make_student(arguments: argparse.Namespace, teacher: CCLDUNet2DConditionMode
     """Makes the network that the arguments describe, with random weights.
 
     Raises:
-        ValueError: If the arguments describe no network, or one that does not fit the teacher's pipeline.
+        ValueError: If the arguments do not describe a network, or it does not fit the teacher's pipeline.
     """
     settings = network_settings(teacher)
     if arguments.unet_config is not None:

@@ -64,7 +64,7 @@ from diffusers_ccld.training.state import make_state
 
 PROMPTS_AT_ONCE = 64
 
-# Precision of the teacher by accelerate's name for the precision of the run.
+# Precision of the teacher, by accelerate's name of the run's precision.
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -111,7 +111,7 @@ class DistillConfig(TrainingConfig):
         if (self.student_steps is None) != (self.teacher_steps is None):
             raise ValueError("student_steps and teacher_steps belong together: give both or neither.")
         if self.task_weight and self.max_guidance_scale is not None:
-            raise ValueError("The images give no guided targets: with max_guidance_scale give task_weight 0.")
+            raise ValueError("The images do not give guided targets: with max_guidance_scale, give task_weight 0.")
         if self.student_steps is not None:
             self._check_steps()
 
@@ -121,9 +121,11 @@ class DistillConfig(TrainingConfig):
                 "student_steps needs max_guidance_scale: long steps cannot be guided by combining predictions."
             )
         if self.feature_weight:
-            raise ValueError("The teacher has no features of a long step: with student_steps give feature_weight 0.")
+            raise ValueError(
+                "A long step of the teacher does not have features: with student_steps, give feature_weight 0."
+            )
         if self.snr_gamma is not None:
-            raise ValueError("snr_gamma gives the first of the student's steps no weight: leave it out.")
+            raise ValueError("snr_gamma gives the student's first step the weight zero: leave it out.")
         if self.demo_inference_steps != self.student_steps:
             raise ValueError(f"demo_inference_steps can only be student_steps, {self.student_steps}.")
 
@@ -168,9 +170,9 @@ class Targets(NamedTuple):
     """The targets of a batch of N images.
 
     Attributes:
-        prediction: The teacher's prediction, or the v of one long step that leads where the teacher's steps lead.
+        prediction: The teacher's prediction, or the v of one long step that ends where the teacher's steps end.
         velocity: v of the images, (N, C, H, W).
-        is_own: (N,) booleans: True if the condition is the image's own. v of an image belongs to no other condition.
+        is_own: (N,) booleans: True if the condition is the image's own. Only then is `velocity` its target.
         t: The times, (N,).
     """
 
@@ -191,7 +193,7 @@ def loss_terms(prediction: Prediction, targets: Targets, config: DistillConfig) 
 
 
 def gather_terms(accelerator: Accelerator, terms: dict[str, torch.Tensor], targets: Targets) -> dict[str, list[float]]:
-    """The terms of all processes for the log; "task" only of images with their own condition."""
+    """Gathers the terms of all processes for the log. "task" contains only images with their own condition."""
     gathered = accelerator.gather({name: term.detach() for name, term in terms.items()})
     if "task" in gathered:
         gathered["task"] = gathered["task"][accelerator.gather(targets.is_own)]
@@ -226,7 +228,7 @@ class BatchMaker:
         self.others, self.latent_shape, self.times = others, latent_shape, TrainingTimes(config.seed)
 
     def make(self, images: dict[str, Any], positions: range) -> tuple[Batch, Targets]:
-        """Inputs and targets of N images.
+        """Makes the inputs and targets of N images.
 
         Args:
             images: A batch of images or of a cache.
@@ -261,12 +263,14 @@ def make_schedule(config: DistillConfig, scheduler: CCLDScheduler) -> Progressiv
 def facts_of(config: DistillConfig, student: torch.nn.Module, teacher: torch.nn.Module) -> dict[str, str]:
     """Facts about a distillation for the model card, by name."""
     share = student.num_parameters() / teacher.num_parameters()
-    teacher_fact = f"{shareable(config.teacher)}, of whose parameters it has {share:.1%}"
+    teacher_fact = f"{shareable(config.teacher)}; the student has {share:.1%} of its parameters"
     facts = {"teacher": teacher_fact, "began from": shareable(config.model)}
     if config.max_guidance_scale is not None:
         facts["guidance"] = f"takes the scale, 1 to {config.max_guidance_scale:g}, as an input: one evaluation a step"
     if config.student_steps is not None:
-        facts["sampling"] = f"num_inference_steps={config.student_steps}, its default; trained for no other number"
+        facts["sampling"] = (
+            f"num_inference_steps={config.student_steps}, the default and the only number it was trained for"
+        )
     return facts
 
 
@@ -277,7 +281,7 @@ def load_student(config: DistillConfig) -> tuple[CCLDPipeline, int, tuple[int, i
         The pipeline, the size of the training images in pixels, and (C, H, W) of their latents.
 
     Raises:
-        ValueError: If a part is missing, or student, teacher and settings do not fit one another.
+        ValueError: If a part is missing, or student, teacher and settings do not fit together.
     """
     components = load_components(config.model, (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, *UNET_COMPONENTS))
     unet = components["unet"]
@@ -291,7 +295,7 @@ def load_student(config: DistillConfig) -> tuple[CCLDPipeline, int, tuple[int, i
     unet.register_to_config(sample_size=latent_shape[-1])
     limits = {"max_guidance_scale": config.max_guidance_scale}
     if config.student_steps is not None:
-        # The student learns the steps of DDIM; other samplers take other steps.
+        # The student learns the steps of DDIM, and other samplers take different ones.
         components["scheduler"] = CCLDScheduler.from_config(components["scheduler"].config, algorithm_type="ddim")
         limits["default_num_inference_steps"] = config.student_steps
     if config.gradient_checkpointing:
@@ -312,7 +316,7 @@ def load_teacher(config: DistillConfig, accelerator: Accelerator) -> tuple[torch
     """The teacher's U-Net on the run's device in the run's precision, and its fingerprint in float32."""
     unet = load_components(config.teacher, ["unet"])["unet"]
     fingerprint = model_fingerprint(unet)
-    # Not the network's own `to`: that of diffusers warns of modules that stay in float32.
+    # diffusers' own `to` would warn about modules that stay in float32.
     torch.nn.Module.to(unet, accelerator.device, PRECISIONS.get(accelerator.mixed_precision, torch.float32))
     return unet, fingerprint
 

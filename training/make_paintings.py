@@ -14,10 +14,10 @@ from diffusers_ccld.utils.files import folder_moved_into_place
 
 def make_paintings(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--num-images", type=int, default=60_000, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="other seeds paint other pictures (default: %(default)s)")
+    parser.add_argument("--num-images", type=int, default=60_000, help="number of paintings (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the paintings (default: %(default)s)")
     parser.add_argument("--held-out", action="store_true", help="paint only the held-out combinations")
-    parser.add_argument("--num-proc", type=int, default=2, help="painters at work at once (default: %(default)s)")
+    parser.add_argument("--num-proc", type=int, default=2, help="number of processes (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
     if arguments.num_images < 1 or arguments.num_proc < 1:

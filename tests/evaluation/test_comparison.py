@@ -67,7 +67,7 @@ def test_a_comparison_from_the_command_line(trainable_folder, other_folder, prom
     models = (f"first={trainable_folder}", f"<other>={other_folder}")
     held_out = ("--train-images", pictures, "--held-out-images", pictures, "--max-images", 22)
     assert compare(output, prompts, *models, "-n", 2, "--dry-run") == 0
-    assert "6 pictures, of which 0 are made; 6 evaluations" in capsys.readouterr().out and not output.exists()
+    assert "6 pictures, 0 of them finished; 6 evaluations" in capsys.readouterr().out and not output.exists()
     assert compare(output, prompts, *models, "-n", 2) == 0
     assert str(output / "index.html") in capsys.readouterr().out
     assert len(times(output)) == 12 and len(list((output / "sheets").iterdir())) == 3
@@ -106,7 +106,7 @@ def test_a_gallery_resumes(trainable_folder, prompts, tmp_path, capsys):
     damaged.write_bytes(damaged.read_bytes()[:300])
     os.unlink(gone)
     assert compare(output, prompts, trainable_folder, "-n", 2, "--dry-run") == 0
-    assert "of which 4 are made" in capsys.readouterr().out
+    assert "4 of them finished" in capsys.readouterr().out
     assert compare(output, prompts, trainable_folder, "-n", 3) == 0
     now = times(output)
     assert len(now) == 9
@@ -114,7 +114,7 @@ def test_a_gallery_resumes(trainable_folder, prompts, tmp_path, capsys):
     assert np.abs(np.asarray(Image.open(damaged), dtype=int) - before).max() <= 1  # another batch, the same picture
 
     assert compare(output, prompts, trainable_folder, "-n", 3, "--guidance-scale", 2, "--dry-run") == 0
-    assert "of which 0 are made" in capsys.readouterr().out
+    assert "0 of them finished" in capsys.readouterr().out
 
 
 def test_an_interruption_loses_only_its_batch(trainable_folder, prompts, tmp_path, monkeypatch):
@@ -170,7 +170,7 @@ def test_copies_are_flagged_and_fresh_pictures_are_not(trainable_folder, prompts
     [
         ("", "no prompts"),
         ("# nothing\n", "no prompts"),
-        ("[group]\n", "line 1: there is a group, but no prompt"),
+        ("[group]\n", "line 1: the group has no prompt"),
         ("a\nb\n[g] a\n", "line 3: the prompt 'a' appears twice"),
         (None, "cannot be read"),
     ],
@@ -263,10 +263,10 @@ def test_students_are_compared_with_their_own_steps_and_scales(trainable_folder,
     models = [f"teacher={trainable_folder}", f"student={tmp_path / 'student'}"]
     options = ["--prompts", str(prompts), "-n", "1", "--dry-run", "--output", str(tmp_path / "out")]
     assert main(["compare", *models, *options]) == 0
-    told = dict(re.findall(r"(\w+): .*; ([\d,]+) evaluations", capsys.readouterr().out))
-    assert int(told["student"].replace(",", "")) < int(told["teacher"].replace(",", "")) / 4
+    counts = dict(re.findall(r"(\w+): .*; ([\d,]+) evaluations", capsys.readouterr().out))
+    assert int(counts["student"].replace(",", "")) < int(counts["teacher"].replace(",", "")) / 4
     assert main(["compare", *models, *options, "--guidance-scale", "5"]) == 2
-    assert "student has been taught guidance scales up to 4" in capsys.readouterr().err
+    assert "student was distilled for guidance scales up to 4" in capsys.readouterr().err
 
 
 def test_a_byte_order_mark_is_not_part_of_a_prompt(tmp_path):

@@ -27,7 +27,7 @@ NAME = "net.4.main.9.main.3.main.0.weight"
     [
         (lambda state: state.pop(NAME), f"lacks {NAME}"),
         (lambda state: state.update({"net.4.main.9.main.33.weight": state.pop(NAME)}), f"lacks {NAME}"),
-        (lambda state: state.update(extra=torch.zeros(1)), "beyond what it should, extra"),
+        (lambda state: state.update(extra=torch.zeros(1)), "unexpected tensors: extra"),
         (lambda state: state.update({NAME: torch.zeros(64, 65, 3, 3)}), f"{NAME} (64, 65, 3, 3)"),
         (lambda state: state[NAME].__setitem__((0, 0, 0, 0), float("nan")), f"NaN or infinite values in {NAME}"),
         (lambda state: [state.pop(name) for name in list(state) if name.startswith("net.8")], "not a U-Net of CCLD"),
@@ -103,16 +103,19 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
         (("--cloob", originals.cloob, "--cloob-config", "vit_b_16"), "does not belong"),
         (("--cloob", originals.cloob, "--cloob-config", "vit_h_14"), "vit_h_14.*vit_l_14"),
         (("--cloob", originals.cloob, "--no-ema"), "no U-Net"),
-        (("--cloob", originals.cloob, "--cloob-config", tmp_path / "nowhere.json"), "no such file"),
-        (ae, "scale is not known.*--autoencoder-scale"),
+        (("--cloob", originals.cloob, "--cloob-config", tmp_path / "nowhere.json"), "neither a file"),
+        (ae, "scale is unknown.*--autoencoder-scale"),
         ((*ae, "--autoencoder-scale", "-1"), "positive number"),
         ((*ae, "--autoencoder-scale", "nan"), "positive number"),
         (
             ("--autoencoder", originals.unet, "--autoencoder-scale", "2.55"),
             "not an autoencoder of latent-diffusion",
         ),
-        ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "0.yaml", "model: [")), "no YAML"),
-        ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "1.yaml", {"lr": 1})), "describes no autoencoder"),
+        ((*scaled, "--autoencoder-config", write_yaml(tmp_path / "0.yaml", "model: [")), "is not YAML"),
+        (
+            (*scaled, "--autoencoder-config", write_yaml(tmp_path / "1.yaml", {"lr": 1})),
+            "does not describe an autoencoder",
+        ),
         (
             (*scaled, "--autoencoder-config", write_yaml(tmp_path / "2.yaml", vq)),
             "kind is VQModel there",
@@ -142,7 +145,7 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
 def test_a_file_that_would_run_code_does_not(tmp_path):
     torch.save({"state_dict": {}, "hook": Exploit(tmp_path / "trace")}, tmp_path / "evil.ckpt")
     result = run_script("--unet", tmp_path / "evil.ckpt", "--output", tmp_path / "out")
-    assert result.returncode == 2 and "Nothing of it was run" in result.stderr
+    assert result.returncode == 2 and "Nothing in it was run" in result.stderr
     assert "Traceback" not in result.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.ckpt"]
 
@@ -156,7 +159,7 @@ def test_weights_that_give_nan_are_found_by_running_them(tmp_path, capsys):
 
 def test_unusual_heads_are_asked_about(originals, tmp_path, capsys):
     assert convert("--cloob", originals.cloob, "--output", tmp_path / "out") == 0
-    assert "attention heads" in capsys.readouterr().err
+    assert "number of heads" in capsys.readouterr().err
 
 
 def test_help_is_for_strangers():

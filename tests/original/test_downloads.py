@@ -83,7 +83,7 @@ def test_a_pickle_of_another_content_is_refused(tmp_path, capsys):
     for file in PRESETS["wikiart"].files.values():
         (tmp_path / file.name).write_bytes(b"something")
     assert convert("--preset", "wikiart", "--source-dir", tmp_path, "--output", tmp_path / "out") == 2
-    assert "its SHA-256 is another" in capsys.readouterr().err
+    assert "its SHA-256 differs" in capsys.readouterr().err
 
 
 def test_unpacked_archives_will_do(tmp_path, small_presets):
@@ -160,7 +160,7 @@ def server():
 
 def test_a_broken_download_goes_on(server, tmp_path):
     path = tmp_path / "deep" / "file"
-    with pytest.raises(OSError, match="goes on there"):
+    with pytest.raises(OSError, match="to resume there"):
         download(f"{server}/broken", path)
     assert not path.exists()
     download(f"{server}/broken", path)
@@ -202,7 +202,7 @@ def test_fetching_checks_the_content_and_happens_once(server, tmp_path, monkeypa
     good = PublishedFile("good", url=f"{server}/file", sha256=hashlib.sha256(CONTENT).hexdigest())
     assert fetch(good, tmp_path) == fetch(good, tmp_path) == tmp_path / "good"
     assert len(Server.asked) == 1
-    with pytest.raises(CheckpointError, match="is not what was published"):
+    with pytest.raises(CheckpointError, match="is not the published file"):
         fetch(good._replace(name="bad", sha256="0" * 64), tmp_path)
     assert not (tmp_path / "bad").exists()
     with pytest.raises(OSError, match="404"):
@@ -220,7 +220,7 @@ def test_damaged_archives_are_refused(tmp_path):
     (tmp_path / "c.zip").write_bytes(damaged)
     with zipfile.ZipFile(tmp_path / "d.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.ckpt", b"x" * 10**6)
-    with pytest.raises(CheckpointError, match="unfolds into far more"):
+    with pytest.raises(CheckpointError, match="expands to an implausible size"):
         unpack(tmp_path / "d.zip", "model.ckpt", tmp_path / "cache")
     for name in ("a.zip", "b.zip", "c.zip"):
         with pytest.raises(CheckpointError, match=r"is damaged, or has no model\.ckpt"):

@@ -99,10 +99,10 @@ def test_what_the_original_has_not_is_refused(pipeline_folder, tmp_path, capsys)
     for arguments, message in (
         ((pipeline_folder,), "give --unet or --autoencoder"),
         ((tmp_path, "--unet", out), "the vae cannot be loaded"),
-        ((stock, "--unet", out), "has no UNet2DConditionModel"),
+        ((stock, "--unet", out), "does not have UNet2DConditionModel"),
         ((default_model(), "--unet", out), "it has 3 levels, not 4"),
-        ((default_model(), "--autoencoder", out), "in 32 groups"),
-        ((pipeline_folder, "--unet", pipeline_folder / "model_index.json"), "is there already"),
+        ((default_model(), "--autoencoder", out), "and 32 groups"),
+        ((pipeline_folder, "--unet", pipeline_folder / "model_index.json"), "already exists"),
         ((pipeline_folder, "--unet", out, "--autoencoder", out), "need different names"),
         ((pipeline_folder, "--autoencoder", tmp_path / "out.yaml"), "need different names"),
     ):

@@ -30,7 +30,7 @@ from support.scripts import ROOT, environment
 
 def test_a_training_checkpoint(originals):
     facts = inspect(originals.training)
-    assert facts["kind"] == "training checkpoint of CCLD" and facts["has an average"]
+    assert facts["kind"] == "training checkpoint of CCLD" and facts["has EMA weights"]
     assert facts["global_step"] == 149999 and facts["scale_factor"] == pytest.approx(2.55)
     assert facts["model"]["widths"] == facts["model_ema"]["widths"] == list(inspect(originals.unet)["widths"])
     assert facts["ae_model"]["becomes"] == "AutoencoderKL" and facts["cloob"]["image size"] == 32
@@ -46,12 +46,12 @@ def test_a_bare_unet(originals):
     assert facts["published models of this size"] == "none"
 
 
-def test_a_published_size_with_another_scale_is_told_of():
+def test_a_published_size_with_another_scale_is_ambiguous():
     state = {name: tensor.expand(shape) for name, (tensor, shape) in published_shapes().items()}
     state["autoencoder_scale"] = torch.tensor(4.3084)
     facts = unet_facts(state)
     assert facts["published models of this size"] == ["wikiart-mini"]
-    assert "in doubt" in facts["scale to decode with"] and "--preset wikiart-mini" in facts["scale to decode with"]
+    assert "ambiguous" in facts["scale to decode with"] and "--preset wikiart-mini" in facts["scale to decode with"]
 
 
 def published_shapes():
@@ -72,7 +72,7 @@ def test_autoencoders(originals, tmp_path):
 
 def test_a_cloob(originals):
     facts = inspect(originals.cloob)
-    assert facts["kind"] == "CLOOB pickle" and facts["embedding"] == 512 and facts["beside it"] == ["epoch"]
+    assert facts["kind"] == "CLOOB pickle" and facts["embedding"] == 512 and facts["other entries"] == ["epoch"]
 
 
 def test_folders(pipeline_folder):
@@ -110,13 +110,13 @@ def test_a_file_is_mapped_and_not_read(tmp_path):
     assert int(result.stdout) < 100_000  # KiB
 
 
-# Files that unfold
+# Files that expand into more than they contain
 
 
-def test_tensors_that_unfold_are_refused(tmp_path):
+def test_tensors_that_expand_are_refused(tmp_path):
     path = tmp_path / "bomb.ckpt"
     torch.save({"a": torch.zeros(1).expand(10**9)}, path)
-    with pytest.raises(HostileFileError, match="unfolds into more numbers than the file holds"):
+    with pytest.raises(HostileFileError, match="expands into more numbers than the file contains"):
         state_dict_of(read_checkpoint(path), path)
 
 
@@ -135,7 +135,7 @@ def test_tensors_that_share_their_memory_do_not_multiply(tmp_path, capsys):
         tmp_path / "o",
     )
     assert main([str(argument) for argument in arguments]) == 2
-    assert "unfold into more numbers than the file holds" in capsys.readouterr().err
+    assert "expand into more numbers than the file contains" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", mutated_files.BOMBS)
@@ -197,13 +197,13 @@ def test_sharded_folders_are_summed(pipeline_folder, tmp_path):
 
 def test_compressed_archives_are_refused(tmp_path):
     mutated_files.bomb(tmp_path / "bomb.ckpt", None)
-    with pytest.raises(CheckpointError, match="unfolds into more than it holds"):
+    with pytest.raises(CheckpointError, match="expands into more data than it contains"):
         read_checkpoint(tmp_path / "bomb.ckpt")
 
 
 def test_arrays_of_the_same_bytes_are_refused(tmp_path):
     mutated_files.repeated_arrays(tmp_path / "bomb.pkl", None)
-    with pytest.raises(CheckpointError, match="unfolds into more numbers than it holds"):
+    with pytest.raises(CheckpointError, match="expands into more numbers than it contains"):
         read_cloob_pickle(tmp_path / "bomb.pkl")
 
 

@@ -98,7 +98,7 @@ def test_a_conversion_of_ones_own_tells_what_is_known(pipeline_folder, originals
         assert source["sha256"] in text and path not in text
     for component in report["components"].values():
         assert f"{component['parameters']:,}" in text
-    assert "multiplied with 2.55" in text and str(originals.folder) not in text
+    assert "multiplied by 2.55" in text and str(originals.folder) not in text
     assert "unknown" not in text and "licence" not in text and "samples.png" not in text
 
 

@@ -102,7 +102,7 @@ def test_a_finished_run(arguments, tmp_path, trainable_folder):
     assert any(name.startswith("projections.2.") for name in saved)
     assert all(torch.equal(weights[n.removeprefix("unet.")], v) for n, v in saved.items() if n.startswith("unet."))
     card = (tmp_path / "run" / "pipeline" / "README.md").read_text()
-    assert "of whose parameters it has" in card and str(trainable_folder.parent) not in card
+    assert "of its parameters" in card and str(trainable_folder.parent) not in card
     assert (tmp_path / "run" / "pipeline" / "losses.png").is_file()
 
 

@@ -427,7 +427,7 @@ class TestTheOriginalsTrainingRuns:
 
     def test_files_without_a_training_run_are_refused(self, originals):
         unet = CCLDUNet2DConditionModel(block_out_channels=(64,) * 4)
-        with pytest.raises(CheckpointError, match="no state of AdamW"):
+        with pytest.raises(CheckpointError, match="lacks AdamW's state"):
             read_training_state(originals.training, unet)
         with pytest.raises(CheckpointError, match="not a training checkpoint"):
             read_training_state(originals.unet, unet)

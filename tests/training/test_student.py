@@ -57,7 +57,7 @@ def test_a_budget_is_used_and_not_exceeded(budget):
 
 
 def test_a_budget_that_no_network_meets_is_refused():
-    with pytest.raises(ValueError, match="no smaller network"):
+    with pytest.raises(ValueError, match="not be smaller than its teacher"):
         narrowed(TEACHER, 10**9)
     with pytest.raises(ValueError, match=r"narrowest network with heads of 16 channels has .* more than 1,000"):
         narrowed(TEACHER, 1000)
@@ -188,7 +188,7 @@ def test_a_stock_student_needs_none_of_our_classes(teacher_folder, tmp_path):
         ((), "give one of --parameters"),
         (("--parameters", 9, "--preset", "wikiart-mini"), "give one of --parameters"),
         (("--parameters", 0), "must be positive"),
-        (("--parameters", 10**9), "no smaller network"),
+        (("--parameters", 10**9), "not be smaller than its teacher"),
         (("--block_out_channels", 32, 64, "--attention_head_dim", 0), "must be positive"),
         (("--block_out_channels", 32, 64, "--guidance_embedding_dim", 3), "waves come in pairs"),
         (("--parameters", 10**5, "--mapping_dim", 64), "leave it out"),

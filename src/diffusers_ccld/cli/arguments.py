@@ -112,14 +112,14 @@ def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_repository(arguments: argparse.Namespace, name: str) -> str | None:
-    """The repository that a script's flags ask to upload to, ready to be written; `None` without an upload.
+    """Prepares the repository of a script's upload flags, and returns its full name; `None` without an upload.
 
     Args:
-        arguments: What was parsed of `add_hub_arguments`.
-        name: Its name where they give none.
+        arguments: The parsed arguments, with those of `add_hub_arguments`.
+        name: The repository's name if the flags do not give one.
 
     Raises:
-        ValueError: If it cannot be written, or flags do not go together.
+        ValueError: If the repository cannot be written, or flags contradict one another.
     """
     from ..sharing.hub import HubSettings
 

@@ -31,7 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scorer", metavar="MODEL", help="pipeline whose CLOOB scores all models (default: the first model's)")
     add("--train-images", metavar="DIR", help="training images, to find memorised ones: a folder or a dataset")
     add("--held-out-images", metavar="DIR", help="images of the same kind that were not trained on")
-    add("--max-images", type=int, default=2000, metavar="N", help="most images of either to read (default: 2000)")
+    add(
+        "--max-images",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="maximum number of images to read of each kind (default: %(default)s)",
+    )
     add("--styles", type=Path, metavar="FILE", help="a style on every line, or NAME: CAPTION (default: six media)")
     add("--open-clip", metavar="NAME", help="also score with this model of open_clip")
     add("--open-clip-weights", type=Path, metavar="FILE", help="weights of the open_clip model")
@@ -107,7 +113,7 @@ def _print_plan(comparison, evaluations):
     for model in gallery.models:
         pictures, missing = len(gallery.keys(model)), len(gallery.missing(model))
         print(
-            f"{model.name}: {pictures} pictures, of which {pictures - missing} are made; "
+            f"{model.name}: {pictures} pictures, {pictures - missing} of them finished; "
             f"{missing * evaluations[model.name]:,} evaluations of the network ({model.folder})"
         )
     for name, chosen in (("training", comparison.training), ("held-out", comparison.held_out)):

@@ -14,11 +14,29 @@ HELP = "serve a page to paint in the browser"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, add_shared = parser.add_argument, partial(add_option, parser)
     add_shared("--model")
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all of them (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: %(default)s)")
     add("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
-    add("--queue-size", type=int, default=20, metavar="N", help="most requests that wait (default: %(default)s)")
-    add("--max-steps", type=int, default=150, metavar="N", help="most steps of a request (default: %(default)s)")
-    add("--max-images", type=int, default=4, metavar="N", help="most pictures of a request (default: %(default)s)")
+    add(
+        "--queue-size",
+        type=int,
+        default=20,
+        metavar="N",
+        help="maximum number of waiting requests (default: %(default)s)",
+    )
+    add(
+        "--max-steps",
+        type=int,
+        default=150,
+        metavar="N",
+        help="maximum number of steps of a request (default: %(default)s)",
+    )
+    add(
+        "--max-images",
+        type=int,
+        default=4,
+        metavar="N",
+        help="maximum number of pictures of a request (default: %(default)s)",
+    )
     add_shared("--device")
     add_shared("--dtype")
     add_shared("--compile")

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--autoencoder",
         type=Path,
         metavar="FILE",
-        help="write the autoencoder to this file, and a YAML file beside it",
+        help="write the autoencoder to this file, and its settings to a YAML file of the same name",
     )
 
 

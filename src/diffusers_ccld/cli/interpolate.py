@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=ANIMATION_FORMATS, default="gif", help="format of the animation (default: %(default)s)")
     add("--frame-rate", type=float, default=12.0, metavar="N", help="frames per second (default: %(default)g)")
     add_shared("--output", default=Path("outputs/interpolation"))
-    add("--overwrite", action="store_true", help="replace pictures of other settings that the folder has")
+    add("--overwrite", action="store_true", help="replace existing pictures that have other settings")
     add_shared("--dry-run")
 
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.loading import load_pipeline
     from ..inference.sampling import share_guidance
 
-    # Each waypoint is alone where it is reached, so it shares the guidance scale with no other.
+    # A waypoint is sampled alone, so it gets the whole guidance scale.
     named = [share_guidance([parse_waypoint(text)], args.guidance_scale)[0] for text in args.waypoints]
     waypoints = [(open_image(source) if isinstance(source, Path) else source, weight) for source, weight in named]
     if not 0.1 <= args.frame_rate <= 100:

@@ -1,4 +1,4 @@
-"""The `ccld` command: its parser, and what becomes of errors and interruptions."""
+"""The `ccld` command: its parser, and the handling of errors and interruptions."""
 
 import argparse
 import os
@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None, load: Callable[[], None] | None = None) 
 
 
 def run_reporting_errors(run: Callable[..., int | None], *args: object) -> int:
-    """Runs a command and returns its exit status. Prints an error of the user's as one line."""
-    # A request to end is an interruption like Ctrl-C, so that nothing is left half-written.
+    """Runs a command and returns its exit status. Prints a user's error as one line."""
+    # SIGTERM is handled like Ctrl-C, so that no file stays half-written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return run(*args) or 0

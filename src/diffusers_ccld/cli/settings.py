@@ -17,6 +17,7 @@ Config = TypeVar("Config")
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Adds a default to a help text that has none, unless it is None or False."""
 
+    # argparse's own formatters override this private method; it has no public name.
     def _get_help_string(self, action: argparse.Action) -> str:
         if action.default in (None, False, argparse.SUPPRESS) or "default" in action.help:
             return action.help

@@ -53,7 +53,7 @@ class Preparation(NamedTuple):
 class TrainingImages(torch.utils.data.Dataset):
     """Training images by position in the run, for a data loader whose batch sampler gives positions.
 
-    A random other picture replaces a bad one.
+    Another picture, chosen at random, replaces a bad one.
 
     Args:
         images: Undecoded pictures, of `load_images`.

@@ -1,6 +1,6 @@
 """A cache of encoded images: the posterior of each image's latents and its CLOOB embedding, computed once.
 
-A cache is a folder of a manifest, which describes its sources, and of chunks, which are `datasets` folders:
+A cache is a folder with a manifest, which describes its sources, and with chunks, which `datasets` saved:
 
     manifest.json
     chunk-00000/  data-00000-of-00001.arrow  …  bad_images.json
@@ -44,7 +44,7 @@ RENAMED = {
 
 
 def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a manifest of any version, under the names of the present one."""
+    """Renames the values of a manifest of any version to the names of the current version."""
     if values.get("version") != 1:
         return dict(values)
     return {RENAMED.get(name, name): value for name, value in values.items()} | {"version": VERSION}
@@ -52,7 +52,7 @@ def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The sources of a cache. Fields that are settings of a run have their names.
+    """The sources of a cache. Fields that are also settings of a run have the same names.
 
     Attributes:
         dataset: A path, or a name on the Hub.
@@ -64,8 +64,8 @@ class Manifest:
         random_crop: True if images are cropped at a random position.
         random_flip: True if images are mirrored at random.
         variants: Number of differently cropped and mirrored versions of each image.
-        min_image_side: Least length of a picture's shorter side, in pixels.
-        max_image_pixels: Most pixels of a picture.
+        min_image_side: Minimum length of a picture's shorter side in pixels.
+        max_image_pixels: Maximum number of pixels of a picture.
         seed: Seed of crops and flips.
         vae: Fingerprint of the autoencoder.
         image_encoder: Fingerprint of CLOOB's image encoder.
@@ -147,7 +147,7 @@ class Manifest:
         write_text(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=2) + "\n")
 
     def require(self, values: Mapping[str, Any], complaint: str) -> None:
-        """Raises `ValueError` with a complaint if any of these values differs from that of the manifest."""
+        """Raises `ValueError` with a complaint if a value differs from the manifest's."""
         mine = asdict(self)
         differing = [key for key, value in values.items() if mine[key] != value]
         if differing:
@@ -190,7 +190,7 @@ def write_chunk(
 
 
 class LatentCache(torch.utils.data.Dataset):
-    """A cache as a dataset; the batch sampler of its data loader gives positions in the run. `open` makes one.
+    """A cache as a dataset that is indexed by positions in the run. `open` makes one.
 
     Args:
         folder: The cache.
@@ -281,7 +281,7 @@ class LatentCache(torch.utils.data.Dataset):
             manifest.require({"num_images": len(images), "images": images_fingerprint(images)}, stale)
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        """A batch: the fields of `EncodedImages`, and "indices", "num_looked_at" and "bad" as of `TrainingImages`."""
+        """A batch: the fields of `EncodedImages`, and "indices", "num_looked_at" and "bad" as in `TrainingImages`."""
         rows = [self._row(position) for position in positions]
         batch = self.rows[rows]
         tensors = {name: torch.from_numpy(np.asarray(batch[name], dtype=np.float32)) for name in EncodedImages._fields}

@@ -136,9 +136,8 @@ def _reporting(request: PaintingRequest, on_step: Callable[[float], None]) -> di
 
 def _size_like(picture, pipe):
     """Width and height with about the model's own area and a picture's aspect ratio, as far as sizes allow."""
-    own = pipe.unet.config.sample_size
-    own_height, own_width = (own, own) if isinstance(own, int) else own
-    side = (own_height * own_width) ** 0.5 * pipe.vae_scale_factor
+    own_height, own_width = pipe.default_size
+    side = (own_height * own_width) ** 0.5
     # Longer pictures are cropped to 1 : 4.
     stretch = min(max(picture.width / picture.height, 1 / 4), 4) ** 0.5
     multiple = pipe.size_multiple

@@ -112,7 +112,7 @@ def parse_request(
     if not prompt and values.get("image_prompt") is None:
         raise ValueError("Write a prompt, or give an image prompt.")
     if task != "paint" and values.get("picture") is None:
-        raise ValueError("Give a picture to begin from.")
+        raise ValueError("Give a picture to start from.")
 
     def read(source: Any) -> Image.Image | None:
         return None if source is None else read_image(source, limits, upload_folder)

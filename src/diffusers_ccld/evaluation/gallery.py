@@ -29,7 +29,7 @@ class Prompt(NamedTuple):
 
     @property
     def key(self) -> str:
-        """A readable file name that no other prompt has."""
+        """A readable file name, unique to the prompt."""
         return f"{slug(self.text)}-{hashlib.sha256(self.text.encode()).hexdigest()[:8]}"
 
 
@@ -74,7 +74,7 @@ class Gallery:
         for model in self.models:
             if model.max_guidance_scale is not None and self.guidance_scale > model.max_guidance_scale:
                 raise ValueError(
-                    f"{model.name} has been taught guidance scales up to {model.max_guidance_scale:g}, not "
+                    f"{model.name} was distilled for guidance scales up to {model.max_guidance_scale:g}, not "
                     f"{self.guidance_scale:g}."
                 )
 
@@ -172,14 +172,14 @@ class Gallery:
 def parse_prompts(path: Path) -> list[Prompt]:
     """Reads prompts, one per line; blank lines and lines that start with # are skipped.
 
-    A line may start with a group in square brackets: "[wikiart] a sunset". Empty brackets mean no group, for prompts
-    that start with a bracket.
+    A line may start with a group in square brackets: "[wikiart] a sunset". A prompt that itself starts with a bracket
+    needs empty brackets before it, which mean no group.
 
     Raises:
         ValueError: If the file cannot be read, has no prompts, or has a prompt twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # text files of Windows may start with a mark
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows files may start with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--prompts {path}: the file cannot be read. ({first_line(error)})") from error
     prompts: dict[str, Prompt] = {}
@@ -188,7 +188,7 @@ def parse_prompts(path: Path) -> list[Prompt]:
             continue
         group, text = re.fullmatch(r"(?:\[([^\[\]]*)\])?\s*(.*)", line).groups()
         if not text:
-            raise ValueError(f"{path}, line {number}: there is a group, but no prompt.")
+            raise ValueError(f"{path}, line {number}: the group has no prompt.")
         if text in prompts:
             raise ValueError(f"{path}, line {number}: the prompt {text!r} appears twice.")
         prompts[text] = Prompt(text, (group or "").strip() or None)

@@ -32,7 +32,7 @@ class Shown(NamedTuple):
     """A picture on the page.
 
     Attributes:
-        image: The picture, of which the page holds a thumbnail.
+        image: The picture; the page contains a thumbnail of it.
         href: Address of the full picture relative to the page; `None` if it is not linked.
         title: Description of the picture.
     """

@@ -56,7 +56,7 @@ def evaluation_set(num_prompts: int) -> EvaluationSet:
 
 
 def draw(count: int, held_out: bool, seed: int) -> list[Attributes]:
-    """Draws `count` combinations, all of which occur before any occurs again."""
+    """Draws `count` combinations. None is repeated before all have been drawn."""
     candidates = combinations(held_out)
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(candidates)) for _ in range(-(-count // len(candidates)))]
@@ -95,7 +95,7 @@ def sample_all(
 
 
 def agreement(judge: Judge, images: list[Image.Image], wanted: Sequence[Attributes]) -> dict[str, float]:
-    """Per cent of the images in which the judge finds each wanted attribute, and all three."""
+    """Percentage of the images in which the judge finds each wanted attribute, and all three."""
     found = judge.judge(images).attributes
     right = np.array([[f == w for f, w in zip(a, b)] for a, b in zip(found, wanted)])
     shares = dict(zip(Attributes._fields, 100 * right.mean(axis=0)))
@@ -155,7 +155,7 @@ def mean_by_medium(values: np.ndarray, attributes: Sequence[Attributes]) -> dict
 
 @torch.no_grad()
 def retrieval(pipe: CCLDPipeline) -> float:
-    """Per cent of 100 captions of distinct combinations whose own painting is the nearest of the 100."""
+    """Percentage of 100 captions of distinct combinations whose own painting is the nearest of the 100."""
     num_held_out = len(combinations(held_out=True))
     distinct = draw(num_held_out, True, 3) + draw(RETRIEVED - num_held_out, False, 3)
     texts = [complete_caption(a, FIRST_FRESH_SEED + i) for i, a in enumerate(distinct)]

@@ -188,7 +188,7 @@ def round_trip_error(algorithm: str, num_steps: int, start: torch.Tensor) -> flo
 
     Args:
         algorithm: One of our scheduler's deterministic algorithms.
-        num_steps: Number of steps from t = 0 to 1, of which those up to 0.9 are taken.
+        num_steps: Number of steps from t = 0 to 1; only those up to 0.9 are taken.
         start: The sample at t = 0.
     """
     scheduler = CCLDScheduler(algorithm_type=algorithm)

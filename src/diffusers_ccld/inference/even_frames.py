@@ -52,7 +52,7 @@ def even_frames(distances: Callable[[list[float]], list[float]], num_legs: int, 
         budget: Maximum number of positions to sample. `num_steps` + 1 leaves the frames in even steps of the position.
 
     Returns:
-        The evenest frames that were found.
+        The most even frames found.
     """
     known = sorted(_even_positions(np.arange(num_legs + 1.0), np.ones(num_legs), num_legs, num_steps))
     best = Frames(known, distances(known))
@@ -84,7 +84,7 @@ def _midpoints(positions, gaps, mean_step):
 
 
 def _even_positions(known, gaps, num_legs, num_steps):
-    """Positions at even lengths along each leg, whose number of steps is proportional to its length."""
+    """Positions at even lengths along each leg. The number of a leg's steps is proportional to its length."""
     lengths_to = np.concatenate([[0.0], np.cumsum(gaps)])
     ends = np.searchsorted(known, np.arange(num_legs + 1))
     counts = _share_steps(np.diff(lengths_to[ends]), num_steps)
@@ -101,7 +101,7 @@ def _even_positions(known, gaps, num_legs, num_steps):
 
 
 def _share_steps(lengths, num_steps):
-    """Number of steps for each leg, at least one; each further step goes where steps are longest."""
+    """Number of steps for each leg, at least one; each additional step goes to the leg with the longest steps."""
     counts = np.ones(len(lengths), dtype=int)
     for _ in range(num_steps - len(lengths)):
         counts[np.argmax(lengths / counts)] += 1

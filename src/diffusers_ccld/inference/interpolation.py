@@ -15,12 +15,12 @@ from ..pipelines.pipeline_ccld import CCLDPipeline
 from .even_frames import POSITION_DIGITS, Frames, even_frames
 from .sampling import finite_pictures, generators_for, share_guidance
 
-# Between vectors closer than this to opposite (in radians), rounding alone would choose the arc.
+# In radians. If two vectors are closer than this to opposite, rounding errors would choose the arc.
 _OPPOSITE = 1e-4
 
 
 def slerp(start: torch.Tensor, end: torch.Tensor, fraction: float | torch.Tensor) -> torch.Tensor:
-    """Spherical linear interpolation: at a constant angular speed along the great circle between two directions.
+    """Spherical linear interpolation: follows the great circle between two directions at a constant angular speed.
 
     Lengths are interpolated linearly, so unit vectors stay unit vectors and noise keeps its strength. Between parallel
     vectors only the length changes. After Shoemake, "Animating rotation with quaternion curves" (1985).
@@ -34,7 +34,7 @@ def slerp(start: torch.Tensor, end: torch.Tensor, fraction: float | torch.Tensor
         Vectors (..., D) of the dtype of `start`, computed in float64.
 
     Raises:
-        ValueError: If a vector is zero or not finite, or if two are opposite, so that no arc is the shortest.
+        ValueError: If a vector is zero or not finite, or if two are opposite and have no shortest arc.
     """
     lengths = [vector.double().norm(dim=-1, keepdim=True) for vector in (start, end)]
     if not all(torch.isfinite(length).all() and (length > 0).all() for length in lengths):
@@ -43,7 +43,7 @@ def slerp(start: torch.Tensor, end: torch.Tensor, fraction: float | torch.Tensor
     # Accurate near 0 and near π, where the arc cosine of the dot product loses half of its digits.
     angle = 2 * torch.atan2((last - first).norm(dim=-1, keepdim=True), (last + first).norm(dim=-1, keepdim=True))
     if (angle > math.pi - _OPPOSITE).any():
-        raise ValueError("Between opposite vectors no arc is the shortest. Put a waypoint between them.")
+        raise ValueError("Opposite vectors have no shortest arc between them. Put a waypoint between them.")
     fraction = torch.as_tensor(fraction, dtype=torch.float64, device=first.device).unsqueeze(-1)
     across = last - (first * last).sum(dim=-1, keepdim=True) * first
     across = across / across.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
@@ -121,7 +121,7 @@ def prepare_path(
     width: int | None = None,
 ) -> InterpolationPath:
     """Embeds waypoints and draws their noise. Arguments and errors are those of `interpolate`."""
-    # Each is alone where it is reached, so it shares the guidance scale with no other.
+    # A waypoint is sampled alone, so it gets the whole guidance scale.
     waypoints = [
         waypoint if is_pair(waypoint) else share_guidance([(waypoint, None)], guidance_scale)[0]
         for waypoint in waypoints
@@ -170,11 +170,10 @@ def _check_waypoints(pipe, waypoints, seeds, guidance_scale):
 
 
 def _size_of(pipe, height, width):
-    """Height and width in pixels; what is `None` is that of the training images."""
-    sample_size = pipe.unet.config.sample_size
-    sample_size = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
-    height = sample_size[0] * pipe.vae_scale_factor if height is None else height
-    width = sample_size[1] * pipe.vae_scale_factor if width is None else width
+    """Height and width in pixels; `None` becomes that of the training images."""
+    default_height, default_width = pipe.default_size
+    height = default_height if height is None else height
+    width = default_width if width is None else width
     pipe.check_size(height, width)
     return height, width
 
@@ -207,9 +206,9 @@ def sample_path(
     Args:
         pipe: The pipeline.
         path: The path, from `prepare_path`.
-        num_frames: Number of frames. Arguments not listed here are those of `interpolate`.
-        pictures: Pictures by canonical position. Those in it are not sampled again, and new ones are added. A mapping
-            that keeps files lets an interrupted run resume.
+        num_frames: Number of frames. The arguments without a description are those of `interpolate`.
+        pictures: Pictures by canonical position. Existing ones are not sampled again, and new ones are added. With a
+            mapping that stores files, an interrupted run can resume.
 
     Returns:
         Positions and distances of the frames. On a closed path the first frame is repeated at the end.
@@ -242,7 +241,7 @@ def check_counts(path: InterpolationPath, num_frames: int, batch_size: int, max_
     """Raises `ValueError` if the numbers of waypoints, frames and pictures do not fit together."""
     if num_frames < len(path.weights):
         raise ValueError(
-            f"{num_frames} frames are fewer than the {len(path.weights)} waypoints, each of which is a frame."
+            f"{num_frames} frames are fewer than the {len(path.weights)} waypoints, and every waypoint is a frame."
         )
     if batch_size < 1:
         raise ValueError("The batch size must be at least 1.")
@@ -286,15 +285,15 @@ def interpolate(
         waypoints: At least two texts, PIL images or embeddings (D,); each alone or as a pair with its weight.
         num_frames: Number of frames, at least one for each waypoint.
         seeds: One seed for all waypoints or one for each. A single waypoint may have several seeds.
-        loop: Returns to the first waypoint, so that the frames form a closed loop.
+        loop: True to return to the first waypoint, so that the frames form a closed loop.
         guidance_scale: Weight of waypoints that are given without one.
         negative_prompt: Negative prompt of the whole path: a condition of weight 1 − w where the waypoint's is w.
         num_inference_steps: Number of sampling steps for each picture; `None` for the model's own.
         height: Height in pixels; `None` for that of the training images.
         width: Width in pixels; `None` for that of the training images.
         batch_size: Number of pictures sampled at once.
-        max_pictures: Maximum number of pictures to sample; `None` for four per frame. `num_frames` keeps the frames in
-            even steps of the angle, even if they look uneven.
+        max_pictures: Maximum number of pictures to sample; `None` for four per frame. With a value of
+            `num_frames`, steps are even in the angle, even if they look uneven.
 
     Returns:
         The frames.

@@ -45,7 +45,7 @@ def sample(
         options: Further arguments of the pipeline.
 
     Yields:
-        Pictures in the order of the seeds. A batch is sampled when its first picture is asked for.
+        Pictures in the order of the seeds. A batch is sampled when its first picture is requested.
 
     Raises:
         NonFinitePixelsError: If a pixel is infinite or not a number.
@@ -67,7 +67,7 @@ def finite_pictures(pipe: Callable[..., ImagePipelineOutput], **arguments: Any) 
 
     Args:
         pipe: A pipeline, or a function with a pipeline's arguments.
-        arguments: Arguments of the pipeline but for `output_type`.
+        arguments: Arguments of the pipeline, except `output_type`.
 
     Raises:
         NonFinitePixelsError: If a pixel is infinite or not a number.
@@ -79,10 +79,10 @@ def finite_pictures(pipe: Callable[..., ImagePipelineOutput], **arguments: Any) 
 
 
 def share_guidance(conditions: Sequence[tuple[T, float | None]], guidance_scale: float) -> list[tuple[T, float]]:
-    """Weights for conditions that are sampled together: those without one share the guidance scale evenly.
+    """Gives conditions without a weight equal shares of the guidance scale.
 
     Args:
-        conditions: Pairs of a condition and its weight, or `None` where none was given.
+        conditions: Conditions that are sampled together, as pairs with their weight; `None` for a missing weight.
         guidance_scale: The sum of the missing weights.
 
     Returns:

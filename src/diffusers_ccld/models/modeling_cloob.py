@@ -217,7 +217,7 @@ class CLOOBPreTrainedModel(PreTrainedModel):
 
 
 def _refuse(kwargs):
-    """Raises for arguments that transformers' decorators leave over, such as an attention mask."""
+    """Raises `TypeError` for unknown arguments, such as an attention mask."""
     unknown = kwargs.keys() - {"output_hidden_states", "output_attentions", "return_dict"}
     if unknown:
         raise TypeError(f"forward() has no arguments {', '.join(sorted(unknown))}.")

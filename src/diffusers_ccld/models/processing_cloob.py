@@ -38,7 +38,7 @@ class CLOOBTokenizer(CLIPTokenizer):
     """CLIP's byte-pair tokenizer with the cleaning and the padding that CLOOB was trained with.
 
     Every text becomes 77 tokens, `<|startoftext|> … <|endoftext|>` and then zeros. Padding with the end token, as
-    `CLIPTokenizer` pads, would change the embeddings; so would no padding.
+    `CLIPTokenizer` pads, would change the embeddings, and so would leaving out the padding.
 
     The default vocabulary is the one that open_clip ships; nothing is downloaded.
 
@@ -74,7 +74,7 @@ class CLOOBTokenizer(CLIPTokenizer):
 
     def _encode_plus(self, text, text_pair=None, return_attention_mask=None, **kwargs):
         if text_pair is not None or kwargs.get("is_split_into_words"):
-            raise ValueError("CLOOB encodes single texts, no pairs and no words.")
+            raise ValueError("CLOOB encodes single texts, not pairs or lists of words.")
         texts = [text] if isinstance(text, str) else list(text)
         if not texts or not all(isinstance(t, str) for t in texts):
             raise ValueError("Give a text or a list of texts.")
@@ -103,7 +103,7 @@ class CLOOBTokenizer(CLIPTokenizer):
             num_tokens = len(self.backend_tokenizer.encode(text).ids)
             if num_tokens > max_length:
                 logger.warning(
-                    f"The text {text[:40]!r}… has {num_tokens} tokens; what exceeds {max_length} was cut off."
+                    f"The text {text[:40]!r}… has {num_tokens} tokens; all after the first {max_length} were cut off."
                 )
 
     def _decode(self, token_ids, **kwargs):

@@ -226,7 +226,7 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         attention_head_dim: Channels of an attention head. The first level has no attention.
         mapping_dim: Width of the mapping network.
         layers_per_block: Residual blocks of a level on each side; one number, or one for each level.
-        time_cond_proj_dim: Width of the embedding of the guidance scale, the further input of guidance-distilled
+        time_cond_proj_dim: Width of the embedding of the guidance scale, an additional input of guidance-distilled
             networks; `None` for other networks.
 
     Raises:
@@ -409,9 +409,9 @@ class CCLDUNet2DConditionModel(UNet2DConditionModel):
         The parent's "auto" makes slices of zero heads in a level with one head.
 
         Args:
-            slice_size: Heads computed at once. "auto" is half of them, at least one; "max" is one, which saves the
-                most; a number is lowered to the heads of a level; a list has a number for each attention module;
-                `None` is all.
+            slice_size: Number of heads computed at once; `None` for all. "auto" is half of them, at least one. "max"
+                is one, which saves the most memory. A number above the heads of a level is lowered. A list has one
+                number for each attention module.
 
         Raises:
             ValueError: If it is not one of these, or exceeds the heads of every level.

@@ -1,1 +1,1 @@
-"""The original's file formats: reading them safely, and what their tensors are called here."""
+"""The original's file formats: reading them safely, and converting them in both directions."""

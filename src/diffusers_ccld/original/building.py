@@ -54,11 +54,11 @@ def build_unet(source: Source, preset: str | None, dtype: torch.dtype) -> list[P
 
     Args:
         source: The U-Net's state dict.
-        preset: Name of the published model that it should be, if any.
+        preset: Name of the published model that the U-Net should be; `None` for any size.
         dtype: Type of the weights.
 
     Raises:
-        CheckpointError: If the state dict is not a U-Net of CCLD, or not one of the preset's size.
+        CheckpointError: If the state dict is not a U-Net of CCLD, or its size is not the preset's.
     """
     config = unet_config(source.state)
     if preset is not None and config["block_out_channels"] != PRESETS[preset].block_out_channels:
@@ -76,7 +76,7 @@ def build_vae(source: Source, yaml_file: str | Path | None, scale: Scale, dtype:
 
     Args:
         source: Its state dict, or a larger model's.
-        yaml_file: The YAML file that was published with it, if there is one.
+        yaml_file: The YAML file that was published with it; `None` if there is none.
         scale: Factor that multiplies latents before decoding.
         dtype: Type of the weights.
 
@@ -136,7 +136,7 @@ def choose_cloob_config(
     Args:
         source: The CLOOB's state dict.
         name_or_file: Name of a published configuration, or a JSON file.
-        preset: Name of the published model that it belongs to, if any.
+        preset: Name of the published model that it belongs to; `None` if unknown.
         warn: Receives a warning if the number of attention heads had to be guessed.
 
     Raises:
@@ -147,7 +147,7 @@ def choose_cloob_config(
     if name_or_file is None:
         if not is_published_size(inferred):
             warn(
-                f"{source} is not of a published size, and weights do not show the number of attention heads. Heads "
+                f"{source} does not have a published size, and weights do not show the number of heads. Heads "
                 f"of width {HEAD_DIM} are assumed; give --cloob-config if that is wrong."
             )
         return inferred
@@ -179,7 +179,7 @@ def fill(
         model: The model, on the meta device.
         source: The original's tensors.
         table: The table that maps them to the model's.
-        ignore: Pattern of the names, whole, that may be left out.
+        ignore: Pattern that matches the whole names of tensors that may be ignored.
         dtype: Type of the weights. Modules that the model keeps in float32 stay in float32.
 
     Returns:
@@ -188,11 +188,11 @@ def fill(
     Raises:
         CheckpointError: If a tensor is missing, unknown, of the wrong shape, not finite, or too large for the dtype.
     """
-    if sum(map(num_bytes, source.state.values())) > source.path.stat().st_size:  # they may share their memory
-        raise CheckpointError(f"{source}: the tensors unfold into more numbers than the file holds.")
+    if sum(map(num_bytes, source.state.values())) > source.path.stat().st_size:  # tensors may share memory
+        raise CheckpointError(f"{source}: the tensors expand into more numbers than the file contains.")
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state, ignored = from_original(source.state, table, shapes, ignore, str(source))
-    # `from_pretrained` keeps these in float32, so a file of half precision must not round them.
+    # `from_pretrained` keeps these in float32, so they must not be rounded to half precision in the file.
     exact = set(getattr(model, "_keep_in_fp32_modules", None) or ())
     dtypes = {name: torch.float32 if exact & set(name.split(".")) else dtype for name in state}
     state = {name: tensor.to(dtypes[name]).contiguous() for name, tensor in state.items()}

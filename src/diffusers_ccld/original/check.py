@@ -50,10 +50,10 @@ def check_conversion(folder: Path) -> dict[str, str]:
 
 
 def check_widths(configs: Mapping[str, Any]) -> None:
-    """Checks that a U-Net fits the CLOOB and the autoencoder beside it.
+    """Checks that a U-Net fits the CLOOB and the autoencoder of its pipeline.
 
     Args:
-        configs: Configurations of "unet", "text_encoder" and "vae", of which any may be absent.
+        configs: Configurations of "unet", "text_encoder" and "vae"; any may be missing.
 
     Raises:
         CheckpointError: If the widths of the embeddings or the channels of the latents differ.
@@ -70,7 +70,7 @@ def check_widths(configs: Mapping[str, Any]) -> None:
 
 def _require_finite(name, tensor):
     if not torch.isfinite(tensor).all():
-        raise CheckpointError(f"The converted {name} gives values that are not finite; the source file is damaged.")
+        raise CheckpointError(f"The converted {name} returns values that are not finite; the source file is damaged.")
 
 
 def _run_unet(unet):

@@ -1,7 +1,7 @@
 """Converts the original's files to a diffusers folder.
 
 A conversion takes four steps. `make_plan` reads the files and checks the request against them. `build` makes the
-models. The models are then written aside, loaded again and run. Only then does the result move into place.
+models. The models are written to a temporary folder, loaded again and run. Only then does the result move into place.
 """
 
 import gc
@@ -42,7 +42,7 @@ from .request import ConversionRequest
 from .tensors.scale import Scale, choose_scale, stored_scale, warn_of_other_scale
 from .tensors.unet import unet_config
 
-# Folders that each source becomes.
+# Folders that are written for each source.
 COMPONENTS_OF = {
     "unet": ("unet", "scheduler"),
     "vae": ("vae",),
@@ -75,9 +75,9 @@ class Plan:
 def convert(request: ConversionRequest, warn: Warn = print) -> dict[str, Any]:
     """Converts any of a U-Net, a CLOOB and an autoencoder to the subfolders of a diffusers folder.
 
-    All files are read and checked before anything is written. The result is written aside, loaded again and run once,
-    together with the components that the folder holds already. Only then does it move into place. A conversion that
-    fails or is interrupted changes nothing.
+    All files are read and checked before anything is written. The result is written to a temporary folder. There it is
+    loaded and run once, together with the existing components of the output. Only then does it move into place. A
+    conversion that fails or is interrupted changes nothing.
 
     Args:
         request: The files to convert and the folder to write.
@@ -87,7 +87,7 @@ def convert(request: ConversionRequest, warn: Warn = print) -> dict[str, Any]:
         The report, which is also written to `conversion_report.json`.
 
     Raises:
-        CheckpointError: If a file is not what it should be, or the scale is unknown.
+        CheckpointError: If a file cannot be used, or the scale is unknown.
     """
     output = request.output.resolve()
     earlier = read_earlier_report(output)
@@ -114,10 +114,10 @@ def convert(request: ConversionRequest, warn: Warn = print) -> dict[str, Any]:
 
 
 def make_plan(request: ConversionRequest, output: Path, warn: Warn) -> Plan:
-    """Reads the files, and decides what they do not say: the scale and the CLOOB's configuration.
+    """Reads the files, and chooses the values that they lack: the scale and the CLOOB's configuration.
 
     Raises:
-        CheckpointError: If a file cannot be read, the request does not fit the files, or the output is taken.
+        CheckpointError: If a file cannot be read, the request does not fit the files, or components already exist.
     """
     sources = find_sources(request.unet, request.cloob, request.autoencoder, request.ema)
     _check_options(request, sources)
@@ -135,7 +135,7 @@ def make_plan(request: ConversionRequest, output: Path, warn: Warn) -> Plan:
 
 
 def _check_options(request, sources):
-    """Raises if an option describes a model that none of the files holds."""
+    """Raises `CheckpointError` if an option describes a model that none of the files contains."""
     for option, value, source, noun in (
         ("--autoencoder-config", request.autoencoder_config, "vae", "autoencoder"),
         ("--autoencoder-scale", request.autoencoder_scale, "vae", "autoencoder"),
@@ -162,7 +162,7 @@ def _choose_scale(request, sources, output, warn):
 
 
 def build(plan: Plan, request: ConversionRequest) -> list[Part]:
-    """Makes the components that the sources become.
+    """Makes the components of the new folder from the sources.
 
     Raises:
         CheckpointError: If tensors are missing, unknown or damaged, or the models do not fit together.
@@ -202,7 +202,7 @@ def make_report(plan: Plan, parts: list[Part], request: ConversionRequest, earli
 
 
 def _write(parts, folder, output, standalone):
-    """Writes the parts beside links to the components that stay, and empties `parts`; returns the new names."""
+    """Writes the parts, links the components that stay, and empties `parts`. Returns the written names."""
     written = [part.name for part in parts]
     for part in tqdm(parts, desc="Converting", unit="part"):
         part.write(folder)
@@ -219,13 +219,13 @@ def _write(parts, folder, output, standalone):
 
 
 def _write_card(folder, output, request, report, earlier, warn):
-    """Writes the model card and its samples, and returns their names. A card that somebody has edited is kept."""
+    """Writes the model card and its samples, and returns their names. An edited card is kept."""
     card, samples = output / CARD_NAME, []
     if request.card_samples:
         sample_for_card(folder, request.card_samples)
         samples = [GRID_NAME, PROMPTS_NAME]
     if card.is_file() and sha256(card) != earlier.get("card_sha256"):
-        warn(f"{card} was edited after the conversion that wrote it, and is kept.")
+        warn(f"{card} was edited after the conversion that wrote it, so it is kept.")
         return samples
     is_standalone = (folder / CODE_NAME).is_file()
     save_conversion_card(folder, report, request.hub_name or output.name, bool(samples), is_standalone)

@@ -4,18 +4,18 @@ from pathlib import Path
 
 
 class CheckpointError(ValueError):
-    """A file is not what it should be. The message says what is wrong and what to do about it."""
+    """Raised for a file that cannot be used. The message says what is wrong and what to do about it."""
 
 
 class HostileFileError(CheckpointError):
-    """A file is made to do harm: to run code, or to unfold into more than it holds."""
+    """Raised for a malicious file: one that runs code, or expands into more data than it contains."""
 
 
 def check_file(path: str | Path) -> Path:
-    """The path, if there is a file.
+    """Returns the path of an existing file.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If there is no such file.
     """
     path = Path(path)
     if not path.is_file():

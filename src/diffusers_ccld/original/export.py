@@ -1,4 +1,4 @@
-"""From a diffusers folder back to the original's files, for its scripts and notebooks."""
+"""Exports a diffusers folder to the original's files, for its scripts and notebooks."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .tensors.autoencoder import TARGETS, Autoencoder
 from .tensors.tables import to_original
 from .tensors.unet import BLOCKS_PER_LEVEL, LEVEL_PREFIXES, SCALE_BUFFER, unet_table
 
-# What the original's U-Net has fixed.
+# Values that the original's U-Net fixes.
 FIXED = {
     "in_channels": 4,
     "out_channels": 4,
@@ -29,18 +29,19 @@ FIXED = {
 
 
 def export(folder: str | Path, unet: str | Path | None = None, autoencoder: str | Path | None = None) -> list[Path]:
-    """Writes files that the original reads, of the models in a pipeline's folder.
+    """Writes the models of a pipeline's folder as files that the original reads.
 
     Args:
         folder: The pipeline's folder.
-        unet: Where to write the U-Net, as a bare state dict with the autoencoder's scale.
-        autoencoder: Where to write the autoencoder, as a checkpoint with a `state_dict`; its YAML file goes beside it.
+        unet: Path of the U-Net's file, a bare state dict with the autoencoder's scale.
+        autoencoder: Path of the autoencoder's file, a checkpoint with a `state_dict`. Its YAML file gets the same name
+            with the ending `.yaml`.
 
     Returns:
         The files.
 
     Raises:
-        CheckpointError: If the folder lacks a model, or has one that the original has not.
+        CheckpointError: If the folder lacks a model, or the original does not support it.
     """
     if unet is None and autoencoder is None:
         raise CheckpointError("Nothing to export: give --unet or --autoencoder.")
@@ -51,14 +52,14 @@ def export(folder: str | Path, unet: str | Path | None = None, autoencoder: str 
         raise CheckpointError(f"The files need different names: {', '.join(map(str, paths))}.")
     vae = load(folder, "vae")  # the U-Net's file has its scale
     if not vae.config.scaling_factor > 0:
-        raise CheckpointError(f"{folder}: the scaling_factor {vae.config.scaling_factor} is none.")
+        raise CheckpointError(f"{folder}: the scaling_factor {vae.config.scaling_factor} is not positive.")
     contents: list[Any] = []
     if unet is not None:
         contents.append(unet_state(load(folder, "unet"), 1 / vae.config.scaling_factor))
     if autoencoder is not None:
         contents += [{"state_dict": autoencoder_state(vae)}, autoencoder_yaml(vae)]
     if existing := [str(path) for path in paths if path.exists()]:
-        raise CheckpointError(f"{', '.join(existing)} is there already; give another name.")
+        raise CheckpointError(f"{', '.join(existing)} already exists; give another name.")
     for path, content in zip(paths, contents):
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
@@ -86,13 +87,13 @@ def unet_state(unet: ModelMixin, scale: float) -> dict[str, torch.Tensor]:
 
     Args:
         unet: The U-Net.
-        scale: What latents are multiplied with before decoding.
+        scale: Factor that multiplies latents before decoding.
 
     Raises:
-        CheckpointError: If the original has no such U-Net.
+        CheckpointError: If the original does not support such a U-Net.
     """
     if not isinstance(unet, CCLDUNet2DConditionModel):
-        raise CheckpointError(f"The original has no {type(unet).__name__}.")
+        raise CheckpointError(f"The original does not have {type(unet).__name__}.")
     config = dict(unet.config)
     depths = config["layers_per_block"]  # one number, or one for every level
     config["layers_per_block"] = depths[0] if not isinstance(depths, int) and len(set(depths)) == 1 else depths
@@ -101,7 +102,7 @@ def unet_state(unet: ModelMixin, scale: float) -> dict[str, torch.Tensor]:
     if num_levels != len(LEVEL_PREFIXES):
         wrong.append(f"it has {num_levels} levels, not {len(LEVEL_PREFIXES)}")
     if wrong:
-        raise CheckpointError(f"The original has no such U-Net: {'; '.join(wrong)}.")
+        raise CheckpointError(f"The original does not support this U-Net: {'; '.join(wrong)}.")
     return {SCALE_BUFFER: torch.tensor(scale), **to_original(unet.state_dict(), unet_table())}
 
 
@@ -109,27 +110,29 @@ def autoencoder_state(vae: ModelMixin) -> dict[str, torch.Tensor]:
     """The autoencoder's tensors under the original's names.
 
     Raises:
-        CheckpointError: If it is none of latent-diffusion's or taming-transformers'.
+        CheckpointError: If it is not one of latent-diffusion's or taming-transformers'.
     """
     if type(vae) not in TARGETS.values():
-        raise CheckpointError(f"The original has no {type(vae).__name__}.")
+        raise CheckpointError(f"The original does not have {type(vae).__name__}.")
     state = vae.state_dict()
     converted = to_original(state, Autoencoder(type(vae), vae.config).table)
     if len(converted) != len(state) or "quant_conv.weight" not in converted:
-        raise CheckpointError("The original has no such autoencoder: it has tensors that have no name there.")
+        raise CheckpointError(
+            "The original does not support this autoencoder: it lacks names for some of its tensors."
+        )
     return converted
 
 
 def autoencoder_yaml(vae: ModelMixin) -> str:
-    """The YAML file that the original makes the autoencoder from.
+    """The YAML file from which the original builds the autoencoder.
 
     Raises:
-        CheckpointError: If it cannot be described there.
+        CheckpointError: If the file cannot describe it.
     """
     config = vae.config
     widths, has_codes = config.block_out_channels, not isinstance(vae, AutoencoderKL)
     if any(width % widths[0] for width in widths) or config.norm_num_groups != 32:
-        raise CheckpointError("The original's autoencoders have multiples of the first width, in 32 groups.")
+        raise CheckpointError("The original supports only widths that are multiples of the first, and 32 groups.")
     dd = {
         "double_z": not has_codes,
         "z_channels": config.latent_channels,
@@ -151,7 +154,7 @@ def autoencoder_yaml(vae: ModelMixin) -> str:
     params = {"embed_dim": config.vq_embed_dim if has_codes else config.latent_channels, "ddconfig": dd}
     if has_codes:
         params["n_embed"] = config.num_vq_embeddings
-    # Training's loss is not needed, and would have its networks downloaded.
+    # The training loss is not needed; it would download networks.
     params["lossconfig"] = {"target": "torch.nn.Identity"}
     if isinstance(vae, GumbelVQModel):
         params["temperature_scheduler_config"] = {"target": "torch.nn.Identity"}  # of training, too

@@ -1,4 +1,4 @@
-"""The folder that a conversion writes: its index, its report, and how new components take their place."""
+"""The folder that a conversion writes: its index, its report, and moving new components into place."""
 
 import json
 import os
@@ -25,18 +25,18 @@ COMPONENTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "image_en
 
 
 def check_is_free(output: Path, names: Iterable[str], overwrite: bool) -> None:
-    """Checks that no component would be replaced without permission.
+    """Checks that `output` does not contain components, unless they may be replaced.
 
     Raises:
-        CheckpointError: If one would.
+        CheckpointError: If it does.
     """
     existing = [name for name in names if (output / name).exists()]
     if existing and not overwrite:
-        raise CheckpointError(f"{output} holds {', '.join(existing)} already; give --overwrite to replace them.")
+        raise CheckpointError(f"{output} already contains {', '.join(existing)}; give --overwrite to replace them.")
 
 
 def is_whole(folder: Path, new: Collection[str] = ()) -> bool:
-    """True if a folder, with the new components, has all that a pipeline needs."""
+    """True if a folder, together with the new components, has all components of a pipeline."""
     return all(name in new or (folder / name).is_dir() for name in COMPONENTS)
 
 
@@ -75,7 +75,7 @@ def written_aside(output: Path) -> Iterator[Path]:
 
 
 def link_existing(folder: Path, output: Path) -> None:
-    """Links the components that stay unchanged beside the new ones."""
+    """Links the unchanged components of `output` into the folder of the new ones."""
     for name in COMPONENTS:
         if (output / name).is_dir() and not (folder / name).exists():
             (folder / name).symlink_to(output / name, target_is_directory=True)

@@ -24,18 +24,18 @@ NUMBERS = ("tensors", "parameters")
 
 
 def inspect(path: str | Path) -> Facts:
-    """Tells what a file or folder is.
+    """Describes a file or folder.
 
-    Of a PyTorch file, tensors are mapped into memory, not read; a pickle has to be read whole.
+    PyTorch files are mapped into memory. CLOOB pickles are read as a whole.
 
     Args:
         path: A file in one of the original's formats, a safetensors file, or a pipeline's folder.
 
     Returns:
-        Facts by name, nested where something has parts; "kind" is among them, and "conversion" where there is one.
+        Facts by name, nested for parts. "kind" is always present, and "conversion" if there is a command for it.
 
     Raises:
-        CheckpointError: If it is nothing that is known here.
+        CheckpointError: If the file or folder is of an unknown kind.
     """
     path = Path(path)
     if path.is_dir():
@@ -49,7 +49,7 @@ def inspect(path: str | Path) -> Facts:
 
 
 def _cloob_pickle(path):
-    """Facts of a CLOOB pickle; `None` if PyTorch may know better what the file is."""
+    """Facts of a CLOOB pickle; `None` if the file may be one of PyTorch's."""
     try:
         state, rest = read_cloob_pickle(path)
     except HostileFileError:
@@ -61,7 +61,7 @@ def _cloob_pickle(path):
     return {
         "kind": "CLOOB pickle",
         **cloob_facts(state),
-        "beside it": rest,
+        "other entries": rest,
         "conversion": f"ccld convert --cloob {path} --output DIR",
     }
 
@@ -70,7 +70,7 @@ def inspect_checkpoint(path: Path) -> Facts:
     """Facts of a PyTorch file.
 
     Raises:
-        CheckpointError: If it is none, or none of the known ones.
+        CheckpointError: If it is not a PyTorch file, or of an unknown kind.
     """
     checkpoint = read_checkpoint(path)
     if "state_dict" not in checkpoint:
@@ -81,7 +81,7 @@ def inspect_checkpoint(path: Path) -> Facts:
     parts = split_training_checkpoint(state)
     facts: Facts = {"kind": "training checkpoint of CCLD"}
     facts |= {name: checkpoint[name] for name in ("epoch", "global_step") if isinstance(checkpoint.get(name), int)}
-    facts["has an average"] = "model_ema" in parts
+    facts["has EMA weights"] = "model_ema" in parts
     if TRAINING_SCALE in state and state[TRAINING_SCALE].numel() == 1 and state[TRAINING_SCALE].is_floating_point():
         facts[TRAINING_SCALE] = float(state[TRAINING_SCALE])
     for name, part in parts.items():
@@ -111,7 +111,7 @@ def model_facts(state: Mapping[str, torch.Tensor], path: Path) -> Facts:
 
 
 def unet_facts(state: Mapping[str, torch.Tensor]) -> Facts:
-    """Facts of a U-Net: its shape, its scale, and which published model is of that shape."""
+    """Facts of a U-Net: its shape, its scale, and the published models of that shape."""
     config, stored, warnings = unet_config(state), stored_scale(state), []
     widths = config["block_out_channels"]
     facts = {"widths": list(widths), "embedding": config["cross_attention_dim"], **_numbers(state)}
@@ -209,7 +209,7 @@ def _json(path):
     try:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no JSON. ({first_line(error)})") from error
+        raise CheckpointError(f"{path} is not JSON. ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} has no settings.")
     return content
@@ -222,7 +222,7 @@ def _safetensors_facts(path):
             slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - it is not a mapping
             shapes, dtypes = [s.get_shape() for s in slices], {s.get_dtype() for s in slices}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one. ({first_line(error)})") from error
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged. ({first_line(error)})") from error
     return {
         "tensors": len(shapes),
         "parameters": sum(math.prod(shape) for shape in shapes),

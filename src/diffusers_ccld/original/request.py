@@ -12,12 +12,12 @@ from .reading.downloads import preset_files
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionRequest:
-    """Describes a conversion: the files to read, what they do not say, and the folder to write.
+    """Describes a conversion: the files to read, values that they lack, and the folder to write.
 
     Give any of `unet`, `cloob` and `autoencoder`, or a `preset` alone.
 
     Attributes:
-        output: Folder to write. Components that it holds already are kept unless they are converted.
+        output: Folder to write. Its existing components are kept unless they are converted.
         unet: U-Net, bare or in a Lightning training checkpoint. The checkpoint's autoencoder and CLOOB are used where
             no other file is given for them.
         cloob: CLOOB pickle.
@@ -27,11 +27,11 @@ class ConversionRequest:
         autoencoder_config: The autoencoder's YAML file, to check the weights against.
         autoencoder_scale: Factor that multiplies latents before decoding. `None` takes the preset's, else the one in
             the U-Net's file.
-        preset: Name of a published model, for what its files do not say. Without files, its own are downloaded.
+        preset: Name of a published model, for values that its files lack. Without files, its own are downloaded.
         source_dir: Folder that holds the preset's files under their published names, instead of downloading them.
         ema: Takes the EMA weights of a training checkpoint instead of the raw ones.
         dtype: "fp32", "fp16" or "bf16".
-        overwrite: Allows components that `output` holds already to be replaced.
+        overwrite: Allows existing components of `output` to be replaced.
         standalone: Adds the code that makes the folder usable without this package. Needs a whole pipeline.
         hub_name: Name of the repository that the folder will be uploaded to, for the model card.
         card_samples: Number of pictures to sample for the model card.

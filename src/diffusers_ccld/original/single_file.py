@@ -13,7 +13,7 @@ def read_unet(path: str | Path, torch_dtype: torch.dtype | None = None, ema: boo
     """Reads the U-Net of one of the original's files; `from_single_file` documents arguments and errors."""
     source = find_sources(unet=path, ema=ema)["unet"]
     model = build_unet(source, None, torch_dtype or torch.float32)[0].component
-    # The weights are views into the mapped file. A model outlives its file, so each weight gets memory of its own.
+    # The weights are views into the mapped file. The model may outlive the file, so each weight is copied.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return model

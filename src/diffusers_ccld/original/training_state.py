@@ -1,4 +1,4 @@
-"""Takes up a training run of the original's where its Lightning checkpoint left it."""
+"""Resumes a training run of the original code from its Lightning checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from .tensors.unet import SCALE_BUFFER, split_training_checkpoint, unet_table
 
 @dataclass
 class TrainingState:
-    """A training run, in this package's names.
+    """The state of a training run, under this package's names.
 
     Attributes:
         step: Optimisation steps done.
         weights: State dict of the U-Net.
-        average: State dict of its average.
-        moments: Of every trained parameter, by name, AdamW's state: "step", "exp_avg", "exp_avg_sq".
+        average: State dict of its EMA.
+        moments: AdamW's state of every trained parameter, by name: "step", "exp_avg", "exp_avg_sq".
     """
 
     step: int
@@ -29,7 +29,7 @@ class TrainingState:
     moments: dict[str, dict[str, torch.Tensor]]
 
     def load_into(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Gives weights and moments to a network and the AdamW of its trained parameters, whose settings stay."""
+        """Loads the weights into a network and the moments into its AdamW, which keeps its settings."""
         network.load_state_dict(self.weights)
         names = [name for name, p in network.named_parameters() if p.requires_grad]
         state = {number: self.moments[name] for number, name in enumerate(names)}
@@ -41,31 +41,31 @@ def read_training_state(path: str | Path, network: torch.nn.Module) -> TrainingS
 
     Args:
         path: The file.
-        network: A U-Net of the file's size; the names and shapes to come to.
+        network: A U-Net of the file's size, for names and shapes.
 
     Raises:
-        CheckpointError: If the file is not what it should be, or has no optimiser's state.
+        CheckpointError: If the file is not such a checkpoint, or lacks the optimiser's state.
     """
     path = Path(path)
     checkpoint = read_checkpoint(path)
     if "state_dict" not in checkpoint:
-        raise CheckpointError(f"{path} is not a training checkpoint; to begin from its weights, convert it.")
+        raise CheckpointError(f"{path} is not a training checkpoint. To start from its weights, convert it.")
     parts = split_training_checkpoint(state_dict_of(checkpoint["state_dict"], path))
     if "model" not in parts or "model_ema" not in parts:
         raise CheckpointError(f"{path} lacks the weights of a training run, model.* and model_ema.*.")
     step = checkpoint.get("global_step")
     if not isinstance(step, int) or step < 1:
-        raise CheckpointError(f"{path} does not tell how many steps it has done.")
+        raise CheckpointError(f"{path} does not record the number of steps done.")
 
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     trained = {name: p.shape for name, p in network.named_parameters() if p.requires_grad}
     weights, average = (_converted(parts[part], shapes, f"{path} ({part})") for part in ("model", "model_ema"))
 
-    # AdamW knows a parameter by its number, which is its place in the network; the scale is a buffer and has none.
+    # AdamW identifies a parameter by its position in the network. The scale is a buffer and does not count.
     names = [name for name in parts["model"] if name != SCALE_BUFFER]
     states = _adam_states(checkpoint, path)
     if any(number not in range(len(names)) for number in states):
-        raise CheckpointError(f"{path}: the optimiser's state is of another network.")
+        raise CheckpointError(f"{path}: the optimiser's state belongs to another network.")
     updates = torch.tensor(float(max(state["step"] for state in states.values())))
     moments: dict[str, dict[str, torch.Tensor]] = {}
     for moment in ("exp_avg", "exp_avg_sq"):
@@ -87,7 +87,7 @@ def _adam_states(checkpoint, path):
             state_dict_of({name: state[name] for name in ("exp_avg", "exp_avg_sq")}, path)
             float(state["step"])
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} has no state of AdamW; to begin from its weights, convert it.") from error
+        raise CheckpointError(f"{path} lacks AdamW's state. To start from its weights, convert it.") from error
     if not states:
-        raise CheckpointError(f"{path} has no state of AdamW; to begin from its weights, convert it.")
+        raise CheckpointError(f"{path} lacks AdamW's state. To start from its weights, convert it.")
     return states

@@ -36,12 +36,12 @@ ORIGINAL_REPOSITORIES = {
     "gigant/distill-ccld": "wikiart-mini",
 }
 
-# Held while an autoencoder is in use whose precision a call may change; pipelines share their autoencoders.
+# Held while a call may change the precision of its autoencoder, which several pipelines may share.
 VAE_LOCK = threading.Lock()
 
 
 class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLoraLoaderMixin):
-    """Everything of a CCLD pipeline but its `__call__`; the arguments are those of `CCLDPipeline`.
+    """Base of the CCLD pipelines, without a `__call__`. Arguments are those of `CCLDPipeline`.
 
     It is not a `DiffusionPipeline` itself: the file of a standalone folder may define only one of these, and it
     contains this class. Each pipeline inherits from this class first and from `DiffusionPipeline` second.
@@ -81,9 +81,9 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         self._runs = Runs()
 
     def register_to_config(self, **kwargs) -> None:
-        """Records components under this package's name, not their modules': `model_index.json` keeps the name."""
+        """Records components under the package's name instead of the modules', for `model_index.json`."""
         for name, value in kwargs.items():
-            # In a folder with its own code, the modules are diffusers' copies.
+            # In a standalone folder, the modules are diffusers' copies of its code.
             if isinstance(value, (tuple, list)) and str(value[0]).startswith(("diffusers_ccld.", "diffusers_modules")):
                 kwargs[name] = ("diffusers_ccld", *value[1:])
         super().register_to_config(**kwargs)
@@ -98,16 +98,16 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         preset = ORIGINAL_REPOSITORIES.get(str(pretrained_model_name))
         if preset is not None:
             raise ValueError(
-                f"{pretrained_model_name} holds the original's files, not a pipeline of diffusers. Convert them once: "
+                f"{pretrained_model_name} holds the original's files, not a diffusers pipeline. Convert them once: "
                 f"`ccld convert --preset {preset} --output DIR`, and load the folder DIR."
             )
         return super().download(pretrained_model_name, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> DiffusionPipeline:
-        """A pipeline of the same components, which keep their precision.
+        """Makes a pipeline of the same components, which keep their precision.
 
-        diffusers' own method makes the components float32 unless it is given a type, in the given pipeline as well.
+        Without a type, diffusers' own method would convert the components to float32, in the given pipeline, too.
 
         Args:
             pipeline: One of ours; others are left to diffusers.
@@ -124,7 +124,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
 
     @property
     def size_multiple(self) -> int:
-        """Heights and widths in pixels are multiples of this: the autoencoder and the U-Net halve repeatedly."""
+        """The number that heights and widths in pixels must be multiples of: both networks halve them repeatedly."""
         num_levels = len(self.unet.config.block_out_channels) if self.unet is not None else 1
         return self.vae_scale_factor * 2 ** (num_levels - 1)
 
@@ -136,7 +136,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         return height * self.vae_scale_factor, width * self.vae_scale_factor
 
     def steps_or_default(self, num_inference_steps: int | None, usual: int | None = None) -> int:
-        """The given number of sampling steps; if `None`, the model's own, or the usual one of the scheduler."""
+        """Returns the given number of sampling steps, or else the model's own, or else the scheduler's usual one."""
         return usual_num_steps(self.scheduler, num_inference_steps, self.config.default_num_inference_steps, usual)
 
     @property
@@ -204,21 +204,20 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         scales = weights[is_alone(weights)]
         if limit is not None and (scales > limit).any():
             raise ValueError(
-                f"The network has been taught guidance scales up to {limit:g}; {scales.max():g} is beyond what it "
-                f"knows."
+                f"The network was distilled for guidance scales up to {limit:g}; {scales.max():g} is too large."
             )
 
     def prepare_extra_step_kwargs(
         self, generator: torch.Generator | list[torch.Generator] | None, eta: float
     ) -> dict[str, object]:
-        """Those of `generator` and `eta` that `scheduler.step` takes, by name.
+        """Returns the arguments among `generator` and `eta` that `scheduler.step` accepts, by name.
 
         Raises:
-            ValueError: If the scheduler does not take an `eta` that is not 0.
+            ValueError: If `eta` is not 0 and the scheduler does not accept it.
         """
         accepted = inspect.signature(self.scheduler.step).parameters
         if eta and "eta" not in accepted:
-            raise ValueError(f"eta={eta} has no meaning for {type(self.scheduler).__name__}.")
+            raise ValueError(f"{type(self.scheduler).__name__} does not accept eta={eta}.")
         kwargs = {"eta": eta, "generator": generator}
         return {name: value for name, value in kwargs.items() if name in accepted}
 
@@ -236,9 +235,10 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         generator: torch.Generator | list[torch.Generator] | None,
         device: torch.device,
     ) -> torch.Tensor:
-        """Standard normal noise (N, C, height / 8, width / 8), float32, for images of a size in pixels.
+        """Draws standard normal noise (N, C, height / 8, width / 8), float32, for images of a size in pixels.
 
-        It is drawn on the generator's device, by default the CPU: a seed gives the same image on every device.
+        The noise is drawn on the generator's device. By default this is the CPU, so that a seed gives the same image
+        on every device.
         """
         shape = self._latent_shape(batch_size, height, width)
         first = generator[0] if isinstance(generator, list) else generator
@@ -259,18 +259,18 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         timesteps: torch.Tensor,
         keep: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """The sampling loop, one network evaluation a round.
+        """Runs the sampling loop, with one network evaluation per iteration.
 
         Args:
             latents: Latents at the first of the times, (N, C, H, W) in float32.
             call: The call; its guidance scale, `eta`, generator and callback are used.
             guidance: The terms of the guidance formula for the N images.
             scheduler: The scheduler, with its timesteps set.
-            timesteps: The last of its timesteps, all or fewer.
+            timesteps: Its timesteps, or the last ones of them.
             keep: Called as keep(latents, index) after every evaluation; the result replaces the latents.
 
         Returns:
-            Latents at the end.
+            The latents after the last step.
 
         Raises:
             ValueError: If the guidance scale is beyond what a guidance-distilled network has learned.
@@ -304,7 +304,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
     # Decoding
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels in [−1, 1] of latents (N, C, H, W), the scaling factor undone."""
+        """Decodes scaled latents (N, C, H, W) to pixels in [−1, 1]."""
         if not getattr(self.vae.config, "force_upcast", False):
             return self._decode(latents)
         with VAE_LOCK:
@@ -320,12 +320,12 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype), return_dict=False)[0]
 
     def finish(self, latents: torch.Tensor, call: SamplingCall) -> ImagePipelineOutput | tuple:
-        """The output of a call, from its latents."""
+        """Makes the output of a call from its latents."""
         pixels = latents if call.output_type == "latent" else self.decode_latents(latents)
         return self.finish_pixels(pixels, call)
 
     def finish_pixels(self, pixels: torch.Tensor, call: SamplingCall) -> ImagePipelineOutput | tuple:
-        """The output of a call, from pixels in [−1, 1], (N, 3, H, W)."""
+        """Makes the output of a call from pixels in [−1, 1], (N, 3, H, W)."""
         image = self.image_processor.postprocess(pixels, output_type=call.output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=image) if call.return_dict else (image,)

@@ -21,7 +21,7 @@ class SamplingCall(Prompts):
     defaults and checks the rest.
 
     Raises:
-        TypeError: As for `Prompts`, or if a generator is not one.
+        TypeError: As for `Prompts`, or if `generator` is not a generator.
         ValueError: As for `Prompts`.
     """
 
@@ -40,9 +40,9 @@ class SamplingCall(Prompts):
 
     @classmethod
     def of(cls, arguments: dict[str, Any], **changes: Any) -> Self:
-        """The call of a method, from its `locals()` before there are others than its arguments.
+        """Makes a call from the `locals()` of a method that has no other variables than its arguments yet.
 
-        In this way the signature of a method is the only list of its arguments.
+        The arguments are thus listed only once, in the method's signature.
         """
         return cls(**{name: value for name, value in arguments.items() if name != "self"} | changes)
 

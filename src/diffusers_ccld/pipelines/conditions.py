@@ -42,7 +42,7 @@ class Prompts:
         given = self.given
         if self.rows is not None:
             if given:
-                raise ValueError(f"conditions stands in place of {', '.join(given)}; give one or the other.")
+                raise ValueError(f"conditions replaces {', '.join(given)}; give one or the other.")
             return
         if not given.keys() & {"prompt", "image_prompt", "prompt_embeds", "image_embeds"}:
             raise ValueError("Give a prompt, an image_prompt, prompt_embeds, image_embeds, or conditions.")
@@ -148,7 +148,7 @@ def check_conditions(conditions: list[list], embedding_dim: int, has_image_encod
 
 
 def is_pair(item: Any) -> bool:
-    """True for a pair whose first item is a condition. The second, its weight, is not looked at."""
+    """True for a pair whose first item is a condition. The second, its weight, is not checked."""
     return isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], Condition)
 
 

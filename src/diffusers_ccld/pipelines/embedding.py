@@ -95,7 +95,7 @@ class PromptEmbedding:
 
         Args:
             prompts: Prompts for a batch of N images.
-            num_images: Number of images, a multiple of N that shares them out equally; N by default.
+            num_images: Number of images, a multiple of N, of which each prompt gets equally many; N by default.
             device: Device of the embeddings.
 
         Returns:
@@ -154,7 +154,7 @@ class PromptEmbedding:
 
 
 def _repeat(embeds, count, device):
-    """Embeddings (N, D) of embeddings (N, D) or (N, 1, D), each repeated `count` times."""
+    """Repeats each of the embeddings (N, D) or (N, 1, D) `count` times: (N · count, D)."""
     if embeds is None:
         return None
     return embeds.flatten(1).to(device).repeat_interleave(count, dim=0)

@@ -44,7 +44,7 @@ class Guidance:
         return wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1)
 
     def for_images(self, num_images: int) -> "Guidance":
-        """The same terms for `num_images` images, a multiple of N: each is repeated equally often, in place."""
+        """Repeats the terms of each image equally often, for `num_images` images, a multiple of N."""
         count = num_images // len(self.condition_embeds)
         names = ("condition_embeds", "intercepts", "slopes")
         return replace(self, **{name: getattr(self, name).repeat_interleave(count, dim=0) for name in names})
@@ -56,7 +56,7 @@ def is_used(weights: torch.Tensor) -> torch.Tensor:
 
 
 def is_alone(weights: torch.Tensor) -> torch.Tensor:
-    """Mask (N, K) of the conditions that are the only ones of their image."""
+    """Mask (N, K) of the conditions that are the only used ones of their image."""
     used = is_used(weights)
     return used & (used.sum(dim=1, keepdim=True) == 1)
 
@@ -68,7 +68,7 @@ def guided_prediction(
     condition_embeds: torch.Tensor,
     weights: torch.Tensor,
 ) -> torch.Tensor:
-    """The guided prediction, from one batched call of the network that leaves out terms of weight zero.
+    """Computes the guided prediction in one batched call of the network, without terms of weight zero.
 
     A guidance-distilled network takes the weight of a single condition as its input and needs no other term. Several
     conditions are combined by the formula, from its predictions without guidance.
@@ -78,7 +78,7 @@ def guided_prediction(
         latents: Noisy latents, (N, C, H, W).
         timestep: The current timestep, a scalar.
         condition_embeds: Embeddings, (N, K, D).
-        weights: Their weights, (N, K), on the CPU. The zero condition has the rest to 1.
+        weights: Their weights, (N, K), on the CPU. The zero condition has the weight 1 − Σ w_i.
 
     Returns:
         The prediction in float32, (N, C, H, W).
@@ -103,7 +103,7 @@ def guided_prediction(
         guidance_scales[active].to(device),
     )
 
-    # Summed by position, not by index_add, whose order of addition is not defined on every device.
+    # Summed by position: the order of additions of index_add is not defined on every device.
     weighted = latents.new_zeros(*weights.shape, *prediction.shape[1:], dtype=torch.float32)
     weighted[images, terms] = prediction.float() * weights[active].to(device).reshape(-1, 1, 1, 1)
     return weighted.sum(dim=1)

@@ -61,8 +61,8 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
 
         Args:
             prompt: One text or a batch.
-            image_prompt: One PIL image or a batch, for images of similar content and style. A prompt beside it shares
-                the guidance scale with it.
+            image_prompt: One PIL image or a batch, for images of similar content and style. A prompt given
+                with it shares the guidance scale.
             height: Height of the result in pixels, a multiple of 64 for an f8 autoencoder; by default that of the
                 training images.
             width: Width of the result in pixels; by default that of the training images.
@@ -74,7 +74,7 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
                 default everywhere. Elsewhere the network is evaluated for the prompts alone, in half the time;
                 negative prompts and weights then have no effect.
             negative_prompt: Contents to avoid: a condition of weight 1 − g.
-            image_prompt_weight: Share of the guidance scale that an image prompt has beside a prompt, 0 to 1.
+            image_prompt_weight: Share of the guidance scale for an image prompt given with a prompt, 0 to 1.
             conditions: In place of all prompts, [(text, PIL image or embedding; weight), …] for one image, or a
                 list of such lists for a batch. An empty list is unconditional. `guidance_scale` then has no effect.
             num_images_per_prompt: Number of images for each prompt, image prompt or list of conditions.

@@ -46,14 +46,14 @@ class Runs:
         return run
 
     def set(self, name: str, value: float | bool) -> None:
-        """Changes this thread's run, or from a thread without one every run in progress."""
+        """Changes this thread's run. In a thread without a run, changes every run in progress."""
         own = self.active.get(threading.get_ident())
         for run in [own] if own is not None else list(self.active.values()):
             setattr(run, name, value)
 
     @contextmanager
     def begin(self, guidance_scale: float, num_timesteps: int) -> Iterator[Run]:
-        """Runs in this thread until the block ends. A callback may begin another run within."""
+        """Context of a new run in this thread. A callback may begin another run inside it."""
         thread, run = threading.get_ident(), Run(guidance_scale, num_timesteps)
         outer = self.active.get(thread)
         self.active[thread] = run

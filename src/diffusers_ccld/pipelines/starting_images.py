@@ -32,7 +32,7 @@ class ImageCall(SamplingCall):
     def __post_init__(self):
         super().__post_init__()
         if self.image is None:
-            raise ValueError("Give an image to begin from.")
+            raise ValueError("Give an image to start from.")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength={self.strength} must lie in (0, 1].")
         if self.pixels is not None and len({len(self.pixels), self.batch_size} - {1}) > 1:
@@ -125,7 +125,7 @@ def set_start(
 
 
 def _begin_at(scheduler, begin, strength):
-    """Has a scheduler of diffusers begin at an index of its timesteps, and returns those of its run."""
+    """Starts one of diffusers' schedulers at an index of its timesteps, and returns the timesteps of the run."""
     timesteps = scheduler.timesteps[begin:]
     if begin and isinstance(scheduler, PNDMScheduler):
         if not scheduler.config.skip_prk_steps:
@@ -136,7 +136,7 @@ def _begin_at(scheduler, begin, strength):
         steps = timesteps.unique().flip(0)
         return torch.cat([steps[:2], steps[1:]])  # it evaluates the second step of any run twice
     if isinstance(scheduler, LMSDiscreteScheduler):
-        # Its steps have the order of their index, even without so many steps before them.
+        # It derives the order of a step from the index, so the index must count from the start of this run.
         scheduler.timesteps, scheduler.sigmas, begin = timesteps, scheduler.sigmas[begin:], 0
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
@@ -144,5 +144,5 @@ def _begin_at(scheduler, begin, strength):
 
 
 def for_images(latents: torch.Tensor, num_images: int) -> torch.Tensor:
-    """Latents of a batch of images, each repeated for the images that are made from it."""
+    """Repeats the latents of each given image for the images that are generated from it."""
     return latents.repeat_interleave(num_images // len(latents), dim=0)

@@ -71,7 +71,7 @@ def sampling_times(num_steps: int, schedule: str) -> torch.Tensor:
 
 
 def inversion_times(num_steps: int, schedule: str, max_time: float) -> torch.Tensor:
-    """The ascending times, float64, of an inversion: of the times of `num_steps` steps, those up to `max_time`."""
+    """The ascending times, float64, of an inversion: the times of `num_steps` steps up to `max_time`."""
     times = apply_timestep_schedule(torch.linspace(0, 1, num_steps + 1, dtype=torch.float64), schedule)
     return times[times <= max_time]
 

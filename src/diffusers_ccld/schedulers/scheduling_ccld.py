@@ -266,7 +266,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         return timestep_to_t(timestep, self.config.num_train_timesteps)
 
     def index_for_timestep(self, timestep: float | torch.Tensor) -> int:
-        """Index in `timesteps` of the entry nearest to `timestep`; among equals, of the one that begins a step."""
+        """Index in `timesteps` of the entry nearest to `timestep`. Of equal entries, the one that begins a step."""
         distance = (self.timesteps.cpu() - float(timestep)).abs()
         candidates = (distance <= distance.min() + 1e-3).nonzero().flatten().tolist()
         return min(candidates, key=lambda i: (self._plan[i].stage, i))
@@ -421,7 +421,7 @@ def usual_num_steps(scheduler: SchedulerMixin, *preferred: int | None) -> int:
 
     Args:
         scheduler: Ours or diffusers' own.
-        preferred: What was asked for, what the model was distilled to, and so on.
+        preferred: Numbers by priority, such as the requested one and the model's own; `None` for missing ones.
     """
     for number in preferred:
         if number is not None:

@@ -97,7 +97,7 @@ class HubSettings:
 
 
 def forget_places(folder: Path) -> None:
-    """Removes the places that components were loaded from out of the configurations of a pipeline's folder."""
+    """Deletes, in the configurations of a pipeline's folder, the places that components were loaded from."""
     for path in [folder / "model_index.json", *folder.glob("*/*config.json")]:
         config = json.loads(path.read_text()) if path.is_file() else {}
         if config.pop("_name_or_path", None) is not None:

@@ -21,7 +21,7 @@ from .ema import is_sharded
 
 
 def make_accelerator(config: RunConfig, may_shard: bool = False) -> Accelerator:
-    """Makes the accelerator of a run and seeds torch: on a GPU if there is one, on as many processes as were launched.
+    """Makes the accelerator of a run and seeds torch. It uses a GPU if available, and all launched processes.
 
     Args:
         config: The run's settings.

@@ -23,7 +23,7 @@ class TrainingData(NamedTuple):
     """The images of a run.
 
     Attributes:
-        dataset: A dataset that makes batches; of a stream, the stream itself.
+        dataset: A dataset that makes batches; for a stream, the stream itself.
         source: The dataset's path, or its name on the Hub.
         identity: What must not change between resumptions, as JSON.
         num_images: Number of images; `None` if unknown.
@@ -101,7 +101,7 @@ def make_training_data(
     Args:
         config: The run's settings.
         accelerator: The run's accelerator.
-        images: Undecoded pictures, of `load_images`.
+        images: Undecoded pictures, from `load_images`.
         source: The dataset's path, or its name on the Hub.
         size: Height and width of the training images in pixels.
     """
@@ -127,9 +127,9 @@ def _preparation(config, size):
 def make_batches(
     config: RunConfig, accelerator: Accelerator, data: TrainingData, size: int, state: RunState
 ) -> Generator[dict[str, Any]]:
-    """The batches of one process, without end, from the run's next one on; `encode_batch` takes them.
+    """Endless generator of one process's batches, from the run's next one on. `encode_batch` encodes them.
 
-    Close the generator: that ends the processes that read images. They ignore signals.
+    Close the generator to end the processes that read images, which ignore signals.
 
     Args:
         config: The run's settings.

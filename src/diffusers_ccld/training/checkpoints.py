@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: everything that decides its future, complete on disk or not there at all."""
+"""Checkpoints of a training run. A checkpoint is complete on disk, or does not exist."""
 
 import re
 import shutil
@@ -67,7 +67,7 @@ def load_checkpoint(accelerator: Accelerator, ema: EMA, folder: Path) -> None:
         raise ValueError(
             f"{folder} cannot be loaded: it is damaged, or belongs to another network. ({first_line(error)})"
         ) from error
-    # accelerate's count of accumulated batches may stem from another accumulation. A checkpoint holds no such batch.
+    # The restored count of accumulated batches may belong to another accumulation. A checkpoint has no such batches.
     accelerator.step = 0
 
 
@@ -76,7 +76,7 @@ def _ema_name(accelerator: Accelerator) -> str:
 
 
 def save_batch(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Saves the batch of a failed step beside its checkpoint."""
+    """Saves the batch of a failed step into the folder of its checkpoint."""
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
 
 

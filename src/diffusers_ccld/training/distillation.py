@@ -22,7 +22,7 @@ from ..schedulers.noise_schedule import sampling_times, t_to_timestep
 class FeatureRecorder:
     """Records the output of every level of a CCLD U-Net, down and up, except the prediction.
 
-    It is a context manager; it returns a list that one evaluation fills with features (N, C, H, W).
+    Entering it as a context returns a list, which one evaluation of the network fills with features (N, C, H, W).
     """
 
     def __init__(self, unet: CCLDUNet2DConditionModel):
@@ -43,7 +43,7 @@ class FeatureRecorder:
 
 
 def boundary_channels(unet: CCLDUNet2DConditionModel) -> list[int]:
-    """Channels of each of the features that a `FeatureRecorder` records."""
+    """Channels of the features that a `FeatureRecorder` records, in order."""
     widths = list(unet.config.block_out_channels)
     return widths + widths[-2::-1]
 
@@ -56,7 +56,7 @@ def make_projections(student: UNet2DConditionModel, teacher: UNet2DConditionMode
     """
     ours = all(isinstance(unet, CCLDUNet2DConditionModel) for unet in (student, teacher))
     if not ours or len(student.config.block_out_channels) != len(teacher.config.block_out_channels):
-        raise ValueError("feature_weight needs a student and a teacher of our U-Net, with as many levels; or give 0.")
+        raise ValueError("feature_weight needs student and teacher to be CCLD U-Nets with equally many levels.")
     channels = zip(boundary_channels(student), boundary_channels(teacher))
     return nn.ModuleList(nn.Conv2d(narrow, wide, 1) for narrow, wide in channels)
 
@@ -175,12 +175,13 @@ class Teacher:
 class ProgressiveSchedule:
     """The progressive-distillation schedule: each step of the student is as long as several steps of its teacher.
 
-    The student learns to reach in one step where several DDIM steps of the teacher lead. After Salimans and Ho (2022),
-    "Progressive Distillation for Fast Sampling of Diffusion Models", who repeat this with ever fewer steps.
+    In one step, the student learns to arrive where several DDIM steps of the teacher arrive. After Salimans and Ho
+    (2022), "Progressive Distillation for Fast Sampling of Diffusion Models". They repeat this with fewer and fewer
+    steps.
 
     Args:
         num_steps: Steps of the student from noise to image.
-        teacher_steps: Steps of the teacher, a multiple.
+        teacher_steps: Steps of the teacher, a multiple of `num_steps`.
         schedule: The sampler's `timestep_schedule`.
 
     Raises:
@@ -214,12 +215,12 @@ def long_step_velocity(
     condition: torch.Tensor,
     guidance_scales: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The v with which one DDIM step ends where several steps of the teacher end: (N, C, H, W), float32.
+    """Computes the v with which one DDIM step ends where several steps of the teacher end: (N, C, H, W), float32.
 
     Args:
         teacher: The teacher.
         noisy_latents: x_t at the first of the times, (N, C, H, W).
-        times: The teacher's times, of `ProgressiveSchedule.times`.
+        times: The teacher's times, from `ProgressiveSchedule.times`.
         condition: CLOOB embeddings, (N, 1, D).
         guidance_scales: As for the teacher.
     """

@@ -23,12 +23,12 @@ LOG_NAME = "metrics.jsonl"
 
 
 class TrainingLog:
-    """Writes the means of figures over some steps to a file of JSON lines and to the trackers, and pictures beside it.
+    """Writes the means of figures over some steps to a JSON Lines file and to the trackers, and saves pictures.
 
     The sums since the last entry belong to the run's state, so the entries do not depend on interruptions.
 
     Args:
-        accelerator: Has the trackers.
+        accelerator: The run's accelerator, with its trackers.
         state: The run's state: the log reads its step and adds to its sums.
         bad_images: The list of bad images.
         folder: The run's folder; `None` if nothing is written.
@@ -155,7 +155,7 @@ def describe_run(
         network: The trained network, not wrapped.
         num_images: Number of images; `None` if unknown.
         latent_shape: (C, H, W) of their latents.
-        teacher: A frozen network beside it.
+        teacher: A frozen network that is also in memory.
     """
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     total = sum(p.numel() for p in network.parameters())

@@ -29,7 +29,7 @@ def min_snr_weights(alpha: torch.Tensor, sigma: torch.Tensor, gamma: float) -> t
     Args:
         alpha: Signal coefficients, (N,).
         sigma: Noise coefficients, (N,).
-        gamma: The signal-to-noise ratio γ from which on the weight of an image no longer grows.
+        gamma: The signal-to-noise ratio γ above which the weight of an image no longer grows.
 
     Returns:
         Weights, (N,).

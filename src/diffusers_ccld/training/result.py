@@ -28,7 +28,7 @@ from .run import TrainingRun
 
 UNKNOWN_LICENSE = "not stated by the trainer; the licences of the data and of the initial model may apply"
 
-# Settings of the place a model was trained in, which do not describe the model.
+# Settings of the machine that a model was trained on. They do not describe the model.
 SETTINGS_ASIDE = {"output_dir", "resume", "dry_run", "dataloader_num_workers", "run_name"}
 SETTINGS_ASIDE |= {field.name for field in dataclasses.fields(HubSettings)}
 

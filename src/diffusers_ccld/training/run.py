@@ -22,7 +22,7 @@ from .optimizers import learning_rate_schedule, set_learning_rate
 from .state import RunState
 
 DRY_RUN_STEPS = 3
-INTERRUPTED_STATUS = 130  # the exit status of a shell's command that SIGINT ended
+INTERRUPTED_STATUS = 130  # a shell's exit status of a command that SIGINT ended
 
 
 class TrainingRun:
@@ -50,15 +50,15 @@ class TrainingRun:
         state: Its progress.
         ema: The moving average of the trained weights.
         optimizers: The optimisers; each step sets their learning rate.
-        batches: This process's batches, without end.
-        log: Takes figures and pictures.
-        hub_name: Full name of the repository that the result is uploaded to; `None` if it is not.
+        batches: Endless generator of this process's batches.
+        log: The log of figures and pictures.
+        hub_name: Full name of the repository that the result is uploaded to; `None` for no upload.
 
     Attributes:
         output_dir: The run's folder.
-        first_step: Number of the first step done here, counted from 1.
-        last_step: Number of the last one.
-        is_interrupted: True once the run was told to end early.
+        first_step: Number of this process's first step, counted from 1.
+        last_step: Number of its last step.
+        is_interrupted: True after a signal that ends the run early.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class TrainingRun:
     # The steps
 
     def steps(self) -> Iterator[int]:
-        """Yields the number of steps done before each step that is left; saves the checkpoints that are due.
+        """Yields the number of steps done, once before each remaining step, and saves checkpoints when they are due.
 
-        It ends after the last step, or early after SIGINT or SIGTERM. A dry run ends with a report.
+        The iteration ends after the last step, or early after SIGINT or SIGTERM. A dry run ends with a report.
         """
         self._started = time.monotonic()
         with closing(self.batches), self._interruption, self._progress_bar:
@@ -113,7 +113,7 @@ class TrainingRun:
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the present step."""
+        """Learning rate of the current step."""
         return self._learning_rate_at(self.state.step)
 
     def micro_batches(self) -> Iterator[tuple[dict[str, Any], range]]:
@@ -140,7 +140,7 @@ class TrainingRun:
             The losses of all processes, (n,).
 
         Raises:
-            ValueError: If they are not finite.
+            ValueError: If a loss is not finite.
         """
         tensors |= {"losses": losses}
         all_losses = self.accelerator.gather(losses.detach().flatten())
@@ -176,7 +176,9 @@ class TrainingRun:
             failed = self.output_dir / f"failed-step-{step:08d}"
             self._save(failed)
             save_batch(failed / f"batch-{self.accelerator.process_index}.safetensors", tensors)
-            where = f" The batch and the state before it are in {failed}; the newest checkpoint is of an earlier step."
+            where = (
+                f" The batch and the state before it are in {failed}; the newest checkpoint is from an earlier step."
+            )
         raise ValueError(
             f"The {name} of step {step} is not finite.{where} Try a lower learning rate, max_grad_norm, or more "
             f"precision."
@@ -186,7 +188,7 @@ class TrainingRun:
         """Updates the EMA, counts the step, and writes an entry of the log if one is due.
 
         Args:
-            grad_norm: The norm of the step's gradient, of `clip_gradient`.
+            grad_norm: The norm of the step's gradient, from `clip_gradient`.
 
         Raises:
             ValueError: If too many images are bad.
@@ -211,7 +213,7 @@ class TrainingRun:
             self._progress_bar.set_postfix(loss=f"{entry['loss']:.4f}", bad_images=entry["bad_images"])
 
     def is_due(self, every: int) -> bool:
-        """True after every so many steps, after the first step of a new run and after the last step; False for 0."""
+        """True after each `every` steps, after a new run's first step, and after the last step. Always False for 0."""
         step = self.state.step
         is_first = step == self.first_step and self.state.checkpoint is None
         is_at_end = step == self.last_step or is_first
@@ -242,11 +244,11 @@ class TrainingRun:
         return INTERRUPTED_STATUS if self.is_interrupted and not self.config.dry_run else 0
 
     def public_name(self, folder: Path) -> str:
-        """Name to load the result of a folder by: that of the Hub, or else the folder's."""
+        """Name under which a result is loaded: its name on the Hub, or else the folder's."""
         return self.hub_name or f"{self.output_dir.resolve().name}/{folder.name}"
 
     def publish(self, folder: Path) -> None:
-        """Prints where the result is, and uploads it if the settings ask for it. Only the main process calls this.
+        """Prints the result's folder, and uploads it if the settings say so. Only the main process may call this.
 
         Raises:
             OSError: If the upload fails; the folder stays.
@@ -269,7 +271,7 @@ def start_run(
 ) -> Iterator[TrainingRun]:
     """Context of a run: restores its checkpoint, opens its folder, log and trackers, and closes them.
 
-    Nothing is written before.
+    Nothing is written before it is entered.
 
     Args:
         config: The run's settings.
@@ -277,7 +279,7 @@ def start_run(
         state: The progress of the run.
         ema: The moving average of the trained weights.
         optimizers: The optimisers.
-        batches: This process's batches, of `make_batches`; they are closed at the end.
+        batches: This process's batches, from `make_batches`; they are closed at the end.
         num_images: Number of images; `None` if unknown.
         bad: Name and reason of each image that is known to be bad.
 

@@ -12,14 +12,14 @@ STATE_NAME = "progress.json"
 
 @dataclasses.dataclass
 class RunState:
-    """The progress of a run; networks, optimisers and generators are saved beside it.
+    """The progress of a run. Networks, optimisers and generators are saved separately.
 
     Attributes:
         step: Optimisation steps done.
         images_seen: Images trained on, by all processes together.
         sums: Sum and count of each figure since the last entry of the log.
         stream: Epoch and offset of each process in its stream; `None` without a stream.
-        identity: What must not change between resumptions, as JSON.
+        identity: Values that must not change between resumptions, as JSON.
         checkpoint: Folder of the checkpoint that the run resumes from; `None` for a new run. It is not saved.
     """
 

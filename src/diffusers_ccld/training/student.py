@@ -34,7 +34,7 @@ def narrowed(settings: dict[str, Any], max_parameters: int) -> dict[str, Any]:
     """
     head_dim, tried = settings["attention_head_dim"], []
     if count_parameters(settings) <= max_parameters:
-        raise ValueError(f"A budget of {max_parameters:,} parameters asks for no smaller network than there is.")
+        raise ValueError(f"A student of {max_parameters:,} parameters would not be smaller than its teacher.")
     for step in range(WIDTH_STEPS, 0, -1):
         share = step / WIDTH_STEPS
         widths = [max(int(share * width / head_dim), 1) * head_dim for width in settings["block_out_channels"]]
@@ -66,7 +66,7 @@ def select_weights(student: CCLDUNet2DConditionModel, teacher: CCLDUNet2DConditi
 
     Args:
         student: The student; its weights are replaced.
-        teacher: A network with as many levels and blocks.
+        teacher: A network with equally many levels and blocks.
 
     Raises:
         ValueError: If their depths differ, or a tensor of the student is larger.

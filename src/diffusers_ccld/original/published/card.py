@@ -1,4 +1,4 @@
-"""The card of a converted folder: what is known of the published model, and what the conversion did."""
+"""The model card of a converted folder: facts about the published model, and about the conversion."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,11 +46,11 @@ def save_conversion_card(
     """Writes the card of a conversion.
 
     Args:
-        folder: Where it was written.
-        report: Its report.
-        name: What others load it as.
-        has_grid: Whether there is a grid of samples.
-        is_standalone: Whether the folder has the code that it needs.
+        folder: The converted folder.
+        report: The conversion's report.
+        name: Name under which others load the folder.
+        has_grid: True if the folder has a grid of samples.
+        is_standalone: True if the folder has its own code.
     """
     preset = published_as(report)
     kind = _parts_kind(report)
@@ -102,7 +102,7 @@ def _conversion_section(report):
             files.setdefault(source["sha256"], (file, source["bytes"], []))[2].append(part)
     if "autoencoder_scale" in report:
         scale = report["autoencoder_scale"]
-        parts["scale"] = f"latents are multiplied with {scale['value']:.6g} before decoding (from {scale['from']})"
+        parts["scale"] = f"latents are multiplied by {scale['value']:.6g} before decoding (from {scale['from']})"
     parts["made with"] = ", ".join(f"{library} {version}" for library, version in report["versions"].items())
     rows = [
         f"| {escaped(file)} | {', '.join(made)} | {size:,} | `{digest}` |"

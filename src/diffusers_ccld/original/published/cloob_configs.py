@@ -1,6 +1,6 @@
 """Configurations of the published CLOOB models, in the original's form. After crowsonkb/cloob-training."""
 
-HEAD_DIM = 64  # of all published models; the weights do not tell it
+HEAD_DIM = 64  # of all published models; the weights do not show it
 
 
 def _vit(d_embed, patch_size, image_layers, image_width, text_width):

@@ -1,7 +1,7 @@
 """Authors, training data and sources of the published models.
 
-Read off the README files of JD-P/cloob-latent-diffusion and crowsonkb/cloob-training, and off the model card of
-huggan/distill-ccld-wa. What none of them says is `UNKNOWN`.
+From the README files of JD-P/cloob-latent-diffusion and crowsonkb/cloob-training, and from the model card of
+huggan/distill-ccld-wa. Facts that none of them states are `UNKNOWN`.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ CODE = "https://github.com/JD-P/cloob-latent-diffusion"
 CROWSON_AND_PRESSMAN = "Katherine Crowson and John David Pressman"
 HUGGAN = "in the HugGAN event of Hugging Face, April 2022"
 UNSTATED_LICENSE = f"{UNKNOWN}: none is stated for the weights; the original's code is MIT"
-WEB_BIASES = """CLOOB learnt from pictures and texts of the internet; the model repeats the biases of these, and of the
+WEB_BIASES = """CLOOB learnt from pictures and texts of the internet. The model has the biases of these, and of the
 pictures that it was trained on."""
 
 CLOOB_OF = f"ViT-B/16 of {CROWSON_AND_PRESSMAN}, trained on LAION-400M for {{}} epochs (zero-shot ImageNet top-1 {{}})"
@@ -24,13 +24,13 @@ class Publication(NamedTuple):
     """The facts in a published model's card.
 
     Attributes:
-        title: What the model is called.
+        title: Name of the model.
         facts: Makers, data, hardware, time, licence, by name.
-        limitations: What is known not to go well.
-        links: Addresses, by what is there.
-        license: Its licence by the Hub's word for it, where one is stated.
-        datasets: Names on the Hub of what its U-Net was trained on.
-        base_model: Name on the Hub of the model it was made from.
+        limitations: Known limitations.
+        links: Addresses by title.
+        license: The Hub's identifier of its licence; `None` if no licence is stated.
+        datasets: Hub names of the datasets that its U-Net was trained on.
+        base_model: Hub name of the model that it was made from.
     """
 
     title: str
@@ -48,16 +48,16 @@ PUBLICATIONS = {
         {
             "made by": f"Jonathan Whitaker, {HUGGAN}",
             "data": "WikiArt (huggan/wikiart): the pictures alone, without captions or labels",
-            "began from": f"a CCLD that had been trained before ({UNKNOWN} which)",
+            "began from": f"another trained CCLD ({UNKNOWN} which)",
             "hardware": "2 × A6000, provided by Paperspace",
             "time": "about 12 hours",
             "CLOOB": CLOOB_16,
-            "autoencoder": f"KL, 8 pixels to a latent, published beside the U-Net; its training is {UNKNOWN}",
+            "autoencoder": f"KL, 8 pixels to a latent, published with the U-Net; its training is {UNKNOWN}",
             "licence": UNSTATED_LICENSE,
         },
         f"""It paints paintings. {WEB_BIASES} The original's authors advise at most two thirds of a parameter for each
-number in the latents of the pictures, which for WikiArt they put at 216 million; this model has five times as many,
-and may know pictures by heart.""",
+number in the latents of the pictures. For WikiArt they give 216 million. This model has five times as many parameters
+and may have memorised pictures.""",
         {
             "its repository": "https://huggingface.co/huggan/ccld_wa",
             "how it was made": "https://johnowhitaker.dev/dsc/2022-04-12-fine-tuning-a-cloob-conditioned-latent-"
@@ -93,13 +93,13 @@ and may know pictures by heart.""",
         {
             "made by": f"{CROWSON_AND_PRESSMAN}; published in April 2022",
             "data": "YFCC100M (Yahoo Flickr Creative Commons): photographs, without captions",
-            "hardware": "not stated of this run; one pod of 8 × A100 is what the authors reckon with for its size",
+            "hardware": "not stated for this run; the authors estimate one pod of 8 × A100 for its size",
             "time": "about five and a half days, 250,000 steps",
             "CLOOB": CLOOB_16,
             "autoencoder": "kl-f8 of CompVis' latent-diffusion",
             "licence": UNSTATED_LICENSE,
         },
-        f"It was trained on photographs, and paintings are not what it knows best. {WEB_BIASES}",
+        f"It was trained on photographs and is weaker at paintings. {WEB_BIASES}",
         {"its code": CODE},
     ),
     "danbooru": Publication(
@@ -113,13 +113,13 @@ and may know pictures by heart.""",
             "autoencoder": f"KL, 8 pixels to a latent, made for it; its training is {UNKNOWN}",
             "licence": UNSTATED_LICENSE,
         },
-        f"""It draws what is drawn on Danbooru, in the manner of anime. What it draws may not be fit for everybody.
+        f"""It draws subjects of Danbooru in the style of anime. Some of its pictures may not be suitable for everyone.
 {WEB_BIASES}""",
         {"its code": CODE},
     ),
 }
 
-# Every model of this kind stands on these.
+# Papers that every model of this kind is based on.
 PAPERS = {
     "latent diffusion": "Rombach et al. 2022, https://arxiv.org/abs/2112.10752",
     "CLOOB": "Fürst et al. 2022, https://arxiv.org/abs/2110.11316",

@@ -10,11 +10,11 @@ class PublishedFile(NamedTuple):
     """A file that can be downloaded.
 
     Attributes:
-        name: Its name there, and in a folder of downloaded files.
+        name: Its published name, also in a folder of downloaded files.
         repository: Its repository on the Hugging Face Hub, or `None`.
-        url: Its address, if it is elsewhere.
-        sha256: Its SHA-256, where that was published.
-        member: What to take out of it, if it is a zip archive.
+        url: Its address, if it is not on the Hub.
+        sha256: Its SHA-256; `None` if it was not published.
+        member: Name of the file to unpack from it, if it is a zip archive.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Preset(NamedTuple):
     Attributes:
         block_out_channels: Widths of its U-Net.
         cloob_config: Published name of the CLOOB configuration it was trained with.
-        autoencoder_scale: What its latents have to be multiplied with before decoding.
+        autoencoder_scale: Factor that multiplies its latents before decoding.
         files: Its files, by the converter's option.
     """
 

@@ -1,1 +1,1 @@
-"""Reads the original's files without running anything in them."""
+"""Reads the original's files without running code from them. Only these modules unpickle."""

@@ -1,4 +1,4 @@
-"""Reads the original's files without running anything that is in them. The only module that unpickles."""
+"""Reads PyTorch checkpoints without running code from them."""
 
 import hashlib
 import pickle
@@ -15,18 +15,17 @@ from ...utils.errors import first_line
 from ..errors import CheckpointError, HostileFileError, check_file
 from .pickle_walk import check_pickle
 
-# What the header of a Lightning training checkpoint of 2022 refers to beside tensors: callback classes, paths,
-# configurations. Nothing in it is needed, so each becomes a `Placeholder`.
+# Objects other than tensors in the header of a Lightning training checkpoint of 2022: callback classes, paths,
+# configurations. None of them is needed, so each becomes a `Placeholder`.
 INERT_GLOBALS = re.compile(
     r"^(pytorch_lightning|lightning|lightning_fabric|omegaconf|pathlib|collections|typing|numpy)\b"
 )
-
 
 LEGACY_PICKLES = 5  # one after another, in the format before PyTorch 1.6
 
 
 class Placeholder:
-    """Stands in for an object of a checkpoint's header; it can be made, filled and compared, and does nothing."""
+    """Stands in for an object of a checkpoint's header. It can be constructed and filled, and does nothing."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -57,30 +56,30 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: A `.ckpt` or `.pt` file: a state dict or a Lightning training checkpoint.
 
     Returns:
-        What the file holds. Objects of a Lightning header are `Placeholder`s.
+        The content of the file. Objects of a Lightning header are `Placeholder`s.
 
     Raises:
-        CheckpointError: If the file is missing or damaged, holds no dictionary, or refers to code that a checkpoint
-            has no use for. Such code is not run.
+        CheckpointError: If the file is missing or damaged, does not contain a dictionary, or refers to code that a
+            checkpoint does not need. Such code is not run.
     """
     path = check_file(path)
     try:
         _check_archive(path)
     except CheckpointError as error:
         raise type(error)(f"{path}: {error}") from None
-    # Encrypted archives and those of several disks end in a RuntimeError; pickles that are none in the others.
+    # Encrypted archives and those of several disks raise a RuntimeError, invalid pickles the others.
     except (zipfile.BadZipFile, RuntimeError, ValueError, LookupError, OverflowError, EOFError, OSError) as error:
         raise _damaged(path, error) from error
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except ValueError:  # Files older than PyTorch 1.6 cannot be searched; without placeholders they still read safely.
+    except ValueError:  # Files older than PyTorch 1.6 cannot be searched. Without placeholders they are still safe.
         unsafe = []
     except Exception as error:
         raise _damaged(path, error) from error
     if refused := [name for name in unsafe if not INERT_GLOBALS.match(name)]:
         raise HostileFileError(
-            f"{path}: the file refers to {', '.join(sorted(refused))}, which no checkpoint of CCLD needs and which "
-            f"could run code. Nothing of it was run. Get the file from a source you trust."
+            f"{path}: the file refers to {', '.join(sorted(refused))}, which a checkpoint of CCLD does not "
+            f"need and which could run code. Nothing in it was run. Get the file from a source you trust."
         )
     placeholders = [(type(name.rpartition(".")[2], (Placeholder,), {}), name) for name in unsafe]
     with torch.serialization.safe_globals(placeholders):
@@ -88,32 +87,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             checkpoint = _load(path)
         except pickle.UnpicklingError as error:
             raise CheckpointError(
-                f"{path}: the file is not a PyTorch checkpoint, or holds something other than tensors. "
-                f"Nothing of it was run."
+                f"{path}: the file is not a PyTorch checkpoint, or contains something other than tensors. "
+                f"Nothing in it was run."
             ) from error
         except Exception as error:
             raise _damaged(path, error) from error
     if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f"{path}: the file holds a {type(checkpoint).__name__}, not a checkpoint.")
+        raise CheckpointError(f"{path}: the file contains a {type(checkpoint).__name__}, not a checkpoint.")
     return dict(checkpoint)
 
 
 def is_archive(path: Path) -> bool:
-    """True if a file is a zip archive: PyTorch looks at its first bytes, Python at its last."""
+    """True if PyTorch, by the first bytes, or Python, by the last ones, would read a file as a zip archive."""
     with path.open("rb") as file:
         if file.read(4) == b"PK\x03\x04":
             return True
     try:
         return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # it says that it is one, of several disks
+    except zipfile.BadZipFile:  # an archive of several disks
         return True
 
 
 def _check_archive(path):
-    """Refuses archives that PyTorch would not have written, and pickles in them that are made to do harm.
+    """Rejects archives that PyTorch would not have written, and malicious pickles in them.
 
-    PyTorch never compresses; what is compressed could unfold into anything. Nor does it write anything before the
-    archive: then its reader and Python's might find different ones.
+    PyTorch never compresses: compressed data could expand to any size. It never writes anything before the archive
+    either: PyTorch's reader and Python's might then find different archives.
     """
     if not is_archive(path):
         with path.open("rb") as file:
@@ -125,7 +124,9 @@ def _check_archive(path):
         is_plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         begins_at_once = min((entry.header_offset for entry in entries), default=0) == 0
         if not is_plain or not begins_at_once or sum(e.file_size for e in entries) > path.stat().st_size:
-            raise HostileFileError("the archive unfolds into more than it holds, which no checkpoint does.")
+            raise HostileFileError(
+                "the archive expands into more data than it contains, which a checkpoint never does."
+            )
         for entry in entries:
             if entry.filename.endswith("data.pkl"):
                 with archive.open(entry) as pickled:
@@ -133,10 +134,10 @@ def _check_archive(path):
 
 
 def state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """A state dict that has been made sure to be one.
+    """Checks that an object is a state dict, and returns it as a dictionary.
 
     Raises:
-        CheckpointError: If it is not a mapping from names to ordinary tensors, or they are more than the file holds.
+        CheckpointError: If it is not a mapping from names to ordinary tensors, or has more numbers than the file.
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: the state dict is a {type(content).__name__}.")
@@ -146,13 +147,13 @@ def state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
         is_tensor = isinstance(tensor, torch.Tensor)
         if not is_tensor or tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise CheckpointError(f"{path}: {name} is not an ordinary tensor.")
-        if num_bytes(tensor) > tensor.untyped_storage().nbytes():  # one number may stand for many
-            raise HostileFileError(f"{path}: {name} unfolds into more numbers than the file holds.")
+        if num_bytes(tensor) > tensor.untyped_storage().nbytes():  # strides of zero repeat numbers
+            raise HostileFileError(f"{path}: {name} expands into more numbers than the file contains.")
     return dict(content)
 
 
 def num_bytes(tensor: torch.Tensor) -> int:
-    """Bytes of a tensor's numbers, each counted by itself."""
+    """Bytes of all numbers of a tensor, including repeated ones."""
     return tensor.numel() * tensor.element_size()
 
 
@@ -167,5 +168,5 @@ def _load(path: Path):
 
 def _damaged(path, error):
     return CheckpointError(
-        f"{path}: the file is not a PyTorch checkpoint, or a truncated one; get it again. ({first_line(error)})"
+        f"{path}: the file is not a PyTorch checkpoint, or is truncated; download it again. ({first_line(error)})"
     )

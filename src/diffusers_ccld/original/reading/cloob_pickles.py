@@ -1,4 +1,4 @@
-"""Reads CLOOB's pickles without running anything that is in them."""
+"""Reads CLOOB's pickles without running code from them."""
 
 import math
 import pickle
@@ -15,39 +15,41 @@ from .pickle_walk import check_pickle
 
 
 class ArrayDtype:
-    """Stands in for `numpy.dtype` in a pickle: plain numbers only, as other kinds can be made to forge pointers."""
+    """Stands in for `numpy.dtype` in a pickle. It accepts plain numbers only: other kinds can forge pointers."""
 
     def __init__(self, code: str, *_):
         if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[fiub][0-9]{1,2}", code):
-            raise CheckpointError(f"the file holds an array of {str(code)[:20]!r}, which is not a plain numeric type.")
+            raise CheckpointError(
+                f"the file contains an array of {str(code)[:20]!r}, which is not a plain numeric type."
+            )
         self.code, self.order = code.lstrip("<>=|"), "="
 
     def __setstate__(self, state):
         if state[1] not in ("<", ">", "=", "|"):
-            raise CheckpointError("the file holds an array of an unknown byte order.")
+            raise CheckpointError("the file contains an array of an unknown byte order.")
         self.order = state[1]
 
     def array(self, data: Any, shape: Any, order: str, left: int) -> np.ndarray:
-        """The array of these bytes.
+        """Returns the array of the given bytes.
 
         Raises:
-            CheckpointError: If they do not have the length of the shape, or are more than what is left to be made.
+            CheckpointError: If the bytes do not match the shape, or are more than `left`, the bytes still allowed.
         """
         dtype = np.dtype(self.code).newbyteorder(self.order)
         is_shape = isinstance(shape, tuple) and len(shape) <= 32 and all(type(n) is int and n >= 0 for n in shape)
         if not is_shape or not isinstance(data, (bytes, bytearray)) or len(data) != math.prod(shape) * dtype.itemsize:
-            raise CheckpointError("the file holds an array whose data and shape differ in length.")
+            raise CheckpointError("the file contains an array whose data and shape differ in length.")
         if len(data) > left:
-            raise HostileFileError("the file unfolds into more numbers than it holds.")
+            raise HostileFileError("the file expands into more numbers than it contains.")
         return np.frombuffer(data, dtype).reshape(shape, order=order).astype(dtype.newbyteorder("="))
 
 
 class ArrayUnpickler(pickle.Unpickler):
     """An unpickler that makes numpy arrays of plain numbers and nothing else.
 
-    numpy's own functions are not called: they can be called in ways that forge pointers. What is called instead is
-    made anew for every file, so that no file can leave something behind in it, and makes no more numbers than the file
-    has bytes: a pickle can refer to the same bytes again and again.
+    numpy's own functions are not called, because certain arguments make them forge pointers. Each file has its own
+    replacements, so a file cannot change how the next one is read. The replacements create at most as many bytes as
+    the file has, because a pickle can refer to the same bytes repeatedly.
 
     Args:
         file: The file.
@@ -61,7 +63,7 @@ class ArrayUnpickler(pickle.Unpickler):
         def make(dtype: Any, data: Any, shape: Any, order: str) -> np.ndarray:
             nonlocal left
             if not isinstance(dtype, ArrayDtype):
-                raise CheckpointError("the file holds an array without a kind of number.")
+                raise CheckpointError("the file contains an array without a numeric type.")
             array = dtype.array(data, shape, order, left)
             left -= array.nbytes
             return array
@@ -88,14 +90,14 @@ class ArrayUnpickler(pickle.Unpickler):
         def latin1_bytes(text, encoding):
             """Decodes an array's bytes in the oldest pickle formats, which have no type for bytes."""
             if encoding != "latin1":
-                raise CheckpointError(f"the file encodes bytes as {str(encoding)[:20]!r}, which no array does.")
+                raise CheckpointError(f"the file encodes bytes as {str(encoding)[:20]!r}, which arrays never are.")
             nonlocal left_encoded
             left_encoded -= len(text)
             if left_encoded < 0:
-                raise HostileFileError("the file unfolds into more bytes than it holds.")
+                raise HostileFileError("the file expands into more bytes than it contains.")
             return text.encode("latin1")
 
-        # All that the pickle of a numpy array refers to, under the names of numpy 1 and numpy 2.
+        # Everything that the pickle of a numpy array refers to, under the names of numpy 1 and numpy 2.
         self._known = {("numpy", "ndarray"): Array, ("numpy", "dtype"): Dtype, ("_codecs", "encode"): latin1_bytes}
         for package in ("numpy.core", "numpy._core"):
             self._known[f"{package}.multiarray", "_reconstruct"] = reconstruct
@@ -107,17 +109,17 @@ class ArrayUnpickler(pickle.Unpickler):
             return self._known[module, name]
         if module.split(".")[0] in ("jax", "jaxlib"):
             raise CheckpointError(
-                "the file holds JAX arrays, straight from training, which need JAX to be read. Where JAX is "
-                'installed, save it with numpy arrays: jax.tree_util.tree_map(numpy.asarray, file["params"]).'
+                "the file holds JAX arrays of a training run, and reading them needs JAX. Where JAX is installed, "
+                'save it with numpy arrays: jax.tree_util.tree_map(numpy.asarray, file["params"]).'
             )
         raise HostileFileError(
-            f"the file refers to {module}.{name}, which no CLOOB checkpoint needs and which could run code. Nothing "
-            f'of it was run. (If it is a training checkpoint of yours, save its "params" alone.)'
+            f"the file refers to {module}.{name}, which a CLOOB checkpoint does not need and which could run "
+            f'code. Nothing in it was run. (If it is your own checkpoint, save only its "params".)'
         )
 
 
 class PickledArray:
-    """Stands in for `numpy.ndarray` in a pickle; `value` is the array, once its content has been read."""
+    """Stands in for `numpy.ndarray` in a pickle; `value` is the array after its content was read."""
 
     value: np.ndarray | None = None
 
@@ -126,13 +128,13 @@ def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[s
     """Reads a CLOOB checkpoint of crowsonkb/cloob-training.
 
     Args:
-        path: A `.pkl` file that holds {"params": (image, text)}, each a mapping from module to leaf to array.
+        path: A `.pkl` file that contains {"params": (image, text)}, each a mapping from module to leaf to array.
 
     Returns:
-        Tensors in JAX's layout, by "module/leaf", and the names of what the file holds beside them.
+        Tensors in JAX's layout, by "module/leaf", and the names of the file's other entries.
 
     Raises:
-        CheckpointError: If the file is missing or damaged, holds anything but numpy arrays, or is not a CLOOB.
+        CheckpointError: If the file is missing or damaged, contains anything but numpy arrays, or is not a CLOOB.
     """
     path = check_file(path)
     try:
@@ -144,13 +146,13 @@ def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[s
         raise type(error)(f"{path}: {error}") from None
     except Exception as error:
         raise CheckpointError(
-            f"{path}: the file is not a pickle, or a truncated one; get it again. ({first_line(error)})"
+            f"{path}: the file is not a pickle, or is truncated; download it again. ({first_line(error)})"
         ) from error
 
     params = checkpoint.get("params") if isinstance(checkpoint, dict) else None
     trees = params if isinstance(params, (tuple, list)) and len(params) == 2 else ()
     if not trees or not all(isinstance(tree, dict) for tree in trees):
-        raise CheckpointError(f'{path}: no CLOOB checkpoint; it has no "params" of an image and a text encoder.')
+        raise CheckpointError(f'{path}: not a CLOOB checkpoint; it has no "params" of an image and a text encoder.')
     state = {}
     for module, leaves in (item for tree in trees for item in tree.items()):
         for leaf, array in leaves.items() if isinstance(leaves, dict) else [("", leaves)]:

@@ -21,7 +21,7 @@ from .checkpoints import sha256
 
 BLOCK = 2**20
 TIMEOUT = 30  # seconds without an answer
-MOST_UNFOLDED = 20  # of an archive's size; weights hardly shrink at all
+MOST_EXPANDED = 20  # times an archive's size; weights hardly compress
 
 
 def preset_files(preset: str, folder: str | Path | None = None) -> dict[str, Path]:
@@ -29,10 +29,10 @@ def preset_files(preset: str, folder: str | Path | None = None) -> dict[str, Pat
 
     Args:
         preset: Its name.
-        folder: Where they have been downloaded to; without it they are fetched into the cache.
+        folder: Folder of downloaded files. `None` downloads them into the cache.
 
     Raises:
-        CheckpointError: If one is not there and cannot be fetched, or is not the one that was published.
+        CheckpointError: If a file is missing and cannot be downloaded, or is not the published one.
     """
     published = PRESETS[preset].files
     cache = Path(torch.hub.get_dir()) / "ccld"
@@ -47,7 +47,7 @@ def preset_files(preset: str, folder: str | Path | None = None) -> dict[str, Pat
             found[option] = fetch(file, cache)
         except CheckpointError:
             raise
-        except Exception as error:  # the errors of a network have no ancestor in common
+        except Exception as error:  # network errors have no common base class
             rest = [other for name, other in published.items() if name not in found]
             raise CheckpointError(
                 f"{file.name} cannot be downloaded. ({first_line(error)}) {_by_hand(rest, 'a folder')}"
@@ -57,7 +57,7 @@ def preset_files(preset: str, folder: str | Path | None = None) -> dict[str, Pat
 
 def _by_hand(files, folder):
     lines = [f"  {file.name} from {file.address}" for file in files]
-    return "\n".join([f"Get these files, put them into {folder}, and give --source-dir with it:", *lines])
+    return "\n".join([f"Download these files into {folder}, and name it with --source-dir:", *lines])
 
 
 def _is_there(file, folder):
@@ -65,12 +65,12 @@ def _is_there(file, folder):
 
 
 def _checked(file, folder, cache):
-    """A file of a folder, taken out of its archive if it is in one."""
+    """Path of a file in a folder. A file in an archive is unpacked into the cache."""
     path = folder / file.name
-    if not path.is_file():  # unpacked already
+    if not path.is_file():  # already unpacked
         return folder / file.member
     if file.sha256 is not None and sha256(path) != file.sha256:
-        raise CheckpointError(f"{path} is not the published {file.name}: its SHA-256 is another. Download it again.")
+        raise CheckpointError(f"{path} is not the published {file.name}: its SHA-256 differs. Download it again.")
     return path if file.member is None else unpack(path, file.member, cache)
 
 
@@ -79,11 +79,11 @@ def fetch(file: PublishedFile, cache: Path) -> Path:
 
     Args:
         file: The file.
-        cache: Folder for what is not on the Hub; the Hub has its own.
+        cache: Folder for files from other places than the Hub, which has its own cache.
 
     Raises:
-        OSError: If it cannot be reached.
-        CheckpointError: If it is not the one that was published.
+        OSError: If the server cannot be reached.
+        CheckpointError: If the file is not the published one.
     """
     if file.repository is not None:
         return Path(hf_hub_download(file.repository, file.name))
@@ -96,16 +96,16 @@ def fetch(file: PublishedFile, cache: Path) -> Path:
 
 
 def download(url: str, path: Path, expected_sha256: str | None = None) -> None:
-    """Downloads a file under a temporary name, which a later call goes on with, and moves it into place.
+    """Downloads a file under a temporary name and moves it into place. The next call resumes an interrupted download.
 
     Args:
-        url: Its address.
-        path: Where it shall be.
-        expected_sha256: Its SHA-256, if that is known.
+        url: The file's address.
+        path: Path to write it to.
+        expected_sha256: Its SHA-256; `None` if unknown.
 
     Raises:
-        OSError: If it cannot be reached, or ends early.
-        CheckpointError: If it is not the one that was expected; it is deleted then.
+        OSError: If the server cannot be reached, or the download ends early.
+        CheckpointError: If the file is not the expected one. It is then deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.part")
@@ -116,22 +116,22 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> None:
         total = _receive(url, partial, done)
         size = partial.stat().st_size
         if total is not None and size < total:
-            raise OSError(f"{url} ended after {size} of {total} bytes; try again, and it goes on there.")
+            raise OSError(f"{url} ended after {size} of {total} bytes. Try again to resume there.")
         is_good = total is None or size == total
         if is_good and expected_sha256 is not None:
             is_good = sha256(partial) == expected_sha256
         if not is_good:
             partial.unlink()
-            raise CheckpointError(f"{url} is not what was published, or was changed meanwhile. Try again.")
+            raise CheckpointError(f"{url} is not the published file, or changed during the download. Try again.")
         os.replace(partial, path)
 
 
 def _receive(url, partial, done):
-    """Appends what is lacking to a part of a file; gives the size of the whole, if the server tells."""
+    """Appends the missing bytes to a partial file. Returns the size of the whole file, or `None` if unknown."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            if response.status != 206:  # the server begins at the beginning
+            if response.status != 206:  # the server sends the whole file
                 done = 0
             length = response.headers.get("Content-Length")
             total = done + int(length) if length is not None else None
@@ -142,17 +142,17 @@ def _receive(url, partial, done):
                     bar.update(len(block))
             return total
     except urllib.error.HTTPError as error:
-        if error.code == 416 and done:  # there is nothing left to be sent, if this is the whole
+        if error.code == 416 and done:  # nothing is missing if this is the whole file
             size = error.headers.get("Content-Range", "").rpartition("/")[2]
             return int(size) if size.isdigit() else done
         raise OSError(f"{url}: {error}") from error
 
 
 def unpack(archive: Path, member: str, folder: Path) -> Path:
-    """Takes one file out of a zip archive, unless that was done before.
+    """Unpacks one file of a zip archive, unless that was done before.
 
     Raises:
-        CheckpointError: If the archive is damaged, lacks the file, or unfolds into far more than it holds.
+        CheckpointError: If the archive is damaged, lacks the file, or expands to an implausible size.
     """
     path = folder / f"{archive.stem}-{sha256(archive)[:16]}-{member}"
     if path.is_file():
@@ -160,8 +160,8 @@ def unpack(archive: Path, member: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as content, content.open(member) as source:
-            if content.getinfo(member).file_size > MOST_UNFOLDED * archive.stat().st_size:
-                raise CheckpointError(f"{archive} unfolds into far more than it holds.")
+            if content.getinfo(member).file_size > MOST_EXPANDED * archive.stat().st_size:
+                raise CheckpointError(f"{archive} expands to an implausible size.")
             with moved_into_place(path) as temporary, temporary.open("wb") as output:
                 shutil.copyfileobj(source, output, BLOCK)
     except (KeyError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:

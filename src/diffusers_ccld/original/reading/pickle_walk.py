@@ -1,11 +1,11 @@
-"""Finds pickles that are made to do harm, by a walk through them that makes nothing."""
+"""Detects malicious pickles by reading their opcodes, without creating objects."""
 
 from pickletools import genops, markobject
 from typing import BinaryIO, NamedTuple
 
 from ..errors import HostileFileError
 
-# Beyond what any checkpoint has: the parts of a pickle, tuples in one another, and text that is used repeatedly.
+# Limits above those of any checkpoint: opcodes, depth and parts of nested tuples, characters of repeated text.
 MOST_OPCODES = 300_000
 MOST_NESTED = 32
 MOST_PARTS = 10**5
@@ -16,9 +16,9 @@ class _Value(NamedTuple):
     """The type and content of a value on a pickle's stack, as far as they are known.
 
     Attributes:
-        depth: How deep tuples are nested in it.
-        parts: How many parts they have.
-        text: How many characters of text.
+        depth: Depth of its nested tuples.
+        parts: Number of their parts.
+        text: Number of characters of text.
     """
 
     depth: int = 0
@@ -30,17 +30,17 @@ _PLAIN = _Value()
 
 
 def check_pickle(file: BinaryIO) -> None:
-    """Walks through a pickle without making anything of it.
+    """Checks a pickle without creating objects.
 
-    Python's unpicklers can be made to use up memory and time by a few bytes: with huge numbers in their memo, with
-    tuples of tuples that are hashed as keys, with `bytearray(10**12)`.
+    A few bytes can make Python's unpicklers use up memory and time: huge indices of the memo, nested tuples that are
+    hashed as keys, or `bytearray(10**12)`.
 
     Args:
-        file: The file, at the pickle's beginning; afterwards at its end.
+        file: The file, at the start of the pickle. It is left at the end.
 
     Raises:
-        HostileFileError: If the pickle is of that kind.
-        ValueError: If it is none.
+        HostileFileError: If the pickle is malicious.
+        ValueError: If it is not a pickle.
     """
     stack: list[_Value | None] = []  # None is a mark
     memo: dict[int, _Value] = {}
@@ -48,15 +48,15 @@ def check_pickle(file: BinaryIO) -> None:
     for count, (opcode, argument, _) in enumerate(genops(file)):
         name = opcode.name
         if count > MOST_OPCODES:
-            raise HostileFileError("the file is made of more parts than any checkpoint.")
+            raise HostileFileError("the file has more parts than any checkpoint.")
         text = len(argument) if isinstance(argument, str) else 0
         read += text
         if name == "GLOBAL" and argument.endswith(" bytearray"):
-            raise HostileFileError("the file makes an array of bytes of any size.")
+            raise HostileFileError("the file creates an array of bytes of arbitrary size.")
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             index = len(memo) if argument is None else argument
             if index > count:
-                raise HostileFileError("the file numbers its parts beyond their number.")
+                raise HostileFileError("the file has an index larger than the number of its parts.")
             memo[index] = stack[-1] if stack and stack[-1] is not None else _PLAIN
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(memo.get(argument, _PLAIN))
@@ -76,12 +76,12 @@ def check_pickle(file: BinaryIO) -> None:
                 else:
                     value = popped[0] if name == "DUP" and popped else _Value(text=text) if text else _PLAIN
                 stack.append(value)
-        if passed > read + MOST_REPEATED:  # by `_codecs.encode` of the same text again and again
-            raise HostileFileError("the file unfolds into more bytes than it holds.")
+        if passed > read + MOST_REPEATED:  # by repeated `_codecs.encode` of the same text
+            raise HostileFileError("the file expands into more bytes than it contains.")
 
 
 def _pop(stack, opcode):
-    """Takes off a stack what an opcode takes; of a stack that is not as it should be, what is there."""
+    """Pops the arguments of an opcode off a stack. Missing ones count as plain values."""
     popped = []
     if markobject in opcode.stack_before:
         while stack and (value := stack.pop()) is not None:

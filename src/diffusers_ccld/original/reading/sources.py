@@ -1,4 +1,4 @@
-"""Finds the original's three models in files, each of which may hold one of them or all."""
+"""Finds the original's three models in files. A file may contain one of them or all."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from .cloob_pickles import read_cloob_pickle
 
 @dataclass
 class Source:
-    """A state dict in one of the original's formats, where it comes from, and what of the file is left out."""
+    """A state dict in one of the original's formats, its file, and the names of the file's ignored entries."""
 
     state: dict[str, torch.Tensor]
     path: Path
@@ -33,7 +33,7 @@ def find_sources(
     """Opens the files and finds the state dicts in them, by "unet", "vae" and "cloob".
 
     Raises:
-        CheckpointError: If a file cannot be read or lacks what is asked of it.
+        CheckpointError: If a file cannot be read, or lacks a requested model.
     """
     sources = {}
     if unet is not None:
@@ -52,7 +52,7 @@ def find_sources(
 
 
 def _put(sources, name, source):
-    """Adds a source; the one inside a training checkpoint that it stands in for counts as left out there."""
+    """Adds a source. If it replaces one inside the training checkpoint, the tensors of that one count as ignored."""
     if name in sources:
         prefix = {"vae": "ae_model", "cloob": "cloob"}[name]
         sources["unet"].ignored += [f"{prefix}.{tensor}" for tensor in sources[name].state]
@@ -63,13 +63,13 @@ def _unet_sources(path: Path, ema: bool) -> dict[str, Source]:
     checkpoint = read_checkpoint(path)
     if "state_dict" not in checkpoint:
         if not ema:
-            raise CheckpointError(f"{path} holds one set of weights; leave out --no-ema.")
+            raise CheckpointError(f"{path} contains only one set of weights; leave out --no-ema.")
         return {"unet": Source(state_dict_of(checkpoint, path), path, "bare U-Net")}
 
     state = state_dict_of(checkpoint["state_dict"], path)
     chosen, other = ("model_ema", "model") if ema else ("model", "model_ema")
     if not any(name.startswith(f"{chosen}.") for name in state):
-        hint = " Give --no-ema to take the raw ones." if ema and any(n.startswith("model.") for n in state) else ""
+        hint = " Give --no-ema to use the raw ones." if ema and any(n.startswith("model.") for n in state) else ""
         raise CheckpointError(f"{path}: the training checkpoint has no {chosen}.* weights.{hint}")
     parts = split_training_checkpoint(state)
     left_out = [str(key) for key in checkpoint if key != "state_dict"] + [n for n in state if n == TRAINING_SCALE]

@@ -1,4 +1,4 @@
-"""The autoencoders of latent-diffusion and taming-transformers: what they are, and what diffusers calls their tensors.
+"""The autoencoders of latent-diffusion and taming-transformers: their kinds, sizes, and names of tensors.
 
 After `ldm/models/autoencoder.py` and `ldm/modules/diffusionmodules/model.py` in CompVis/latent-diffusion, and
 `taming/models/vqgan.py` and `taming/modules/vqvae/quantize.py` in CompVis/taming-transformers.
@@ -16,18 +16,18 @@ from ...models.gumbel_vq import GumbelVQModel
 from ..errors import CheckpointError, check_file
 from .tables import Entry
 
-# What published files still hold of training: perceptual loss and discriminator, averaged weights, a random projection
+# Left-overs of training in published files: perceptual loss and discriminator, averaged weights, a random projection
 # that shows segmentations as colours.
 IGNORED = r"(loss|model_ema)\..*|colorize"
 
-# Under which names a larger model has its autoencoder: a transformer of taming-transformers, a diffusion model of
+# Prefix of the autoencoder's tensors in a larger model: a transformer of taming-transformers, or a diffusion model of
 # latent-diffusion.
 FIRST_STAGE = "first_stage_model."
 
-# Published ones have up to 6 and 2. A conversion's trial run takes a picture of 2 to the power of levels + 2 pixels.
+# Published ones have up to 6 and 2. The check of a conversion runs on a picture with sides of 2^(levels + 2) pixels.
 MOST_LEVELS, MOST_BLOCKS = 8, 4
 
-# What YAML files call each kind.
+# Classes by their names in YAML files.
 TARGETS = {
     "ldm.models.autoencoder.AutoencoderKL": AutoencoderKL,
     "ldm.models.autoencoder.VQModel": VQModel,
@@ -69,7 +69,7 @@ CODES = {
 
 
 def autoencoder_table(kind: type, num_levels: int, layers_per_block: int) -> list[Entry]:
-    """All tensors that an autoencoder of a kind can have, shortcuts and attention that only some have included."""
+    """Entries of all tensors that an autoencoder of a kind can have, including optional shortcuts and attention."""
     entries = [*CODES[kind], *_pair("quant_conv", "quant_conv"), *_pair("post_quant_conv", "post_quant_conv")]
     for side in ("encoder", "decoder"):
         for theirs, ours in (("conv_in", "conv_in"), ("norm_out", "conv_norm_out"), ("conv_out", "conv_out")):
@@ -124,12 +124,16 @@ class Autoencoder(NamedTuple):
 
 
 def latent_channels(config: Mapping[str, Any]) -> int:
-    """Channels of an autoencoder's latents; a VQ autoencoder's are what its codes are nearest to."""
+    """Channels of an autoencoder's latents; of a VQ autoencoder, those of the latents before quantisation."""
     return config.get("vq_embed_dim") or config["latent_channels"]
 
 
 def first_stage(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The autoencoder in a state dict that may be a larger model's, and the names of what is left out."""
+    """Extracts the autoencoder from a state dict that may be a larger model's.
+
+    Returns:
+        The autoencoder's state dict, and the names of the other tensors.
+    """
     if not any(name.startswith(FIRST_STAGE) for name in state):
         return dict(state), []
     inner = {n.removeprefix(FIRST_STAGE): tensor for n, tensor in state.items() if n.startswith(FIRST_STAGE)}
@@ -137,7 +141,7 @@ def first_stage(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tens
 
 
 def infer_autoencoder(state: Mapping[str, torch.Tensor]) -> Autoencoder:
-    """Reads an autoencoder's kind and arguments off the names and shapes of its tensors.
+    """Infers an autoencoder's kind and arguments from the names and shapes of its tensors.
 
     Raises:
         CheckpointError: If a tensor that determines them is missing: the file is not an autoencoder, or
@@ -147,19 +151,21 @@ def infer_autoencoder(state: Mapping[str, torch.Tensor]) -> Autoencoder:
     def shape(name, ndim=4):
         if name not in state or state[name].ndim != ndim:
             raise CheckpointError(
-                f"The file is not an autoencoder of latent-diffusion or taming-transformers: no {name}."
+                f"The file is not an autoencoder of latent-diffusion or taming-transformers: it lacks {name}."
             )
         return state[name].shape
 
     levels = _count(state, "encoder.down.{}.block.0.conv1.weight")
     blocks = _count(state, "encoder.down.0.block.{}.conv1.weight")
     if levels > MOST_LEVELS or blocks > MOST_BLOCKS:
-        raise CheckpointError(f"The autoencoder has {levels} levels of {blocks} blocks, more than any that is known.")
+        raise CheckpointError(f"The autoencoder has {levels} levels of {blocks} blocks, more than are supported.")
     widths = tuple(shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels))
     has_attention = [f"encoder.down.{level}.attn.0.q.weight" in state for level in range(levels)]
     z_channels, embed_dim = shape("post_quant_conv.weight")[:2]
     if any(".to_qkv." in name for name in state):
-        raise CheckpointError("The autoencoder has linear attention (attn_type: linear), which diffusers has not.")
+        raise CheckpointError(
+            "The autoencoder has linear attention (attn_type: linear), which diffusers does not support."
+        )
     if levels > 1 and "encoder.down.0.downsample.conv.weight" not in state:
         raise CheckpointError("The autoencoder resizes without convolutions (resamp_with_conv: false).")
     config = {
@@ -180,7 +186,9 @@ def infer_autoencoder(state: Mapping[str, torch.Tensor]) -> Autoencoder:
                 raise CheckpointError(f"The autoencoder has codes of {code_dim} numbers, embeddings of {embed_dim}.")
             return Autoencoder(kind, {**config, "num_vq_embeddings": num_codes, "vq_embed_dim": embed_dim})
     if shape("quant_conv.weight")[0] != 2 * embed_dim:
-        raise CheckpointError("The autoencoder has neither means and variances, as KL ones, nor codes, as VQ ones.")
+        raise CheckpointError(
+            "The autoencoder has neither the means and variances of a KL one nor the codes of a VQ one."
+        )
     if embed_dim != z_channels:
         raise CheckpointError(
             f"The autoencoder has {z_channels} channels but embeddings of {embed_dim}; diffusers' AutoencoderKL has "
@@ -201,7 +209,7 @@ def _count(state, pattern):
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Reads YAML without aliases, by which a short file can describe an endless one."""
+    """Reads YAML without aliases, with which a short file can describe an endless one."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -210,40 +218,39 @@ class PlainLoader(yaml.SafeLoader):
 
 
 def read_autoencoder_yaml(path: str | Path) -> tuple[type | None, dict[str, Any]]:
-    """The kind of autoencoder that a YAML file describes, `None` if it does not say, and its `params`.
+    """Reads the YAML file of an autoencoder, or of a transformer or diffusion model with a first stage.
 
-    Of a transformer's or a diffusion model's file it is the first stage.
+    Returns:
+        The kind of autoencoder, or `None` if the file does not state it, and its `params`.
 
     Raises:
-        CheckpointError: If the file is missing, or describes no autoencoder.
+        CheckpointError: If the file is missing, or does not describe an autoencoder.
     """
     path = check_file(path)
     try:
         config = yaml.load(path.read_text(), PlainLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no YAML. ({str(error).partition(chr(10))[0]})") from error
+        raise CheckpointError(f"{path} is not YAML. ({str(error).partition(chr(10))[0]})") from error
     model = config.get("model") if isinstance(config, dict) else None
     params = model.get("params") if isinstance(model, dict) else None
     if isinstance(params, dict) and isinstance(params.get("first_stage_config"), dict):
         model = params["first_stage_config"]
         params = model.get("params")
     if not isinstance(params, dict) or not isinstance(params.get("ddconfig"), dict):
-        raise CheckpointError(f"{path}: the file describes no autoencoder; it has no model.params.ddconfig.")
+        raise CheckpointError(f"{path}: the file does not describe an autoencoder; it lacks model.params.ddconfig.")
     target = model.get("target")
     if target is not None and (not isinstance(target, str) or target not in TARGETS):
-        raise CheckpointError(
-            f"{path}: the file describes a {str(target)[:80]}, which is none of {', '.join(TARGETS)}."
-        )
+        raise CheckpointError(f"{path}: the file describes a {str(target)[:80]}; supported are {', '.join(TARGETS)}.")
     return TARGETS.get(target), params
 
 
 def check_against_yaml(
     autoencoder: Autoencoder, kind: type | None, params: Mapping[str, Any], path: str | Path
 ) -> None:
-    """Compares what the weights and what the YAML file say.
+    """Compares the autoencoder inferred from the weights with the one that the YAML file describes.
 
     Raises:
-        CheckpointError: If they disagree, so that the two files do not belong together.
+        CheckpointError: If they differ: the two files do not belong together.
     """
     config, dd = autoencoder.config, params["ddconfig"]
     levels = len(config["block_out_channels"])
@@ -285,7 +292,7 @@ def check_against_yaml(
         if not isinstance(dd["resolution"], int) or dd["resolution"] < 1:
             raise TypeError(f"resolution {dd['resolution']!r}")
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: the file describes no autoencoder; {error} is wrong.") from error
+        raise CheckpointError(f"{path}: the file does not describe an autoencoder; {error} is wrong.") from error
     differences = [f"{key} is {theirs[key]} there and {ours[key]} here" for key in ours if ours[key] != theirs[key]]
     if differences:
         raise CheckpointError(f"{path}: the file does not belong to these weights: {'; '.join(differences)}.")

@@ -1,4 +1,4 @@
-"""The original's CLOOB: its configurations, and what its tensors are called in JAX, in the PyTorch port, and here.
+"""The original's CLOOB: its configurations, and the names of its tensors in JAX, in the PyTorch port, and here.
 
 After `cloob_training/model_pt.py` and the configurations of crowsonkb/cloob-training.
 """
@@ -17,7 +17,7 @@ from ..errors import CheckpointError
 from ..published.cloob_configs import HEAD_DIM, PUBLISHED_CONFIGS
 from .tables import Entry
 
-# Here; in the pickles of JAX parameters and how it lies there; in the PyTorch port that training checkpoints hold.
+# Name here, name and layout in the pickles of JAX parameters, name in the PyTorch port of training checkpoints.
 LAYER_TENSORS = (
     ("layer_norm1.weight", "self_attention/layer_norm/scale", "same", "attn.norm.weight"),
     ("layer_norm1.bias", "self_attention/layer_norm/offset", "same", "attn.norm.bias"),
@@ -60,7 +60,7 @@ RANKS = {  # of tensors that are not matrices
     "text_projection.bias": 1,
     "visual_projection.bias": 1,
 }
-LARGEST_IMAGE = 1024  # pixels; trying a conversion with larger ones could take any amount of memory
+LARGEST_IMAGE = 1024  # pixels; checking a conversion with larger ones could take any amount of memory
 
 
 def cloob_table(component: str, num_layers: int, is_jax: bool) -> list[Entry]:
@@ -69,7 +69,7 @@ def cloob_table(component: str, num_layers: int, is_jax: bool) -> list[Entry]:
     Args:
         component: "text_encoder" or "image_encoder".
         num_layers: Number of its layers.
-        is_jax: Whether the original's names are those of JAX, "module/leaf", or those of the PyTorch port.
+        is_jax: True for the names of JAX, "module/leaf"; False for those of the PyTorch port.
     """
     _, tensors, jax_tower, port_tower = next(tower for tower in TOWERS if tower[0] == component)
     rows = list(tensors)
@@ -94,13 +94,13 @@ def load_cloob_config(name_or_file: str | Path) -> CLOOBConfig:
     path = Path(name_or_file)
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: there is no such file, nor a published CLOOB configuration of that name "
+            f"{path} is neither a file nor the name of a published CLOOB configuration "
             f"({', '.join(PUBLISHED_CONFIGS)})."
         )
     try:
         return parse_cloob_config(json.loads(path.read_text()), path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: no JSON. ({error})") from error
+        raise CheckpointError(f"{path} is not JSON. ({error})") from error
 
 
 def parse_cloob_config(config: Mapping[str, Any], where: str | Path) -> CLOOBConfig:
@@ -112,10 +112,10 @@ def parse_cloob_config(config: Mapping[str, Any], where: str | Path) -> CLOOBCon
     try:
         image, text = config["image_encoder"], config["text_encoder"]
         if image["type"] != "ViT" or text["type"] != "transformer" or text["tokenizer"] != "clip":
-            raise CheckpointError(f"{where}: only a ViT and a transformer with CLIP's tokenizer are known.")
+            raise CheckpointError(f"{where}: only a ViT and a transformer with CLIP's tokenizer are supported.")
         normalize = image.get("normalize", {"mean": IMAGE_MEAN, "std": IMAGE_STD})
         if (tuple(normalize["mean"]), tuple(normalize["std"])) != (IMAGE_MEAN, IMAGE_STD):
-            raise CheckpointError(f"{where}: only CLIP's normalisation of images is known.")
+            raise CheckpointError(f"{where}: only CLIP's normalisation of images is supported.")
         for tower in (image, text):
             if tower["n_heads"] < 1 or tower["d_model"] % tower["n_heads"]:
                 raise CheckpointError(f"{where}: d_model must be a multiple of n_heads.")
@@ -142,7 +142,7 @@ def parse_cloob_config(config: Mapping[str, Any], where: str | Path) -> CLOOBCon
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{where}: no CLOOB configuration in cloob-training's format; {error} is wrong."
+            f"{where}: not a CLOOB configuration in cloob-training's format; {error} is wrong."
         ) from error
 
 
@@ -152,10 +152,10 @@ def is_jax(state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def infer_cloob_config(state: Mapping[str, torch.Tensor]) -> CLOOBConfig:
-    """Reads the configuration off the weights, the number of attention heads from their usual width of 64.
+    """Infers the configuration from the weights. Attention heads are assumed to have the usual width of 64.
 
     Raises:
-        CheckpointError: If this is not a CLOOB.
+        CheckpointError: If the weights are not a CLOOB's.
     """
     jax = is_jax(state)
     tensors, num_layers = {}, {}
@@ -166,7 +166,7 @@ def infer_cloob_config(state: Mapping[str, torch.Tensor]) -> CLOOBConfig:
         num_layers[component] = len(layers)
         for original, (name,), layout in cloob_table(component, 0, jax):
             if original not in state or state[original].ndim != RANKS.get(name, 2):
-                raise CheckpointError(f"The file is not a CLOOB: it lacks {original}, or that has a wrong shape.")
+                raise CheckpointError(f"The file is not a CLOOB: it lacks {original}, or its shape is wrong.")
             shape = state[original].shape
             tensors[component, name] = torch.Size((shape[3], shape[2], *shape[:2])) if layout == "patches" else shape
     vocab_size, text_width = tensors["text_encoder", "embeddings.token_embedding.weight"]
@@ -175,7 +175,7 @@ def infer_cloob_config(state: Mapping[str, torch.Tensor]) -> CLOOBConfig:
     projection_dim = tensors["text_encoder", "text_projection.bias"][0]
     image_size = math.isqrt(max(num_patches, 0)) * patch_size
     if not 0 < image_size <= LARGEST_IMAGE:
-        raise CheckpointError(f"The CLOOB takes images of {image_size} pixels, which none that is known does.")
+        raise CheckpointError(f"The CLOOB takes images of {image_size} pixels, an unsupported size.")
     return CLOOBConfig(
         text_config={
             "vocab_size": vocab_size,
@@ -201,7 +201,7 @@ def split_cloob(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.
     """Sorts a state dict by tower, "text_encoder" and "image_encoder".
 
     Raises:
-        CheckpointError: If there is a tensor that belongs to neither.
+        CheckpointError: If a tensor belongs to neither.
     """
     prefixes = {
         component: f"{jax_tower}/" if is_jax(state) else f"{port_tower}."
@@ -209,12 +209,12 @@ def split_cloob(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.
     }
     towers = {component: {n: t for n, t in state.items() if n.startswith(p)} for component, p in prefixes.items()}
     if strangers := [name for name in state if not name.startswith(tuple(prefixes.values()))]:
-        raise CheckpointError(f"The CLOOB has, beyond what it should, {', '.join(strangers[:5])}.")
+        raise CheckpointError(f"The CLOOB has unexpected tensors: {', '.join(strangers[:5])}.")
     return towers
 
 
 def is_published_size(config: CLOOBConfig) -> bool:
-    """True if a published configuration has the widths of this one, and therefore its number of heads."""
+    """True if a published configuration has the widths of this one. Its number of heads is then known."""
     widths = (config.text_config.hidden_size, config.vision_config.hidden_size)
     return any(
         widths == (published["text_encoder"]["d_model"], published["image_encoder"]["d_model"])

@@ -24,7 +24,7 @@ class Scale:
 
 
 def stored_scale(state: Mapping[str, torch.Tensor]) -> float | None:
-    """The scale that stands in a U-Net's state dict, if any.
+    """The scale in a U-Net's state dict; `None` if it has none.
 
     Raises:
         CheckpointError: If it is not a positive number.
@@ -45,13 +45,13 @@ def choose_scale(
     block_out_channels: tuple[int, ...] | None,
     warn: Callable[[str], None],
 ) -> Scale:
-    """Decides on the autoencoder scale: the flag, else the preset, else the buffer of the U-Net's file.
+    """Chooses the autoencoder scale: the flag's, else the preset's, else that of the buffer in the U-Net's file.
 
-    The published models carry buffers, but were published together with a script that decodes with a constant of its
-    own. Where the two differ and neither flag nor preset says which is meant, there is no safe choice.
+    The published models contain buffers, but the script published with them decodes with a constant of its own. If the
+    two differ and neither flag nor preset is given, neither of them is a safe choice.
 
     Raises:
-        CheckpointError: If nothing tells the scale, or a published size's buffer contradicts its published value.
+        CheckpointError: If the scale is unknown, or the buffer of a published size contradicts the published value.
     """
     if flag is not None:
         chosen = Scale(flag, "--autoencoder-scale")
@@ -62,20 +62,20 @@ def choose_scale(
         if alike and not any(_close(p.autoencoder_scale, stored) for p in alike.values()):
             name, known = next(iter(alike.items()))
             raise CheckpointError(
-                f"The scale is in doubt. The U-Net's file says {SCALE_BUFFER} = {stored:.6g}, but the published model "
-                f"of this size decodes with {known.autoencoder_scale:.6g}. For the published model give --preset "
-                f"{name}; for one of your own give --autoencoder-scale {stored:.6g}."
+                f"The scale is ambiguous. The U-Net's file says {SCALE_BUFFER} = {stored:.6g}, but the published "
+                f"model of this size decodes with {known.autoencoder_scale:.6g}. For the published model give "
+                f"--preset {name}; for your own model give --autoencoder-scale {stored:.6g}."
             )
         chosen = Scale(stored, f"the U-Net's file ({SCALE_BUFFER})")
     else:
         raise CheckpointError(
-            "The autoencoder's scale is not known: give --autoencoder-scale X, what latents are multiplied with "
-            "before decoding, or --preset for a published model."
+            "The autoencoder's scale is unknown: give --autoencoder-scale X, the factor of the latents before "
+            "decoding, or --preset for a published model."
         )
     if stored is not None and not _close(chosen.value, stored):
-        warn(f"The scale {chosen.value:.6g} of {chosen.origin} was taken; the U-Net's file says {stored:.6g}.")
+        warn(f"The scale {chosen.value:.6g} of {chosen.origin} is used; the U-Net's file says {stored:.6g}.")
     if flag is not None and preset is not None and not _close(flag, PRESETS[preset].autoencoder_scale):
-        warn(f"The scale {flag:.6g} was taken; the preset {preset} says {PRESETS[preset].autoencoder_scale:.6g}.")
+        warn(f"The scale {flag:.6g} is used; the preset {preset} says {PRESETS[preset].autoencoder_scale:.6g}.")
     return chosen
 
 
@@ -84,7 +84,7 @@ def _close(a, b):
 
 
 def warn_of_other_scale(stored: float, vae_config: Path, warn: Callable[[str], None]) -> None:
-    """Warns if a U-Net joins an autoencoder, converted earlier, whose scale is not the one in the U-Net's file."""
+    """Warns if the scale of a folder's autoencoder differs from the scale in a new U-Net's file."""
     kept = 1 / json.loads(vae_config.read_text())["scaling_factor"]
     if not _close(stored, kept):
         warn(

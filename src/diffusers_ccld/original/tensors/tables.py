@@ -8,21 +8,24 @@ import torch
 
 from ..errors import CheckpointError
 
-# How the same weight lies in memory on either side: (from the original, to the original).
+# Conversions between the memory layouts of a weight: (from the original, to the original).
 LAYOUTS = {
     "same": (lambda w: w, lambda w: w),
-    "conv1x1": (lambda w: w.flatten(1), lambda w: w[:, :, None, None]),  # there a 1×1 convolution, here linear
+    "conv1x1": (
+        lambda w: w.flatten(1),
+        lambda w: w[:, :, None, None],
+    ),  # a 1×1 convolution in the original, linear here
     "transposed": (lambda w: w.T, lambda w: w.T),  # JAX's linear layers are (in, out)
     "patches": (lambda w: w.permute(3, 2, 0, 1), lambda w: w.permute(2, 3, 1, 0)),  # JAX's convolutions
 }
 
 
 class Entry(NamedTuple):
-    """One tensor of the original and what becomes of it.
+    """One tensor of the original and the tensors that it is converted to.
 
     Attributes:
-        original: Its name there.
-        names: Its name here; of several, each is an equal part of it along the first axis.
+        original: Its name in the original.
+        names: Its name here. If there are several, the tensor is split into equal parts along the first axis.
         layout: A key of `LAYOUTS`.
     """
 
@@ -42,13 +45,13 @@ def from_original(
 
     Args:
         state: The original's tensors by name.
-        table: What becomes of them.
-        shapes: Shape of every tensor the model here has.
-        ignore: Pattern of the names, whole, that may be left out.
-        where: How messages call the state dict.
+        table: The entries that convert them.
+        shapes: Shape of every tensor of the model here, by name.
+        ignore: Pattern that matches the whole names of tensors that may be ignored.
+        where: Name of the state dict in messages.
 
     Returns:
-        The model's state dict, views into `state` where possible, and the names that were left out.
+        The model's state dict, views into `state` where possible, and the names of the ignored tensors.
 
     Raises:
         CheckpointError: If a tensor is missing, unknown, of the wrong shape or not finite.
@@ -58,7 +61,7 @@ def from_original(
     unknown = [name for name in state if name not in known]
     ignored = [name for name in unknown if re.fullmatch(ignore, name)]
     _complain(where, "lacks", [entry.original for entry in table if entry.original not in state])
-    _complain(where, "has, beyond what it should,", [name for name in unknown if name not in ignored])
+    _complain(where, "has unexpected tensors:", [name for name in unknown if name not in ignored])
 
     converted, misshapen, damaged = {}, [], []
     for entry in table:
@@ -75,10 +78,10 @@ def from_original(
             misshapen.append(f"{entry.original} {tuple(tensor.shape)}")
             continue
         converted.update(zip(entry.names, parts))
-    _complain(where, "has tensors of a shape that fits nothing:", misshapen)
+    _complain(where, "has tensors of the wrong shape:", misshapen)
     _complain(where, "has NaN or infinite values in", damaged)
     if absent := shapes.keys() - converted.keys():
-        raise CheckpointError(f"{where}: nothing in it becomes {', '.join(sorted(absent)[:5])}.")
+        raise CheckpointError(f"{where} lacks the tensors for {', '.join(sorted(absent)[:5])}.")
     return converted, ignored
 
 

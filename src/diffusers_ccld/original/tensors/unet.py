@@ -1,4 +1,4 @@
-"""The original's U-Net: where it stands in a file, how its size is read off, what its tensors are called here.
+"""The original's U-Net: finding it in a file, inferring its size, and the table of its tensors' names.
 
 After `train_latent_diffusion.py::DiffusionModel` in JD-P/cloob-latent-diffusion.
 """
@@ -12,15 +12,15 @@ from ...models.unet_ccld import INPUT_TIME_FEATURES, MAPPING_TIME_FEATURES
 from ..errors import CheckpointError
 from .tables import Entry
 
-# Levels are nested in one another; each prefix holds the numbered layers of one.
+# Levels are nested. Each prefix is that of the numbered layers of one level.
 LEVEL_PREFIXES = ("net.", "net.4.main.", "net.4.main.9.main.", "net.4.main.9.main.9.main.")
 BLOCKS_PER_LEVEL = 4
 SCALE_BUFFER = "autoencoder_scale"
-TRAINING_SCALE = "scale_factor"  # the same once more, in training checkpoints
+TRAINING_SCALE = "scale_factor"  # the same value under another name, in training checkpoints
 
 
 def unet_table() -> list[Entry]:
-    """All tensors that a U-Net can have, the skip convolutions that only some have included."""
+    """Entries of all tensors that a U-Net can have, including skip convolutions, which only some blocks have."""
     entries = [
         Entry("mapping_timestep_embed.weight", ("mapping.fourier.weight",)),
         Entry("timestep_embed.weight", ("fourier.weight",)),
@@ -77,10 +77,10 @@ def _attention(theirs, ours):
 
 
 def unet_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Reads the arguments of `CCLDUNet2DConditionModel` off a U-Net's shapes.
+    """Infers the arguments of `CCLDUNet2DConditionModel` from a U-Net's shapes.
 
     Raises:
-        CheckpointError: If a tensor that tells the size is missing, so that this is not a U-Net of CCLD.
+        CheckpointError: If the state dict is not a U-Net of CCLD: a tensor that determines the size is missing.
     """
     firsts = [f"{prefix}{0 if level == 0 else 1}.main.0.weight" for level, prefix in enumerate(LEVEL_PREFIXES)]
     needed = [*firsts, "net.8.main.4.weight", "mapping.0.main.0.weight"]
@@ -90,7 +90,7 @@ def unet_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     mapping_dim, mapping_in = state["mapping.0.main.0.weight"].shape
     if state[firsts[0]].shape[1] <= INPUT_TIME_FEATURES or mapping_in <= MAPPING_TIME_FEATURES:
         raise CheckpointError(
-            "The file is not a U-Net of CCLD: its first layers have no room for latents or embeddings."
+            "The file is not a U-Net of CCLD: its first layers are too narrow for latents or embeddings."
         )
     return {
         "sample_size": 32,
@@ -106,10 +106,10 @@ def split_training_checkpoint(state: Mapping[str, torch.Tensor]) -> dict[str, di
     """Sorts the state dict of a Lightning training checkpoint by component.
 
     Returns:
-        State dicts "model" (raw U-Net), "model_ema" (its average), "ae_model" and "cloob", each only if it is there.
+        State dicts "model" (raw U-Net), "model_ema" (its EMA), "ae_model" and "cloob"; missing ones are left out.
 
     Raises:
-        CheckpointError: If there is a tensor that belongs to none.
+        CheckpointError: If a tensor belongs to none of them.
     """
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in state.items():
@@ -117,5 +117,5 @@ def split_training_checkpoint(state: Mapping[str, torch.Tensor]) -> dict[str, di
         if component in ("model", "model_ema", "ae_model", "cloob") and rest:
             parts.setdefault(component, {})[rest] = tensor
         elif name != TRAINING_SCALE:
-            raise CheckpointError(f"The training checkpoint has, beyond what it should, {name}.")
+            raise CheckpointError(f"The training checkpoint has an unexpected entry, {name}.")
     return parts
