@@ -1,9 +1,9 @@
 """The closed-form fit of a text encoder's last linear layer to image embeddings.
 
 CLOOB's loss ranks pairs, so that a text embedding may lie far from the images it describes. A diffusion model is
-trained on image embeddings, and asked with text embeddings. The fit makes a text's embedding the best prediction of its
-image's: E[image embedding | text], in the smallest form of a prior (Ramesh et al. 2022, "Hierarchical Text-Conditional
-Image Generation with CLIP Latents").
+trained on image embeddings and sampled with text embeddings. The fit makes a text's embedding the best prediction of
+its image's, E[image embedding | text]. It is the smallest form of a prior (Ramesh et al. 2022, "Hierarchical
+Text-Conditional Image Generation with CLIP Latents").
 """
 
 from collections.abc import Callable, Sequence
