@@ -43,14 +43,14 @@ def load_pipeline(
     return pipe
 
 
-def find_model(source: str) -> Path:
-    """Returns the local folder of a model, and downloads it from the Hub if needed.
+def find_folder(source: str) -> Path:
+    """Returns the local folder of a pipeline or of parts of one, and downloads a pipeline from the Hub if needed.
 
     Args:
-        source: A folder, a name on the Hub, or "default" for the bundled model.
+        source: A folder, a pipeline's name on the Hub, or "default" for the bundled model.
 
     Raises:
-        ValueError: If no pipeline is found.
+        ValueError: If nothing is found.
     """
     if source == "default":
         return Path(default_model())
@@ -60,6 +60,19 @@ def find_model(source: str) -> Path:
             folder = Path(CCLDPipeline.download(source))
         except Exception as error:  # offline, an unknown name, and so on
             raise ValueError(f"{source}: no model was found. ({first_line(error)})") from error
+    return folder
+
+
+def find_model(source: str) -> Path:
+    """Returns the local folder of a pipeline, and downloads it from the Hub if needed.
+
+    Args:
+        source: A folder, a name on the Hub, or "default" for the bundled model.
+
+    Raises:
+        ValueError: If no pipeline is found.
+    """
+    folder = find_folder(source)
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{source} is not a pipeline: it has no model_index.json.")
     return folder

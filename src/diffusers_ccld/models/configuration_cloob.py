@@ -21,6 +21,7 @@ class CLOOBTextConfig(PreTrainedConfig):
         hidden_act: Activation; "gelu" is the exact one, which CCLD was trained with.
         layer_norm_eps: Epsilon of the layer normalisations.
         eos_token_id: Id of the end token; tokens after it count as padding.
+        has_residual_factor: True if the model has the spread of image embeddings around a text's, for `variation`.
     """
 
     model_type = "cloob_text_model"
@@ -38,10 +39,18 @@ class CLOOBTextConfig(PreTrainedConfig):
     bos_token_id: int | None = 49406
     eos_token_id: int = 49407
     pad_token_id: int | None = 0
+    has_residual_factor: bool = False
 
     def __post_init__(self, **kwargs):
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As written to files. Without a residual factor it is what earlier versions wrote."""
+        values = super().to_dict()
+        if not values["has_residual_factor"]:
+            del values["has_residual_factor"]
+        return values
 
 
 @strict

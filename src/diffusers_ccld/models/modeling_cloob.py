@@ -236,7 +236,19 @@ class CLOOBTextModelWithProjection(CLOOBPreTrainedModel):
         self.embeddings = CLOOBTextEmbeddings(config)
         self.layers = nn.ModuleList(CLOOBEncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim)
+        shape = (config.projection_dim, config.projection_dim)
+        self.register_buffer("residual_factor", torch.zeros(shape) if config.has_residual_factor else None)
         self.post_init()
+
+    def set_residual_factor(self, factor: torch.Tensor | None) -> None:
+        """Sets R, (D, D), or removes it with `None`.
+
+        A text's embedding u plus R·z, with z standard normal, normalised, is spread like the embeddings of the images
+        that the text describes. `training.text_fit` measures it.
+        """
+        weight = self.text_projection.weight
+        self.residual_factor = None if factor is None else factor.to(weight.device, weight.dtype).contiguous()
+        self.config.has_residual_factor = factor is not None
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.token_embedding
