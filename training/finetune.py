@@ -134,9 +134,8 @@ def finetune(config: FinetuneConfig) -> int:
                 encoded = encode_batch(batch, pipe, accelerator)
                 inputs = make_inputs(encoded, draws, pipe.scheduler, pipe.vae.config.scaling_factor)
 
-                with accelerator.accumulate(network):
-                    with attention_for_training(accelerator):
-                        prediction = network(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
+                with accelerator.accumulate(network), attention_for_training(accelerator):
+                    prediction = network(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
                     losses = v_prediction_losses(prediction, inputs.target)
                     weights = loss_weights(draws.t, config.snr_gamma)
                     all_losses = run.backward((weights * losses).mean(), losses, **inputs._asdict())

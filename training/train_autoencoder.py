@@ -242,6 +242,14 @@ def load_feature_loss(model: str | None, device: torch.device) -> CLOOBFeatureLo
     return CLOOBFeatureLoss(**load_components(model, ["image_encoder", "feature_extractor"])).to(device)
 
 
+def load_loss_networks(config: AutoencoderConfig, device: torch.device) -> dict[str, torch.nn.Module | None]:
+    """The frozen networks of `reconstruction_terms`, by the name of their argument; `None` for those not given."""
+    return {
+        "perceptual": load_perceptual_loss(config.perceptual_network, device),
+        "feature": load_feature_loss(config.feature_network, device),
+    }
+
+
 def reconstruction_terms(
     made: torch.Tensor,
     pictures: torch.Tensor,
@@ -309,8 +317,7 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
     # The autoencoder, its images and its discriminator
     vae, size, latent_shape = load_vae(config)
     data = load_training_images(config, accelerator, size, config.streaming)
-    perceptual = load_perceptual_loss(config.perceptual_network, accelerator.device)
-    feature = load_feature_loss(config.feature_network, accelerator.device)
+    networks = load_loss_networks(config, accelerator.device)
     discriminator = PatchDiscriminator(config.discriminator_channels)
 
     # The state to start from, the optimisers and the EMA
@@ -331,7 +338,7 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
                 latent_noise = draw_latent_noise(config, positions, latent_shape, accelerator.device)
                 with accelerator.accumulate(trained, critic):
                     made, mean, logvar = trained(pictures, noise, latent_noise)
-                    terms = reconstruction_terms(made, pictures, perceptual, feature)
+                    terms = reconstruction_terms(made, pictures, **networks)
                     loss = sum(getattr(config, f"{name}_weight") * term for name, term in terms.items())
                     terms["kl"] = kl_divergence(mean, logvar)
                     total = loss + config.kl_weight * terms["kl"]
@@ -360,7 +367,6 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
                 shown = shown or first_pictures(config, accelerator, data, size, NUM_SHOWN)
                 with ema.applied():
                     run.log.show("reconstructions", reconstruction_grid(vae, torch.cat(shown)[:NUM_SHOWN]))
-
         accelerator.wait_for_everyone()
         if run.is_complete and accelerator.is_main_process:
             save_autoencoder(run, vae, data, size, latent_shape)

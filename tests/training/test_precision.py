@@ -24,7 +24,7 @@ def without_accelerates_configuration(monkeypatch):
 
 @pytest.fixture(params=[False, True], ids=["float32", "bfloat16"])
 def has_bfloat16(request, monkeypatch):
-    """Whether the processor claims to compute in bfloat16."""
+    """Sets whether the processor claims to compute in bfloat16."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": request.param}, raising=False)
     return request.param
 
