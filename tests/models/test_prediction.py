@@ -95,7 +95,7 @@ def test_what_a_network_was_taught_is_saved_with_its_pipeline(distilled, tmp_pat
     pipe("a fox", guidance_scale=4.0, output_type="latent")
     pipe.scheduler.set_timesteps(2)
     assert pipe.num_timesteps == len(pipe.scheduler.timesteps)
-    with pytest.raises(ValueError, match=r"up to 4; 4\.5 is beyond"):
+    with pytest.raises(ValueError, match=r"up to 4; 4\.5 is too large"):
         pipe("a fox", guidance_scale=4.5)
     pipe(conditions=[("a fox", 3.0), ("snow", 3.0)], output_type="latent")  # each without guidance
     img2img = CCLDImg2ImgPipeline.from_pipe(pipe)

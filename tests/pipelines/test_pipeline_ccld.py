@@ -367,7 +367,7 @@ def test_callbacks_can_change_the_guidance_and_end_the_run(pipe):
         ({"prompt": "a", "generator": 3}, TypeError, "torch.Generator"),
         ({"prompt_embeds": torch.zeros(0, 512)}, ValueError, r"\(N, 512\)"),
         ({"conditions": [(torch.zeros(2, 256), 1.0)]}, ValueError, r"\(2, 256\)"),
-        ({"prompt": "a", "conditions": []}, ValueError, "in place of prompt"),
+        ({"prompt": "a", "conditions": []}, ValueError, "conditions replaces prompt"),
         ({"prompt": "a", "prompt_embeds": EMBEDS[0]}, ValueError, "either prompt or prompt_embeds"),
         ({"prompt_embeds": torch.zeros(1, 3)}, ValueError, r"\(N, 512\)"),
         ({"prompt": ["a", "b"], "negative_prompt": ["a", "b", "c"]}, ValueError, "batch sizes differ"),
