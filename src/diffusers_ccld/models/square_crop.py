@@ -9,7 +9,8 @@ LONGEST = 32
 def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
     """Resizes an image with Lanczos so that it covers a square, and crops the middle.
 
-    For some sizes the original's rounding leaves a side one pixel short, and the crop has a black line; so it does here.
+    For some sizes the original's rounding leaves a side one pixel short, and the crop has a black line; so it does
+    here.
 
     Args:
         image: An image of any mode and size.

@@ -1,7 +1,7 @@
 """The manifest of a folder of ONNX files: what is in it, how the networks are called, how a picture is sampled.
 
-`onnx.json` is read by the runtime of this package and by the page in `web/`. It is written last, so that a folder with a
-manifest is complete. Every file is listed with its size and SHA-256 and is checked before it is used.
+The runtime of this package and the page in `web/` read it. It is written last, so that a folder with a manifest is
+complete. Every file is listed with its size and SHA-256 and is checked before it is used.
 """
 
 import dataclasses
@@ -137,13 +137,15 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         if not path.is_file():
-            raise ExportError(f"{folder} has no {MANIFEST_NAME}. Make ONNX files of a pipeline with `ccld export-onnx`.")
+            raise ExportError(
+                f"{folder} has no {MANIFEST_NAME}. Make ONNX files of a pipeline with `ccld export-onnx`."
+            )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["format"] != FORMAT:
                 raise ExportError(
-                    f"{path} has format {values['format']}, and this version reads format {FORMAT}. Export the pipeline "
-                    f"again with `ccld export-onnx`."
+                    f"{path} has format {values['format']}, and this version reads format {FORMAT}. Export the "
+                    f"pipeline again with `ccld export-onnx`."
                 )
             networks = {
                 name: Network(**{**network, "graph": File(**network["graph"]), "weights": File(**network["weights"])})

@@ -1,8 +1,8 @@
 """The noise of a seed, equal to that of a torch generator on a CPU.
 
 torch draws 32-bit numbers from the Mersenne Twister, keeps 24 bits as a uniform number, and makes normal numbers of
-sixteen uniform ones at a time by the Box–Muller transform. It computes in float32 throughout; here, radii and angles are
-rounded to float32 where that matters. The numbers agree within 1e-6.
+sixteen uniform ones at a time by the Box–Muller transform. It computes in float32 throughout; here, radii and angles
+are rounded to float32 where that matters. The numbers agree within 1e-6.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Samples pictures from a folder of ONNX files, without torch.
 
-    pipe = OnnxPipeline("my-model-onnx")
-    (picture,) = pipe.sample([0], [("the moon over a landscape, oil on canvas", 3.0)])
+pipe = OnnxPipeline("my-model-onnx")
+(picture,) = pipe.sample([0], [("the moon over a landscape, oil on canvas", 3.0)])
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -137,18 +137,19 @@ class OnnxPipeline:
         num_steps, done = len(starts) * len(sampler.times), 0
         for first in starts:
             sources = [NoiseSource(seed) for seed in seeds[first : first + batch_size]]
-            latents = _draw(sources, shape)
+            noise = _draw(sources, shape)
             guidance = Guidance(
                 self._varied(embeds, conditions, sources, variation),
                 np.tile(weights, (len(sources), 1)),
                 tuple(guidance_interval or (0.0, 1.0)),
                 manifest.takes_guidance_scale,
             )
-            for latents, _ in sampler.run(self._unet, latents, guidance, lambda s=sources: _draw(s, shape)):
+            steps = sampler.run(self._unet, noise, guidance, lambda sources=sources: _draw(sources, shape))
+            for result, _ in steps:
                 done += 1
                 if on_step is not None:
                     on_step(done, num_steps)
-            yield from self.decode(latents)
+            yield from self.decode(result)
 
     def variation_or_default(self, variation: float | None) -> float:
         """Returns the given spread around texts, or else the model's own, or else 0.
@@ -167,7 +168,9 @@ class OnnxPipeline:
 
     def _unet(self, latents, timesteps, conditions, scales):
         inputs = {"sample": latents, "timestep": timesteps, "condition": conditions}
-        return self.networks("unet", **inputs, **({"guidance_scale": scales} if self.manifest.takes_guidance_scale else {}))
+        return self.networks(
+            "unet", **inputs, **({"guidance_scale": scales} if self.manifest.takes_guidance_scale else {})
+        )
 
     def _latent_shape(self, height, width):
         multiple = self.manifest.size_multiple

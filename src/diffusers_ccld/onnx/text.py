@@ -1,8 +1,8 @@
 """Token ids of texts, without transformers and ftfy. `web/text.js` does the same in the browser.
 
-`CLOOBTokenizer` cleans texts with ftfy. Here is the part of it that prompts need; the tests compare the two. Of text that
-was decoded in a wrong encoding, it repairs whole texts in Latin-1 or Windows-1252; ftfy also knows rarer encodings, and
-repairs parts of texts.
+`CLOOBTokenizer` cleans texts with ftfy. Here is the part of it that prompts need; the tests compare the two. Text that
+was decoded in a wrong encoding is repaired if all of it was read as Latin-1 or Windows-1252; ftfy also knows rarer
+encodings, and repairs parts of texts.
 """
 
 import html

@@ -102,7 +102,7 @@ def alpha_sigma(t: float) -> tuple[float, float]:
 
 
 def ddim_noise_scale(t1: float, t2: float, eta: float) -> float:
-    """Standard deviation of the noise of a step from t1 to t2, with a share `eta` of DDPM's: Song et al. 2021, (16)."""
+    """Standard deviation of a step's noise, with a share `eta` of DDPM's: Song et al. 2021, equation 16."""
     if t2 >= t1:  # an inversion adds no noise
         return 0.0
     (alpha1, sigma1), (alpha2, sigma2) = alpha_sigma(t1), alpha_sigma(t2)

@@ -50,7 +50,9 @@ def folder_moved_into_place(folder: Path) -> Iterator[Path]:
         yield temporary
         replace_folder(temporary, folder)
     except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # how safetensors, which is not always installed, reports a full disk
+        if (
+            type(error).__name__ != "SafetensorError"
+        ):  # how safetensors, which is not always installed, reports a full disk
             raise
         raise OSError(f"{folder} cannot be written. ({first_line(error)})") from error
     finally:
