@@ -134,7 +134,7 @@ class OnnxPipeline:
         variation = self.variation_or_default(variation)
         embeds, weights = self._terms(conditions)
         starts = range(0, len(seeds), batch_size)
-        num_steps, done = len(starts) * len(sampler.times), 0
+        progress = _Progress(len(starts) * len(sampler.times), on_step)
         for first in starts:
             sources = [NoiseSource(seed) for seed in seeds[first : first + batch_size]]
             noise = _draw(sources, shape)
@@ -144,12 +144,9 @@ class OnnxPipeline:
                 tuple(guidance_interval or (0.0, 1.0)),
                 manifest.takes_guidance_scale,
             )
-            steps = sampler.run(self._unet, noise, guidance, lambda sources=sources: _draw(sources, shape))
-            for result, _ in steps:
-                done += 1
-                if on_step is not None:
-                    on_step(done, num_steps)
-            yield from self.decode(result)
+            yield from self.decode(
+                sampler.run(self._unet, noise, guidance, lambda sources=sources: _draw(sources, shape), progress)
+            )
 
     def variation_or_default(self, variation: float | None) -> float:
         """Returns the given spread around texts, or else the model's own, or else 0.
@@ -198,6 +195,18 @@ class OnnxPipeline:
             for i in texts:
                 varied[:, i] = self.networks("text_variation", embeds=varied[:, i].copy(), noise=noise)
         return varied
+
+
+class _Progress:
+    """Counts the steps of all batches."""
+
+    def __init__(self, num_steps: int, report: StepCallback | None):
+        self.num_steps, self.done, self.report = num_steps, 0, report
+
+    def __call__(self, denoised: np.ndarray) -> None:
+        self.done += 1
+        if self.report is not None:
+            self.report(self.done, self.num_steps)
 
 
 def _draw(sources: Sequence[NoiseSource], shape: tuple[int, ...]) -> np.ndarray:

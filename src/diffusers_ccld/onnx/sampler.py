@@ -4,7 +4,7 @@ The tests compare every function with its counterpart in torch. `web/sampler.js`
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,19 +122,24 @@ class Sampler:
     eta: float = 0.0
 
     def run(
-        self, network: Network, latents: np.ndarray, guidance: Guidance, draw: Callable[[], np.ndarray]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Samples from noise, step by step.
+        self,
+        network: Network,
+        latents: np.ndarray,
+        guidance: Guidance,
+        draw: Callable[[], np.ndarray],
+        on_step: Callable[[np.ndarray], None] | None = None,
+    ) -> np.ndarray:
+        """Samples from noise.
 
         Args:
             network: The U-Net.
             latents: Noise, (N, C, H, W), float32.
             guidance: What the images are sampled for.
             draw: Returns fresh noise, (N, C, H, W); called if `eta` is above 0.
+            on_step: Called after each step with the denoised latents that its evaluation predicts.
 
-        Yields:
-            After each step the latents, and the denoised latents that its evaluation predicts. The last latents are
-            the result.
+        Returns:
+            Latents at t = 0, (N, C, H, W).
         """
         past: list[Prediction] = []
         for t1, t2 in itertools.pairwise([*self.times.tolist(), 0.0]):
@@ -149,4 +154,6 @@ class Sampler:
                     newest = corrected(start, previous, newest)
                 past = [newest, *past][:2]
                 latents = extrapolated_step(newest, start, t2)
-            yield latents, newest.denoised
+            if on_step is not None:
+                on_step(newest.denoised)
+        return latents
