@@ -269,6 +269,26 @@ def test_students_are_compared_with_their_own_steps_and_scales(trainable_folder,
     assert "student was distilled for guidance scales up to 4" in capsys.readouterr().err
 
 
+def test_models_are_compared_with_their_own_guidance_and_variation(trainable_folder, fitted_folder, prompts, tmp_path):
+    models = [f"plain={trainable_folder}", f"fitted={fitted_folder}"]
+    options = ["--prompts", str(prompts), "-n", "1", "--steps", "1", "--output", str(tmp_path / "out")]
+    assert main(["compare", *models, *options]) == 0
+    settings = json.loads((tmp_path / "out" / "scores.json").read_text())["settings"]
+    assert settings["guidance_scale"] == {"plain": 3, "fitted": 1.75}
+    assert settings["variation"] == {"plain": 0, "fitted": 0.25}
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "guidance scale: each model’s own" in page and "variation: each model’s own" in page
+
+
+def test_a_variation_needs_fitted_models(trainable_folder, fitted_folder, prompts, tmp_path, capsys):
+    options = ["--prompts", str(prompts), "--dry-run", "--output", str(tmp_path / "out")]
+    models = [str(fitted_folder), f"plain={trainable_folder}"]
+    assert main(["compare", models[0], *options, "--variation", "0.5"]) == 0
+    assert main(["compare", *models, *options, "--variation", "0.5"]) == 2
+    assert "that of plain was not fitted" in capsys.readouterr().err
+    assert main(["compare", models[0], *options, "--variation", "2"]) == 2
+
+
 def test_a_byte_order_mark_is_not_part_of_a_prompt(tmp_path):
     (tmp_path / "prompts.txt").write_text("[portraits] a cat\n", encoding="utf-8-sig")
     assert parse_prompts(tmp_path / "prompts.txt") == [Prompt("a cat", "portraits")]

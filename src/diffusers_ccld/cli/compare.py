@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-n", "--seeds", type=int, default=4, metavar="N", help="pictures for each prompt (default: %(default)s)")
     add_shared("--seed")
     add_shared("--steps")
-    add_shared("--guidance-scale", help="guidance scale (default: %(default)g)")
+    add_shared("--guidance-scale", help="guidance scale (default: each model's, without one 3)")
+    add_shared("--variation", help="spread around a prompt, 0 to 1 (default: each model's, without one 0)")
     add_shared("--algorithm", help="sampling algorithm (default: each model's)")
     add_shared("--batch-size", help="number of pictures to sample and score at once (default: %(default)s)")
     add_shared("--device")
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
         seeds=range(args.seed, args.seed + args.seeds),
         num_inference_steps=args.steps,
         guidance_scale=args.guidance_scale,
+        variation=args.variation,
         algorithm=args.algorithm,
         dtype=usable_dtype(args.dtype, device),
         version=__version__,

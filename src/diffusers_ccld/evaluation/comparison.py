@@ -125,7 +125,8 @@ class Comparison:
             "identities": {model.name: model.identity for model in gallery.models},
             "seeds": list(gallery.seeds),
             "steps": {model.name: gallery.steps_of(model) for model in gallery.models},
-            "guidance_scale": gallery.guidance_scale,
+            "guidance_scale": {model.name: gallery.guidance_of(model) for model in gallery.models},
+            "variation": {model.name: gallery.variation_of(model) for model in gallery.models},
             "algorithm": gallery.algorithm,
             "dtype": gallery.dtype,
             "scorer": str(self.scorer.folder),
@@ -223,7 +224,8 @@ class Comparison:
             f"prompts: {len(rows)}",
             f"seeds: {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed: {seeds[0]}",
             f"steps: {gallery.num_inference_steps or 'each model’s own'}",
-            f"guidance scale: {gallery.guidance_scale:g}",
+            f"guidance scale: {_of_all(map(gallery.guidance_of, gallery.models))}",
+            f"variation: {_of_all(map(gallery.variation_of, gallery.models))}",
             f"sampler: {gallery.algorithm or 'each model’s own'}",
         ]
         title = " and ".join(model.name for model in gallery.models) if len(gallery.models) < 4 else "Models compared"
@@ -309,6 +311,12 @@ def parse_styles(path: Path) -> dict[str, str]:
     if len(styles) < 2:
         raise ValueError(f"{path}: at least two styles are needed.")
     return styles
+
+
+def _of_all(values: Iterator[float]) -> str:
+    """The value that all models share, or a remark that they differ."""
+    distinct = {f"{value:g}" for value in values}
+    return distinct.pop() if len(distinct) == 1 else "each model’s own"
 
 
 def _as_tensors(images: Iterator[Image.Image], batch_size: int) -> Iterator[torch.Tensor]:
