@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum number of images to read of each kind (default: %(default)s)",
     )
+    add(
+        "--caption-columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="columns of --held-out-images with captions, to measure the gap between text and image embeddings",
+    )
     add("--styles", type=Path, metavar="FILE", help="a style on every line, or NAME: CAPTION (default: six media)")
     add("--open-clip", metavar="NAME", help="also score with this model of open_clip")
     add("--open-clip-weights", type=Path, metavar="FILE", help="weights of the open_clip model")
@@ -87,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
         training_images=args.train_images,
         held_out_images=args.held_out_images,
         max_images=args.max_images,
+        caption_columns=args.caption_columns,
         open_clip=(args.open_clip, args.open_clip_weights) if args.open_clip else None,
         inception_weights=args.inception_weights,
         styles=styles,
