@@ -90,7 +90,7 @@ def test_sampling_without_a_prompt_and_in_another_shape(pipeline_folder, tmp_pat
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("a", "--image", "nowhere.png"), "no such file"),
+        (("a", "--image", "nowhere.png"), "does not exist"),
         (("a", "--image", "https://example.org/fox.png"), "not fetched"),
         (("a", "--image", __file__), "not an image"),
         ((":3",), "before the colon"),

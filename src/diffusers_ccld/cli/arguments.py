@@ -69,7 +69,7 @@ def parse_weighted(text: str) -> tuple[str, float | None]:
     """Splits "a red fox:2.5" into text and weight. A suffix that is not a number belongs to the text.
 
     Raises:
-        ValueError: If there is no text before the weight.
+        ValueError: Without text before the weight.
     """
     head, colon, tail = text.rpartition(":")
     try:
@@ -100,7 +100,7 @@ def open_image(path: Path) -> "Image.Image":
     from ..data.decoding import BadImageError, ImageLimits, open_picture
 
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file. (An address is not fetched; download it first.)")
+        raise ValueError(f"{path}: the file does not exist. (An address is not fetched; download it first.)")
     try:
         return open_picture({"path": path}, ImageLimits(min_side=1))
     except BadImageError as error:

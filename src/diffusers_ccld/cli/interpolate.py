@@ -154,7 +154,7 @@ def parse_waypoint(text: str) -> tuple[str | Path, float | None]:
     """Splits a waypoint into its weight and its prompt, or its file if it starts with @.
 
     Raises:
-        ValueError: If there is no text before the weight, or a file is named without @.
+        ValueError: Without text before the weight, or for a file named without @.
     """
     if text.startswith("@"):
         return parse_weighted_file(text[1:])

@@ -51,7 +51,7 @@ class Painter:
 
     @property
     def max_guidance_scale(self) -> float | None:
-        """The largest guidance scale of a guidance-distilled model; `None` if there is no limit."""
+        """The largest guidance scale of a guidance-distilled model; `None` without a limit."""
         return self.pipe.config.max_guidance_scale
 
     @property

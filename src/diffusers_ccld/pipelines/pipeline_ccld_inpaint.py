@@ -18,7 +18,7 @@ class InpaintCall(ImageCall):
     """A call with an image and its mask; `CCLDInpaintPipeline.__call__` documents the arguments.
 
     Raises:
-        ValueError: If there is no mask.
+        ValueError: Without a mask.
     """
 
     mask_image: ImageInput | None = None
