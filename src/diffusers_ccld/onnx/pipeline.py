@@ -20,6 +20,8 @@ from .sampler import ALGORITHMS, Guidance, Sampler, sampling_times
 from .text import TextEncoding
 
 Condition = str | Image.Image | np.ndarray
+USUAL_GUIDANCE_SCALE = 3.0
+
 StepCallback = Callable[[int, int], None]
 
 
@@ -148,6 +150,14 @@ class OnnxPipeline:
                 sampler.run(self._unet, noise, guidance, lambda sources=sources: _draw(sources, shape), progress)
             )
 
+    def guidance_or_default(self, guidance_scale: float | None) -> float:
+        """Returns the given guidance scale, or else the model's own, or else 3, as far as the network has learned it."""
+        if guidance_scale is not None:
+            return guidance_scale
+        own, largest = (self.manifest.defaults[name] for name in ("guidance_scale", "max_guidance_scale"))
+        usual = USUAL_GUIDANCE_SCALE if own is None else own
+        return usual if largest is None else min(usual, largest)
+
     def variation_or_default(self, variation: float | None) -> float:
         """Returns the given spread around texts, or else the model's own, or else 0.
 
@@ -184,6 +194,11 @@ class OnnxPipeline:
             for i, embed in zip(indices, encode([conditions[i][0] for i in indices]) if indices else ()):
                 embeds[i] = embed
         weights = np.array([weight for _, weight in conditions], dtype=np.float64)
+        limit = self.manifest.defaults["max_guidance_scale"]
+        if limit is not None and len(weights) == 1 and weights[0] > limit:
+            raise ValueError(
+                f"The network was distilled for guidance scales up to {limit:g}; {weights[0]:g} is too large."
+            )
         return np.array(embeds, dtype=np.float32).reshape(-1, self.manifest.embedding_dim), weights
 
     def _varied(self, embeds, conditions, sources, variation):
