@@ -151,7 +151,7 @@ class OnnxPipeline:
             )
 
     def guidance_or_default(self, guidance_scale: float | None) -> float:
-        """Returns the given guidance scale, or else the model's own, or else 3, as far as the network has learned it."""
+        """Returns the given guidance scale, or else the model's own, or else 3, as far as the network learned it."""
         if guidance_scale is not None:
             return guidance_scale
         own, largest = (self.manifest.defaults[name] for name in ("guidance_scale", "max_guidance_scale"))
