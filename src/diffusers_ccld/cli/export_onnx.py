@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the networks of a pipeline as ONNX files, with a manifest that the ONNX runtime and the page in web/ read.
     Each network is compared with torch; one that differs is not written."""
     try:
+        from ..inference.loading import find_folder
         from ..onnx.export import ExportRequest, export
     except ModuleNotFoundError as error:
         if error.name not in ("onnx", "onnx_ir", "onnxscript", "onnxruntime"):
@@ -42,4 +43,4 @@ def run(args: argparse.Namespace) -> None:
             f"{name:15} {network.graph.size / 1e3:10.0f} {network.weights.size / 1e6:13.1f}"
             f" {network.difference:20.1e} {network.relative_error:16.1e}"
         )
-    print(f"wrote {args.output or args.folder}")
+    print(f"wrote {args.output or find_folder(args.folder)}")
