@@ -1,28 +1,38 @@
-# `make paint` and `make test` install everything they need. The other targets are for developers.
+# `make` prints the targets. Each installs what it needs: painting and the demo little, the others everything.
 
 PYTHON ?= python3
 PROMPT ?= A sunset landscape painting, oil on canvas
 VENV := .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet
 
 # The environment is rebuilt when the requirements, the interpreter or the folder change.
 RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
-STAMP := $(VENV)/built-from-$(RECIPE)
+PAINTING := $(VENV)/painting-$(RECIPE)
+SERVING := $(VENV)/serving-$(RECIPE)
+STAMP := $(VENV)/developing-$(RECIPE)
 
-.PHONY: paint demo test test-slow fuzz suites quality style wheel default-model default-teacher distillation-table \
-	clean
+# On Linux, the ordinary build of torch brings gigabytes of libraries for NVIDIA's GPUs. Its CPU build has its own index.
+CPU_TORCH ?= https://download.pytorch.org/whl/cpu
+TORCH := $(if $(shell command -v nvidia-smi),,$(filter Linux,$(shell uname)))
 
-paint: $(STAMP)  ## sample four pictures from the bundled model
+.PHONY: help paint demo test test-slow fuzz suites quality style wheel default-model default-teacher \
+	distillation-table clean
+
+help:  ## print this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+paint: $(PAINTING)  ## sample four pictures from the bundled model
 	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
 
-demo: $(STAMP)  ## paint in the browser
+demo: $(SERVING)  ## paint in the browser
 	$(BIN)/ccld demo
 
 test: $(STAMP)  ## the test suite in two processes, each with one thread: more would compete for the cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/usr/bin/chromium), for a nightly run
-	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,test,browser,dev]"
+	$(PIP) --editable ".[training,compare,demo,test,browser,dev]"
 	$(BIN)/python -m pytest -m slow
 
 fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`
@@ -30,7 +40,7 @@ fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccl
 
 suites: $(STAMP)  ## diffusers' own suites, from a checkout: make suites DIFFUSERS=path
 	@test -d "$(DIFFUSERS)/tests/pipelines" || { echo "Give DIFFUSERS=path of a checkout of diffusers." >&2; exit 2; }
-	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,test,suites,dev]"
+	$(PIP) --editable ".[training,compare,demo,test,suites,dev]"
 	PYTHONPATH=$(abspath $(DIFFUSERS)):tests/diffusers_suites $(BIN)/python -m pytest -o addopts= -rs \
 		tests/diffusers_suites
 
@@ -45,11 +55,20 @@ style: $(STAMP)  ## fix the code's format
 wheel: $(STAMP)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 
-$(STAMP): setup.cfg pyproject.toml
+$(PAINTING): setup.cfg pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,test,dev]"
+	$(if $(TORCH),$(PIP) --retries 0 --timeout 15 --index-url $(CPU_TORCH) "torch>=2.10" || \
+		echo "The index of torch's CPU build cannot be reached; the ordinary build takes 4 GB more.")
+	$(PIP) --editable .
+	touch $@
+
+$(SERVING): $(PAINTING)
+	$(PIP) --editable ".[demo]"
+	touch $@
+
+$(STAMP): $(PAINTING)
+	$(PIP) --editable ".[training,compare,demo,test,dev]"
 	touch $@
 
 # All steps that made the bundled model, from scratch; docs/default-model.md has their durations. The same command
@@ -108,5 +127,5 @@ src/diffusers_ccld/default_model/model_index.json: $(OUT)/unet/pipeline/model_in
 	$(BIN)/python training/bundle.py --pipeline $(OUT)/unet/pipeline --card docs/default-model.md \
 		--output src/diffusers_ccld/default_model
 
-clean:
+clean:  ## remove the environment and all outputs
 	rm -rf $(VENV) outputs dist build
