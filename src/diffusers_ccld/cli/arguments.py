@@ -134,9 +134,9 @@ def open_image(path: Path, option: str = "--image") -> "Image.Image":
     Raises:
         ValueError: If the file does not exist or cannot be decoded.
     """
+    require_file(path, option)
     from ..data.decoding import BadImageError, ImageLimits, open_picture
 
-    require_file(path, option)
     try:
         return open_picture({"path": path}, ImageLimits(min_side=1))
     except BadImageError as error:

@@ -143,7 +143,7 @@ def paint(
     from tqdm import tqdm
 
     from ..inference.sampling import sample
-    from ..inference.tasks import PIPELINES, call_of, feathered, fitted, progress_callback, widened
+    from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, reporting, widened
 
     args, count = request.args, len(request.seeds)
     options = {
@@ -167,12 +167,11 @@ def paint(
     bar_format = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
     with tqdm(total=count, desc="Painting", bar_format=bar_format, disable=True if args.quiet else None) as bar:
 
-        def on_step(share: float) -> None:
-            bar.update(finished + share * min(args.batch_size, count - finished) - bar.n)
+        def on_step(progress: Progress) -> None:
+            bar.update(finished + progress.share * min(args.batch_size, count - finished) - bar.n)
 
-        report = progress_callback(request.task, on_step)
-        call = call_of(request.task, pipe)
-        for image in sample(call, request.seeds, batch_size=args.batch_size, callback_on_step_end=report, **options):
+        call, options = call_of(request.task, pipe), options | reporting(request.task, on_step)
+        for image in sample(call, request.seeds, batch_size=args.batch_size, **options):
             finished += 1
             yield image if request.mask is None else feathered(image, picture, mask)
 

@@ -1,8 +1,9 @@
 """The four tasks of the command line and the demo: painting, and three ways to begin with a picture."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
@@ -69,15 +70,39 @@ def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return ImageOps.fit(image, size)
 
 
-def progress_callback(task: str, on_step: Callable[[float], None]) -> Callable:
-    """A pipeline's `callback_on_step_end` that reports the finished share of one call, 0 to 1."""
+class Progress(NamedTuple):
+    """Progress of a call of a pipeline.
+
+    Attributes:
+        share: Finished share of the call, 0 to 1.
+        step: Number of finished evaluations of the network.
+        num_steps: Number of all evaluations.
+        denoised: The latents without noise that the last evaluation predicts, (N, C, H, W), or `None`.
+    """
+
+    share: float
+    step: int
+    num_steps: int
+    denoised: torch.Tensor | None = None
+
+
+def reporting(task: str, on_step: Callable[[Progress], None]) -> dict[str, Any]:
+    """The arguments of a pipeline's call that report its progress after every evaluation of the network.
+
+    Args:
+        task: One of `PIPELINES`.
+        on_step: Called with the progress. An exception that it raises ends the call.
+    """
     runs = 2 if task == "edit" else 1  # inversion, then sampling
     finished = 0
 
     def report(pipe: DiffusionPipeline, index: int, timestep: Any, tensors: dict) -> dict:
         nonlocal finished
-        on_step((finished + (index + 1) / pipe.num_timesteps) / runs)
+        # The two runs of an edit differ by one evaluation; each counts as half.
+        share = (finished + (index + 1) / pipe.num_timesteps) / runs
+        num_steps = runs * pipe.num_timesteps
+        on_step(Progress(share, round(share * num_steps), num_steps, tensors["denoised"]))
         finished = (finished + (index + 1 == pipe.num_timesteps)) % runs
         return {}
 
-    return report
+    return {"callback_on_step_end": report, "callback_on_step_end_tensor_inputs": ["denoised"]}
