@@ -37,9 +37,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--guidance-scale": {
         "type": number(),
-        "default": 3.0,
         "metavar": "G",
-        "help": "guidance scale of prompts without a weight (default: %(default)g)",
+        "help": "guidance scale of prompts without a weight (default: the model's, without one 3)",
+    },
+    "--variation": {
+        "type": number(0, 1),
+        "metavar": "V",
+        "help": "spread of the pictures around a prompt, 0 to 1, for models with a fitted text encoder (default: the "
+        "model's, without one 0)",
     },
     "--algorithm": {"choices": ALGORITHMS, "help": "sampling algorithm (default: the model's)"},
     "--height": {"type": pixels, "metavar": "PIXELS", "help": "height of the pictures (default: the model's)"},
@@ -77,7 +82,7 @@ def parse_weighted(text: str) -> tuple[str, float | None]:
     """Splits "a red fox:2.5" into text and weight. A suffix that is not a number belongs to the text.
 
     Raises:
-        ValueError: If there is no text before the weight.
+        ValueError: Without text before the weight.
     """
     head, colon, tail = text.rpartition(":")
     try:
@@ -105,13 +110,15 @@ def require_file(path: Path, option: str) -> None:
         raise ValueError(f"{option} {path}: this is a folder, not a file.")
     if not path.is_file():
         advice = " An address is not fetched; download it first." if "://" in str(path) or ":/" in str(path) else ""
-        raise ValueError(f"{option} {path}: there is no such file.{advice}")
+        raise ValueError(f"{option} {path}: the file does not exist.{advice}")
 
 
 def require_folder(path: Path, option: str) -> None:
     """Raises `ValueError` unless there is a folder at a path that an option gave."""
     if not path.is_dir():
-        raise ValueError(f"{option} {path}: " + ("this is not a folder." if path.exists() else "no such folder."))
+        raise ValueError(
+            f"{option} {path}: " + ("this is not a folder." if path.exists() else "the folder does not exist.")
+        )
 
 
 def require_model(name: str | None, option: str = "--model") -> None:
@@ -121,7 +128,7 @@ def require_model(name: str | None, option: str = "--model") -> None:
     if Path(name).is_file():
         raise ValueError(f"{option} {name}: this is a file; `ccld convert` makes a pipeline's folder.")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith((".", "/")):
-        raise ValueError(f"{option} {name}: there is no such folder, and this is not the name of a Hub model.")
+        raise ValueError(f"{option} {name}: this is neither a folder nor the name of a Hub model.")
 
 
 def open_image(path: Path, option: str = "--image") -> "Image.Image":

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> argparse.Namespace:
     if not args.path.exists() and str(args.path) != "default":
-        raise ValueError(f"{args.path}: there is no such file.")
+        raise ValueError(f"{args.path}: the file does not exist.")
     return args
 
 

@@ -57,8 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_shared(
         "--guidance-scale",
-        help="guidance scale, shared evenly by all prompts without a weight of their own (default: %(default)g)",
+        help="guidance scale, shared evenly by all prompts without a weight of their own (default: the model's, "
+        "without one 3)",
     )
+    add_shared("--variation")
     add(
         "--guidance-interval",
         type=number(0, 1),
@@ -108,7 +110,7 @@ def run(request: SampleRequest) -> None:
     dtype = usable_dtype(args.dtype, device)
     sampler = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
     pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, **sampler)
-    named = share_guidance(request.given, args.guidance_scale)
+    named = share_guidance(request.given, pipe.guidance_or_default(args.guidance_scale))
     negative = negative_weight(args.negative_prompt, sum(weight for _, weight in named))
     size = size_of(request, pipe)
     record = record_of(request, pipe, named, size, dtype)
@@ -148,6 +150,7 @@ def paint(
     args, count = request.args, len(request.seeds)
     options = {
         "conditions": list(conditions),
+        "variation": pipe.variation_or_default(args.variation),
         "num_inference_steps": args.steps,
         "guidance_interval": args.guidance_interval,
         "eta": args.eta,

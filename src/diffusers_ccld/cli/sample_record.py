@@ -60,6 +60,7 @@ def record_of(
         "conditions": [[str(source), weight] for source, weight in named],
         "images": [str(source) for source, _ in named if isinstance(source, Path)],
         "negative_prompt": args.negative_prompt,
+        "variation": pipe.variation_or_default(args.variation),
         "model": "default" if args.model is None else args.model,
         "steps": pipe.steps_or_default(args.steps, USUAL_STEPS if request.task == "edit" else None),
         "guidance_interval": args.guidance_interval,
@@ -73,6 +74,8 @@ def record_of(
     }
     if request.picture is not None:
         record |= {"picture": str(args.init or args.edit), "strength": strength_of(request)}
+    if request.task == "edit" and len(request.seeds) > 1 and not (record["variation"] or args.eta):
+        raise ValueError(f"-n {len(request.seeds)}: --edit takes no noise; give --variation, or several are the same.")
     if request.mask is not None:
         record["mask"] = str(args.mask)
     return record
@@ -105,10 +108,11 @@ def description(request: SampleRequest, record: "Provenance", negative: float | 
         lines.append((verb, f"{record['picture']}{where}, strength {record['strength']:g}"))
     interval = record["guidance_interval"]
     between = f", guidance from {interval[0]:g} to {interval[1]:g}" if interval else ""
+    varied = f", variation {record['variation']:g}" if record["variation"] else ""
     model = "the bundled model" if args.model is None else args.model
     width, height = record["size"]
     lines += [
-        ("model", f"{model}, {record['steps']} steps of {record['algorithm']}{between}, {record['dtype']}"),
+        ("model", f"{model}, {record['steps']} steps of {record['algorithm']}{between}{varied}, {record['dtype']}"),
         ("size", f"{width} × {height} pixels"),
         ("seeds" if len(request.seeds) > 1 else "seed", _range(request.seeds)),
         ("files", _files(request)),

@@ -88,10 +88,6 @@ def _check_options(args: argparse.Namespace, has_prompts: bool) -> None:
         raise ValueError("--mask needs the picture that it belongs to: give --init FILE, too.")
     if args.strength is not None and not (args.init or args.edit):
         raise ValueError("--strength is the strength of a change: give --init FILE or --edit FILE, too.")
-    if args.edit and args.num_images not in (None, 1):
-        raise ValueError(f"-n {args.num_images}: --edit has one result, because it takes no noise.")
-    if args.edit and args.best:
-        raise ValueError("--best chooses among several pictures, and --edit makes one.")
     if args.strength == 1 and args.edit:
         raise ValueError("--strength 1: give less than 1 with --edit; at 1 nothing of the picture is left.")
     for option, value in (("--negative-prompt", args.negative_prompt), ("--best", args.best)):

@@ -58,7 +58,7 @@ def find_folder(source: str) -> Path:
         try:
             folder = Path(CCLDPipeline.download(source))
         except OSError as error:  # an unknown name, or no connection
-            raise ValueError(f"{source}: there is no such folder, and no such model was found on the Hub.") from error
+            raise ValueError(f"{source}: this is neither a folder nor a model that was found on the Hub.") from error
         except Exception as error:
             raise ValueError(f"{source}: the model cannot be had from the Hub. ({first_line(error)})") from error
     return folder

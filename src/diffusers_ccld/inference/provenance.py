@@ -24,6 +24,7 @@ class Provenance(TypedDict, total=False):
         negative_prompt: The negative prompt, or `None`.
         image_prompt_weight: Share of the guidance scale that the demo's image prompt has.
         guidance_scale: The demo's guidance scale.
+        variation: Spread around the texts.
         picture: Path of the picture that it began with.
         mask: Path of the mask of the part that was painted.
         strength: Strength of the change.
@@ -54,6 +55,7 @@ class Provenance(TypedDict, total=False):
     negative_prompt: str | None
     image_prompt_weight: float
     guidance_scale: float
+    variation: float
     picture: str
     mask: str
     strength: float

@@ -25,8 +25,8 @@ def call_of(task: str, pipe: DiffusionPipeline) -> Callable[..., ImagePipelineOu
     if task != "edit":
         return pipe
 
-    def edit(num_images_per_prompt: int, **arguments: Any) -> ImagePipelineOutput:
-        return pipe.edit(**arguments)  # one picture for each image
+    def edit(image: Image.Image, num_images_per_prompt: int, **arguments: Any) -> ImagePipelineOutput:
+        return pipe.edit([image] * num_images_per_prompt, **arguments)  # one result for each image
 
     return edit
 
