@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from .arguments import require_model
+from .outputs import require_writable
+
 HELP = "convert a pipeline to ONNX files, for runtimes without torch"
 
 
@@ -23,6 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the loss that is printed (default: %(default)s)",
     )
     add("--encoder", action="store_true", help="export the autoencoder's encoder, too")
+
+
+def check(args: argparse.Namespace) -> argparse.Namespace:
+    if args.folder != "default":
+        require_model(args.folder, "DIR")
+    if args.output is not None:
+        require_writable(args.output.parent)
+    return args
 
 
 def run(args: argparse.Namespace) -> None:
