@@ -12,7 +12,7 @@ MANIFEST_NAME = "onnx.json"  # as in `onnx.manifest`
 
 
 def chosen_runtime(args: argparse.Namespace) -> str:
-    """Returns "torch" or "onnx". The latter is the default of the bundled model and of folders that have only ONNX files.
+    """Returns "torch" or "onnx", by default "onnx" for the bundled model and for folders that have only ONNX files.
 
     Raises:
         ValueError: If the ONNX runtime was asked for with options that need torch, or is not installed.

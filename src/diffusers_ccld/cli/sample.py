@@ -20,7 +20,6 @@ from .sample_request import SampleRequest, check_request
 
 if TYPE_CHECKING:
     from PIL import Image
-
     from tqdm import tqdm
 
     from ..inference.provenance import Provenance
@@ -87,8 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=RUNTIMES,
         default="auto",
-        help="what runs the networks: torch, or onnx, which starts sooner and has fewer options (default: onnx for the "
-        "bundled model and for folders of ONNX files, where the other options allow it)",
+        help="what runs the networks: torch, or onnx, which starts sooner and has fewer options (default: onnx for "
+        "the bundled model and for folders of ONNX files, where the other options allow it)",
     )
     add_shared(
         "--output",
