@@ -90,20 +90,20 @@ def test_it_paints_where_there_is_no_torch(tmp_path):
     """In an environment of numpy, Pillow, onnxruntime and tokenizers alone."""
     venv.create(tmp_path / "small", with_pip=True)
     python = tmp_path / "small" / "bin" / "python"
-    packages = ["numpy", "Pillow", "onnxruntime", "tokenizers"]
-    installed = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", *packages], capture_output=True, check=False
-    )
-    if installed.returncode:
+    install = [python, "-m", "pip", "install", "--quiet", "numpy", "Pillow", "onnxruntime", "tokenizers"]
+    if subprocess.run(install, capture_output=True, check=False).returncode:
         pytest.skip("The packages cannot be installed here.")
     environment = {"PYTHONPATH": str(SOURCE), "PATH": os.environ["PATH"]}
-    found = "import importlib.util as u; print([n for n in ('torch', 'diffusers', 'transformers', 'ftfy') if u.find_spec(n)])"
-    assert subprocess.run([python, "-c", found], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-    command = [python, "-m", "ccld_command", "sample", PROMPT, "-n", "1", "--output", tmp_path / "pictures"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert result.returncode == 0, result.stderr
+
+    def run(*command):
+        return subprocess.run([python, *command], capture_output=True, text=True, check=False, env=environment)
+
+    names = ("torch", "diffusers", "transformers", "ftfy", "safetensors")
+    code = f"from importlib.util import find_spec; print([name for name in {names} if find_spec(name)])"
+    assert run("-c", code).stdout.strip() == "[]"
+    sample = ("-m", "ccld_command", "sample", PROMPT, "-n", "1", "--output", tmp_path / "pictures")
+    painted = run(*sample)
+    assert painted.returncode == 0, painted.stderr
     assert Image.open(tmp_path / "pictures" / "00000.png").size == (128, 128)
-    torch = subprocess.run(
-        [*command, "--runtime", "torch"], capture_output=True, text=True, check=False, env=environment
-    )
-    assert torch.returncode != 0
+    refused = run(*sample, "--runtime", "torch")
+    assert refused.returncode == 2 and "torch is not installed" in refused.stderr

@@ -86,6 +86,11 @@ def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose:
             message = f"{message[:LONGEST_MESSAGE]}… (--verbose shows the whole message.)"
         print(f"error: {message}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "diffusers", "transformers"):
+            raise
+        print(f"error: {error.name} is not installed; this needs all packages of diffusers-ccld.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
