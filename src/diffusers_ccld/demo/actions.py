@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from ..inference.tasks import Progress
 from .painter import Painter, PaintingCancelledError
 from .requests import LINKED, Limits, PaintingRequest, parse_link, parse_request
 
@@ -53,10 +54,10 @@ class Studio:
             raise _for_user(error) from error
         loop, shares, is_left = asyncio.get_running_loop(), asyncio.Queue(), False
 
-        def on_step(share: float) -> None:
+        def on_step(progress: Progress) -> None:
             if is_left:
                 raise PaintingCancelledError
-            loop.call_soon_threadsafe(shares.put_nowait, share)
+            loop.call_soon_threadsafe(shares.put_nowait, progress.share)
 
         def on_end(painting: asyncio.Future) -> None:
             if not painting.cancelled():

@@ -5,24 +5,16 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from diffusers import DiffusionPipeline, ImagePipelineOutput
-from PIL import Image, ImageOps
+from diffusers import DiffusionPipeline
+from PIL import Image
 
 from ..inference.provenance import TEXT_CHUNK, Provenance, provenance_text
 from ..inference.sampling import sample
+from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, reporting, size_like, widened
 from ..pipelines.pipeline_ccld import CCLDPipeline
-from ..pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
-from ..pipelines.pipeline_ccld_inpaint import CCLDInpaintPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..version import __version__
 from .requests import LINKED, PaintingRequest
-
-PIPELINES = {
-    "paint": CCLDPipeline,
-    "image_to_image": CCLDImg2ImgPipeline,
-    "edit": CCLDImg2ImgPipeline,
-    "inpaint": CCLDInpaintPipeline,
-}
 
 
 class PaintingCancelledError(Exception):
@@ -69,13 +61,13 @@ class Painter:
         """True if the model has an image encoder."""
         return self.pipe.image_encoder is not None
 
-    def paint(self, request: PaintingRequest, on_step: Callable[[float], None]) -> list[Image.Image]:
+    def paint(self, request: PaintingRequest, on_step: Callable[[Progress], None]) -> list[Image.Image]:
         """Samples the pictures of a request. Calls from other threads wait for their turn.
 
         Args:
             request: The request.
-            on_step: Called after every evaluation of the network with the finished share, 0 to 1. An exception that
-                it raises ends sampling.
+            on_step: Called after every evaluation of the network with the progress. An exception that it raises ends
+                sampling.
 
         Returns:
             The pictures. Their PNG text "ccld" records how they were made.
@@ -86,8 +78,11 @@ class Painter:
         with self._lock:
             pipe = self._pipeline(request.task, request.algorithm)
             pipe.set_progress_bar_config(disable=True)
-            call = _inversion_and_edit(pipe) if request.task == "edit" else pipe
-            pictures = list(sample(call, request.seeds, **_arguments(pipe, request), **_reporting(request, on_step)))
+            options = _arguments(pipe, request) | reporting(request.task, on_step)
+            pictures = list(sample(call_of(request.task, pipe), request.seeds, **options))
+        if request.mask is not None:
+            whole, mask = fitted(request.picture, pictures[0].size), fitted(request.mask, pictures[0].size)
+            pictures = [feathered(picture, whole, mask) for picture in pictures]
         for seed, picture in zip(request.seeds, pictures):
             picture.info[TEXT_CHUNK] = provenance_text({**_settings(request), "seed": seed})
         return pictures
@@ -102,15 +97,6 @@ class Painter:
         return PIPELINES[task](**self._components, scheduler=scheduler, **self.pipe.settings)
 
 
-def _inversion_and_edit(pipe: CCLDImg2ImgPipeline) -> Callable[..., ImagePipelineOutput]:
-    """Adapts `edit`, which returns one picture per image, to the arguments of `sample`."""
-
-    def edit(num_images_per_prompt: int, **arguments: Any) -> ImagePipelineOutput:
-        return pipe.edit(**arguments)
-
-    return edit
-
-
 def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, Any]:
     """The arguments of a pipeline's call, without generators and callbacks."""
     arguments = {
@@ -123,35 +109,11 @@ def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, A
         "variation": request.variation,
     }
     if request.picture is not None:
-        size = _size_like(request.picture, pipe)
-        arguments |= {"image": ImageOps.fit(request.picture, size), "strength": request.strength}
+        size = size_like(request.picture, pipe)
+        arguments |= {"image": fitted(request.picture, size), "strength": request.strength}
     if request.mask is not None:
-        arguments["mask_image"] = ImageOps.fit(request.mask, size)
+        arguments["mask_image"] = widened(fitted(request.mask, size))
     return arguments
-
-
-def _reporting(request: PaintingRequest, on_step: Callable[[float], None]) -> dict[str, Any]:
-    """The callback of a pipeline's call that reports the finished share."""
-    runs = 2 if request.task == "edit" else 1  # inversion, then sampling
-    finished = 0
-
-    def report(pipe, index, timestep, tensors):
-        nonlocal finished
-        on_step((finished + (index + 1) / pipe.num_timesteps) / runs)
-        finished += index + 1 == pipe.num_timesteps
-        return {}
-
-    return {"callback_on_step_end": report}
-
-
-def _size_like(picture, pipe):
-    """Width and height with about the model's own area and a picture's aspect ratio, as far as sizes allow."""
-    own_height, own_width = pipe.default_size
-    side = (own_height * own_width) ** 0.5
-    # Longer pictures are cropped to 1 : 4.
-    stretch = min(max(picture.width / picture.height, 1 / 4), 4) ** 0.5
-    multiple = pipe.size_multiple
-    return tuple(max(round(length / multiple), 1) * multiple for length in (side * stretch, side / stretch))
 
 
 def _settings(request: PaintingRequest) -> Provenance:
