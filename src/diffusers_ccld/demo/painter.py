@@ -1,20 +1,26 @@
 """Samples the pictures of requests, one request at a time."""
 
+import math
 import threading
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from ..inference.interpolation import prepare_path, sample_at
 from ..inference.provenance import TEXT_CHUNK, Provenance, provenance_text
 from ..inference.sampling import sample
 from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, reporting, size_like, widened
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..version import __version__
-from .requests import LINKED, PaintingRequest
+from .requests import BETWEEN, LINKED, PaintingRequest
+
+PREVIEW_SIDE = 256
+FRAMES_AT_ONCE = 4
 
 
 class PaintingCancelledError(Exception):
@@ -76,8 +82,10 @@ class Painter:
             ValueError: If the model does not support the request.
         """
         with self._lock:
-            pipe = self._pipeline(request.task, request.algorithm)
+            pipe = self._pipeline("paint" if request.task in BETWEEN else request.task, request.algorithm)
             pipe.set_progress_bar_config(disable=True)
+            if request.task in BETWEEN:
+                return _painted_between(pipe, request, on_step)
             options = _arguments(pipe, request) | reporting(request.task, on_step)
             pictures = list(sample(call_of(request.task, pipe), request.seeds, **options))
         if request.mask is not None:
@@ -85,6 +93,15 @@ class Painter:
             pictures = [feathered(picture, whole, mask) for picture in pictures]
         for seed, picture in zip(request.seeds, pictures):
             picture.info[TEXT_CHUNK] = provenance_text({**_settings(request), "seed": seed})
+        return pictures
+
+    def previews(self, denoised: torch.Tensor) -> list[Image.Image]:
+        """Pictures of latents, (N, C, H, W), at most `PREVIEW_SIDE` pixels wide and high."""
+        with torch.no_grad():
+            pixels = self.pipe.decode_latents(denoised)
+        pictures = self.pipe.image_processor.postprocess(pixels, output_type="pil")
+        for picture in pictures:
+            picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
         return pictures
 
     @cached_property
@@ -106,6 +123,7 @@ def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, A
         "image_prompt_weight": request.image_prompt_weight,
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
+        "guidance_interval": request.interval,
         "variation": request.variation,
     }
     if request.picture is not None:
@@ -116,8 +134,38 @@ def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, A
     return arguments
 
 
+def _painted_between(
+    pipe: CCLDPipeline, request: PaintingRequest, on_step: Callable[[Progress], None]
+) -> list[Image.Image]:
+    """The picture at a position between two prompts, or the frames of an animation from one to the other."""
+    path = prepare_path(
+        pipe,
+        [request.prompt, request.second_prompt],
+        request.seed,
+        guidance_scale=request.guidance_scale,
+        negative_prompt=request.negative_prompt or None,
+        variation=request.variation,
+    )
+    count = request.num_frames if request.task == "animate" else 1
+    positions = [i / (count - 1) for i in range(count)] if count > 1 else [request.position]
+    pictures = []
+
+    def on_frame(progress: Progress) -> None:
+        size = min(FRAMES_AT_ONCE, count - len(pictures))
+        share = (len(pictures) + progress.share * size) / count
+        num_steps = progress.num_steps * math.ceil(count / FRAMES_AT_ONCE)
+        on_step(progress._replace(share=share, step=round(share * num_steps), num_steps=num_steps))
+
+    options = {"guidance_interval": request.interval, **reporting("paint", on_frame)}
+    for first in range(0, count, FRAMES_AT_ONCE):
+        part = positions[first : first + FRAMES_AT_ONCE]
+        pictures += sample_at(pipe, path, part, request.num_inference_steps, **options)
+    return pictures
+
+
 def _settings(request: PaintingRequest) -> Provenance:
-    names = ("task", *LINKED, "image_prompt_weight", "strength")
-    settings = {name: getattr(request, name) for name in names} | {"version": __version__}
+    names = [name for name in LINKED if name not in ("guidance_from", "guidance_to")]
+    settings = {name: getattr(request, name) for name in ("task", *names, "image_prompt_weight", "strength")}
+    settings |= {"guidance_interval": request.interval, "version": __version__}
     settings["steps"] = settings.pop("num_inference_steps")
     return settings
