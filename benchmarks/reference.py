@@ -26,15 +26,15 @@ SCRIPTS = ("training", "benchmarks")
 HEAD = """# Reference
 
 Every option of every command, from the parsers themselves (`python benchmarks/reference.py`). Options are spelt with
-hyphens; underscores are accepted. Scripts with `--config` also take their settings from a YAML file, by the same names.
+hyphens; underscores are accepted. Scripts with `--config` also take settings from a YAML file, by the same names.
 """
 FORMATS = """## Files
 
 | file | format | written by |
 |---|---|---|
-| a pipeline's folder | diffusers: `model_index.json`, a folder for each part, weights as safetensors | `ccld convert`, training |
-| `conversion_report.json` | JSON: source, class and size of each part, the scale and its origin, the check | `ccld convert` |
-| a picture | PNG; the text chunk `ccld` is the JSON object of the table below | `ccld sample`, `ccld interpolate`, the demo |
+| a pipeline's folder | diffusers: `model_index.json`, parts with safetensors | `ccld convert`, training |
+| `conversion_report.json` | JSON: source, class and size of each part, scale, check | `ccld convert` |
+| a picture | PNG; the text chunk `ccld` is the JSON object below | `ccld sample`, `ccld interpolate`, demo |
 | `interpolation.json` | JSON: the fields below that all pictures of a path share | `ccld interpolate` |
 | `scores.json`, `index.html` | JSON of all scores; the page that shows them | `ccld compare` |
 | a file of prompts | text, a prompt on every line; for `ccld compare` optionally `[group]` before it | you |

@@ -36,8 +36,8 @@ def test_the_options_in_a_page_exist(path):
 
 
 def test_the_commands_of_the_readme_run_as_pasted(trainable_folder, pictures, tmp_path, monkeypatch, capsys):
-    """In their order, in an empty folder with a checkout's docs/. A small model stands for the bundled one, and for the
-    one that README's training makes; what needs the Hub or a browser is left to other tests."""
+    """In their order, in an empty folder with a checkout's docs/. A small model stands for the bundled one, and for
+    the one that README's training makes; what needs the Hub or a browser is left to other tests."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("diffusers_ccld.inference.loading.default_model", lambda: str(trainable_folder))
     shutil.copytree(trainable_folder, "my-model/pipeline")
