@@ -16,7 +16,7 @@ STAMP := $(VENV)/developing-$(RECIPE)
 CPU_TORCH ?= https://download.pytorch.org/whl/cpu
 TORCH := $(if $(shell command -v nvidia-smi),,$(filter Linux,$(shell uname)))
 
-.PHONY: help paint demo web test test-slow fuzz suites quality style wheel default-model default-onnx \
+.PHONY: help paint demo web test test-slow fuzz suites quality style reference wheel default-model default-onnx \
 	default-teacher distillation-table clean
 
 help:  ## print this list
@@ -54,6 +54,9 @@ quality: $(STAMP)  ## check the code's format
 style: $(STAMP)  ## fix the code's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(STAMP)  ## write docs/reference.md from the parsers
+	$(BIN)/python benchmarks/reference.py
 
 wheel: $(STAMP)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel

@@ -48,7 +48,7 @@ def test_help_imports_no_library(arguments):
 WRONG = [
     (["smaple"], "'smaple' is not a command. Did you mean sample?"),
     (["sample", "--stpes", "3"], "unrecognized arguments: --stpes. Did you mean --steps?"),
-    (["sample", "--no_such_flag"], "unrecognized arguments: --no_such_flag. ("),
+    (["sample", "--no_such_flag"], "unrecognized arguments: --no-such-flag. ("),
     (["sample", "--steps", "many"], "argument --steps: 'many' is not a whole number from 1 to 1000"),
     (["sample", "a", "--steps", "0"], "argument --steps: '0' is not"),
     (["sample", "a", "-n", "0"], "argument -n/--num-images"),

@@ -30,8 +30,11 @@ def inputs(prompt="a rose", steps=2, images=1, seed=3, image_prompt=None, **chan
         "num_images": images,
         "seed": seed,
         "random_seed": False,
+        "variation": 0,
         "image_prompt": image_prompt,
         "image_prompt_weight": 0.5,
+        "guidance_from": 0,
+        "guidance_to": 1,
     }
     return list((values | changes).values())
 

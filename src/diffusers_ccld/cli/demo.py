@@ -3,7 +3,9 @@
 import argparse
 import importlib.util
 import os
+import shutil
 import socket
+import sys
 import tempfile
 from functools import partial
 
@@ -96,7 +98,12 @@ def run(args: argparse.Namespace) -> None:
         page = build(Painter(pipe), limits, is_bundled=args.model is None)
         host = f"[{args.host}]" if ":" in args.host else args.host
         print(f"http://{host}:{args.port}", flush=True)
-        launch(page, limits, args.host, args.port, args.queue_size)
+        try:
+            launch(page, limits, args.host, args.port, args.queue_size)
+        except KeyboardInterrupt:
+            shutil.rmtree(folder, ignore_errors=True)
+            print("interrupted", file=sys.stderr, flush=True)
+            os._exit(130)  # a regular end would wait for open pages and for the painting
 
 
 def _check_address(host, port):

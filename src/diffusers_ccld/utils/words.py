@@ -11,10 +11,10 @@ SMALL_VOCABULARY = 10_000  # tokens; CLIP's 49,408 stand for all English words
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
-def vocabulary_of(pipeline_folder: Path) -> set[str]:
+def vocabulary_of(pipeline_folder: str | Path) -> set[str]:
     """The tokens of a pipeline's tokenizer, read without transformers; empty if there are none."""
     try:
-        tokens = json.loads((pipeline_folder / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+        tokens = json.loads((Path(pipeline_folder) / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
     except (OSError, ValueError, KeyError, TypeError):
         return set()
     return set(tokens)
