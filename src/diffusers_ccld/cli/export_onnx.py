@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..utils.extras import install_command
 from .arguments import require_model
 from .outputs import require_writable
 
@@ -32,7 +33,7 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
     if args.folder != "default":
         require_model(args.folder, "DIR")
     if args.output is not None:
-        require_writable(args.output.parent)
+        require_writable(args.output)
     return args
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("onnx", "onnx_ir", "onnxscript", "onnxruntime"):
             raise
-        raise ValueError(f'The export needs {error.name}: pip install "diffusers-ccld[onnx]"') from error
+        raise ValueError(f"The export needs {error.name}: {install_command('onnx')}") from error
 
     manifest = export(ExportRequest(args.folder, args.output, args.dtype, args.encoder))
     print("network          graph, kB   weights, MB   largest difference   relative error")

@@ -153,10 +153,8 @@ def make_details(painter: Painter, limits: Limits) -> dict[str, gr.components.Co
             with gr.Column():
                 details["image_prompt"] = picture_input("Image prompt: a picture to resemble", 220)
                 details["image_prompt_weight"] = gr.Slider(0, 1, 0.5, step=0.05, label="Share of the image prompt")
-        with gr.Row():
+        with gr.Column():
             info = "Guidance applies between two times, from 0, the picture, to 1, the noise."
             details["guidance_from"] = gr.Slider(0, 1, 0, step=0.05, label="Guidance from", info=info)
-            details["guidance_to"] = gr.Slider(
-                0, 1, 1, step=0.05, label="Guidance to", info="A smaller range is faster."
-            )
+            details["guidance_to"] = gr.Slider(0, 1, 1, step=0.05, label="Guidance to")
     return details

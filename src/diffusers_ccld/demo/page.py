@@ -77,7 +77,7 @@ def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = Tru
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = make_details(painter, limits)
                 dropped = gr.File(
-                    label="Settings from a picture: drop one of this page", file_types=[".png"], height=90
+                    label="Settings from a picture: drop one of this page", file_types=[".png"], height=120
                 )
             if is_bundled:
                 with gr.Column(elem_id="examples"):

@@ -9,6 +9,7 @@ from ..paintings.captions import SUBJECT_PHRASES, TECHNIQUES, TIMES
 from .results import data_uri
 
 FOLDER = Path(__file__).parent
+EXAMPLES = tuple((FOLDER / "examples.txt").read_text().splitlines())
 COLUMNS = 4  # of the sheet of examples
 
 
@@ -18,15 +19,14 @@ def examples_html() -> str:
     `python benchmarks/paint_prompts.py src/diffusers_ccld/demo/examples.txt --output
     src/diffusers_ccld/demo/examples.png` paints the pictures.
     """
-    prompts = (FOLDER / "examples.txt").read_text().splitlines()
     with Image.open(FOLDER / "examples.png") as sheet:
         side = sheet.width // COLUMNS
-        boxes = [(i % COLUMNS * side, i // COLUMNS * side) for i in range(len(prompts))]
+        boxes = [(i % COLUMNS * side, i // COLUMNS * side) for i in range(len(EXAMPLES))]
         pictures = [sheet.convert("RGB").crop((x, y, x + side, y + side)) for x, y in boxes]
     cards = [
         f'<button class="example" data-prompt="{html.escape(prompt)}" type="button"><img src="{data_uri(picture)}" '
         f'alt=""><span>{html.escape(prompt)}</span></button>'
-        for prompt, picture in zip(prompts, pictures)
+        for prompt, picture in zip(EXAMPLES, pictures)
     ]
     return f'<div class="cards">{"".join(cards)}</div>'
 
