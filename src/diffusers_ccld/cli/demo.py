@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=["torch", "onnx"],
         default="torch",
-        help="what runs the U-Net and the decoder: torch, or onnxruntime on the CPU, for the bundled model and folders "
-        "to which `ccld export-onnx` added ONNX files (default: %(default)s)",
+        help="what runs the U-Net and the decoder: torch, or onnxruntime on the CPU, for the bundled model and for "
+        "folders to which `ccld export-onnx` added ONNX files (default: %(default)s)",
     )
 
 
