@@ -105,5 +105,8 @@ def test_it_paints_where_there_is_no_torch(tmp_path):
     painted = run(*sample)
     assert painted.returncode == 0, painted.stderr
     assert Image.open(tmp_path / "pictures" / "00000.png").size == (128, 128)
+    assert "default_model needs torch" in run("-c", "from diffusers_ccld import default_model").stderr
+    code = "from diffusers_ccld.onnx.pipeline import OnnxPipeline; print(OnnxPipeline().default_size)"
+    assert run("-c", code).stdout.strip() == "(128, 128)"
     refused = run(*sample, "--runtime", "torch")
     assert refused.returncode == 2 and "torch is not installed" in refused.stderr

@@ -22,6 +22,7 @@ from .sampler import Guidance, Sampler, sampling_times
 from .text import TextEncoding
 
 Condition = str | Image.Image | np.ndarray
+BUNDLED = Path(__file__).parents[1] / "default_model"
 USUAL_GUIDANCE_SCALE = 3.0
 
 StepCallback = Callable[[int, int], None]
@@ -65,15 +66,15 @@ class OnnxPipeline:
     """A pipeline of ONNX files. Its pictures are those of the exported pipeline, up to rounding.
 
     Args:
-        folder: A folder that `ccld export-onnx` wrote.
+        folder: A folder that `ccld export-onnx` wrote; `None` for the bundled model.
         num_threads: Threads of a network; by default onnxruntime chooses.
 
     Raises:
         ExportError: If the folder cannot be used.
     """
 
-    def __init__(self, folder: str | Path, num_threads: int | None = None):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path | None = None, num_threads: int | None = None):
+        self.folder = BUNDLED if folder is None else Path(folder)
         self.manifest = Manifest.read(self.folder)
         self.scheduler = SchedulerSettings(**self.manifest.scheduler)
         self.networks = Networks(self.folder, self.manifest, num_threads)
