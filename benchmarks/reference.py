@@ -61,7 +61,11 @@ def parser_of(script: Path) -> argparse.ArgumentParser | None:
     def stop(parser, *_):
         raise _Found(parser)
 
-    with patch.object(ArgumentParser, "parse_known_args", stop), patch.object(sys, "argv", [str(script)]):
+    with (
+        patch.object(ArgumentParser, "parse_known_args", stop),
+        patch.object(sys, "argv", [str(script)]),
+        patch.object(sys, "path", [str(script.parent), *sys.path]),
+    ):
         try:
             runpy.run_path(str(script), run_name="__main__")
         except _Found as found:

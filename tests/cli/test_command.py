@@ -78,6 +78,10 @@ WRONG = [
     (["sample", "fox.PNG:2"], "name of a picture"),
     (["interpolate", "a", "@nowhere.png"], "waypoint nowhere.png: the file does not exist"),
     (["interpolate", "a", "b", "--seed", "1,x"], "argument --seed"),
+    (["interpolate", "a", "b", "--frames", "1"], "argument --frames"),
+    (["interpolate", "a", "b", "--frame-rate", "0"], "argument --frame-rate"),
+    (["compare", "default", "--prompts", "a", "--variation", "2"], "argument --variation"),
+    (["compare", "default", "--prompts", "a", "-n", "0"], "argument -n/--seeds"),
     (["compare", "default", "--prompts", "nowhere.txt"], "--prompts nowhere.txt"),
     (["convert", "--unet", "nowhere.ckpt", "--output", "x"], "--unet nowhere.ckpt"),
     (["export", "nowhere"], "nowhere: the folder does not exist"),
@@ -122,7 +126,7 @@ def test_a_wrong_option_takes_little_time():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     output, error = ccld("sample", "a", "--image", "nowhere.png")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert output.splitlines()[-1] == "status 2 imported []" and "no such file" in error
+    assert output.splitlines()[-1] == "status 2 imported []" and "does not exist" in error
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 0.3
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -33,13 +34,13 @@ def test_files_are_named_after_prompt_and_seed(painter, tmp_path):
     assert (record["seed"], record["guidance_interval"], record["steps"]) == (4, [0.2, 1], 4)
     again = request_of_record(record, Limits())
     assert (again.prompt, again.seed, again.interval) == (request.prompt, 4, (0.2, 1))
-    assert np.array_equal(painter.paint(again, lambda progress: None)[0], pictures[1])
+    repeated = np.asarray(painter.paint(again, lambda progress: None)[0], int)
+    assert np.abs(repeated - np.asarray(pictures[1], int)).max() <= 1
 
 
 def test_a_link_says_everything(painter):
     request = parse_request("paint", ROSE | {"guidance_from": 0.1, "guidance_to": 0.9}, LIMITS)
-    query = dict(pair.split("=") for pair in request.link()[1:].replace("+", " ").replace("%26", "&").split("&"))
-    query["prompt"] = request.prompt
+    query = dict(parse_qsl(request.link()[1:], keep_blank_values=True))
     assert parse_link(query, LIMITS) == request
     for added in ("guidance_from", "guidance_to", "variation"):
         query.pop(added)  # an older link

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..utils.arguments import whole
 from ..utils.extras import install_command
 from ..version import __version__
-from .arguments import add_option, require_file
+from .arguments import add_option, require_file, require_model
 from .outputs import require_writable
 
 HELP = "compare models by their samples"
@@ -68,6 +68,8 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
     for option, path in files.items():
         if path is not None:
             require_file(path, option)
+    if args.scorer != "default":
+        require_model(args.scorer, "--scorer")
     require_writable(args.output)
     return args
 

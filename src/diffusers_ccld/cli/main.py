@@ -58,12 +58,23 @@ def _run(args: argparse.Namespace, load: Callable[[], None]) -> int | None:
     checked = args.command.check(args)
     if hasattr(args.command, "needs_torch") and not args.command.needs_torch(checked):
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        _stop_at_sigterm()
         return args.command.run(checked)
-    if args.verbose:
+
+    def load_interruptibly() -> None:
         load()
+        _stop_at_sigterm()
+
+    if args.verbose:
+        load_interruptibly()
         return args.command.run(checked)
-    with quiet_libraries(load):
+    with quiet_libraries(load_interruptibly):
         return args.command.run(checked)
+
+
+def _stop_at_sigterm() -> None:
+    """SIGTERM is handled like Ctrl-C, so that no file stays half-written."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose: bool = True) -> int:
@@ -74,8 +85,8 @@ def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose:
         args: Its arguments.
         verbose: False to shorten the long messages of libraries.
     """
-    # SIGTERM is handled like Ctrl-C, so that no file stays half-written.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # `ccld` has its own handler until libraries are imported
+        _stop_at_sigterm()
     try:
         return run(*args) or 0
     except (ValueError, TypeError, OSError) as error:

@@ -146,9 +146,12 @@ def make_details(painter: Painter, limits: Limits) -> dict[str, gr.components.Co
             "seed": seed,
             "random_seed": random_seed,
         }
-        with gr.Column(visible=painter.variation is not None):
-            info = "How much pictures of one prompt differ."
-            details["variation"] = gr.Slider(0, 1, painter.variation or 0, step=0.05, label="Variation", info=info)
+        if painter.variation is None:
+            details["variation"] = gr.Number(0, visible=False)
+        else:
+            with gr.Column():
+                info = "How much pictures of one prompt differ."
+                details["variation"] = gr.Slider(0, 1, painter.variation, step=0.05, label="Variation", info=info)
         if painter.takes_image_prompts:
             with gr.Column():
                 details["image_prompt"] = picture_input("Image prompt: a picture to resemble", 220)
