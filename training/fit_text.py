@@ -13,6 +13,7 @@ import dataclasses
 import json
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from diffusers_ccld.training.config import ImageConfig, require, setting
 from diffusers_ccld.training.text_pairs import PairEncoder, fit_text_encoder
 from diffusers_ccld.training.text_report import gap_table, report_of
 from diffusers_ccld.utils.files import folder_moved_into_place, write_text
+from diffusers_ccld.utils.locks import exclusive
 
 PARTS = ("text_encoder", "tokenizer", "image_encoder", "feature_extractor")
 REPORT_NAME = "text_fit.json"
@@ -91,6 +93,12 @@ def open_cache(config: TextFitConfig, images, image_encoder: torch.nn.Module) ->
 
 def fit(config: TextFitConfig) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
+    writes = state.is_main_process and not config.dry_run
+    with exclusive(Path(config.output), beside=True) if writes else nullcontext():
+        fit_alone(config, state)
+
+
+def fit_alone(config: TextFitConfig, state: PartialState) -> None:
     folder, output = find_folder(config.model), Path(config.output)
     if output.exists():
         raise ValueError(f"{output} exists already; give a new folder.")

@@ -10,6 +10,7 @@ same arguments and --num-shards N --shard-index 0 … N-1.
 import dataclasses
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -22,7 +23,7 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.decoding import BadImageError
 from diffusers_ccld.data.encoding import EncodedImages, encode_images, model_fingerprint
-from diffusers_ccld.data.latent_cache import Manifest, chunk_path, write_chunk
+from diffusers_ccld.data.latent_cache import Manifest, chunk_path, write_chunk, writing
 from diffusers_ccld.data.randomness import Purpose, generator_at
 from diffusers_ccld.data.sources import canonical_source, images_fingerprint, load_images, name_of
 from diffusers_ccld.inference.devices import usable_device
@@ -110,6 +111,12 @@ def make_manifest(
 
 
 def precompute(config: PrecomputeConfig) -> None:
+    shard = (config.shard_index, config.num_shards)
+    with nullcontext() if config.dry_run else writing(Path(config.output), *shard):
+        precompute_alone(config)
+
+
+def precompute_alone(config: PrecomputeConfig) -> None:
     device = usable_device(config.device)
     components = load_components(config.model, IMAGE_COMPONENTS)
     vae, image_encoder = components["vae"].to(device), components["image_encoder"].to(device)

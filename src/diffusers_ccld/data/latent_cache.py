@@ -13,7 +13,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import pyarrow as pa
 import torch
 
 from ..utils.files import write_text
+from ..utils.locks import exclusive, refuse_if_in_use
 from .decoding import ImageLimits
 from .encoding import EncodedImages, model_fingerprint
 from .images import Preparation
@@ -158,6 +160,25 @@ class Manifest:
 def chunk_path(folder: Path, chunk: int) -> Path:
     """Folder of a chunk."""
     return folder / f"chunk-{chunk:05d}"
+
+
+@contextmanager
+def writing(folder: Path, shard_index: int, num_shards: int) -> Iterator[None]:
+    """Context of a process that writes its share of a cache. Others may write other shares of the same division.
+
+    Args:
+        folder: The cache.
+        shard_index: Number of the process's share.
+        num_shards: Number of shares.
+
+    Raises:
+        FolderInUseError: If a process writes the same share, or one of another division.
+    """
+    with exclusive(folder, part=f"shard-{shard_index}-of-{num_shards}"):
+        for path in folder.glob(".shard-*-of-*.lock"):
+            if not path.name.endswith(f"-of-{num_shards}.lock"):
+                refuse_if_in_use(path)
+        yield
 
 
 def write_chunk(

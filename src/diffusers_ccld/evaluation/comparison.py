@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..inference.loading import folder_identity
 from ..utils.errors import first_line
 from ..utils.files import write_text
+from ..utils.locks import exclusive
 from .compared_models import ComparedModel
 from .copying import FEWEST_HELD_OUT, nearest_images
 from .distances import frechet_inception_distance, inception_metric
@@ -65,18 +66,21 @@ class Comparison:
     def run(self) -> Path:
         """Samples missing pictures, scores all, and writes the sheets, `scores.json` and the page; returns the page.
 
+        Meanwhile, no other process can write the folder.
+
         Raises:
+            FolderInUseError: If another process writes the folder.
             ValueError: If too few held-out images remain without those that are also training images, or a model
                 samples values that are not finite.
         """
         gallery = self.gallery
-        gallery.folder.mkdir(parents=True, exist_ok=True)
-        gallery.sample_missing(self.scorer.device, self.batch_size)
-        gallery.save_sheets()
-        scores, pairs = self.score()
-        write_text(gallery.folder / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
-        page = gallery.folder / "index.html"
-        write_text(page, self._page(scores, pairs))
+        with exclusive(gallery.folder):
+            gallery.sample_missing(self.scorer.device, self.batch_size)
+            gallery.save_sheets()
+            scores, pairs = self.score()
+            write_text(gallery.folder / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+            page = gallery.folder / "index.html"
+            write_text(page, self._page(scores, pairs))
         return page
 
     # Scores

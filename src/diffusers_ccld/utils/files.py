@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from .errors import first_line
+from .locks import exclusive
 
 
 @contextmanager
@@ -42,19 +43,23 @@ def replace_folder(temporary: Path, folder: Path) -> None:
 def folder_moved_into_place(folder: Path) -> Iterator[Path]:
     """Yields an empty temporary folder, and renames it to `folder` if the context ends without an error.
 
+    Meanwhile, no other process can do the same.
+
     Raises:
+        FolderInUseError: If another process does.
         OSError: If it cannot be written. Errors of safetensors are converted.
     """
     temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        replace_folder(temporary, folder)
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(f"{folder} cannot be written. ({first_line(error)})") from error
-    finally:
+    with exclusive(folder, beside=True):
         shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            replace_folder(temporary, folder)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(f"{folder} cannot be written. ({first_line(error)})") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:

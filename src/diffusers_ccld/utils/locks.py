@@ -12,8 +12,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .files import write_text
-
 PATIENCE = 0.2  # seconds for a process that is about to free the folder
 ORPHANS_END_WITHIN = 15.0  # seconds in which the workers of a killed process notice that it is gone
 LONGEST_COMMAND = 160
@@ -29,7 +27,7 @@ def lock_path(folder: Path, part: str = "", beside: bool = False) -> Path:
     Args:
         folder: The folder.
         part: Name of a part of its content that has a lock of its own.
-        beside: True for the lock beside the folder, for folders that are replaced as a whole; False for the lock in it.
+        beside: True for a lock beside the folder, as folders need that are replaced as a whole; False for one in it.
     """
     folder = folder.absolute()
     if beside:
@@ -63,7 +61,7 @@ def exclusive(folder: Path, part: str = "", beside: bool = False, wait: bool = F
     _acquire(lock, folder, path, wait)
     try:
         if lock.lock_counter == 1:
-            write_text(_owner_path(path), json.dumps(_this_process(), indent=2) + "\n")
+            _owner_path(path).write_text(json.dumps(_this_process(), indent=2) + "\n", encoding="utf-8")
         yield
     finally:
         if lock.lock_counter == 1:
