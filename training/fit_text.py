@@ -24,9 +24,10 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.captions import load_captions
 from diffusers_ccld.data.encoding import model_fingerprint
+from diffusers_ccld.data.fingerprints import images_fingerprint
 from diffusers_ccld.data.images import Preparation
 from diffusers_ccld.data.latent_cache import LatentCache
-from diffusers_ccld.data.sources import canonical_source, images_fingerprint, load_examples, select_images
+from diffusers_ccld.data.sources import canonical_source, load_examples, select_images
 from diffusers_ccld.inference.loading import find_folder
 from diffusers_ccld.training.components import load_components
 from diffusers_ccld.training.config import ImageConfig, require, setting
@@ -87,7 +88,8 @@ def open_cache(config: TextFitConfig, images, image_encoder: torch.nn.Module) ->
         return None
     cache = LatentCache.open(config.cache, config.seed)
     wanted = {"image_encoder": model_fingerprint(image_encoder), "num_images": len(images)}
-    cache.manifest.require(wanted | {"images": images_fingerprint(images)}, f"{config.cache} is another model's cache")
+    wanted["images"] = images_fingerprint(images, cache.manifest.images)
+    cache.manifest.require(wanted, f"{config.cache} is another model's cache")
     return cache
 
 

@@ -23,9 +23,10 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.decoding import BadImageError
 from diffusers_ccld.data.encoding import EncodedImages, encode_images, model_fingerprint
-from diffusers_ccld.data.latent_cache import Manifest, chunk_path, write_chunk, writing
+from diffusers_ccld.data.fingerprints import images_fingerprint
+from diffusers_ccld.data.latent_cache import MANIFEST_NAME, Manifest, chunk_path, write_chunk, writing
 from diffusers_ccld.data.randomness import Purpose, generator_at
-from diffusers_ccld.data.sources import canonical_source, images_fingerprint, load_images, name_of
+from diffusers_ccld.data.sources import canonical_source, load_images, name_of
 from diffusers_ccld.inference.devices import usable_device
 from diffusers_ccld.inference.optimization import use_channels_last
 from diffusers_ccld.training.bad_images import BadImages
@@ -89,12 +90,14 @@ def make_manifest(
     config: PrecomputeConfig, images: datasets.Dataset, vae: torch.nn.Module, image_encoder: torch.nn.Module
 ) -> Manifest:
     """The manifest of the cache of these images."""
+    output = Path(config.output)
+    recorded = Manifest.read(output).images if (output / MANIFEST_NAME).is_file() else None
     size, latent_shape = training_resolution(config.resolution, sample_size_of(config), vae)
     return Manifest(
         dataset=canonical_source(config.dataset or DEFAULT_DATASET),
         dataset_split=config.dataset_split,
         image_column=config.image_column,
-        images=images_fingerprint(images),
+        images=images_fingerprint(images, recorded, contents=recorded is not None or not config.dry_run),
         num_images=len(images),
         resolution=size,
         random_crop=config.random_crop,

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from diffusers_ccld.data.decoding import resize_and_crop
+from diffusers_ccld.data.fingerprints import images_fingerprint, quick_fingerprint
 from diffusers_ccld.data.images import Preparation, StreamedImages, TrainingImages
 from diffusers_ccld.data.randomness import BatchPositions, image_at
-from diffusers_ccld.data.sources import images_fingerprint, load_images, name_of
+from diffusers_ccld.data.sources import load_images, name_of
 from diffusers_ccld.training.bad_images import BadImages
 from support.picture_files import encoded, patchwork, write_broken_pictures, write_pictures
 
@@ -137,27 +138,6 @@ def test_wrong_sources(source, options, message, folder, wikiart, tmp_path):
         load_images(source, **options)
 
 
-def test_the_fingerprint_changes_with_the_images(tmp_path, wikiart):
-    paths = write_pictures(tmp_path / "set", 4)
-    before = images_fingerprint(load_images(str(tmp_path / "set")))
-    assert images_fingerprint(load_images(str(tmp_path / "set"))) == before
-    patchwork(99).save(paths[2])
-    changed = images_fingerprint(load_images(str(tmp_path / "set")))
-    paths[3].unlink()
-    assert len({before, changed, images_fingerprint(load_images(str(tmp_path / "set")))}) == 3
-
-    undecoded = wikiart.cast_column("image", datasets.Image(decode=False))
-    assert images_fingerprint(undecoded) != images_fingerprint(undecoded.select(range(11)))
-    assert images_fingerprint(undecoded) != images_fingerprint(undecoded.select([1, 0, *range(2, 12)]))
-
-
-def test_a_folder_may_be_moved(tmp_path):
-    write_pictures(tmp_path / "set", 4)
-    before = images_fingerprint(load_images(str(tmp_path / "set")))
-    (tmp_path / "set").rename(tmp_path / "elsewhere")
-    assert images_fingerprint(load_images(str(tmp_path / "elsewhere"))) == before
-
-
 def test_twenty_broken_images_among_two_hundred_are_named_and_replaced(tmp_path):
     good, broken = write_pictures(tmp_path / "good", 180), write_broken_pictures(tmp_path / "broken")
     order = np.random.default_rng(0).permutation(200)
@@ -211,7 +191,7 @@ def test_pictures_that_are_not_there_are_bad_ones(tmp_path):
     images = datasets.Dataset.from_list([{"image": good}, {"image": None}, {"image": good}], features=features)
     images.to_parquet(tmp_path / "images.parquet")
     images = load_images(str(tmp_path / "images.parquet"))
-    assert images_fingerprint(images)
+    assert quick_fingerprint(images) and images_fingerprint(images)["contents"]
     batch = TrainingImages(images, Preparation(32), seed=0).__getitems__([0, 1, 2])
     assert batch["pixel_values"].shape[0] == 3 and ("image [1]", "there is no picture") in batch["bad"]
 

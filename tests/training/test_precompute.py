@@ -182,7 +182,7 @@ class TestStaleCaches:
         paths = write_pictures(tmp_path / "pictures", 4)
         assert precompute(trainable_folder, tmp_path / "pictures", tmp_path / "cache") == 0
         patchwork(77).save(paths[1])
-        with pytest.raises(ValueError, match=r"stale.*images is"):
+        with pytest.raises(ValueError, match=r"stale.*images: their contents differ, not their names"):
             LatentCache.open(tmp_path / "cache", 0).check(trainable.vae, trainable.image_encoder, Preparation(32))
         for path in [*paths, tmp_path / "pictures"]:  # a cache may outlive its images
             path.unlink() if path.is_file() else path.rmdir()
@@ -214,7 +214,7 @@ def test_a_checkpoint_of_the_first_version_is_of_the_same_run(cache, tmp_path):
     (tmp_path / "progress.json").write_text(json.dumps(values))
     assert read_state(tmp_path, identity).step == 3
     for change in ({"min_image_side": 16}, {"cache": manifest | {"seed": 1}}):
-        with pytest.raises(ValueError, match=f"another run: {next(iter(change))} was"):
+        with pytest.raises(ValueError, match=f"another run: {next(iter(change))}(: seed)? was"):
             read_state(tmp_path, identity | change)
 
 

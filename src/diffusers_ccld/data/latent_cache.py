@@ -28,13 +28,14 @@ from ..utils.files import write_text
 from ..utils.locks import exclusive, refuse_if_in_use
 from .decoding import ImageLimits
 from .encoding import EncodedImages, model_fingerprint
+from .fingerprints import ImagesFingerprint, fingerprint_difference, images_fingerprint
 from .images import Preparation
 from .randomness import Purpose, generator_at, image_at
-from .sources import canonical_source, images_fingerprint, load_images
+from .sources import canonical_source, load_images
 
 MANIFEST_NAME = "manifest.json"
 BAD_IMAGES_NAME = "bad_images.json"
-VERSION = 2
+VERSION = 3
 
 # Names of version 1 that have changed since.
 RENAMED = {
@@ -46,8 +47,11 @@ RENAMED = {
 
 
 def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames the values of a manifest of any version to the names of the current version."""
-    if values.get("version") != 1:
+    """Renames the values of a manifest of any version to the names of the current version.
+
+    Version 2 had the hash of `quick_fingerprint` for the images, which stays as it is.
+    """
+    if values.get("version") not in (1, 2):
         return dict(values)
     return {RENAMED.get(name, name): value for name, value in values.items()} | {"version": VERSION}
 
@@ -79,7 +83,7 @@ class Manifest:
     dataset: str
     dataset_split: str
     image_column: str
-    images: str
+    images: ImagesFingerprint | str
     num_images: int
     resolution: int
     random_crop: bool
@@ -150,10 +154,14 @@ class Manifest:
 
     def require(self, values: Mapping[str, Any], complaint: str) -> None:
         """Raises `ValueError` with a complaint if a value differs from the manifest's."""
-        mine = asdict(self)
-        differing = [key for key, value in values.items() if mine[key] != value]
-        if differing:
-            details = [f"{key} is {mine[key]} here and {values[key]} there" for key in differing]
+        mine, details = asdict(self), []
+        for key, value in values.items():
+            if key == "images":
+                found = fingerprint_difference(mine[key], value)
+                details += [] if found is None else [f"images: {found}"]
+            elif mine[key] != value:
+                details.append(f"{key} is {mine[key]} here and {value} there")
+        if details:
             raise ValueError(f"{complaint}: {'; '.join(details)}.")
 
 
@@ -299,7 +307,8 @@ class LatentCache(torch.utils.data.Dataset):
             manifest.require(wanted, stale)
         if Path(manifest.dataset).exists():  # a cache may have been copied without its images
             images = load_images(manifest.dataset, manifest.dataset_split, manifest.image_column)
-            manifest.require({"num_images": len(images), "images": images_fingerprint(images)}, stale)
+            fingerprint = images_fingerprint(images, manifest.images)
+            manifest.require({"num_images": len(images), "images": fingerprint}, stale)
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
         """A batch: the fields of `EncodedImages`, and "indices", "num_looked_at" and "bad" as in `TrainingImages`."""

@@ -7,7 +7,6 @@ import datasets
 import pyarrow as pa
 import xxhash
 from PIL import Image
-from tqdm.auto import tqdm
 
 from ..utils.errors import first_line
 
@@ -149,25 +148,6 @@ def name_of(source: dict[str, Any] | None, index: int | None = None) -> str:
         return path
     mark = xxhash.xxh3_64_hexdigest(data or b"") if index is None else index
     return f"{path or 'image'} [{mark}]"
-
-
-def images_fingerprint(images: datasets.Dataset) -> str:
-    """Hash of the images: of their contents, or of each file's name, length and modification time."""
-    digest = xxhash.xxh3_128()
-    batches = range(0, len(images), 256)
-    for first in tqdm(batches, desc="Comparing images", unit="batch", disable=len(images) < 4096):
-        for source in images[first : first + 256]["image"]:
-            source = source or {"path": None, "bytes": b""}
-            # The name alone, so that a folder may be moved.
-            digest.update(f"{Path(source['path'] or '').name}\0".encode())
-            if source["bytes"] is not None:
-                digest.update(source["bytes"])
-            elif (path := Path(source["path"])).is_file():
-                status = path.stat()
-                digest.update(f"{status.st_size}/{status.st_mtime_ns}".encode())
-            else:
-                digest.update(b"missing")
-    return digest.hexdigest()
 
 
 def canonical_source(source: str) -> str:

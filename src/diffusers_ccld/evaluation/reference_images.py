@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from ..data.decoding import BadImageError, ImageLimits, open_picture, resize_and_crop
-from ..data.sources import images_fingerprint, load_images, name_of
+from ..data.fingerprints import quick_fingerprint
+from ..data.sources import load_images, name_of
 from ..utils.files import moved_into_place
 from .scorers import Features, Scorer, features_of
 
@@ -97,7 +98,7 @@ def read_reference_images(
         ValueError: If all images are damaged.
     """
     images = chosen.images
-    key = hashlib.sha256(f"{images_fingerprint(images)} {size} {scorer_name}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{quick_fingerprint(images)} {size} {scorer_name}".encode()).hexdigest()[:16]
     path = cache / f"{key}.safetensors"
     if path.is_file():
         saved = load_file(path)

@@ -11,12 +11,14 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from torch.utils.data import DataLoader
 
+from ..data.fingerprints import ImagesFingerprint, images_fingerprint
 from ..data.images import Preparation, StreamedImages, TrainingImages
 from ..data.latent_cache import LatentCache
 from ..data.randomness import BatchPositions
-from ..data.sources import canonical_source, images_fingerprint, load_images
+from ..data.sources import canonical_source, load_images
+from .checkpoints import find_checkpoint
 from .config import DEFAULT_DATASET, RunConfig, TrainingConfig
-from .state import RunState
+from .state import RunState, read_state
 
 
 class TrainingData(NamedTuple):
@@ -115,9 +117,18 @@ def make_training_data(
     }
     if isinstance(images, datasets.IterableDataset):
         return TrainingData(images, source, identity | {"stream": source}, None, [])
-    identity["images"] = images_fingerprint(images) if accelerator.is_main_process else None
+    if accelerator.is_main_process:
+        recorded = _recorded_images(config)
+        compares = recorded is not None or not config.dry_run
+        identity["images"] = images_fingerprint(images, recorded, contents=compares)
     training_images = TrainingImages(images, _preparation(config, size), config.seed)
     return TrainingData(training_images, source, identity, len(images), [])
+
+
+def _recorded_images(config: RunConfig) -> ImagesFingerprint | str | None:
+    """Fingerprint of the images of the checkpoint that a run resumes from; `None` for a new run."""
+    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
+    return None if checkpoint is None else read_state(checkpoint).identity.get("images")
 
 
 def _preparation(config, size):
