@@ -27,7 +27,7 @@ from diffusers_ccld.data.encoding import model_fingerprint
 from diffusers_ccld.data.fingerprints import images_fingerprint
 from diffusers_ccld.data.images import Preparation
 from diffusers_ccld.data.latent_cache import LatentCache
-from diffusers_ccld.data.sources import canonical_source, load_examples, select_images
+from diffusers_ccld.data.sources import canonical_source, find_examples, select_images
 from diffusers_ccld.inference.loading import find_folder
 from diffusers_ccld.training.components import load_components
 from diffusers_ccld.training.config import ImageConfig, require, setting
@@ -107,7 +107,9 @@ def fit_alone(config: TextFitConfig, state: PartialState) -> None:
     parts = load_components(str(folder), PARTS)
     source = canonical_source(config.dataset)
     with state.main_process_first():
-        examples = load_examples(source, config.dataset_split)
+        found = find_examples(source, config.dataset_split)
+    state.print(found.description)
+    examples = found.examples
     images = select_images(examples, source, config.image_column)
     captions = load_captions(examples, config.caption_columns)
     size = image_size(config, folder, parts["feature_extractor"].size)

@@ -26,7 +26,7 @@ from diffusers_ccld.data.encoding import EncodedImages, encode_images, model_fin
 from diffusers_ccld.data.fingerprints import images_fingerprint
 from diffusers_ccld.data.latent_cache import MANIFEST_NAME, Manifest, chunk_path, write_chunk, writing
 from diffusers_ccld.data.randomness import Purpose, generator_at
-from diffusers_ccld.data.sources import canonical_source, load_images, name_of
+from diffusers_ccld.data.sources import canonical_source, find_images, name_of
 from diffusers_ccld.inference.devices import usable_device
 from diffusers_ccld.inference.optimization import use_channels_last
 from diffusers_ccld.training.bad_images import BadImages
@@ -124,7 +124,9 @@ def precompute_alone(config: PrecomputeConfig) -> None:
     components = load_components(config.model, IMAGE_COMPONENTS)
     vae, image_encoder = components["vae"].to(device), components["image_encoder"].to(device)
     use_channels_last(vae)
-    images = load_images(config.dataset or DEFAULT_DATASET, config.dataset_split, config.image_column)
+    found = find_images(config.dataset or DEFAULT_DATASET, config.dataset_split, config.image_column)
+    print(found.description)
+    images = found.examples
     manifest = make_manifest(config, images, vae, image_encoder)
 
     output = Path(config.output)
@@ -137,6 +139,7 @@ def precompute_alone(config: PrecomputeConfig) -> None:
         ranges = [r[: config.batch_size] for r in ranges[:1]]
     else:
         manifest.write(output)
+        BadImages(1.0, path=output / "bad_images.jsonl").record(found.passed_over)
 
     dataset, bad_images = VariantsOfImages(images, manifest), BadImages(config.max_bad_share, len(images))
     start = time.monotonic()
@@ -157,7 +160,7 @@ def precompute_alone(config: PrecomputeConfig) -> None:
                     encoded.append(encode_images(vae, image_encoder, components["feature_extractor"], pixels))
                     rows += [index for index, _ in good for _ in range(manifest.variants)]
                 bad += bad_here
-                bad_images.add(len(batch), bad_here)
+                bad_images.add([index for index, _, _ in batch], bad_here)
                 progress.update(len(batch))
             if not config.dry_run:
                 whole = EncodedImages(*(torch.cat(parts) for parts in zip(*encoded))) if encoded else None

@@ -121,4 +121,5 @@ def _print_plan(comparison, evaluations):
         )
     for name, chosen in (("training", comparison.training), ("held-out", comparison.held_out)):
         if chosen is not None:
+            print(chosen.description)
             print(f"{len(chosen.images):,} of {chosen.total:,} {name} images are used")

@@ -311,14 +311,14 @@ class LatentCache(torch.utils.data.Dataset):
             manifest.require({"num_images": len(images), "images": fingerprint}, stale)
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        """A batch: the fields of `EncodedImages`, and "indices", "num_looked_at" and "bad" as in `TrainingImages`."""
+        """A batch: the fields of `EncodedImages`, and "indices", "looked_at" and "bad" as in `TrainingImages`."""
         rows = [self._row(position) for position in positions]
         batch = self.rows[rows]
         tensors = {name: torch.from_numpy(np.asarray(batch[name], dtype=np.float32)) for name in EncodedImages._fields}
         for name in ("latent_mean", "latent_std"):
             tensors[name] = tensors[name].unflatten(1, self.manifest.latent_shape)
         indices = batch["index"].tolist()
-        return {**tensors, "indices": torch.tensor(indices), "num_looked_at": len(indices), "bad": []}
+        return {**tensors, "indices": torch.tensor(indices), "looked_at": indices, "bad": []}
 
     def _row(self, position: int) -> int:
         variants = self.manifest.variants

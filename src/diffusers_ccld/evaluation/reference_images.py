@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.decoding import BadImageError, ImageLimits, open_picture, resize_and_crop
 from ..data.fingerprints import quick_fingerprint
-from ..data.sources import load_images, name_of
+from ..data.sources import find_images, name_of
 from ..utils.files import moved_into_place
 from .scorers import Features, Scorer, features_of
 
@@ -26,11 +26,13 @@ class ChosenImages(NamedTuple):
         source: The folder or dataset that they are from.
         images: The images.
         total: Number of images in the source.
+        description: What the source was taken to be, and what was passed over there.
     """
 
     source: str
     images: datasets.Dataset
     total: int
+    description: str
 
 
 class ReferenceImages(NamedTuple):
@@ -67,17 +69,18 @@ def choose_images(source: str, max_images: int) -> ChosenImages:
     """Finds images, and draws `max_images` at random if there are more.
 
     Args:
-        source: A folder of images, a dataset saved to disk, parquet files or a list of paths, as in `load_images`.
+        source: A folder of images, a dataset saved to disk, parquet files or a list of paths, as in `find_images`.
         max_images: The largest number of images to choose.
 
     Raises:
         ValueError: If the source holds no images.
     """
-    images = load_images(source)
+    found = find_images(source)
+    images = found.examples
     total = len(images)
     if total > max_images:
         images = images.select(np.sort(np.random.default_rng(0).choice(total, max_images, replace=False)))
-    return ChosenImages(source, images, total)
+    return ChosenImages(source, images, total, found.description)
 
 
 def read_reference_images(
