@@ -237,7 +237,7 @@ def test_what_cannot_be_used_is_counted_by_reason_and_named(tmp_path, monkeypatc
     assert found.description.splitlines()[1] == (
         "passed over: 1 × hidden: its name begins with a dot; 2 × a backup or an unfinished download; "
         "4 × HEIC, which needs the package pillow-heif; 1 × its name is not UTF-8; 1 × without a file ending; "
-        "1 × SVG, a drawing without pixels; 1 other files (.txt)"
+        "1 × SVG, a drawing without pixels; 1 other file (.txt)"
     )
     assert (str(tmp_path / "caf\\xe9.png"), "its name is not UTF-8") in found.passed_over
     found.description.encode()

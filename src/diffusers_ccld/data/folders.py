@@ -61,7 +61,8 @@ class FolderContent:
         if self.others:
             endings = [ending for ending, _ in self.others.most_common(MOST_ENDINGS)]
             more = ", …" if len(self.others) > MOST_ENDINGS else ""
-            parts.append(f"{self.others.total():,} other files ({', '.join(endings)}{more})")
+            count = self.others.total()
+            parts.append(f"{count:,} other file{'s' * (count != 1)} ({', '.join(endings)}{more})")
         return f"passed over: {'; '.join(parts)}" if parts else None
 
 

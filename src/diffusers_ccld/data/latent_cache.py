@@ -147,7 +147,9 @@ class Manifest:
             ValueError: If the folder has another cache.
         """
         if (folder / MANIFEST_NAME).exists():
-            self.require(asdict(Manifest.read(folder)), f"{folder} holds another cache; give another folder")
+            there = asdict(Manifest.read(folder))
+            del there["dataset"]  # the images may have been moved: their fingerprint decides
+            self.require(there, f"{folder} holds another cache; give another folder")
             return
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=2) + "\n")
@@ -302,11 +304,13 @@ class LatentCache(torch.utils.data.Dataset):
             },
             stale,
         )
+        place = manifest.dataset if dataset is None else canonical_source(dataset)
         if dataset is not None:
-            wanted = {"dataset": canonical_source(dataset), "dataset_split": split, "image_column": image_column}
-            manifest.require(wanted, stale)
-        if Path(manifest.dataset).exists():  # a cache may have been copied without its images
-            images = load_images(manifest.dataset, manifest.dataset_split, manifest.image_column)
+            manifest.require({"dataset_split": split, "image_column": image_column}, stale)
+        if not Path(place).exists():  # a cache may have been copied without its images
+            manifest.require({"dataset": place}, stale)
+        else:
+            images = load_images(place, manifest.dataset_split, manifest.image_column)
             fingerprint = images_fingerprint(images, manifest.images)
             manifest.require({"num_images": len(images), "images": fingerprint}, stale)
 

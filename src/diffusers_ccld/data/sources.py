@@ -126,7 +126,11 @@ def _find(path: Path, source: str, split: str, streaming: bool, image_column: st
         require_no_pointers([path], source)
         examples = _load(_BUILDERS[path.suffix], source, split, streaming, data_files=escape(str(path)))
     elif path.is_dir() and _is_saved_dataset(path):
-        examples = _from_disk(path, split, streaming)
+        content = read_folder(path)
+        content.others.clear()  # the files of the dataset
+        for kind, paths in (("pictures", content.pictures), ("parquet files", content.parquet)):
+            content.pass_over(paths, f"{kind} beside a saved dataset")
+        return _found(_from_disk(path, split, streaming), source, f"split {split}", content)
     elif path.is_dir():
         return _in_folder(read_folder(path), source, split, streaming, image_column, with_metadata)
     elif path.exists() or path.is_absolute() or source.startswith((".", "~")):
@@ -141,7 +145,7 @@ def _found(examples, source, details, content=None):
     if isinstance(examples, datasets.Dataset):
         if len(examples) == 0:
             raise ValueError(f"{source} has no images.")
-        details = f"{len(examples):,} images from {details}"
+        details = f"{len(examples):,} image{'s' * (len(examples) != 1)} from {details}"
     lines = [f"dataset: {source}, {details}".encode("utf-8", "backslashreplace").decode()]
     if content is not None and (passed_over := content.describe_passed_over()) is not None:
         lines.append(passed_over)
