@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from .errors import first_line
-from .locks import exclusive
 
 
 @contextmanager
@@ -49,6 +46,8 @@ def folder_moved_into_place(folder: Path) -> Iterator[Path]:
         FolderInUseError: If another process does.
         OSError: If it cannot be written. Errors of safetensors are converted.
     """
+    from .locks import exclusive  # whose library is not needed, and not always installed, for single files
+
     temporary = folder.with_name(f".{folder.name}.part")
     with exclusive(folder, beside=True):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -56,8 +55,10 @@ def folder_moved_into_place(folder: Path) -> Iterator[Path]:
         try:
             yield temporary
             replace_folder(temporary, folder)
-        except SafetensorError as error:  # how safetensors reports a full disk
-            raise OSError(f"{folder} cannot be written. ({first_line(error)})") from error
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":  # of a library that is not always installed
+                raise
+            raise OSError(f"{folder} cannot be written. ({first_line(error)})") from error  # the disk is full
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
