@@ -230,14 +230,14 @@ def test_what_cannot_be_used_is_counted_by_reason_and_named(tmp_path, monkeypatc
         (tmp_path / f"IMG_{i}.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     for name in ("x.svg", "no_ending", "000.png~", "001.png.bak", "._000.png", "notes.txt", ".DS_Store"):
         (tmp_path / name).write_bytes(b"<svg/>")
-    with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb") as file:
-        file.write(encoded(patchwork(0), "PNG"))
+    for name in (b"caf\xe9.png", b"text.caf\xe9"):  # as an old archive unpacks them
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(encoded(patchwork(0), "PNG"))
     found = find_images(str(tmp_path))
     assert len(found.examples) == 3 and len(found.passed_over) == 10
     assert found.description.splitlines()[1] == (
         "passed over: 1 × hidden: its name begins with a dot; 2 × a backup or an unfinished download; "
         "4 × HEIC, which needs the package pillow-heif; 1 × its name is not UTF-8; 1 × without a file ending; "
-        "1 × SVG, a drawing without pixels; 1 other file (.txt)"
+        "1 × SVG, a drawing without pixels; 2 other files (.txt, .caf\\udce9)"
     )
     assert (str(tmp_path / "caf\\xe9.png"), "its name is not UTF-8") in found.passed_over
     found.description.encode()

@@ -1,5 +1,6 @@
 """Locks of folders, held by processes that live, die and wait."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -131,3 +132,13 @@ def test_shares_of_one_division_of_a_cache_are_written_at_once_and_others_are_no
     for share in ((0, 2), (0, 1), (2, 3)):
         with pytest.raises(FolderInUseError, match=f"process {owner.pid} "), writing(tmp_path, *share):
             pass
+
+
+def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, capsys):
+    def acquire(*args, **options):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("diffusers_ccld.utils.locks.FileLock.acquire", acquire)
+    with exclusive(tmp_path / "run"):
+        (tmp_path / "run" / "file").touch()
+    assert "run cannot be locked; let no other process write it" in capsys.readouterr().err

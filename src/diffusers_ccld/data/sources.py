@@ -146,10 +146,11 @@ def _found(examples, source, details, content=None):
         if len(examples) == 0:
             raise ValueError(f"{source} has no images.")
         details = f"{len(examples):,} image{'s' * (len(examples) != 1)} from {details}"
-    lines = [f"dataset: {source}, {details}".encode("utf-8", "backslashreplace").decode()]
+    lines = [f"dataset: {source}, {details}"]
     if content is not None and (passed_over := content.describe_passed_over()) is not None:
         lines.append(passed_over)
-    return Source(examples, "\n".join(lines), content.passed_over if content is not None else [])
+    description = "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
+    return Source(examples, description, content.passed_over if content is not None else [])
 
 
 # Files
@@ -183,7 +184,7 @@ def _in_folder(
         details = f"{details}, split {split} of {', '.join(splits.files)} (by the names of {splits.origin})"
     if kind != "pictures":
         names = {name: [escape(str(path)) for path in sorted(paths, key=str)] for name, paths in chosen.items()}
-        return _found(_load(kind, source, split, streaming, data_files=names), source, details, content)
+        return _found(_load(kind, source, *chosen, streaming, data_files=names), source, details, content)
     (pictures,) = chosen.values()
     if with_metadata and content.metadata:
         require_no_pointers(content.metadata, source)
@@ -217,9 +218,9 @@ def _kind_of(content: FolderContent, kinds: dict[str, list[Path]], source: str) 
 
 
 def _chosen(splits: Splits, split: str, source: str) -> dict[str, list[Path]]:
-    """The files of a split, or of all of them, by split."""
+    """The files of a split by its name; those of all splits are called train."""
     if split == ALL:
-        return splits.files
+        return {"train": [path for paths in splits.files.values() for path in paths]}
     if split in splits.files:
         return {split: splits.files[split]}
     if splits.origin is None:

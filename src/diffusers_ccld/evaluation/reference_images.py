@@ -34,7 +34,7 @@ class ChosenImages(NamedTuple):
     source: str
     images: datasets.Dataset
     total: int
-    description: str
+    description: str = ""
     captions: list[str] | None = None
 
 

@@ -1,5 +1,6 @@
 """Exclusive use of a folder or file by one process. The operating system frees it however the process ends."""
 
+import errno
 import json
 import os
 import shlex
@@ -15,6 +16,9 @@ from filelock import FileLock, Timeout
 PATIENCE = 0.2  # seconds for a process that is about to free the folder
 ORPHANS_END_WITHIN = 15.0  # seconds in which the workers of a killed process notice that it is gone
 LONGEST_COMMAND = 160
+
+# Errors of file systems without locks, such as some that are mounted over a network.
+UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 class FolderInUseError(ValueError):
@@ -58,7 +62,9 @@ def exclusive(folder: Path, part: str = "", beside: bool = False, wait: bool = F
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, is_singleton=True)
-    _acquire(lock, folder, path, wait)
+    if not _acquire_if_supported(lock, folder, path, wait):
+        yield
+        return
     try:
         if lock.lock_counter == 1:
             _owner_path(path).write_text(json.dumps(_this_process(), indent=2) + "\n", encoding="utf-8")
@@ -78,8 +84,20 @@ def refuse_if_in_use(path: Path) -> None:
     """Raises `FolderInUseError` if another process holds a lock of `lock_path`; writes nothing."""
     if path.is_file():
         lock = FileLock(path, is_singleton=True)
-        _acquire(lock, path.parent, path, wait=False)
-        lock.release()
+        if _acquire_if_supported(lock, path.parent, path, wait=False):
+            lock.release()
+
+
+def _acquire_if_supported(lock: FileLock, folder: Path, path: Path, wait: bool) -> bool:
+    """Acquires a lock, or warns and returns False if the file system has no locks."""
+    try:
+        _acquire(lock, folder, path, wait)
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in UNSUPPORTED:
+            raise
+        print(f"warning: {folder} cannot be locked; let no other process write it. ({error})", file=sys.stderr)
+        return False
+    return True
 
 
 def _acquire(lock: FileLock, folder: Path, path: Path, wait: bool) -> None:
