@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Measures pictures that models of paintings sample from texts, by text encoder, guidance scale and variation.
 
-    python benchmarks/text_and_image.py --models was=DIR fit=default --cases 3 1.75 1.75:0.3 --output DIR
+    python benchmarks/text_and_image.py "as it was=DIR@3" fit=default@1.75 fit=default@1.75:0.3 --output DIR
 
-The models differ in their text encoders. A judge reads the attributes off the pictures, as in evaluate_default.py.
-Each cell is the mean over the seeds, ± half their difference. The same command resumes an interrupted run. --picture
-draws the same prompts and seeds by every model and case, and paintings by the program in the last row.
+Each row is a pipeline, its guidance scale and, after a colon, its variation. A judge reads the attributes off the
+pictures, as in evaluate_default.py. A cell is the mean over the seeds, ± half their difference. The same command
+resumes an interrupted run. --picture draws the same prompts and seeds by each row, and paintings by the program in the
+last.
 """
 
 import argparse
@@ -60,17 +61,17 @@ class Case(NamedTuple):
         return f"guidance {self.guidance_scale:g}" + (f", variation {self.variation:g}" if self.variation else "")
 
 
-def parse_case(text: str) -> Case:
-    """Parses "1.75", or with a variation "1.75:0.3"."""
-    guidance_scale, _, variation = text.partition(":")
-    return Case(float(guidance_scale), float(variation or 0))
+def parse_row(text: str) -> tuple[str, Case]:
+    """Parses "fit=default@1.75", or with a variation "fit=default@1.75:0.3", into the model and the case."""
+    model, _, case = text.rpartition("@")
+    guidance_scale, _, variation = case.partition(":")
+    return model, Case(float(guidance_scale), float(variation or 0))
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=DIR", help="pipelines, or default")
     parser.add_argument(
-        "--cases", nargs="+", type=parse_case, required=True, metavar="G[:V]", help="guidance, variation"
+        "rows", nargs="+", type=parse_row, metavar="NAME=DIR@G[:V]", help="pipeline, guidance scale, variation"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="runs of each cell (default: 0 1)")
     parser.add_argument("--prompts", type=int, default=1000, help="number of prompts (default: %(default)s)")
@@ -84,11 +85,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if (arguments.picture is None) == (arguments.output is None):
         raise ValueError("Give either --output, for a table, or --picture.")
     return arguments
-
-
-def cells_of(models: list[ComparedModel], cases: list[Case]) -> list[tuple[ComparedModel, Case]]:
-    """Every model by every case; a text encoder that was not fitted has no variation."""
-    return [(model, case) for model in models for case in cases if model.can_vary_texts or not case.variation]
 
 
 def measure(
@@ -163,7 +159,12 @@ def draw_picture(cells: list[tuple[ComparedModel, Case]], arguments: argparse.Na
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
-    cells = cells_of(find_models(arguments.models), arguments.cases)
+    sources = list(dict.fromkeys(source for source, _ in arguments.rows))
+    models = dict(zip(sources, find_models(sources)))
+    cells = [(models[source], case) for source, case in arguments.rows]
+    for model, case in cells:
+        if case.variation and not model.can_vary_texts:
+            raise ValueError(f"{model.name} cannot vary texts: its text encoder was not fitted.")
     if arguments.picture is not None:
         draw_picture(cells, arguments)
     else:
