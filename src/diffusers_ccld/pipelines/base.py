@@ -26,6 +26,7 @@ from .conditions import is_count
 from .embedding import PromptEmbedding
 from .guidance import Guidance, guided_prediction, is_alone
 from .runs import Runs
+from .timesteps import LARGEST_STOCK_ETA, check_scheduler, set_noise_source
 
 AnyCall = TypeVar("AnyCall", bound=SamplingCall)
 
@@ -167,6 +168,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             ValueError: If the components cannot do what the call asks for.
             TypeError: If a condition is not a pair.
         """
+        check_scheduler(self.scheduler)
         height, width = self.default_size
         call = replace(
             call,
@@ -218,6 +220,8 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         accepted = inspect.signature(self.scheduler.step).parameters
         if eta and "eta" not in accepted:
             raise ValueError(f"{type(self.scheduler).__name__} does not accept eta={eta}.")
+        if not isinstance(self.scheduler, CCLDScheduler):
+            eta = min(eta, LARGEST_STOCK_ETA)
         kwargs = {"eta": eta, "generator": generator}
         return {name: value for name, value in kwargs.items() if name in accepted}
 
@@ -277,6 +281,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         """
         self.check_taught(guidance.weights(call.guidance_scale))
         step_kwargs = self.prepare_extra_step_kwargs(call.generator, call.eta)
+        set_noise_source(scheduler, call.generator, len(latents))
         condition_embeds, num_train_timesteps = guidance.condition_embeds, scheduler.config.num_train_timesteps
         with (
             self._runs.begin(call.guidance_scale, len(timesteps)) as run,

@@ -21,7 +21,7 @@ class SamplingCall(Prompts):
     defaults and checks the rest.
 
     Raises:
-        TypeError: As for `Prompts`, or if `generator` is not a generator.
+        TypeError: As for `Prompts`, or if `generator` is not a generator, or a callback not a function.
         ValueError: As for `Prompts`.
     """
 
@@ -63,6 +63,11 @@ class SamplingCall(Prompts):
         generators = self.generator if isinstance(self.generator, list) else [self.generator]
         if self.generator is not None and not all(isinstance(g, torch.Generator) for g in generators):
             raise TypeError("generator must be a torch.Generator or a list of such.")
+        callback, names = self.callback_on_step_end, self.callback_on_step_end_tensor_inputs
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback_on_step_end must be a function, not {type(callback).__name__}.")
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"callback_on_step_end_tensor_inputs must be a list of names, not {names!r}.")
 
     @property
     def num_images(self) -> int:
