@@ -64,6 +64,8 @@ def _listed(name: str, images: ImageInput) -> Sequence[Image.Image | np.ndarray 
         raise TypeError(f"{name} must be a PIL image, an array, a tensor, or a list of such, not {types}.")
     if len(kinds) > 1:
         raise TypeError(f"{name} must be a list of one kind of image, not of {len(kinds)} kinds.")
+    if any(isinstance(image, Image.Image) and not all(image.size) for image in listed):
+        raise ValueError(f"{name} has an image without a single pixel.")
     return listed
 
 

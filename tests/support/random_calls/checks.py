@@ -246,10 +246,11 @@ def _check_illegal(runner, report):
     possible = [(name, value) for name, value, applies in ILLEGAL if applies(report.call, arguments)]
     for name, make in chance.sample(possible, 3):
         report.checks.append(f"illegal: {name}")
-        _check_refusal(runner, report, make(report.call, arguments))
+        check_refusal(runner, report, make(report.call, arguments))
 
 
-def _check_refusal(runner, report, wrong):
+def check_refusal(runner: Runner, report: Report, wrong: dict[str, Any]) -> None:
+    """Notes a complaint unless a call with wrong arguments is refused in one sentence before any work."""
     work = []
     hooks = [
         part.register_forward_pre_hook(lambda module, args: work.append(type(module).__name__))

@@ -52,7 +52,7 @@ EVERYWHERE = {
 OF_PROMPTS = {
     "guidance_scale": (NAN, float("inf"), "3", True, [3.0]),
     "prompt": (5, [], [None], b"a fox", ["a fox", 3], {"a": "fox"}),
-    "negative_prompt": (5, [], [None], ["fog"] * 13),
+    "negative_prompt": (5, [], [None]),
     "image_prompt": ("fox.png", [], 3, ["fox.png"], np.zeros((8, 8, 3))),
     "conditions": ([("a fox", 1.0)],),
     "prompt_embeds": (torch.zeros(1, 7), torch.zeros(0, 32), [[0.0] * 32], np.zeros((1, 32))),
@@ -94,7 +94,6 @@ OF_IMAGES = {
         Image.new("F", (16, 16)),
         Image.new("RGB", (2, 2)),
         Image.new("RGB", (0, 0)),
-        [Image.new("RGB", (16, 16))] * 13,
         [Image.new("RGB", (16, 16)), np.zeros((16, 16, 3))],
     ),
 }
