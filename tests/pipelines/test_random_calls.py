@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
-from diffusers_ccld.evaluation.scheduler_accuracy import SchedulerCase, gaussian_velocity, run
 from diffusers_ccld.pipelines.timesteps import LARGEST_STOCK_ETA
 from support.random_calls.checks import Report, Runner, check, check_refusal
 from support.random_calls.drawing import PIPELINES, RandomCall, draw

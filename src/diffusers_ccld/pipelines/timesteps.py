@@ -1,4 +1,4 @@
-"""Timesteps of a run: all of a scheduler's, or those from the middle on; and the noise of its steps."""
+"""Timesteps of a run: all of a scheduler's, or those from the middle on."""
 
 import math
 
@@ -116,27 +116,3 @@ def _begin_at(scheduler, begin, strength):
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
     return timesteps
-
-
-def set_noise_source(
-    scheduler: SchedulerMixin, generator: torch.Generator | list[torch.Generator] | None, num_images: int
-) -> None:
-    """Has a scheduler that draws the noise of its steps from a seed of its own follow the generators of a call.
-
-    Without it, DPM-Solver-SDE would make other images from the same generator, and from a list of generators images
-    that depend on the rest of the batch.
-
-    Args:
-        scheduler: The scheduler; most take the generator itself in `step`, and are left as they are.
-        generator: The call's generator or generators.
-        num_images: Number of images.
-    """
-    if generator is None or not hasattr(scheduler, "noise_sampler_seed"):
-        return
-    is_one = isinstance(generator, torch.Generator)
-    if scheduler.noise_sampler_seed is not None:
-        seeds = scheduler.noise_sampler_seed if is_one else [scheduler.noise_sampler_seed] * num_images
-    else:
-        sources = [generator] * num_images if is_one else generator
-        seeds = [torch.randint(2**63 - 1, (), generator=g, device=g.device).item() for g in sources]
-    scheduler.noise_sampler_seed = seeds

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from diffusers_ccld.utils.rgb import to_rgb
 
 from . import values
+from .models import FITTED
 
 
 def expected_size(call, arguments) -> tuple[int, int]:
@@ -31,9 +32,15 @@ def _arguments(runner):
     return runner.call.values()
 
 
+def guidance_scale(arguments) -> float:
+    """The guidance scale of a call."""
+    scale = arguments.get("guidance_scale")
+    return 3.0 if scale is None else scale
+
+
 def _has_guidance(arguments):
     """True if prompts have a weight at every step that is neither 0 nor 1."""
-    scale = arguments.get("guidance_scale", 3.0)
+    scale = guidance_scale(arguments)
     watch = arguments.get("callback_on_step_end")
     is_free = watch is None or watch.action not in ("guidance", "stop")
     return "conditions" not in arguments and scale not in (0, 1) and "guidance_interval" not in arguments and is_free
@@ -108,7 +115,7 @@ def another_guidance_scale(runner):
     arguments = _arguments(runner)
     if not _has_guidance(arguments):
         return None
-    return {"guidance_scale": arguments.get("guidance_scale", 3.0) + 1.5}
+    return {"guidance_scale": guidance_scale(arguments) + 1.5}
 
 
 def another_weight(runner):
@@ -128,9 +135,19 @@ def another_weight(runner):
 def no_guidance_anywhere(runner):
     """An interval that no step lies in."""
     arguments = _arguments(runner)
-    if not _has_guidance(arguments) or arguments.get("guidance_scale", 3.0) == 0.5:
+    if not _has_guidance(arguments) or guidance_scale(arguments) == 0.5:
         return None
     return {"guidance_interval": (0.0, 0.0)}
+
+
+def another_variation(runner):
+    """Another spread of texts, which draws noise of its own."""
+    arguments = _arguments(runner)
+    if runner.call.model not in FITTED or "prompt" not in arguments or not _has_guidance(arguments):
+        return None
+    if arguments.get("image_prompt_weight") == 1:
+        return None
+    return {"variation": 0.8}
 
 
 def more_steps(runner):
@@ -221,6 +238,7 @@ EFFECTIVE = (
     another_guidance_scale,
     another_weight,
     no_guidance_anywhere,
+    another_variation,
     more_steps,
     another_share_of_noise,
     other_latents,
@@ -246,7 +264,7 @@ def the_defaults(runner):
 def embedded_before(runner):
     """Embeddings of the prompts in place of texts and pictures."""
     arguments, changed = _arguments(runner), {}
-    if "prompt" in arguments:
+    if "prompt" in arguments and not arguments.get("variation"):
         changed["prompt_embeds"] = runner.pipe.encode_prompt(arguments["prompt"])[0]
     if "negative_prompt" in arguments:
         changed["negative_prompt_embeds"] = runner.pipe.encode_prompt(None, arguments["negative_prompt"])[1]

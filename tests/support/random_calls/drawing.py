@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import values
-from .models import SIZES, Sizes
+from .models import FITTED, SIZES, Sizes
 
 PIPELINES = ("CCLDPipeline", "CCLDImg2ImgPipeline", "CCLDInpaintPipeline")
 MODELS = ("ours",) * 4 + ("stock", "distilled", "codes")
@@ -161,7 +161,7 @@ class Draw:
         if self.maybe(0.3):
             arguments |= self.text("negative_prompt", "negative_prompt_embeds", self.one((1, count)))
         if self.maybe(0.7):
-            arguments["guidance_scale"] = self.one(("0", "0.5", "1", "1.0", "2.5", "3", "7.5", "-1"))
+            arguments["guidance_scale"] = self.one(("0", "0.5", "1", "1.0", "2.5", "3", "7.5", "-1", "None"))
         return arguments
 
     def text(self, name, name_of_embeds, count):
@@ -268,6 +268,8 @@ class Draw:
             arguments["generator"] = f"generator({self.seed()})"
         elif kind == "list":
             arguments["generator"] = "[" + ", ".join(f"generator({self.seed()})" for _ in range(count)) + "]"
+        if self.model in FITTED and self.maybe(0.4):
+            arguments["variation"] = self.one(("0", "0.5", "1", "None"))
         if self.maybe(0.25):
             arguments["guidance_interval"] = self.one(("(0.0, 1.0)", "(0.3, 0.8)", "[0, 0.5]", "(0.5, 0.5)", "(0, 0)"))
         if call.takes_eta and self.maybe(0.5):

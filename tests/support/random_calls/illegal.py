@@ -46,6 +46,7 @@ EVERYWHERE = {
     "output_type": ("PIL", None, 3, "latents", ["pil"]),
     "callback_on_step_end": (5, "print"),
     "callback_on_step_end_tensor_inputs": (["noise"], "latents", None, 3),
+    "variation": (2, -0.1, NAN, "0.5", True),
     "image_prompt_weight": (2, -0.1, NAN, "0.5", None),
     "guidance_interval": ((0.8, 0.3), (0, 2), 0.5, (0.1,), (NAN, 1), "ab", (None, None)),
 }

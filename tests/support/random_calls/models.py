@@ -41,6 +41,8 @@ class Sizes(NamedTuple):
 SIZES = {"ours": Sizes(), "stock": Sizes(), "distilled": Sizes(), "codes": Sizes()}
 SIZES["bundled"] = Sizes(multiple=32, factor=8, channels=8, width=128, default=128)
 
+FITTED = ("ours", "codes")  # models that can vary texts
+
 UNET = {"sample_size": 4, "layers_per_block": 1, "cross_attention_dim": 32}
 OURS = {**UNET, "block_out_channels": (32, 32), "attention_head_dim": 32, "mapping_dim": 32}
 STOCK = {
@@ -91,10 +93,13 @@ def _small_components(model):
             vae.decoder.conv_out.weight *= 4
         text = CLOOBTextConfig(**TOWER, vocab_size=757, max_position_embeddings=32, bos_token_id=755, eos_token_id=756)
         vision = CLOOBVisionConfig(**TOWER, image_size=16, patch_size=8)
+        text_encoder = CLOOBTextModelWithProjection(text)
+        if model in FITTED:
+            text_encoder.set_residual_factor(0.2 * torch.randn(TOWER["projection_dim"], TOWER["projection_dim"]))
         return {
             "unet": unet,
             "vae": vae,
-            "text_encoder": CLOOBTextModelWithProjection(text),
+            "text_encoder": text_encoder,
             "tokenizer": CLOOBTokenizer.from_pretrained(diffusers_ccld.default_model(), subfolder="tokenizer"),
             "image_encoder": CLOOBVisionModelWithProjection(vision),
             "feature_extractor": CLOOBImageProcessor(size=16),
