@@ -15,6 +15,7 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import SchedulerMixin
 
+from ..models.adapters import without_adapters
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
@@ -111,6 +112,18 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                 f"`ccld convert --preset {preset} --output DIR`, and load the folder DIR."
             )
         return super().download(pretrained_model_name, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Saves the pipeline; arguments as for `DiffusionPipeline.save_pretrained`. Fused LoRAs are saved as weights.
+
+        Raises:
+            ValueError: If a network has a LoRA in place that was not fused.
+        """
+        networks = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
+        plain = {name: without_adapters(network, name) for name, network in networks.items()}
+        if all(plain[name] is network for name, network in networks.items()):
+            return super().save_pretrained(save_directory, **kwargs)
+        return type(self)(**{**self.components, **self.settings, **plain}).save_pretrained(save_directory, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> DiffusionPipeline:

@@ -31,7 +31,7 @@ class BadImages:
         # Counted since the process started: the list of an earlier process has the bad images, but not the good ones.
         self.num_looked_at = self.num_bad = 0
         if path is not None and path.is_file():
-            entries = [json.loads(line) for line in path.read_text().splitlines()]
+            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             self.reasons = {entry["image"]: entry["reason"] for entry in entries}
 
     def record(self, bad: Iterable[tuple[str, str]]) -> None:

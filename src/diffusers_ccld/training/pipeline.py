@@ -96,7 +96,7 @@ def read_prompts(path: str | None) -> list[str]:
     """
     if path is None:
         return list(SAMPLE_PROMPTS)
-    prompts = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    prompts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     if not prompts:
         raise ValueError(f"{path} has no prompts.")
     return prompts

@@ -70,14 +70,15 @@ def components(model: str, dtype: str) -> dict:
         pipe = diffusers_ccld.CCLDPipeline.from_pretrained(diffusers_ccld.default_model())
         made = {name: part for name, part in pipe.components.items() if name != "scheduler"}
     else:
-        made = _small_components(model)
+        made = small_components(model)
     for part in made.values():
         if isinstance(part, torch.nn.Module):
             part.to(getattr(torch, dtype)).requires_grad_(False).eval()
     return made
 
 
-def _small_components(model):
+def small_components(model: str) -> dict:
+    """New components of random weights, the same each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if model == "stock":
