@@ -13,6 +13,7 @@ import diffusers
 
 from ..inference.loading import find_model, folder_identity
 from ..pipelines.base import SETTINGS
+from ..pipelines.model_index import read_model_index
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
 from ..utils.errors import first_line
 
@@ -68,9 +69,9 @@ def find_models(sources: Sequence[str]) -> list[ComparedModel]:
         if not equals or Path(given).exists():
             name, source = "", given
         folder = find_model(source)
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        if "CCLD" not in str(index.get("_class_name")):
-            raise ValueError(f"{source} is a {index.get('_class_name')}; only CCLD pipelines can be compared.")
+        index = read_model_index(folder)
+        if "CCLD" not in index["_class_name"]:
+            raise ValueError(f"{source} is a {index['_class_name']}; only CCLD pipelines can be compared.")
         if name.strip() in RESERVED_NAMES:
             raise ValueError(f"A model cannot be called {name.strip()}: the page uses that name for something else.")
         own = {name: index[name] for name in SETTINGS if name in index}

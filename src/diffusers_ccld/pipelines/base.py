@@ -14,6 +14,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import SchedulerMixin
+from safetensors import SafetensorError
 
 from ..models.adapters import without_adapters
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
@@ -21,10 +22,12 @@ from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
-from .calls import SamplingCall, usual_guidance_scale
+from ..utils.errors import first_line
+from .calls import SamplingCall, check_settings, usual_guidance_scale
 from .conditions import is_count, is_finite_number
-from .embedding import PromptEmbedding
+from .embedding import PromptEmbedding, check_tokenizer
 from .guidance import Guidance, guided_prediction, is_alone
+from .model_index import INDEX_NAME, read_model_index
 from .noise import draw_noise, set_noise_source
 from .runs import Runs
 from .timesteps import LARGEST_STOCK_ETA, check_scheduler
@@ -71,6 +74,9 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         default_variation: float | None = None,
     ):
         super().__init__()
+        if text_encoder is not None and tokenizer is not None:
+            check_tokenizer(tokenizer, text_encoder)
+        check_settings(default_num_inference_steps, max_guidance_scale, default_guidance_scale, default_variation)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -112,6 +118,24 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                 f"`ccld convert --preset {preset} --output DIR`, and load the folder DIR."
             )
         return super().download(pretrained_model_name, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> DiffusionPipeline:
+        """Loads a pipeline; arguments as for `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            ValueError: If a file is damaged, or belongs to another model.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if (folder / INDEX_NAME).is_file():
+            read_model_index(folder)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (SafetensorError, LookupError, AttributeError, RuntimeError) as error:  # what libraries stumble over
+            raise ValueError(
+                f"{folder} cannot be loaded: a file is damaged, a pointer of Git LFS, or of another model. "
+                f"({type(error).__name__}: {first_line(error)})"
+            ) from error
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Saves the pipeline; arguments as for `DiffusionPipeline.save_pretrained`. Fused LoRAs are saved as weights.

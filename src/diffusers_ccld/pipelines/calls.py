@@ -78,6 +78,25 @@ class SamplingCall(Prompts):
         return self.batch_size * self.num_images_per_prompt
 
 
+def check_settings(
+    default_num_inference_steps: int | None,
+    max_guidance_scale: float | None,
+    default_guidance_scale: float | None,
+    default_variation: float | None,
+) -> None:
+    """Raises `ValueError` for a model's own defaults and limits that are not numbers of their kind."""
+    if default_num_inference_steps is not None and not is_count(default_num_inference_steps):
+        raise ValueError(f"default_num_inference_steps={default_num_inference_steps!r} must be a whole number from 1.")
+    numbers = {
+        "max_guidance_scale": max_guidance_scale,
+        "default_guidance_scale": default_guidance_scale,
+        "default_variation": default_variation,
+    }
+    for name, value in numbers.items():
+        if value is not None and not is_finite_number(value):
+            raise ValueError(f"{name}={value!r} must be a finite number.")
+
+
 def usual_guidance_scale(given: float | None, own: float | None, largest: float | None) -> float:
     """Returns a given guidance scale, or else a model's own, or else 3; the latter two as far as it was learned.
 

@@ -36,6 +36,7 @@ MODULES = (
     "schedulers/scheduling_ccld",
     "pipelines/conditions",
     "pipelines/guidance",
+    "pipelines/model_index",
     "pipelines/noise",
     "pipelines/embedding",
     "pipelines/calls",
