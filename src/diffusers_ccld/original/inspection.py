@@ -232,6 +232,7 @@ def _json(path):
 
 def _safetensors_facts(path):
     """Numbers of a safetensors file, from its header."""
+    check_kind(path)
     try:
         with safe_open(path, framework="pt") as file:
             slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - it is not a mapping
