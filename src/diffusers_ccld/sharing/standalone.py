@@ -26,6 +26,7 @@ MODULES = (
     "models/losses_cloob",
     "models/modeling_cloob",
     "models/gumbel_vq",
+    "models/square_crop",
     "models/processing_cloob",
     "models/prediction",
     "models/attention_processor",
