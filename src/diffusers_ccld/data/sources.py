@@ -35,7 +35,7 @@ def load_images(
     """
     path = Path(source).expanduser()
     if path.suffix == ".txt" and path.is_file():
-        listed = [line.strip() for line in path.read_text().splitlines()]
+        listed = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         paths = [path.parent / name for name in listed if name]
         return _dataset_of_paths(paths, source, split, image_column, streaming)
     if path.is_dir() and not _is_saved_dataset(path) and not _holds(path, ".parquet"):

@@ -171,6 +171,16 @@ def _load(path: Path):
 def _damaged(path, error):
     with path.open("rb") as file:
         begins = file.read(4)
-    if begins != b"PK\x03\x04" and begins[:1] != b"\x80":
-        return CheckpointError(f"{path}: the file is not a PyTorch checkpoint. ({first_line(error)})")
-    return CheckpointError(f"{path}: the file is truncated or damaged; download it again. ({first_line(error)})")
+        file.seek(0)
+        is_begun = begins == b"PK\x03\x04" or (begins[:1] == b"\x80" and not _is_whole_pickle(file))
+    what = "truncated or damaged; download it again" if is_begun else "not a PyTorch checkpoint"
+    return CheckpointError(f"{path}: the file is {what}. ({first_line(error)})")
+
+
+def _is_whole_pickle(file):
+    """True for a pickle to its end, such as a CLOOB's; PyTorch writes several, one after the other."""
+    try:
+        check_pickle(file)
+    except Exception:  # whatever its parser stumbles over
+        return False
+    return True

@@ -93,8 +93,8 @@ def _kind_of_text(head):
         try:
             json.loads(text)
             is_json = True
-        except ValueError:
-            is_json = len(head) == HEAD
+        except (ValueError, RecursionError):
+            is_json = len(head) == HEAD  # only the beginning was read
         if is_json:
             return "JSON, not weights"
     words = first.split()
