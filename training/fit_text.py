@@ -74,7 +74,9 @@ def image_size(config: TextFitConfig, folder: Path, processor_size: int) -> int:
     if not (folder / "unet").is_dir() or not (folder / "vae").is_dir():
         return processor_size
     sample_size = CCLDUNet2DConditionModel.load_config(folder, subfolder="unet")["sample_size"]
-    levels = json.loads((folder / "vae" / "config.json").read_text()).get("block_out_channels", [0] * 4)
+    levels = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8")).get(
+        "block_out_channels", [0] * 4
+    )
     return sample_size * 2 ** (len(levels) - 1)
 
 
@@ -159,7 +161,7 @@ def save(
         save_report(fitted, source, temporary)
         index = temporary / "model_index.json"
         if defaults and index.is_file():
-            write_text(index, json.dumps(json.loads(index.read_text()) | defaults, indent=2) + "\n")
+            write_text(index, json.dumps(json.loads(index.read_text(encoding="utf-8")) | defaults, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -379,6 +379,7 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
         (["--cache", "{cache}", "--unet_config", "{wrong}"], "unknown settings: width"),
         (["--cache", "{cache}", "--resume", "/nowhere"], "not a checkpoint"),
         (["--cache", "{cache}", "--optimizer", "adamw8bit"], "pip install"),
+        (["--cache", "{cache}", "--condition_noise", "-0.1"], "condition_noise must not be negative"),
         (["--cache", "{cache}", "--lora_alpha", "2"], "lora_alpha needs"),
         (["--cache", "{cache}", "--original_checkpoint", "/nowhere.ckpt"], "does not exist"),
         (["--cache", "{cache}", "--original_checkpoint", "a", "--lora_rank", "2"], "leave out"),

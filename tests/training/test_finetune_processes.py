@@ -35,6 +35,7 @@ def arguments(trainable_folder, cache, pictures):
             "train_batch_size": batch_size,
             "gradient_accumulation_steps": 2,
             "learning_rate": 1e-3,
+            "condition_noise": 0.05,
             "lr_scheduler": "cosine",
             "checkpointing_steps": 1,
             "checkpoints_total_limit": 2,

@@ -133,7 +133,7 @@ class Manifest:
                 f"{folder} is not a cache: it lacks {MANIFEST_NAME}. Make one with training/precompute.py."
             )
         try:
-            values = with_present_names(json.loads(path.read_text()))
+            values = with_present_names(json.loads(path.read_text(encoding="utf-8")))
             if values["version"] != VERSION:
                 raise ValueError(f"version {values['version']}")
             return cls(**{**values, "latent_shape": tuple(values["latent_shape"])})
@@ -216,7 +216,7 @@ def write_chunk(
         datasets.Dataset(pa.table(columns)).save_to_disk(str(temporary))
         if not were_disabled:
             datasets.enable_progress_bars()
-    (temporary / BAD_IMAGES_NAME).write_text(json.dumps(bad, indent=2) + "\n")
+    (temporary / BAD_IMAGES_NAME).write_text(json.dumps(bad, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, chunk_path(folder, chunk))
 
 
@@ -336,7 +336,7 @@ def _read_chunk(manifest: Manifest, chunk: int, path: Path) -> tuple[Sequence, l
     """The rows of a chunk, and name and reason of each of its bad images."""
     expected = min(manifest.chunk_size, manifest.num_images - chunk * manifest.chunk_size)
     try:
-        bad = [tuple(entry) for entry in json.loads((path / BAD_IMAGES_NAME).read_text())]
+        bad = [tuple(entry) for entry in json.loads((path / BAD_IMAGES_NAME).read_text(encoding="utf-8"))]
         table = [] if len(bad) == expected else datasets.load_from_disk(str(path))
         if len(table) // manifest.variants + len(bad) != expected:
             raise ValueError("its number of images is wrong")

@@ -107,7 +107,7 @@ class Gallery:
 
     def path(self, key: PictureKey) -> Path:
         """Path of a picture's file."""
-        return self.folder / "pictures" / slug(key.model.name) / key.prompt.key / f"{key.seed:05d}.png"
+        return self.folder / "pictures" / key.model.folder_name / key.prompt.key / f"{key.seed:05d}.png"
 
     def sheet_path(self, prompt: Prompt) -> Path:
         """Path of the file of a prompt's sheet."""

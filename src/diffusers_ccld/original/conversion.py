@@ -112,7 +112,7 @@ def _convert(request: ConversionRequest, output: Path, warn: Warn) -> dict[str, 
         written = _write(parts, folder, output, request.standalone)
         report["check"] = check_conversion(folder)
         written += _write_card(folder, output, request, report, earlier, warn)
-        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n")
+        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         move_into_place(folder, [*written, REPORT_NAME], output)
     return report
 

@@ -35,7 +35,7 @@ class BadImages:
         self._looked_at: set[int] = set()
         self._bad: set[str] = set()
         if path is not None and path.is_file():
-            entries = [json.loads(line) for line in path.read_text().splitlines()]
+            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             self.reasons = {entry["image"]: entry["reason"] for entry in entries}
 
     def record(self, bad: Iterable[tuple[str, str]]) -> None:

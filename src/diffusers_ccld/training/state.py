@@ -41,7 +41,7 @@ class RunState:
             "stream": self.stream,
             "identity": self.identity,
         }
-        (folder / STATE_NAME).write_text(json.dumps(values, indent=2) + "\n")
+        (folder / STATE_NAME).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read_state(checkpoint: Path, identity: dict[str, Any] | None = None) -> RunState:
@@ -54,7 +54,7 @@ def read_state(checkpoint: Path, identity: dict[str, Any] | None = None) -> RunS
     Raises:
         ValueError: If the checkpoint belongs to another run.
     """
-    values = json.loads((checkpoint / STATE_NAME).read_text())
+    values = json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
     before, now = _with_present_names(values["identity"]), json.loads(json.dumps(identity or {}))
     changed = [found for key in now if (found := _difference(key, before.get(key), now[key])) is not None]
     if changed:
