@@ -133,8 +133,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     page = reference()
     if not arguments.check:
-        PAGE.write_text(page)
-    elif not PAGE.is_file() or PAGE.read_text() != page:
+        PAGE.write_text(page, encoding="utf-8")
+    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
         raise ValueError("docs/reference.md is out of date; `make reference` writes it.")
 
 

@@ -9,7 +9,7 @@ from ..paintings.captions import SUBJECT_PHRASES, TECHNIQUES, TIMES
 from .results import data_uri
 
 FOLDER = Path(__file__).parent
-EXAMPLES = tuple((FOLDER / "examples.txt").read_text().splitlines())
+EXAMPLES = tuple((FOLDER / "examples.txt").read_text(encoding="utf-8").splitlines())
 COLUMNS = 4  # of the sheet of examples
 
 
