@@ -303,7 +303,12 @@ def test_an_interruption_ends_the_server(painting):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "ccld_command", "demo", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def accept_interrupts():  # a suite in the background of a shell ignores SIGINT, and so would its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, preexec_fn=accept_interrupts)
     assert process.stdout.readline().startswith("http://127.0.0.1")
     address = f"http://127.0.0.1:{port}"
     while True:
