@@ -1,6 +1,7 @@
 """`ccld measure-scale`."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     if size % factor:
         raise ValueError(f"--resolution must be a multiple of {factor}, the autoencoder's factor.")
     source = find_images(canonical_source(args.images), args.dataset_split, args.image_column)
-    print(source.description)
+    print(source.description, file=sys.stderr)
     found = source.examples
     images = TrainingImages(found, Preparation(size, False, False, ImageLimits()), args.seed)
     count = min(args.num_images, len(found))
