@@ -117,7 +117,7 @@ def test_a_person_paints_and_opens_the_link(tab, browser, bundled_server):
 @pytest.mark.slow
 def test_a_person_uses_an_image_prompt_edits_and_inpaints(tab, bundled_server, tmp_path):
     (tmp_path / "red.png").write_bytes(png((128, 128)))
-    tab.locator("#details input[type=file]").set_input_files(tmp_path / "red.png")
+    tab.locator("#details input[type=file]").first.set_input_files(tmp_path / "red.png")
     tab.wait_for_selector("#details img")
     press(tab)
     shown(tab)

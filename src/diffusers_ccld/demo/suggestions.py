@@ -1,4 +1,4 @@
-"""What the page suggests for the bundled model: examples with their pictures, and chips with its words."""
+"""Suggestions for the bundled model: examples with their pictures, and chips with its words."""
 
 import html
 from pathlib import Path
