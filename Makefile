@@ -16,8 +16,11 @@ STAMP := $(VENV)/developing-$(RECIPE)
 CPU_TORCH ?= https://download.pytorch.org/whl/cpu
 TORCH := $(if $(shell command -v nvidia-smi),,$(filter Linux,$(shell uname)))
 
-.PHONY: help paint demo web test test-slow fuzz suites quality style reference wheel default-model default-onnx \
-	default-teacher distillation-table clean
+COUNT ?= 3000
+FIRST ?= 0
+
+.PHONY: help paint demo web test test-slow fuzz random-calls suites quality style reference wheel default-model \
+	default-onnx default-teacher distillation-table clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -40,6 +43,10 @@ test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/us
 
 fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/support/mutated_files.py --count 500
+
+random-calls: $(STAMP)  ## COUNT random calls of the pipelines, and what must hold for each; SEED and FIRST repeat some
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m support.random_calls --count $(COUNT) \
+		--first $(FIRST) $(if $(SEED),--seed $(SEED))
 
 suites: $(STAMP)  ## diffusers' own suites, from a checkout: make suites DIFFUSERS=path
 	@test -d "$(DIFFUSERS)/tests/pipelines" || { echo "Give DIFFUSERS=path of a checkout of diffusers." >&2; exit 2; }
@@ -133,8 +140,12 @@ weights/teacher/config.json: $(OUT)/teacher/pipeline/model_index.json
 	$(BIN)/python training/bundle.py --pipeline $(OUT)/teacher/pipeline --part unet --max-megabytes 25 \
 		--output weights/teacher
 
-src/diffusers_ccld/default_model/model_index.json: $(OUT)/unet/pipeline/model_index.json docs/default-model.md
-	$(BIN)/python training/bundle.py --pipeline $(OUT)/unet/pipeline --card docs/default-model.md \
+$(OUT)/fitted/model_index.json: $(OUT)/unet/pipeline/model_index.json
+	rm -rf $(OUT)/fitted
+	$(BIN)/python training/fit_text.py --config $(CONFIGS)/text.yaml
+
+src/diffusers_ccld/default_model/model_index.json: $(OUT)/fitted/model_index.json docs/default-model.md
+	$(BIN)/python training/bundle.py --pipeline $(OUT)/fitted --card docs/default-model.md \
 		--output src/diffusers_ccld/default_model
 	$(MAKE) default-onnx
 

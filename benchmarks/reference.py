@@ -19,7 +19,7 @@ from diffusers_ccld.cli.main import COMMANDS, make_parser, name_of
 from diffusers_ccld.inference.provenance import Provenance
 from diffusers_ccld.utils.arguments import ArgumentParser
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference.md"
 SCRIPTS = ("training", "benchmarks")
 
@@ -58,7 +58,7 @@ class _Found(BaseException):
 def parser_of(script: Path) -> argparse.ArgumentParser | None:
     """The parser of a script, which is run up to its first use of it; `None` if it has none of ours."""
 
-    def stop(parser, *_):
+    def stop(parser, *_, **__):
         raise _Found(parser)
 
     with (
@@ -121,7 +121,7 @@ def reference() -> str:
     lines += ["`--verbose` shows the messages of the libraries, too, with every command.", "", "## Scripts", ""]
     for script in sorted(path for folder in SCRIPTS for path in (ROOT / folder).glob("*.py")):
         found = parser_of(script)
-        if found is not None and script != Path(__file__):
+        if found is not None and script != Path(__file__).resolve():
             lines += section(script.relative_to(ROOT).as_posix(), found, found.description)
     lines += formats()
     return "\n".join(lines)
@@ -133,8 +133,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     page = reference()
     if not arguments.check:
-        PAGE.write_text(page)
-    elif not PAGE.is_file() or PAGE.read_text() != page:
+        PAGE.write_text(page, encoding="utf-8")
+    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
         raise ValueError("docs/reference.md is out of date; `make reference` writes it.")
 
 

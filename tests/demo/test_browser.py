@@ -117,7 +117,7 @@ def test_a_person_paints_and_opens_the_link(tab, browser, bundled_server):
 @pytest.mark.slow
 def test_a_person_uses_an_image_prompt_edits_and_inpaints(tab, bundled_server, tmp_path):
     (tmp_path / "red.png").write_bytes(png((128, 128)))
-    tab.locator("#details input[type=file]").set_input_files(tmp_path / "red.png")
+    tab.locator("#details input[type=file]").first.set_input_files(tmp_path / "red.png")
     tab.wait_for_selector("#details img")
     press(tab)
     shown(tab)
@@ -303,7 +303,12 @@ def test_an_interruption_ends_the_server(painting):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "ccld_command", "demo", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def accept_interrupts():  # a suite in the background of a shell ignores SIGINT, and so would its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, preexec_fn=accept_interrupts)
     assert process.stdout.readline().startswith("http://127.0.0.1")
     address = f"http://127.0.0.1:{port}"
     while True:

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import ModuleType
 
@@ -74,7 +75,8 @@ def _run(args: argparse.Namespace, load: Callable[[], None]) -> int | None:
 
 def _stop_at_sigterm() -> None:
     """SIGTERM is handled like Ctrl-C, so that no file stays half-written."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose: bool = True) -> int:

@@ -1,4 +1,4 @@
-"""What `ccld sample` understood: as lines for its user, and as the record in its pictures."""
+"""Lines that say how `ccld sample` was understood, and the record in its pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path

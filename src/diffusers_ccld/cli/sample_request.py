@@ -1,4 +1,4 @@
-"""What `ccld sample` was asked for, checked before torch is imported."""
+"""The request of `ccld sample`, checked before torch is imported."""
 
 import argparse
 from dataclasses import dataclass

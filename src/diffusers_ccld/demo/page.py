@@ -37,8 +37,8 @@ THEME = gr.themes.Base(
     button_primary_text_color="white",
     button_primary_text_color_dark="white",
 )
-CSS = (Path(__file__).parent / "page.css").read_text()
-SCRIPT = (Path(__file__).parent / "page.js").read_text()
+CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 
 
 class Wall(NamedTuple):

@@ -17,6 +17,7 @@ from ..utils.rgb import to_rgb, upright
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 LAST_SEED = 2**32 - 1  # JavaScript's numbers would round much larger seeds
+RANDOM_SEEDS = 10**6  # short enough to be read and typed
 LINKED = (
     "prompt",
     "negative_prompt",
@@ -129,7 +130,7 @@ def parse_request(
     negative_prompt = _text("negative prompt", values.get("negative_prompt"), limits.prompt_length)
     num_images = _whole("number of pictures", values.get("num_images", 1), 1, limits.num_images)
     seed = values.get("seed")
-    seed = secrets.randbelow(LAST_SEED) if seed is None else _whole("seed", seed, 0, LAST_SEED)
+    seed = secrets.randbelow(RANDOM_SEEDS) if seed is None else _whole("seed", seed, 0, LAST_SEED)
     algorithm = values.get("algorithm", RECOMMENDED_ALGORITHM)
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(f"The algorithm must be one of {', '.join(ALGORITHMS)}.")

@@ -1,4 +1,4 @@
-"""What the page shows of a painting: progress, files and link."""
+"""Progress, files and link of a painting, for the page."""
 
 import base64
 import html

@@ -1,4 +1,4 @@
-"""What the page suggests for the bundled model: examples with their pictures, and chips with its words."""
+"""Suggestions for the bundled model: examples with their pictures, and chips with its words."""
 
 import html
 from pathlib import Path
@@ -9,7 +9,7 @@ from ..paintings.captions import SUBJECT_PHRASES, TECHNIQUES, TIMES
 from .results import data_uri
 
 FOLDER = Path(__file__).parent
-EXAMPLES = tuple((FOLDER / "examples.txt").read_text().splitlines())
+EXAMPLES = tuple((FOLDER / "examples.txt").read_text(encoding="utf-8").splitlines())
 COLUMNS = 4  # of the sheet of examples
 
 

@@ -14,7 +14,9 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 def vocabulary_of(pipeline_folder: str | Path) -> set[str]:
     """The tokens of a pipeline's tokenizer, read without transformers; empty if there are none."""
     try:
-        tokens = json.loads((Path(pipeline_folder) / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+        tokens = json.loads((Path(pipeline_folder) / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))[
+            "model"
+        ]["vocab"]
     except (OSError, ValueError, KeyError, TypeError):
         return set()
     return set(tokens)
