@@ -19,6 +19,7 @@ from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..sharing.model_cards import CARD_NAME
 from ..utils.files import folder_moved_into_place
+from ..utils.locks import exclusive
 from ..version import __version__
 from .graphs import PREFIX, NetworkSpec, networks_of, trace
 from .manifest import FORMAT, MANIFEST_NAME, ExportError, File, Manifest, Network
@@ -115,7 +116,8 @@ def _target(folder, output):
             yield temporary
         return
     try:
-        yield folder
+        with exclusive(folder):
+            yield folder
     finally:
         for path in folder.glob(f".*{UNFINISHED}"):
             path.unlink()

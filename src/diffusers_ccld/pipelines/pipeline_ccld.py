@@ -6,6 +6,7 @@ from PIL import Image
 
 from .base import CCLDPipelineBase
 from .calls import SamplingCall, StepCallback
+from .timesteps import set_timesteps
 
 
 class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
@@ -108,13 +109,13 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
         """
         call = self.prepare_call(SamplingCall.of(locals()))
         device = self._execution_device
-        guidance = self.prepare_guidance(call, call.num_images)
         scheduler = self.own_scheduler()
-        scheduler.set_timesteps(call.num_inference_steps, device=device)
+        timesteps = set_timesteps(scheduler, call.num_inference_steps, device)
+        guidance = self.prepare_guidance(call, call.num_images)
         noise = call.latents
         if noise is None:
             noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, device)
         noise = noise.to(device, torch.float32) * scheduler.init_noise_sigma
         guidance = self.vary_texts(guidance, call.variation, call.generator)
-        latents = self.denoise(noise, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps)
+        latents = self.denoise(noise, call, guidance=guidance, scheduler=scheduler, timesteps=timesteps)
         return self.finish(latents, call)

@@ -29,7 +29,7 @@ class ImageConfig:
         "images: a folder, a text file of paths, a folder saved by datasets, parquet, or a name on the Hub "
         f"(default: {DEFAULT_DATASET}; with a cache: the dataset it was made of)",
     )
-    dataset_split: str = setting("train", "split of the dataset")
+    dataset_split: str = setting("train", "split of the dataset, or 'all'")
     image_column: str = setting("image", "column of the dataset with the images")
     resolution: int | None = setting(None, "height and width of the training images in pixels (default: the model's)")
     random_crop: bool = setting(False, "crop at a random position, not in the centre")
