@@ -39,7 +39,7 @@ class TrainingLog:
         self.folder = folder
         self.path = None if folder is None else folder / LOG_NAME
         self._images, self._since = 0, time.monotonic()
-        self._num_looked_at = 0
+        self._looked_at: list[int] = []
         self._bad: list[tuple[str, str]] = []
 
     def add(self, images: int = 0, **values: float | Sequence[float]) -> None:
@@ -57,7 +57,7 @@ class TrainingLog:
 
     def add_batch(self, batch: dict[str, Any]) -> None:
         """Notes the bad images of a batch."""
-        self._num_looked_at += batch["num_looked_at"]
+        self._looked_at += batch["looked_at"]
         self._bad += batch["bad"]
 
     def list_bad_images(self) -> None:
@@ -66,8 +66,8 @@ class TrainingLog:
         Raises:
             ValueError: If there are too many.
         """
-        gather_bad_images(self.accelerator, self.bad_images, self._num_looked_at, self._bad)
-        self._num_looked_at, self._bad = 0, []
+        gather_bad_images(self.accelerator, self.bad_images, self._looked_at, self._bad)
+        self._looked_at, self._bad = [], []
 
     def write(self, **values: float) -> dict[str, float]:
         """Writes an entry and starts the next one.
