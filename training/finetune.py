@@ -9,6 +9,11 @@ with the averaged weights, or with --lora-rank a LoRA.
 """
 
 import dataclasses
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
@@ -32,19 +37,14 @@ from diffusers_ccld.training.components import (
 )
 from diffusers_ccld.training.config import TrainingConfig, setting
 from diffusers_ccld.training.ema import EMA
-from diffusers_ccld.training.inputs import (
-    TrainingTimes,
-    draw_for_training,
-    encode_batch,
-    make_inputs,
-    training_resolution,
-)
+from diffusers_ccld.training.inputs import InputMaker, training_resolution
 from diffusers_ccld.training.log import describe_run
 from diffusers_ccld.training.losses import loss_by_quartile, loss_weights, v_prediction_losses
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.pipeline import PipelineInTraining
 from diffusers_ccld.training.run import start_run
 from diffusers_ccld.training.state import make_state
+from diffusers_ccld.training.validation import VALIDATION_SEED, DiffusionValidation
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -91,6 +91,28 @@ def load_pipeline(config: FinetuneConfig) -> tuple[CCLDPipeline, int, tuple[int,
     return CCLDPipeline(**components), size, latent_shape
 
 
+def losses_at(
+    maker: InputMaker, unet: torch.nn.Module, batch: dict[str, Any], positions: range
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses of a network on N images, and their times, (N,) each."""
+    inputs, t = maker.make(batch, positions)
+    prediction = unet(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
+    return v_prediction_losses(prediction, inputs.target), t
+
+
+def make_validation(
+    config: FinetuneConfig,
+    accelerator: Accelerator,
+    pipe: CCLDPipeline,
+    trained_on: str,
+    size: int,
+    latent_shape: tuple[int, int, int],
+) -> DiffusionValidation:
+    """The run's validation: the loss of training on images that are not those of the source `trained_on`."""
+    maker = InputMaker(VALIDATION_SEED, accelerator, pipe, latent_shape, config.condition_dropout)
+    return DiffusionValidation(config, accelerator, pipe, trained_on, size, partial(losses_at, maker))
+
+
 def finetune(config: FinetuneConfig) -> int:
     accelerator = make_accelerator(config, may_shard=True)
     checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
@@ -125,26 +147,25 @@ def finetune(config: FinetuneConfig) -> int:
         ema.assign(original.average)
     accelerator.print(describe_run(config, accelerator, unet, data.num_images, latent_shape))
 
-    times = TrainingTimes(config.seed)
+    maker = InputMaker(config.seed, accelerator, pipe, latent_shape, config.condition_dropout)
+    validation = make_validation(config, accelerator, pipe, data.source, size, latent_shape)
     with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images, data.bad) as run:
         for _ in run.steps():
             for batch, positions in run.micro_batches():
-                draws = draw_for_training(config.seed, times, positions, latent_shape, config.condition_dropout)
-                draws = draws.to(accelerator.device)
-                encoded = encode_batch(batch, pipe, accelerator)
-                inputs = make_inputs(encoded, draws, pipe.scheduler, pipe.vae.config.scaling_factor)
-
+                inputs, t = maker.make(batch, positions)
                 with accelerator.accumulate(network), attention_for_training(accelerator):
                     prediction = network(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
                     losses = v_prediction_losses(prediction, inputs.target)
-                    weights = loss_weights(draws.t, config.snr_gamma)
+                    weights = loss_weights(t, config.snr_gamma)
                     all_losses = run.backward((weights * losses).mean(), losses, **inputs._asdict())
                     grad_norm = run.clip_gradient(ema.weights.values(), losses=losses, **inputs._asdict())
                     optimizer.step()
                     optimizer.zero_grad()
-                by_quartile = loss_by_quartile(all_losses, accelerator.gather(draws.t))
+                by_quartile = loss_by_quartile(all_losses, accelerator.gather(t))
                 run.log.add(len(all_losses), loss=all_losses.tolist(), **by_quartile)
             run.finish_step(grad_norm)
+            if run.is_due(config.validation_every):
+                pipeline.validate(run, validation.measure)
             if run.is_due(config.demo_every):
                 pipeline.show(run)
 

@@ -1,5 +1,6 @@
 """The network's inputs and targets for encoded images: times, noise, dropped conditions."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -138,6 +139,47 @@ class TrainingInputs(NamedTuple):
     timesteps: torch.Tensor
     condition: torch.Tensor
     target: torch.Tensor
+
+
+class InputMaker:
+    """Makes a network's inputs from batches of images.
+
+    Args:
+        seed: Seed of times, noise and dropped conditions.
+        accelerator: The run's accelerator.
+        pipe: The pipeline, on its device.
+        latent_shape: (C, H, W) of the latents.
+        condition_dropout: Probability of the zero condition.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        accelerator: Accelerator,
+        pipe: DiffusionPipeline,
+        latent_shape: tuple[int, int, int],
+        condition_dropout: float,
+    ):
+        self.accelerator, self.pipe = accelerator, pipe
+        self.draw = partial(
+            draw_for_training,
+            seed,
+            TrainingTimes(seed),
+            latent_shape=latent_shape,
+            condition_dropout=condition_dropout,
+        )
+
+    def make(self, batch: dict[str, Any], positions: range) -> tuple["TrainingInputs", torch.Tensor]:
+        """Inputs of N images, and their times (N,).
+
+        Args:
+            batch: A batch of images or of a cache.
+            positions: The images' positions in the run.
+        """
+        draws = self.draw(positions=positions).to(self.accelerator.device)
+        encoded = encode_batch(batch, self.pipe, self.accelerator)
+        inputs = make_inputs(encoded, draws, self.pipe.scheduler, self.pipe.vae.config.scaling_factor)
+        return inputs, draws.t
 
 
 def make_inputs(

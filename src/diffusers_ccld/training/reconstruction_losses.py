@@ -123,14 +123,20 @@ class CLOOBFeatureLoss(nn.Module):
 
     def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The mean distance; arguments as for `pooled_loss`."""
-        pictures = torch.cat([reconstruction, target]).clamp(-1, 1) / 2 + 0.5
-        pixel_values = self.feature_extractor.preprocess_training_images(pictures)
-        layers = self.image_encoder(pixel_values=pixel_values, output_hidden_states=True).hidden_states[1:]
+        pictures = torch.cat([reconstruction, target])
+        layers = self.image_encoder(self._preprocess(pictures), output_hidden_states=True).hidden_states[1:]
         distances = []
         for layer in layers:
             mine, wanted = F.normalize(layer.float(), dim=-1).chunk(2)
             distances.append((mine - wanted).square().sum(dim=-1).mean())
         return torch.stack(distances).mean()
+
+    def embed(self, pictures: torch.Tensor) -> torch.Tensor:
+        """CLOOB embeddings (N, D) of pictures (N, 3, H, W) in [−1, 1]."""
+        return self.image_encoder(self._preprocess(pictures)).image_embeds.float()
+
+    def _preprocess(self, pictures):
+        return self.feature_extractor.preprocess_training_images(pictures.clamp(-1, 1) / 2 + 0.5)
 
 
 class PatchDiscriminator(nn.Sequential):
