@@ -53,7 +53,7 @@ def load_held_out_images(config: ValidationConfig, trained_on: str, size: int) -
     images = load_images(source, split, config.image_column, streaming)
     if not streaming:
         count = min(config.validation_images, len(images))
-        images = (images[i * len(images) // count] for i in range(count))
+        images = images.select([i * len(images) // count for i in range(count)])
     preparation, pixels = Preparation(size, limits=config.image_limits), []
     for position, example in enumerate(itertools.islice(images, config.validation_images)):
         generator = generator_at(VALIDATION_SEED, Purpose.CROP, position)
