@@ -27,9 +27,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--guidance-scale": {
         "type": float,
-        "default": 3.0,
         "metavar": "G",
-        "help": "guidance scale of prompts without a weight (default: %(default)g)",
+        "help": "guidance scale of prompts without a weight (default: the model's, without one 3)",
+    },
+    "--variation": {
+        "type": float,
+        "metavar": "V",
+        "help": "spread of the pictures around a prompt, 0 to 1, for models with a fitted text encoder (default: the "
+        "model's, without one 0)",
     },
     "--algorithm": {"choices": ALGORITHMS, "help": "sampling algorithm (default: the model's)"},
     "--height": {"type": int, "metavar": "PIXELS", "help": "height of the pictures (default: the model's)"},
