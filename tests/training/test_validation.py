@@ -69,7 +69,7 @@ def test_it_is_the_loss_of_the_averaged_network_at_fixed_numbers(validated, held
 def test_the_card_and_the_plot_show_it(validated, held_out):
     card = (validated / "pipeline" / "README.md").read_text()
     value = validations(validated)[-1]["validation_loss"]
-    assert f"after step 4: loss: {value:.4g}; loss at t < 1/4" in card
+    assert f"after step 4: loss: {value:.4g}; loss at t \\< 1/4" in card
     assert str(held_out) not in card
 
 

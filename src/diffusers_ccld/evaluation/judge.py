@@ -114,7 +114,7 @@ def load_judge(folder: str | Path) -> _Judge:
         OSError: If the folder has no judge.
         ValueError: If its architecture is unknown.
     """
-    name = ModelMixin.load_config(folder).get("_class_name")
+    name = Judge.load_config(folder).get("_class_name")
     classes = {judge.__name__: judge for judge in JUDGES.values()}
     if name not in classes:
         raise ValueError(f"{folder} has a {name}, which is not a judge: there are {', '.join(classes)}.")

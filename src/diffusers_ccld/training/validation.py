@@ -58,7 +58,7 @@ def load_held_out_images(config: ValidationConfig, trained_on: str, size: int) -
     for position, example in enumerate(itertools.islice(images, config.validation_images)):
         generator = generator_at(VALIDATION_SEED, Purpose.CROP, position)
         try:
-            pixels.append(torch.from_numpy(preparation.pixels(example["image"], generator)))
+            pixels.append(torch.tensor(preparation.pixels(example["image"], generator)))
         except BadImageError:
             continue
     if not pixels:
