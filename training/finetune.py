@@ -38,7 +38,7 @@ from diffusers_ccld.training.components import (
 )
 from diffusers_ccld.training.config import TrainingConfig, setting
 from diffusers_ccld.training.ema import EMA
-from diffusers_ccld.training.inputs import InputMaker, training_resolution
+from diffusers_ccld.training.inputs import InputMaker, make_draw, training_resolution
 from diffusers_ccld.training.log import describe_run
 from diffusers_ccld.training.losses import loss_by_quartile, loss_weights, v_prediction_losses
 from diffusers_ccld.training.optimizers import make_optimizer
@@ -110,7 +110,8 @@ def make_validation(
     latent_shape: tuple[int, int, int],
 ) -> DiffusionValidation:
     """The run's validation: the loss of training on images that are not those of the source `trained_on`."""
-    maker = InputMaker(VALIDATION_SEED, accelerator, pipe, latent_shape, config.condition_dropout)
+    fixed = dataclasses.replace(config, seed=VALIDATION_SEED, condition_noise=0.0)
+    maker = InputMaker(make_draw(fixed, pipe.unet, latent_shape), accelerator, pipe)
     return DiffusionValidation(config, accelerator, pipe, trained_on, size, partial(losses_at, maker))
 
 
@@ -148,7 +149,7 @@ def finetune(config: FinetuneConfig) -> int:
         ema.assign(original.average)
     accelerator.print(describe_run(config, accelerator, unet, data.num_images, latent_shape))
 
-    maker = InputMaker(config.seed, accelerator, pipe, latent_shape, config.condition_dropout)
+    maker = InputMaker(make_draw(config, unet, latent_shape), accelerator, pipe)
     validation = make_validation(config, accelerator, pipe, data.source, size, latent_shape)
     with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images, data.bad) as run:
         for _ in run.steps():

@@ -14,18 +14,23 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import SchedulerMixin
+from safetensors import SafetensorError
 
+from ..models.adapters import without_adapters
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
-from .calls import SamplingCall, usual_guidance_scale
+from ..utils.errors import first_line
+from .calls import SamplingCall, check_settings, usual_guidance_scale
 from .conditions import is_count, is_finite_number
-from .embedding import PromptEmbedding
+from .embedding import PromptEmbedding, check_tokenizer
 from .guidance import Guidance, guided_prediction, is_alone
-from .noise import draw_noise
+from .model_index import INDEX_NAME, read_model_index
+from .noise import draw_noise, set_noise_source
 from .runs import Runs
+from .timesteps import LARGEST_STOCK_ETA, check_scheduler
 
 AnyCall = TypeVar("AnyCall", bound=SamplingCall)
 
@@ -52,7 +57,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
 
     model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
     _optional_components = ["image_encoder", "feature_extractor"]
-    _callback_tensor_inputs = ["latents", "condition_embeds"]
+    _callback_tensor_inputs = ["latents", "condition_embeds", "denoised"]
 
     def __init__(
         self,
@@ -69,6 +74,9 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         default_variation: float | None = None,
     ):
         super().__init__()
+        if text_encoder is not None and tokenizer is not None:
+            check_tokenizer(tokenizer, text_encoder)
+        check_settings(default_num_inference_steps, max_guidance_scale, default_guidance_scale, default_variation)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -110,6 +118,36 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                 f"`ccld convert --preset {preset} --output DIR`, and load the folder DIR."
             )
         return super().download(pretrained_model_name, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> DiffusionPipeline:
+        """Loads a pipeline; arguments as for `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            ValueError: If a file is damaged, or belongs to another model.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if (folder / INDEX_NAME).is_file():
+            read_model_index(folder)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (SafetensorError, LookupError, AttributeError, RuntimeError) as error:  # what libraries stumble over
+            raise ValueError(
+                f"{folder} cannot be loaded: a file is damaged, a pointer of Git LFS, or of another model. "
+                f"({type(error).__name__}: {first_line(error)})"
+            ) from error
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Saves the pipeline; arguments as for `DiffusionPipeline.save_pretrained`. Fused LoRAs are saved as weights.
+
+        Raises:
+            ValueError: If a network has a LoRA in place that was not fused.
+        """
+        networks = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
+        plain = {name: without_adapters(network, name) for name, network in networks.items()}
+        if all(plain[name] is network for name, network in networks.items()):
+            return super().save_pretrained(save_directory, **kwargs)
+        return type(self)(**{**self.components, **self.settings, **plain}).save_pretrained(save_directory, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> DiffusionPipeline:
@@ -199,6 +237,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             ValueError: If the components cannot do what the call asks for.
             TypeError: If a condition is not a pair.
         """
+        check_scheduler(self.scheduler)
         height, width = self.default_size
         call = replace(
             call,
@@ -252,6 +291,8 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         accepted = inspect.signature(self.scheduler.step).parameters
         if eta and "eta" not in accepted:
             raise ValueError(f"{type(self.scheduler).__name__} does not accept eta={eta}.")
+        if not isinstance(self.scheduler, CCLDScheduler):
+            eta = min(eta, LARGEST_STOCK_ETA)
         kwargs = {"eta": eta, "generator": generator}
         return {name: value for name, value in kwargs.items() if name in accepted}
 
@@ -304,6 +345,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         """
         self.check_taught(guidance.weights(call.guidance_scale))
         step_kwargs = self.prepare_extra_step_kwargs(call.generator, call.eta)
+        set_noise_source(scheduler, call.generator, len(latents))
         condition_embeds, num_train_timesteps = guidance.condition_embeds, scheduler.config.num_train_timesteps
         with (
             self._runs.begin(call.guidance_scale, len(timesteps)) as run,
@@ -315,12 +357,14 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                 model_input = scheduler.scale_model_input(latents, t)
                 weights = guidance.weights_at(float(timestep_to_t(t, num_train_timesteps)), run.guidance_scale)
                 prediction = guided_prediction(self.unet, model_input, t, condition_embeds, weights)
-                latents = scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
+                step = scheduler.step(prediction, t, latents, **step_kwargs)
+                latents = step.prev_sample
                 if keep is not None:
                     latents = keep(latents, i)
 
                 if call.callback_on_step_end is not None:
                     tensors = {"latents": latents, "condition_embeds": condition_embeds}
+                    tensors["denoised"] = getattr(step, "pred_original_sample", None)
                     tensors = {name: tensors[name] for name in call.callback_on_step_end_tensor_inputs}
                     changed = call.callback_on_step_end(self, i, t, tensors) or {}
                     latents = changed.pop("latents", latents)

@@ -6,6 +6,7 @@ from PIL import Image
 
 from .base import CCLDPipelineBase
 from .calls import SamplingCall, StepCallback
+from .timesteps import set_timesteps
 
 
 class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
@@ -97,7 +98,9 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
             return_dict: Returns an output object if true, else a tuple.
             callback_on_step_end: Called as callback(pipeline, index, timestep, tensors) after every evaluation; the
                 tensors that it returns replace the given ones.
-            callback_on_step_end_tensor_inputs: Names of the tensors it gets: "latents", "condition_embeds".
+            callback_on_step_end_tensor_inputs: Names of the tensors it gets: "latents", "condition_embeds", and
+                "denoised", the latents without noise that the evaluation predicts (`None` if the scheduler does not
+                say).
 
         Returns:
             `ImagePipelineOutput` with `images`, or a tuple with just these.
@@ -108,13 +111,13 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
         """
         call = self.prepare_call(SamplingCall.of(locals()))
         device = self._execution_device
-        guidance = self.prepare_guidance(call, call.num_images)
         scheduler = self.own_scheduler()
-        scheduler.set_timesteps(call.num_inference_steps, device=device)
+        timesteps = set_timesteps(scheduler, call.num_inference_steps, device)
+        guidance = self.prepare_guidance(call, call.num_images)
         noise = call.latents
         if noise is None:
             noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, device)
         noise = noise.to(device, torch.float32) * scheduler.init_noise_sigma
         guidance = self.vary_texts(guidance, call.variation, call.generator)
-        latents = self.denoise(noise, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps)
+        latents = self.denoise(noise, call, guidance=guidance, scheduler=scheduler, timesteps=timesteps)
         return self.finish(latents, call)
