@@ -84,13 +84,16 @@ $(STAMP): $(PAINTING)
 	$(PIP) --editable ".[training,compare,demo,onnx,test,dev]"
 	touch $@
 
-# All steps that made the bundled model, from scratch; docs/default-model.md has their durations. The same command
-# resumes an interrupted step.
+# All stages that made the bundled model, from scratch. Each says where it is, with its hours on two CPU cores with bf16;
+# without bf16 the trainings take about twice as long. The same command resumes an interrupted stage.
 OUT := outputs/default
 CONFIGS := training/configs/default
 TRAIN = $(BIN)/python $(1) --resume latest
+SAY = @printf '\n=== stage %s of 13: %s, about %s h, %s\n' '$(1)' '$(2)' '$(3)' "$$(date +%H:%M)"
 
-default-model: weights/judge/config.json src/diffusers_ccld/default_model/model_index.json  ## train the bundled model
+default-model: weights/judge/config.json weights/second-judge/config.json \
+		src/diffusers_ccld/default_model/model_index.json  ## train the bundled model
+	$(call SAY,13,the evaluation,0.3)
 	$(BIN)/python benchmarks/evaluate_default.py --output $(OUT)/results.md
 
 default-onnx: $(STAMP)  ## the ONNX graphs of the bundled model, beside the weights that they use
@@ -103,35 +106,63 @@ distillation-table: $(OUT)/teacher/pipeline/model_index.json  ## train and measu
 	$(BIN)/python benchmarks/distillation_table.py --cache $(OUT)/cache --output $(OUT)/distillation
 
 $(OUT)/paintings/state.json: | $(STAMP)
+	$(call SAY,1,60 000 paintings,0.4)
 	$(BIN)/python training/make_paintings.py --num-images 60000 --seed 1 --output $(OUT)/paintings
 
 $(OUT)/held-out/state.json: | $(STAMP)
+	$(call SAY,2,10 000 paintings of held-out combinations for the judges,0.1)
 	$(BIN)/python training/make_paintings.py --num-images 10000 --seed 1 --held-out --output $(OUT)/held-out
 
-$(OUT)/vae/vae/config.json: $(OUT)/paintings/state.json
-	$(call TRAIN,training/train_autoencoder.py --config $(CONFIGS)/vae.yaml)
-
-$(OUT)/cloob/cloob/losses.png: $(OUT)/paintings/state.json
-	$(call TRAIN,training/train_cloob.py --config $(CONFIGS)/cloob.yaml)
-
 weights/judge/config.json: $(OUT)/paintings/state.json $(OUT)/held-out/state.json
+	$(call SAY,3,the judge,0.2)
 	$(call TRAIN,training/train_judge.py --config $(CONFIGS)/judge.yaml)
 	mkdir -p weights/judge
 	cp $(OUT)/judge/judge/* weights/judge
 
-$(OUT)/components.made: $(OUT)/vae/vae/config.json $(OUT)/cloob/cloob/losses.png
+weights/second-judge/config.json: $(OUT)/paintings/state.json $(OUT)/held-out/state.json
+	$(call SAY,4,the second judge,0.2)
+	$(call TRAIN,training/train_judge.py --config $(CONFIGS)/second_judge.yaml)
+	mkdir -p weights/second-judge
+	cp $(OUT)/second-judge/judge/* weights/second-judge
+
+$(OUT)/vae/vae/config.json: $(OUT)/paintings/state.json
+	$(call SAY,5,the autoencoder,0.8)
+	$(call TRAIN,training/train_autoencoder.py --config $(CONFIGS)/vae.yaml)
+
+$(OUT)/cloob/cloob/losses.png: $(OUT)/paintings/state.json
+	$(call SAY,6,CLOOB,0.5)
+	$(call TRAIN,training/train_cloob.py --config $(CONFIGS)/cloob.yaml)
+
+$(OUT)/encoders.made: $(OUT)/vae/vae/config.json $(OUT)/cloob/cloob/losses.png
+	rm -rf $(OUT)/encoders
+	cp -r $(OUT)/cloob/cloob $(OUT)/encoders
+	cp -r $(OUT)/vae/vae $(OUT)/encoders/vae
+	touch $@
+
+$(OUT)/decoder/vae/config.json: $(OUT)/encoders.made
+	$(call SAY,7,the decoder,0.4)
+	$(call TRAIN,training/train_autoencoder.py --config $(CONFIGS)/decoder.yaml)
+
+$(OUT)/components.made: $(OUT)/decoder/vae/config.json
 	rm -rf $(OUT)/components $(OUT)/cache
-	cp -r $(OUT)/cloob/cloob $(OUT)/components
-	cp -r $(OUT)/vae/vae $(OUT)/components/vae
+	cp -r $(OUT)/encoders $(OUT)/components
+	rm -r $(OUT)/components/vae
+	cp -r $(OUT)/decoder/vae $(OUT)/components/vae
 	touch $@
 
 $(OUT)/cache.made: $(OUT)/components.made
+	$(call SAY,8,latents and embeddings,0.3)
 	$(BIN)/python training/precompute.py --model $(OUT)/components --dataset $(OUT)/paintings --resolution 128 \
 		--batch-size 64 --output $(OUT)/cache
 	touch $@
 
 $(OUT)/unet/pipeline/model_index.json: $(OUT)/cache.made
+	$(call SAY,9,the U-Net,0.6)
 	$(call TRAIN,training/finetune.py --config $(CONFIGS)/unet.yaml)
+
+$(OUT)/unet-continued/pipeline/model_index.json: $(OUT)/unet/pipeline/model_index.json
+	$(call SAY,10,the U-Net continued,0.5)
+	$(call TRAIN,training/finetune.py --config $(CONFIGS)/unet_continued.yaml)
 
 $(OUT)/teacher/pipeline/model_index.json: $(OUT)/cache.made
 	$(call TRAIN,training/finetune.py --config $(CONFIGS)/teacher.yaml)
@@ -140,11 +171,13 @@ weights/teacher/config.json: $(OUT)/teacher/pipeline/model_index.json
 	$(BIN)/python training/bundle.py --pipeline $(OUT)/teacher/pipeline --part unet --max-megabytes 25 \
 		--output weights/teacher
 
-$(OUT)/fitted/model_index.json: $(OUT)/unet/pipeline/model_index.json
+$(OUT)/fitted/model_index.json: $(OUT)/unet-continued/pipeline/model_index.json
+	$(call SAY,11,the fit of the text encoder,0.2)
 	rm -rf $(OUT)/fitted
 	$(BIN)/python training/fit_text.py --config $(CONFIGS)/text.yaml
 
 src/diffusers_ccld/default_model/model_index.json: $(OUT)/fitted/model_index.json docs/default-model.md
+	$(call SAY,12,the bundled folder,0.1)
 	$(BIN)/python training/bundle.py --pipeline $(OUT)/fitted --card docs/default-model.md \
 		--output src/diffusers_ccld/default_model
 	$(MAKE) default-onnx

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from diffusers_ccld import CCLDPipeline, default_model
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.evaluation.judge import Judge
+from diffusers_ccld.evaluation.judge import load_judge
 from diffusers_ccld.evaluation.painting_scores import (
     FIRST_FRESH_SEED,
     agreement,
     agreement_by_split,
     evaluation_set,
     fresh_paintings,
-    judged_frechet_distance,
+    likeness,
     mean_by_medium,
     peak_signal_to_noise,
     reconstruct,
@@ -32,13 +32,21 @@ from diffusers_ccld.evaluation.painting_scores import (
 from diffusers_ccld.evaluation.tables import Report, markdown_table
 from diffusers_ccld.utils.arguments import ArgumentParser
 
-JUDGE = Path(__file__).parents[1] / "weights" / "judge"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=None, help="folder of a pipeline (default: the bundled model)")
-    parser.add_argument("--judge", default=JUDGE, type=Path, help="folder of the judge (default: %(default)s)")
+    parser.add_argument(
+        "--judge", default=WEIGHTS / "judge", type=Path, help="folder of the judge (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--second-judge",
+        default=WEIGHTS / "second-judge",
+        type=Path,
+        help="folder of a judge that nothing was tuned by, for the last tables (default: %(default)s, if it is there)",
+    )
     parser.add_argument(
         "--prompts", type=int, default=1000, help="number of prompts, 3 in 10 held out (default: %(default)s)"
     )
@@ -58,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     batch_size = arguments.batch_size
     pipe = CCLDPipeline.from_pretrained(arguments.model or default_model())
     pipe.set_progress_bar_config(disable=True)
-    judge = Judge.from_pretrained(arguments.judge).eval()
+    judge = load_judge(arguments.judge)
     options = {
         "guidance_scale": pipe.guidance_or_default(arguments.guidance_scale),
         "variation": pipe.variation_or_default(arguments.variation),
@@ -87,15 +95,26 @@ def main(argv: list[str] | None = None) -> None:
     rows |= agreement_by_split(judge, guided, combinations, "image prompts", "image prompts ")
     report.add("Generated from prompts, % right", markdown_table(rows))
     others = fresh_paintings(combinations.attributes, 3 * FIRST_FRESH_SEED)
-    distances = {
-        "generated": judged_frechet_distance(judge, images, paintings),
-        "other fresh paintings": judged_frechet_distance(judge, others, paintings),
+    compared = {
+        "sampled from prompts": images,
+        "other fresh paintings, encoded and decoded": reconstruct(pipe, others, batch_size),
+        "other fresh paintings": others,
     }
-    title = "Fréchet distance to fresh paintings, in the judge's features"
-    report.add(title, markdown_table({"": distances}, "{:.3f}".format))
+    rows = {name: likeness(judge, pictures, paintings) for name, pictures in compared.items()}
+    report.add("Likeness to fresh paintings, in the judge's features", markdown_table(rows, "{:.2f}".format))
     diversity = relative_diversity(pipe, judge, options)
     title = "Diversity over seeds, % of that of paintings of the same caption"
     report.add(title, markdown_table({"": diversity}))
+    if arguments.second_judge.is_dir():
+        second = load_judge(arguments.second_judge)
+        rows = {
+            "fresh paintings": agreement(second, paintings, combinations.attributes),
+            **agreement_by_split(second, images, combinations, "prompts"),
+            "image prompts": agreement(second, guided, combinations.attributes),
+        }
+        report.add("A second judge, % right", markdown_table(rows))
+        rows = {name: likeness(second, pictures, paintings) for name, pictures in compared.items()}
+        report.add("Likeness, in the second judge's features", markdown_table(rows, "{:.2f}".format))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ it to the bit. The result is a pipeline folder with the averaged weights.
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -61,6 +62,7 @@ from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.pipeline import PipelineInTraining, read_prompts
 from diffusers_ccld.training.run import start_run
 from diffusers_ccld.training.state import make_state
+from diffusers_ccld.training.validation import VALIDATION_SEED, DiffusionValidation
 
 PROMPTS_AT_ONCE = 64
 
@@ -190,6 +192,11 @@ def loss_terms(prediction: Prediction, targets: Targets, config: DistillConfig) 
     return terms
 
 
+def weighted_sum(terms: dict[str, torch.Tensor], config: DistillConfig) -> torch.Tensor:
+    """The student's losses, (N,)."""
+    return sum(getattr(config, f"{name}_weight") * term for name, term in terms.items())
+
+
 def gather_terms(accelerator: Accelerator, terms: dict[str, torch.Tensor], targets: Targets) -> dict[str, list[float]]:
     """Gathers the terms of all processes for the log. "task" contains only images with their own condition."""
     gathered = accelerator.gather({name: term.detach() for name, term in terms.items()})
@@ -223,7 +230,8 @@ class BatchMaker:
     ):
         self.config, self.accelerator, self.pipe = config, accelerator, pipe
         self.teacher, self.schedule = teacher, schedule
-        self.others, self.draw = others, make_draw(config, pipe.unet, latent_shape)
+        self.others, self.latent_shape = others, latent_shape
+        self.draw = make_draw(config, pipe.unet, latent_shape)
 
     def make(self, images: dict[str, Any], positions: range) -> tuple[Batch, Targets]:
         """Makes the inputs and targets of N images.
@@ -249,6 +257,41 @@ class BatchMaker:
             velocity = long_step_velocity(self.teacher, inputs.noisy_latents, times, condition, scales)
             prediction = Prediction(velocity, [])
         return batch, Targets(prediction, inputs.target, is_own, draws.t)
+
+
+def losses_at(
+    student: Student, maker: BatchMaker, unet: torch.nn.Module, images: dict[str, Any], positions: range
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The student's losses on N images, and their times, (N,) each; `unet` is that of the student."""
+    batch, targets = maker.make(images, positions)
+    return weighted_sum(loss_terms(student(*batch), targets, maker.config), maker.config), targets.t
+
+
+def make_validation(
+    config: DistillConfig,
+    student: Student,
+    maker: BatchMaker,
+    prompt_embeds: torch.Tensor | None,
+    trained_on: str,
+    size: int,
+) -> DiffusionValidation:
+    """The run's validation: the loss of training on images that are not those of the source `trained_on`.
+
+    Args:
+        config: The run's settings.
+        student: The student.
+        maker: Makes the batches of training.
+        prompt_embeds: Embeddings of other conditions' prompts.
+        trained_on: Source of the training images.
+        size: Height and width of the images in pixels.
+    """
+    fixed = dataclasses.replace(config, seed=VALIDATION_SEED, condition_noise=0.0)
+    others = OtherConditions(fixed.seed, config.other_conditions, prompt_embeds)
+    checker = BatchMaker(
+        fixed, maker.accelerator, maker.pipe, maker.teacher, maker.schedule, others, maker.latent_shape
+    )
+    losses = partial(losses_at, student, checker)
+    return DiffusionValidation(config, maker.accelerator, maker.pipe, trained_on, size, losses)
 
 
 def make_schedule(config: DistillConfig, scheduler: CCLDScheduler) -> ProgressiveSchedule | None:
@@ -334,19 +377,13 @@ def distill(config: DistillConfig) -> int:
     student = Student(unet, projections)
 
     # The images and conditions
-    schedule = make_schedule(config, pipe.scheduler)
     prompt_embeds = load_prompt_embeds(config.condition_prompts, pipe)
     others = OtherConditions(config.seed, config.other_conditions, prompt_embeds)
     data = load_training_data(config, accelerator, pipe, size)
 
     # The state to start from, the optimiser and the EMA
-    identity = {
-        **data.identity,
-        "network": network_identity(unet),
-        "teacher": teacher_fingerprint,
-        "features": len(projections),
-        **conditions_identity(config, prompt_embeds),
-    }
+    identity = {**data.identity, "network": network_identity(unet), "teacher": teacher_fingerprint}
+    identity |= {"features": len(projections), **conditions_identity(config, prompt_embeds)}
     state = make_state(checkpoint, identity, accelerator.is_main_process)
     batches = make_batches(config, accelerator, data, size, state)
     optimizer = make_optimizer(config, [p for p in student.parameters() if p.requires_grad])
@@ -356,24 +393,27 @@ def distill(config: DistillConfig) -> int:
     ema = EMA(student)
     accelerator.print(describe_run(config, accelerator, student, data.num_images, latent_shape, teacher_unet))
 
-    batch_maker = BatchMaker(config, accelerator, pipe, teacher, schedule, others, latent_shape)
+    schedule = make_schedule(config, pipe.scheduler)
+    maker = BatchMaker(config, accelerator, pipe, teacher, schedule, others, latent_shape)
+    validation = make_validation(config, student, maker, prompt_embeds, data.source, size)
     with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images, data.bad) as run:
         for _ in run.steps():
             for images, positions in run.micro_batches():
-                batch, targets = batch_maker.make(images, positions)
+                batch, targets = maker.make(images, positions)
                 with accelerator.accumulate(network):
                     terms = loss_terms(network(*batch), targets, config)
-                    losses = sum(getattr(config, f"{name}_weight") * term for name, term in terms.items())
-                    weights = loss_weights(targets.t, config.snr_gamma)
-                    tensors = batch.tensors()
-                    all_losses = run.backward((weights * losses).mean(), losses, **tensors)
-                    grad_norm = run.clip_gradient(ema.weights.values(), losses=losses, **tensors)
+                    losses = weighted_sum(terms, config)
+                    loss = (loss_weights(targets.t, config.snr_gamma) * losses).mean()
+                    all_losses = run.backward(loss, losses, **batch.tensors())
+                    grad_norm = run.clip_gradient(ema.weights.values(), losses=losses, **batch.tensors())
                     optimizer.step()
                     optimizer.zero_grad()
-                by_quartile = loss_by_quartile(all_losses, accelerator.gather(targets.t))
-                by_term = gather_terms(accelerator, terms, targets)
-                run.log.add(len(all_losses), loss=all_losses.tolist(), **by_quartile, **by_term)
+                groups = loss_by_quartile(all_losses, accelerator.gather(targets.t))
+                groups |= gather_terms(accelerator, terms, targets)
+                run.log.add(len(all_losses), loss=all_losses.tolist(), **groups)
             run.finish_step(grad_norm)
+            if run.is_due(config.validation_every):
+                pipeline.validate(run, validation.measure)
             if run.is_due(config.demo_every):
                 pipeline.show(run)
 

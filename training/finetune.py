@@ -9,6 +9,11 @@ with the averaged weights, or with --lora-rank a LoRA.
 """
 
 import dataclasses
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
@@ -33,18 +38,14 @@ from diffusers_ccld.training.components import (
 )
 from diffusers_ccld.training.config import TrainingConfig, setting
 from diffusers_ccld.training.ema import EMA
-from diffusers_ccld.training.inputs import (
-    encode_batch,
-    make_draw,
-    make_inputs,
-    training_resolution,
-)
+from diffusers_ccld.training.inputs import InputMaker, make_draw, training_resolution
 from diffusers_ccld.training.log import describe_run
 from diffusers_ccld.training.losses import loss_by_quartile, loss_weights, v_prediction_losses
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.pipeline import PipelineInTraining
 from diffusers_ccld.training.run import start_run
 from diffusers_ccld.training.state import make_state
+from diffusers_ccld.training.validation import VALIDATION_SEED, DiffusionValidation
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -91,6 +92,29 @@ def load_pipeline(config: FinetuneConfig) -> tuple[CCLDPipeline, int, tuple[int,
     return CCLDPipeline(**components, **load_defaults(config.model)), size, latent_shape
 
 
+def losses_at(
+    maker: InputMaker, unet: torch.nn.Module, batch: dict[str, Any], positions: range
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses of a network on N images, and their times, (N,) each."""
+    inputs, t = maker.make(batch, positions)
+    prediction = unet(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
+    return v_prediction_losses(prediction, inputs.target), t
+
+
+def make_validation(
+    config: FinetuneConfig,
+    accelerator: Accelerator,
+    pipe: CCLDPipeline,
+    trained_on: str,
+    size: int,
+    latent_shape: tuple[int, int, int],
+) -> DiffusionValidation:
+    """The run's validation: the loss of training on images that are not those of the source `trained_on`."""
+    fixed = dataclasses.replace(config, seed=VALIDATION_SEED, condition_noise=0.0)
+    maker = InputMaker(make_draw(fixed, pipe.unet, latent_shape), accelerator, pipe)
+    return DiffusionValidation(config, accelerator, pipe, trained_on, size, partial(losses_at, maker))
+
+
 def finetune(config: FinetuneConfig) -> int:
     accelerator = make_accelerator(config, may_shard=True)
     checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
@@ -125,25 +149,25 @@ def finetune(config: FinetuneConfig) -> int:
         ema.assign(original.average)
     accelerator.print(describe_run(config, accelerator, unet, data.num_images, latent_shape))
 
-    draw = make_draw(config, unet, latent_shape)
+    maker = InputMaker(make_draw(config, unet, latent_shape), accelerator, pipe)
+    validation = make_validation(config, accelerator, pipe, data.source, size, latent_shape)
     with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images, data.bad) as run:
         for _ in run.steps():
             for batch, positions in run.micro_batches():
-                draws = draw(positions).to(accelerator.device)
-                encoded = encode_batch(batch, pipe, accelerator)
-                inputs = make_inputs(encoded, draws, pipe.scheduler, pipe.vae.config.scaling_factor)
-
+                inputs, t = maker.make(batch, positions)
                 with accelerator.accumulate(network), attention_for_training(accelerator):
                     prediction = network(inputs.noisy_latents, inputs.timesteps, inputs.condition).sample
                     losses = v_prediction_losses(prediction, inputs.target)
-                    weights = loss_weights(draws.t, config.snr_gamma)
+                    weights = loss_weights(t, config.snr_gamma)
                     all_losses = run.backward((weights * losses).mean(), losses, **inputs._asdict())
                     grad_norm = run.clip_gradient(ema.weights.values(), losses=losses, **inputs._asdict())
                     optimizer.step()
                     optimizer.zero_grad()
-                by_quartile = loss_by_quartile(all_losses, accelerator.gather(draws.t))
+                by_quartile = loss_by_quartile(all_losses, accelerator.gather(t))
                 run.log.add(len(all_losses), loss=all_losses.tolist(), **by_quartile)
             run.finish_step(grad_norm)
+            if run.is_due(config.validation_every):
+                pipeline.validate(run, validation.measure)
             if run.is_due(config.demo_every):
                 pipeline.show(run)
 

@@ -12,7 +12,7 @@ import dataclasses
 import pickle
 from contextlib import closing
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, generator_at, normal_at
+from diffusers_ccld.evaluation.metrics import frechet_distance
 from diffusers_ccld.sharing.model_cards import AUTOENCODER, PLOT_NAME, shareable
 from diffusers_ccld.training.accelerator import clip_gradient, make_accelerator
 from diffusers_ccld.training.batches import TrainingData, load_training_images, make_batches
@@ -35,14 +36,16 @@ from diffusers_ccld.training.components import (
     make_from_json,
     network_settings,
 )
-from diffusers_ccld.training.config import DemoConfig, setting
+from diffusers_ccld.training.config import ValidationConfig, setting
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import training_resolution
 from diffusers_ccld.training.latent_scale import measure_scale
+from diffusers_ccld.training.log import VALIDATION_PREFIX
 from diffusers_ccld.training.optimizers import make_optimizer
+from diffusers_ccld.training.reconstruction import Reconstructing, kl_divergence, peak_signal_to_noise
 from diffusers_ccld.training.reconstruction_losses import (
+    DISCRIMINATORS,
     CLOOBFeatureLoss,
-    PatchDiscriminator,
     PerceptualLoss,
     adversarial_weight,
     chroma_loss,
@@ -53,17 +56,22 @@ from diffusers_ccld.training.reconstruction_losses import (
 from diffusers_ccld.training.result import plot_log, save_training_card, training_facts
 from diffusers_ccld.training.run import TrainingRun, start_run
 from diffusers_ccld.training.state import RunState, make_state
+from diffusers_ccld.training.validation import load_held_out_images
 from diffusers_ccld.utils.errors import first_line
 from diffusers_ccld.utils.files import folder_moved_into_place
 from diffusers_ccld.utils.pictures import image_grid
 
 NUM_SHOWN = 8
 IMAGES_MEASURED = 512
+VALIDATION_PANELS = {
+    "validation_psnr": "PSNR of held-out images, dB",
+    "validation_frechet": "Fréchet distance, held out",
+}
 PLOTTED_TERMS = ("pixel", "pooled", "chroma", "texture", "perceptual", "feature", "kl", "discriminator")
 
 
 @dataclasses.dataclass(kw_only=True)
-class AutoencoderConfig(DemoConfig):
+class AutoencoderConfig(ValidationConfig):
     """Settings of this script."""
 
     model: str | None = setting(None, "folder or Hub name of the pipeline whose autoencoder is trained further")
@@ -93,6 +101,15 @@ class AutoencoderConfig(DemoConfig):
     discriminator_start: int | None = setting(None, "first step that also trains a patch discriminator")
     discriminator_weight: float = setting(0.5, "strength of its gradient, relative to the other losses")
     discriminator_channels: int = setting(32, "width of its first layer")
+    discriminator_kind: Literal["patch", "detail"] = setting(
+        "patch", "detail: sees amplified details beside blurred colours, and learns much sooner"
+    )
+    discriminator_learning_rate: float | None = setting(
+        None, "its largest learning rate (default: learning_rate); both follow the same schedule"
+    )
+    discriminator_warmup_steps: int = setting(
+        0, "steps over which its weight rises from zero, so that it does not pull before it has learnt"
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -109,52 +126,29 @@ class AutoencoderConfig(DemoConfig):
             raise ValueError("discriminator_channels must be a multiple of 8.")
         if self.discriminator_start is not None and self.discriminator_start < 0:
             raise ValueError("discriminator_start must not be negative.")
+        if self.discriminator_warmup_steps < 0:
+            raise ValueError("discriminator_warmup_steps must not be negative.")
+        if self.discriminator_learning_rate is not None and not self.discriminator_learning_rate > 0:
+            raise ValueError("discriminator_learning_rate must be positive.")
         if self.discriminator_start is not None and self.mixed_precision == "fp16":
             # accelerate's loss scaling supports one optimiser a step.
             raise ValueError("A discriminator is trained in bf16 or float32, not in fp16.")
+
+    @property
+    def critic(self) -> int | list[str | int]:
+        """The discriminator's identity in checkpoints."""
+        width = self.discriminator_channels
+        return width if self.discriminator_kind == "patch" else [self.discriminator_kind, width]
 
     def discriminates_at(self, step: int) -> bool:
         """True if the discriminator trains in the step after `step` others."""
         return self.discriminator_start is not None and step >= self.discriminator_start
 
-
-class Reconstruction(NamedTuple):
-    """Pictures (N, 3, H, W) and the posterior of their latents: mean and log-variance, (N, C, h, w)."""
-
-    pictures: torch.Tensor
-    mean: torch.Tensor
-    logvar: torch.Tensor
-
-
-class Reconstructing(nn.Module):
-    """The autoencoder as one module: encodes pictures, samples latents with the given noise, and decodes them.
-
-    Args:
-        vae: The autoencoder. A frozen encoder runs without a graph.
-    """
-
-    def __init__(self, vae: AutoencoderKL):
-        super().__init__()
-        self.vae = vae
-        self.trains_encoder = vae.encoder.conv_in.weight.requires_grad
-
-    def forward(
-        self, pictures: torch.Tensor, noise: torch.Tensor, latent_noise: torch.Tensor | None = None
-    ) -> Reconstruction:
-        """Reconstructs pictures.
-
-        Args:
-            pictures: (N, 3, H, W) in [−1, 1].
-            noise: Standard normal, (N, C, h, w); chooses the sample of the posterior.
-            latent_noise: (N, C, h, w), added to the latents in units of their deviation over the batch (Zheng et al.
-                2025, arXiv 2510.11690, section on noise-augmented decoding).
-        """
-        with torch.set_grad_enabled(self.trains_encoder and torch.is_grad_enabled()):
-            posterior = self.vae.encode(pictures).latent_dist
-        latents = posterior.mean + posterior.std * noise
-        if latent_noise is not None:
-            latents = latents + latents.detach().std() * latent_noise
-        return Reconstruction(self.vae.decode(latents).sample, posterior.mean, posterior.logvar)
+    def discriminator_weight_at(self, step: int) -> float:
+        """The discriminator's weight in the step after `step` others, of those that it trains in."""
+        return self.discriminator_weight * min(
+            1.0, (step - self.discriminator_start + 1) / (self.discriminator_warmup_steps + 1)
+        )
 
 
 def draw_latent_noise(
@@ -171,9 +165,32 @@ def draw_latent_noise(
     return (noise * torch.tensor(deviations).float()[:, None, None, None]).to(device)
 
 
-def kl_divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """KL divergence of the posterior from a standard normal distribution, in nats per number."""
-    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+@torch.no_grad()
+def validate(
+    vae: AutoencoderKL, batches: list[torch.Tensor], feature: CLOOBFeatureLoss | None, accelerator: Accelerator
+) -> dict[str, float]:
+    """Figures of held-out pictures that are decoded from the mean of their latents, by name.
+
+    Args:
+        vae: The autoencoder.
+        batches: Pictures, (N, 3, H, W), uint8.
+        feature: The network in whose embeddings the Fréchet distance to the pictures is measured, if there is one.
+        accelerator: The run's accelerator.
+    """
+    decibels, embeds = [], []
+    vae.eval()
+    with accelerator.autocast():
+        for pixel_values in batches:
+            pictures = as_pictures({"pixel_values": pixel_values}, accelerator.device)
+            made = vae.decode(vae.encode(pictures).latent_dist.mean).sample.float().clamp(-1, 1)
+            decibels.append(peak_signal_to_noise(made, pictures))
+            if feature is not None:
+                embeds.append(torch.stack([feature.embed(made), feature.embed(pictures)]))
+    vae.train()
+    figures = {"psnr": torch.cat(decibels).mean().item()}
+    if feature is not None:
+        figures["frechet"] = frechet_distance(*torch.cat(embeds, dim=1))
+    return {VALIDATION_PREFIX + name: value for name, value in figures.items()}
 
 
 @torch.no_grad()
@@ -207,12 +224,14 @@ def load_vae(config: AutoencoderConfig) -> tuple[AutoencoderKL, int, tuple[int, 
 
 
 def make_optimizers(
-    config: AutoencoderConfig, vae: AutoencoderKL, discriminator: PatchDiscriminator
+    config: AutoencoderConfig, vae: AutoencoderKL, discriminator: nn.Module
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of autoencoder and discriminator."""
+    factor = (config.discriminator_learning_rate or config.learning_rate) / config.learning_rate
+    critics = [{"params": list(discriminator.parameters()), "lr_factor": factor}]
     return [
         make_optimizer(config, [p for p in vae.parameters() if p.requires_grad], betas=(0.9, 0.99)),
-        make_optimizer(config, discriminator.parameters(), betas=(0.5, 0.9)),
+        make_optimizer(config, critics, betas=(0.5, 0.9)),
     ]
 
 
@@ -285,6 +304,25 @@ def first_pictures(
         return [as_pictures(next(batches), accelerator.device) for _ in range(num_batches)]
 
 
+def show_progress(
+    run: TrainingRun,
+    vae: AutoencoderKL,
+    held_out: list[torch.Tensor],
+    data: TrainingData,
+    size: int,
+    feature: CLOOBFeatureLoss | None,
+) -> None:
+    """Logs figures of held-out pictures and a grid of training pictures after the steps for which they are due."""
+    config, accelerator = run.config, run.accelerator
+    if run.is_due(config.validation_every):
+        with run.ema.applied():
+            run.log.note(validate(vae, held_out, feature, accelerator))
+    if run.is_due(config.demo_every):
+        shown = torch.cat(first_pictures(config, accelerator, data, size, NUM_SHOWN))[:NUM_SHOWN]
+        with run.ema.applied():
+            run.log.show("reconstructions", reconstruction_grid(vae, shown))
+
+
 def save_autoencoder(
     run: TrainingRun, vae: AutoencoderKL, data: TrainingData, size: int, latent_shape: tuple[int, int, int]
 ) -> None:
@@ -299,7 +337,7 @@ def save_autoencoder(
             scaling_factor, origin = 1 / measure_scale(vae, pictures).value, f"measured on {count:,} of the images"
         vae.register_to_config(scaling_factor=scaling_factor, sample_size=size)
         vae.save_pretrained(temporary)
-        plot_log(run.log.path, temporary / PLOT_NAME, PLOTTED_TERMS, "loss")
+        plot_log(run.log.path, temporary / PLOT_NAME, PLOTTED_TERMS, "loss", panels=VALIDATION_PANELS)
         facts = {
             "began from": shareable(config.model or config.vae_config),
             **training_facts(run, data.source, data.num_images),
@@ -318,17 +356,17 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
     vae, size, latent_shape = load_vae(config)
     data = load_training_images(config, accelerator, size, config.streaming)
     networks = load_loss_networks(config, accelerator.device)
-    discriminator = PatchDiscriminator(config.discriminator_channels)
+    discriminator = DISCRIMINATORS[config.discriminator_kind](config.discriminator_channels)
 
     # The state to start from, the optimisers and the EMA
-    identity = {**data.identity, "network": network_settings(vae), "critic": config.discriminator_channels}
+    identity = {**data.identity, "network": network_settings(vae), "critic": config.critic}
     state = make_state(checkpoint, identity, accelerator.is_main_process)
     batches = make_batches(config, accelerator, data, size, state)
     optimizers = make_optimizers(config, vae, discriminator)
     trained, critic, *optimizers = accelerator.prepare(Reconstructing(vae), discriminator, *optimizers)
     ema = EMA(vae)
     accelerator.print(f"parameters: {vae.num_parameters():,}, images: {data.num_images or 'a stream'}")
-    shown: list[torch.Tensor] = []
+    held_out = load_held_out_images(config, data.source, size)
     with start_run(config, accelerator, state, ema, optimizers, batches, data.num_images, data.bad) as run:
         for step in run.steps():
             discriminates = config.discriminates_at(step)
@@ -346,7 +384,7 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
                         discriminator.requires_grad_(False)
                         terms["deception"] = -discriminator(made).mean()
                         pull = adversarial_weight(loss, terms["deception"], vae.decoder.conv_out.weight)
-                        total = total + config.discriminator_weight * pull * terms["deception"]
+                        total = total + config.discriminator_weight_at(step) * pull * terms["deception"]
                         discriminator.requires_grad_(True)
                     losses = run.backward(total, total, pictures=pictures, made=made)
                     if discriminates:
@@ -363,10 +401,8 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
                 means = gather_terms(accelerator, terms)
                 run.log.add(len(pictures) * accelerator.num_processes, loss=losses.tolist(), **means)
             run.finish_step(grad_norm)
-            if run.is_due(config.demo_every) and accelerator.is_main_process:
-                shown = shown or first_pictures(config, accelerator, data, size, NUM_SHOWN)
-                with ema.applied():
-                    run.log.show("reconstructions", reconstruction_grid(vae, torch.cat(shown)[:NUM_SHOWN]))
+            if accelerator.is_main_process:
+                show_progress(run, vae, held_out, data, size, networks["feature"])
         accelerator.wait_for_everyone()
         if run.is_complete and accelerator.is_main_process:
             save_autoencoder(run, vae, data, size, latent_shape)

@@ -9,6 +9,7 @@ of the paintings are blurred and made noisy. The result is OUTPUT_DIR/judge.
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import datasets
 import torch
@@ -20,7 +21,7 @@ from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, generator_at
 from diffusers_ccld.data.sources import find_examples, select_images
-from diffusers_ccld.evaluation.judge import Judge
+from diffusers_ccld.evaluation.judge import JUDGES
 from diffusers_ccld.sharing.model_cards import JUDGE, PLOT_NAME, shareable
 from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import make_batches, make_training_data
@@ -43,6 +44,7 @@ class JudgeConfig(RunConfig):
     held_out_dataset: str | None = setting(
         None, "folder of paintings of the held-out combinations, which the judge must know to judge them"
     )
+    architecture: Literal["residual", "convnext"] = setting("residual", "kind of the network")
     max_blur: float = setting(2.0, "deviation of the strongest blur, in pixels")
     max_noise: float = setting(0.05, "deviation of the strongest noise, of pixels in [−1, 1]")
 
@@ -84,7 +86,7 @@ def train_judge(config: JudgeConfig) -> int:
     labels = {name: torch.tensor(examples[name][:]) for name in ATTRIBUTES}
     state = make_state(checkpoint, data.identity, accelerator.is_main_process)
     batches = make_batches(config, accelerator, data, size, state)
-    judge = Judge()
+    judge = JUDGES[config.architecture]()
     network, optimizer = accelerator.prepare(judge, make_optimizer(config, judge.parameters()))
     ema = EMA(judge)
 

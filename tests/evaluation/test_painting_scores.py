@@ -2,16 +2,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from diffusers_ccld.evaluation.painting_scores import (
     agreement_by_split,
     draw,
     evaluation_set,
     fresh_paintings,
+    likeness,
     mean_by_medium,
     peak_signal_to_noise,
 )
-from diffusers_ccld.paintings import Attributes, is_held_out
+from diffusers_ccld.paintings import PALETTES, Attributes, is_held_out
 
 
 def test_every_combination_comes_before_one_comes_again():
@@ -42,6 +45,18 @@ def test_agreement_counts_each_attribute_and_all_of_seen_and_held_out_combinatio
     assert list(rows["all"].values()) == pytest.approx([90, 80, 90, 80])
     assert list(rows["those of seen combinations"].values()) == pytest.approx([100, 600 / 7, 100, 600 / 7])
     assert list(rows["those of held-out combinations"].values()) == pytest.approx([200 / 3] * 4)
+
+
+def test_paintings_are_like_themselves_and_unlike_grey_ones():
+    class Pixels:
+        def judge(self, images):
+            return SimpleNamespace(features=torch.stack([torch.tensor(image.getpixel((64, 64))) for image in images]))
+
+    paintings = fresh_paintings([Attributes("cat", "ink", palette) for palette in PALETTES])
+    same = likeness(Pixels(), paintings, paintings)
+    assert same["Fréchet"] == pytest.approx(0, abs=1e-3) and same["precision"] == same["coverage"] == 1
+    dark = likeness(Pixels(), [Image.new("RGB", (128, 128))] * 8, paintings)
+    assert dark["Fréchet"] > 100 and dark["recall"] == 0
 
 
 def test_signal_to_noise_is_that_of_a_known_error():

@@ -47,7 +47,10 @@ def test_the_repositorys_settings_are_read(path):
         ("vae", "train_autoencoder", "AutoencoderConfig"),
         ("cloob", "train_cloob", "CLOOBTrainingConfig"),
         ("judge", "train_judge", "JudgeConfig"),
+        ("second_judge", "train_judge", "JudgeConfig"),
+        ("decoder", "train_autoencoder", "AutoencoderConfig"),
         ("unet", "finetune", "FinetuneConfig"),
+        ("unet_continued", "finetune", "FinetuneConfig"),
         ("teacher", "finetune", "FinetuneConfig"),
     ],
 )
@@ -55,10 +58,10 @@ def test_the_settings_of_the_bundled_model_are_read(name, script, config_class, 
     monkeypatch.chdir(ROOT)
     script = runpy.run_path(str(ROOT / "training" / f"{script}.py"))
     arguments = ["--config", f"training/configs/default/{name}.yaml", "--dataset", str(tmp_path)]
-    if name == "judge":
+    if "judge" in name:
         arguments += ["--held_out_dataset", str(tmp_path)]
     config = parse_config(script[config_class], "", arguments)
-    assert config.output_dir == f"outputs/default/{name}"
+    assert config.output_dir == f"outputs/default/{name.replace('_', '-')}"
     for setting in ("vae_config", "cloob_config", "unet_config"):
         if getattr(config, setting, None) is not None:
             assert json.loads((ROOT / getattr(config, setting)).read_text())

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from diffusers_ccld.training.reconstruction_losses import (
+    DISCRIMINATORS,
     CLOOBFeatureLoss,
-    PatchDiscriminator,
     PerceptualLoss,
     adversarial_weight,
     chroma_loss,
@@ -113,8 +113,9 @@ def test_the_distance_in_cloobs_features_is_the_formulas(pictures, pipe):
     assert made.grad.abs().sum() > 0 and all(weight.grad is None for weight in pipe.image_encoder.parameters())
 
 
-def test_the_discriminator_judges_each_picture_alone(pictures):
-    discriminator = PatchDiscriminator(channels=16)
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_the_discriminator_judges_each_picture_alone(kind, pictures):
+    discriminator = DISCRIMINATORS[kind](channels=16)
     together = discriminator(pictures)
     assert together.shape == (2, 1, 8, 8)
     torch.testing.assert_close(discriminator(pictures[1:]), together[1:])

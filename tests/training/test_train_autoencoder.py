@@ -123,6 +123,28 @@ def test_the_discriminator_pulls_as_hard_as_it_is_told(vae_config, pictures, tmp
     assert abs(norms[0.5] / alone - 1) > 0.01
 
 
+def test_a_discriminator_of_details_warms_up_at_its_own_learning_rate(vae_config, pictures, tmp_path):
+    """At the first of four steps of warm-up, it pulls with a fifth of its weight; its own rate moves it further."""
+    norms, moved = {}, {}
+    kind = ("--vae_config", vae_config, "--discriminator_kind", "detail", "--discriminator_start", 0)
+    for name, weight, *options in (
+        ("plain", 0.5),
+        ("warming", 2.5, "--discriminator_warmup_steps", 4),
+        ("fast", 0.5, "--discriminator_learning_rate", 2e-2),
+    ):
+        options = (*kind, "--discriminator_channels", 8, "--discriminator_weight", weight, *options)
+        assert train(tmp_path / name, pictures, *options, "--checkpointing_steps", 1, steps=2) == 0
+        norms[name] = [entry["grad_norm"] for entry in read_log(tmp_path / name / "metrics.jsonl")]
+        first, second = (
+            load_file(tmp_path / name / "checkpoints" / f"step-0000000{step}" / "model_1.safetensors")
+            for step in (1, 2)
+        )
+        moved[name] = (first["body.1.weight"] - second["body.1.weight"]).abs().max()
+    assert norms["warming"][0] == pytest.approx(norms["plain"][0], rel=1e-6)
+    assert norms["warming"][1] > 1.05 * norms["plain"][1]
+    assert moved["fast"] > 5 * moved["plain"]
+
+
 def test_an_autoencoder_is_trained_further(whole, trainable_folder, pictures, tmp_path):
     before = AutoencoderKL.from_pretrained(trainable_folder, subfolder="vae")
     assert train(tmp_path, pictures, "--model", trainable_folder, "--resolution", 32, steps=2) == 0
@@ -197,6 +219,8 @@ def test_a_dry_run_writes_nothing(vae_config, pictures, tmp_path, capsys):
         (("--vae_config", "{config}", "--feature_network", "nowhere"), "nowhere"),
         (("--vae_config", "{config}", "--perceptual_network", "nowhere.pth"), "nowhere.pth is not a file"),
         (("--vae_config", "{config}", "--discriminator_channels", 12), "multiple of 8"),
+        (("--vae_config", "{config}", "--discriminator_warmup_steps", -1), "must not be negative"),
+        (("--vae_config", "{config}", "--discriminator_learning_rate", 0), "must be positive"),
         (("--vae_config", "{wrong}"), "unknown settings: widths"),
         (("--vae_config", "{config}", "--perceptual_network", "{wrong}"), "cannot be read"),
         (("--vae_config", "{config}", "--discriminator_start", 0, "--mixed_precision", "fp16"), "not in fp16"),

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusers_ccld.evaluation.judge import Judge, Verdict
+from diffusers_ccld.evaluation.judge import JUDGES, Verdict, load_judge
 from diffusers_ccld.paintings import Attributes, paint
 from diffusers_ccld.training.log import read_log
 from support.scripts import run_here
@@ -18,19 +18,28 @@ def test_a_verdict_names_the_likeliest_attributes():
     assert Verdict(*logits, features=None).attributes == [Attributes("forest", "pointillism", "spring")]
 
 
-def test_pictures_are_judged_alone_and_at_any_multiple_of_64_pixels():
-    judge = Judge().eval()
+@pytest.mark.parametrize("architecture", JUDGES)
+def test_pictures_are_judged_alone_and_at_any_multiple_of_64_pixels(architecture):
+    judge = JUDGES[architecture]().eval()
     images = [Image.fromarray(paint(Attributes("rose", "ink", "fog"), seed)) for seed in range(3)]
     together, alone = judge.judge(images, batch_size=2), judge.judge(images[2:])
     torch.testing.assert_close(alone.subject, together.subject[2:])
     larger = judge.judge([image.resize((256, 256), Image.Resampling.NEAREST) for image in images])
-    torch.testing.assert_close(larger.features, together.features)
+    assert larger.features.shape == together.features.shape
+    if architecture == "residual":  # it sees 64 pixels, whatever the size
+        torch.testing.assert_close(larger.features, together.features)
 
 
-def test_it_learns_and_is_saved_in_half_precision(hub, paintings, tmp_path):
+def test_a_folder_without_a_judge_is_refused(trainable_folder):
+    with pytest.raises(ValueError, match="CCLDUNet2DConditionModel, which is not a judge"):
+        load_judge(trainable_folder / "unet")
+
+
+@pytest.mark.parametrize("architecture", JUDGES)
+def test_it_learns_and_is_saved_in_half_precision(architecture, hub, paintings, tmp_path):
     options = ("--train_batch_size", 8, "--max_steps", 30, "--learning_rate", 1e-3, "--logging_steps", 1)
     options = (*options, "--report_to", "none", "--dataloader_num_workers", 0, "--resolution", 64)
-    options = (*options, "--mixed_precision", "no")
+    options = (*options, "--mixed_precision", "no", "--architecture", architecture)
     options = (*options, "--push_to_hub", "--hub_model_id", "judge")
     assert run_here("training/train_judge.py", "--dataset", paintings, "--output_dir", tmp_path, *options) == 0
     log = read_log(tmp_path / "metrics.jsonl")
@@ -38,9 +47,10 @@ def test_it_learns_and_is_saved_in_half_precision(hub, paintings, tmp_path):
     assert {"subject", "medium", "palette"} <= log[-1].keys()
     saved = load_file(tmp_path / "judge" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float16}
-    assert Judge.from_pretrained(tmp_path / "judge").dtype == torch.float32
+    judge = load_judge(tmp_path / "judge")
+    assert type(judge) is JUDGES[architecture] and judge.dtype == torch.float32 and not judge.training
     card = hub.uploads["somebody/judge"]["README.md"].decode()
-    assert 'Judge.from_pretrained("somebody/judge")' in card and str(paintings) not in card
+    assert 'load_judge("somebody/judge")' in card and str(paintings) not in card
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ..paintings import MEDIA, Attributes, captions, combinations, paint
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from .judge import Judge
 from .metrics import frechet_distance, mean_distance
+from .nearest_neighbours import neighbour_scores
 from .scorers import small_pixels
 
 FIRST_FRESH_SEED = 10_000_000  # training sets contain no painting from here on
@@ -125,9 +126,11 @@ def agreement_by_split(
     }
 
 
-def judged_frechet_distance(judge: Judge, images: list[Image.Image], paintings: list[Image.Image]) -> float:
-    """Fréchet distance of images to paintings in the judge's features."""
-    return frechet_distance(judge.judge(images).features, judge.judge(paintings).features)
+def likeness(judge: Judge, images: list[Image.Image], paintings: list[Image.Image]) -> dict[str, float]:
+    """Fréchet distance of images to paintings in the judge's features, and how the two sets overlap there."""
+    features, references = (judge.judge(pictures).features for pictures in (images, paintings))
+    scores = neighbour_scores(features, references)._asdict()
+    return {"Fréchet": frechet_distance(features, references), **scores}
 
 
 # Autoencoder

@@ -122,9 +122,9 @@ JUDGE = CardKind(
     "A judge of paintings",
     "It recognises subject, medium and palette in images by `diffusers_ccld.paintings`, or by models trained on them.",
     """
-from diffusers_ccld.evaluation.judge import Judge
+from diffusers_ccld.evaluation.judge import load_judge
 
-judge = Judge.from_pretrained({name}).eval()
+judge = load_judge({name})
 """,
     "On all other images its answers mean nothing.",
 )

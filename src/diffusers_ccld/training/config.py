@@ -12,6 +12,7 @@ from ..sharing.hub import HubSettings
 from ..utils.files import write_text
 
 DEFAULT_DATASET = "huggan/wikiart"
+VALIDATION_STEPS = 1000
 
 
 def setting(default: Any, help: str) -> Any:
@@ -148,7 +149,34 @@ class DemoConfig(RunConfig):
 
 
 @dataclasses.dataclass(kw_only=True)
-class TrainingConfig(DemoConfig):
+class ValidationConfig(DemoConfig):
+    """Settings of a run that measures itself on held-out images."""
+
+    validation_dataset: str | None = setting(None, "held-out images, given as `dataset` is")
+    validation_split: str | None = setting(
+        None, "split of the validation_dataset (default: train), or a split of the dataset, to validate on"
+    )
+    validation_every: int | None = setting(None, "steps between two validations (default: 1000, if there are images)")
+    validation_images: int = setting(512, "largest number of held-out images, evenly spaced in their split")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.validation_every is None:
+            self.validation_every = VALIDATION_STEPS if self.validates else 0
+        require(
+            (self.validation_every > 0) == self.validates and self.validation_every >= 0,
+            "validation_every must be at least 1 with a validation_dataset or validation_split, and needs one of them",
+        )
+        require(self.validation_images >= 1, "validation_images must be at least 1")
+
+    @property
+    def validates(self) -> bool:
+        """True if there are held-out images."""
+        return self.validation_dataset is not None or self.validation_split is not None
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingConfig(ValidationConfig):
     """Settings of the training of a diffusion model. The defaults are the original's recipe."""
 
     model: str = setting(dataclasses.MISSING, "folder or Hub name of the pipeline")

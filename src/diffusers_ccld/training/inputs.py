@@ -171,6 +171,31 @@ class TrainingInputs(NamedTuple):
     target: torch.Tensor
 
 
+class InputMaker:
+    """Makes a network's inputs from batches of images.
+
+    Args:
+        draw: The random numbers of images at their positions, from `make_draw`.
+        accelerator: The run's accelerator.
+        pipe: The pipeline, on its device.
+    """
+
+    def __init__(self, draw: Callable[[range], TrainingDraws], accelerator: Accelerator, pipe: DiffusionPipeline):
+        self.draw, self.accelerator, self.pipe = draw, accelerator, pipe
+
+    def make(self, batch: dict[str, Any], positions: range) -> tuple["TrainingInputs", torch.Tensor]:
+        """Inputs of N images, and their times (N,).
+
+        Args:
+            batch: A batch of images or of a cache.
+            positions: The images' positions in the run.
+        """
+        draws = self.draw(positions).to(self.accelerator.device)
+        encoded = encode_batch(batch, self.pipe, self.accelerator)
+        inputs = make_inputs(encoded, draws, self.pipe.scheduler, self.pipe.vae.config.scaling_factor)
+        return inputs, draws.t
+
+
 def make_inputs(
     encoded: EncodedImages, draws: TrainingDraws, scheduler: CCLDScheduler, scaling_factor: float
 ) -> TrainingInputs:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .config import RunConfig
 from .state import RunState
 
 LOG_NAME = "metrics.jsonl"
+VALIDATION_PREFIX = "validation_"  # of the figures of held-out images
 
 
 class TrainingLog:
@@ -82,13 +83,18 @@ class TrainingLog:
         values |= {"bad_images": len(self.bad_images.reasons), "images_seen": self.state.images_seen}
         seconds = time.monotonic() - self._since
         entry = {**means, **values, "images_per_second": self._images / seconds, "memory_gib": peak_memory_gib()}
-        if self.accelerator.is_main_process and self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.state.step, **entry}) + "\n")
-        self.accelerator.log(entry, step=self.state.step)
+        if self.accelerator.is_main_process:
+            self.note(entry)
         self.state.sums = {}
         self._images, self._since = 0, time.monotonic()
         return entry
+
+    def note(self, values: Mapping[str, float]) -> None:
+        """Writes figures of the current step as an entry of their own; only the main process may call this."""
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.state.step, **values}) + "\n")
+        self.accelerator.log(dict(values), step=self.state.step)
 
     def show(self, name: str, picture: Image.Image) -> None:
         """Saves a picture of the run's progress in the folder `demos`, and sends it to the trackers."""

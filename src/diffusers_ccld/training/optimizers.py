@@ -10,7 +10,7 @@ from .config import RunConfig
 
 
 def make_optimizer(
-    config: RunConfig, parameters: Iterable[torch.nn.Parameter], **options: Any
+    config: RunConfig, parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]], **options: Any
 ) -> torch.optim.Optimizer:
     """Makes an AdamW with the settings' learning rate and weight decay, and further options such as `betas`.
 
@@ -40,6 +40,9 @@ def learning_rate_schedule(config: RunConfig) -> Callable[[int], float]:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float, weight_decay: float) -> None:
-    """Sets the learning rate and weight decay of a step, in place of those from a checkpoint."""
+    """Sets the learning rate and weight decay of a step, in place of those from a checkpoint.
+
+    Parameter groups with an entry "lr_factor" get that multiple of the learning rate.
+    """
     for group in optimizer.param_groups:
-        group["lr"], group["weight_decay"] = learning_rate, weight_decay
+        group["lr"], group["weight_decay"] = learning_rate * group.get("lr_factor", 1.0), weight_decay

@@ -2,12 +2,13 @@
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
 from PIL import Image
+from torch import nn
 
 from ..inference.sampling import NonFinitePixelsError, sample
 from ..sharing.model_cards import SAMPLE_PROMPTS
@@ -62,6 +63,12 @@ class PipelineInTraining:
                 logger.warning("No demo grid after step %d. %s", run.state.step, error)
             finally:
                 self.pipe.unet = self.unet
+
+    def validate(self, run: TrainingRun, measure: Callable[[nn.Module], Mapping[str, float]]) -> None:
+        """Logs what `measure` finds of the U-Net with averaged weights; all processes must take part."""
+        with self._averaged(run) as averaged:
+            if averaged is not None:
+                run.log.note(measure(averaged))
 
     def save(self, run: TrainingRun, data: TrainingData, facts: Mapping[str, str], name: str = "pipeline") -> None:
         """Saves the pipeline with the averaged weights, and uploads it if asked; all processes must take part.

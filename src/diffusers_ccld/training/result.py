@@ -23,7 +23,7 @@ from ..sharing.model_cards import (
     table,
 )
 from ..utils.files import folder_moved_into_place
-from .log import describe_hardware, read_log
+from .log import VALIDATION_PREFIX, describe_hardware, read_log
 from .run import TrainingRun
 
 UNKNOWN_LICENSE = "not stated by the trainer; the licences of the data and of the initial model may apply"
@@ -43,9 +43,16 @@ def plot_losses(log: Path, path: Path) -> None:
 
 
 def plot_log(
-    log: Path, path: Path, labels: Mapping[str, str] | Sequence[str], ylabel: str, yscale: str = "log"
+    log: Path,
+    path: Path,
+    labels: Mapping[str, str] | Sequence[str],
+    ylabel: str,
+    yscale: str = "log",
+    panels: Mapping[str, str] | None = None,
 ) -> None:
     """Plots figures of a log over the steps as a PNG file; figures that the log lacks are left out.
+
+    Figures of held-out images are dashed, in the colour of the same figures of the training images.
 
     Args:
         log: The log.
@@ -53,23 +60,54 @@ def plot_log(
         labels: Names of the figures in the log, and their labels in the legend. The first is black.
         ylabel: Label of the vertical axis.
         yscale: "log", or "linear" for figures that may be negative.
+        panels: Names of figures that each get a panel of their own below, and the labels of its axis.
     """
     from matplotlib.figure import Figure
 
     entries = read_log(log)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    panels = {name: label for name, label in (panels or {}).items() if any(name in entry for entry in entries)}
+    figure = Figure(figsize=(8, 4.5 + 2.5 * len(panels)), layout="constrained")
+    axes, *below = figure.subplots(
+        1 + len(panels), squeeze=False, sharex=True, height_ratios=[4.5, *(2.5 for _ in panels)]
+    ).flat
     labels = labels if isinstance(labels, Mapping) else {name: name for name in labels}
     for i, (name, label) in enumerate(labels.items()):
-        points = [(entry["step"], entry[name]) for entry in entries if name in entry]
-        if points:
-            marker = "." if len(points) < 20 else None
-            style = {"color": "black", "linewidth": 1.2} if i == 0 else {"linewidth": 0.8}
-            axes.plot(*zip(*points), label=label, marker=marker, **style)
-    axes.set(xlabel="step", ylabel=ylabel, yscale=yscale)
-    axes.grid(alpha=0.3)
+        style = {"color": "black", "linewidth": 1.2} if i == 0 else {"color": f"C{i - 1}", "linewidth": 0.8}
+        _plot_figure(axes, entries, name, label=label, **style)
+        _plot_figure(axes, entries, VALIDATION_PREFIX + name, label=f"{label}, held out", linestyle="--", **style)
+    axes.set(ylabel=ylabel, yscale=yscale)
     axes.legend()
+    for panel, (name, label) in zip(below, panels.items()):
+        _plot_figure(panel, entries, name, color="black", linewidth=1.2)
+        panel.set(ylabel=label)
+    for panel in (axes, *below):
+        panel.grid(alpha=0.3)
+    figure.axes[-1].set(xlabel="step")
     figure.savefig(path, dpi=100)
+
+
+def _plot_figure(axes, entries, name, **options):
+    points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+    if points:
+        axes.plot(*zip(*points), marker="." if len(points) < 20 else None, **options)
+
+
+def validation_facts(run: TrainingRun) -> dict[str, str]:
+    """The last figures of a run's held-out images, as facts for its card; empty if there are none."""
+    entries = [
+        {name: value for name, value in entry.items() if name.startswith(VALIDATION_PREFIX)} | {"step": entry["step"]}
+        for entry in read_log(run.log.path)
+    ]
+    entries = [entry for entry in entries if len(entry) > 1]
+    if not entries:
+        return {}
+    labels = {f"loss_t{i}": f"loss at {label}" for i, label in enumerate(TIME_LABELS)}
+    figures = {name.removeprefix(VALIDATION_PREFIX): value for name, value in entries[-1].items() if name != "step"}
+    found = "; ".join(f"{labels.get(name, name)}: {value:.4g}" for name, value in figures.items())
+    config = run.config
+    source = shareable(config.validation_dataset or config.dataset or "the dataset")
+    split = f", split {config.validation_split}" if config.validation_split else ""
+    return {"held-out images": f"{source}{split}, after step {entries[-1]['step']:,}: {found}"}
 
 
 def training_facts(run: TrainingRun, source: str, num_images: int | None) -> dict[str, str]:
@@ -85,6 +123,7 @@ def training_facts(run: TrainingRun, source: str, num_images: int | None) -> dic
         "images": f"{shareable(source)} ({count})",
         "steps": f"{run.state.step:,}, {run.state.images_seen:,} images seen",
         "parameters": f"{sum(weight.numel() for weight in run.ema.averages.values()):,} trained",
+        **validation_facts(run),
         "hardware": describe_hardware(run.accelerator),
     }
 
