@@ -4,10 +4,12 @@ from .inference.interpolation import interpolate
 from .inference.loading import default_model
 from .models.configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
 from .models.gumbel_vq import GumbelVQModel
+from .models.linear_decoder import LinearDecoder
 from .models.modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .models.unet_ccld import CCLDUNet2DConditionModel
 from .pipelines.pipeline_ccld import CCLDPipeline
+from .pipelines.pipeline_ccld_guided import CCLDGuidedPipeline
 from .pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
 from .pipelines.pipeline_ccld_inpaint import CCLDInpaintPipeline
 from .registration import register
@@ -16,6 +18,7 @@ from .sharing.standalone import save_standalone
 from .version import __version__
 
 __all__ = [
+    "CCLDGuidedPipeline",
     "CCLDImg2ImgPipeline",
     "CCLDInpaintPipeline",
     "CCLDPipeline",
@@ -30,6 +33,7 @@ __all__ = [
     "CLOOBVisionConfig",
     "CLOOBVisionModelWithProjection",
     "GumbelVQModel",
+    "LinearDecoder",
     "__version__",
     "default_model",
     "interpolate",

@@ -16,6 +16,7 @@ from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
+from ..models.linear_decoder import LinearDecoder
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
@@ -48,7 +49,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
-    _optional_components = ["image_encoder", "feature_extractor"]
+    _optional_components = ["image_encoder", "feature_extractor", "linear_decoder"]
     _callback_tensor_inputs = ["latents", "condition_embeds"]
 
     def __init__(
@@ -60,6 +61,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         scheduler: CCLDScheduler | SchedulerMixin,
         image_encoder: CLOOBVisionModelWithProjection | None = None,
         feature_extractor: CLOOBImageProcessor | None = None,
+        linear_decoder: LinearDecoder | None = None,
         default_num_inference_steps: int | None = None,
         max_guidance_scale: float | None = None,
     ):
@@ -72,6 +74,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             scheduler=scheduler,
             image_encoder=image_encoder,
             feature_extractor=feature_extractor,
+            linear_decoder=linear_decoder,
         )
         self.register_to_config(
             default_num_inference_steps=default_num_inference_steps, max_guidance_scale=max_guidance_scale
@@ -258,6 +261,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         scheduler: SchedulerMixin,
         timesteps: torch.Tensor,
         keep: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+        predict: Callable[..., torch.Tensor] = guided_prediction,
     ) -> torch.Tensor:
         """Runs the sampling loop, with one network evaluation per iteration.
 
@@ -268,6 +272,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             scheduler: The scheduler, with its timesteps set.
             timesteps: Its timesteps, or the last ones of them.
             keep: Called as keep(latents, index) after every evaluation; the result replaces the latents.
+            predict: Called like `guided_prediction` in every evaluation.
 
         Returns:
             The latents after the last step.
@@ -287,7 +292,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                     break
                 model_input = scheduler.scale_model_input(latents, t)
                 weights = guidance.weights_at(float(timestep_to_t(t, num_train_timesteps)), run.guidance_scale)
-                prediction = guided_prediction(self.unet, model_input, t, condition_embeds, weights)
+                prediction = predict(self.unet, model_input, t, condition_embeds, weights)
                 latents = scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
                 if keep is not None:
                     latents = keep(latents, i)

@@ -26,6 +26,7 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
         scheduler: The sampler: `CCLDScheduler` or one of diffusers' made from its config.
         image_encoder: CLOOB's image encoder, for image prompts.
         feature_extractor: Its image processor.
+        linear_decoder: A fast stand-in for the autoencoder's decoder, for CLOOB guidance.
         default_num_inference_steps: Number of sampling steps of a call that gives none, for a network that was
             distilled to few steps. `None` for the usual number of the scheduler.
         max_guidance_scale: The largest guidance scale that a guidance-distilled network has learned; `None` for no

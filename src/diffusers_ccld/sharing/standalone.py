@@ -22,6 +22,7 @@ MODULES = (
     "utils/rgb",
     "models/configuration_cloob",
     "models/losses_cloob",
+    "models/linear_decoder",
     "models/modeling_cloob",
     "models/gumbel_vq",
     "models/processing_cloob",
