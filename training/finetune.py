@@ -26,6 +26,7 @@ from diffusers_ccld.training.components import (
     TEXT_COMPONENTS,
     UNET_COMPONENTS,
     load_components,
+    load_defaults,
     make_from_json,
     make_lora_config,
     network_identity,
@@ -88,7 +89,7 @@ def load_pipeline(config: FinetuneConfig) -> tuple[CCLDPipeline, int, tuple[int,
     unet.register_to_config(sample_size=latent_shape[-1])
     if is_guidance_distilled(unet):
         raise ValueError("The U-Net is guidance-distilled, so only a teacher can train it: use distill.py.")
-    return CCLDPipeline(**components), size, latent_shape
+    return CCLDPipeline(**components, **load_defaults(config.model)), size, latent_shape
 
 
 def finetune(config: FinetuneConfig) -> int:

@@ -29,12 +29,12 @@ from diffusers_ccld.data.sources import canonical_source, images_fingerprint, lo
 from diffusers_ccld.inference.loading import find_folder
 from diffusers_ccld.training.components import load_components
 from diffusers_ccld.training.config import ImageConfig, require, setting
+from diffusers_ccld.training.text_fit import TextFit
 from diffusers_ccld.training.text_pairs import PairEncoder, fit_text_encoder
-from diffusers_ccld.training.text_report import gap_table, report_of
+from diffusers_ccld.training.text_report import fit_table, save_report
 from diffusers_ccld.utils.files import folder_moved_into_place, write_text
 
 PARTS = ("text_encoder", "tokenizer", "image_encoder", "feature_extractor")
-REPORT_NAME = "text_fit.json"
 DRY_RUN_IMAGES = 64
 
 
@@ -128,11 +128,13 @@ def fit(config: TextFitConfig) -> None:
         return
     fitted = fit_text_encoder(encoder, config.max_images, config.held_out_share, config.seed)
     if state.is_main_process:
-        save(config, folder, output, parts["text_encoder"], report_of(fitted, source))
-        print(f"\n{gap_table(fitted)}\n\nwrote {output}")
+        save(config, folder, output, parts["text_encoder"], fitted, source)
+        print(f"\n{fit_table(fitted)}\n\nwrote {output}")
 
 
-def save(config: TextFitConfig, folder: Path, output: Path, text_encoder: torch.nn.Module, report: dict) -> None:
+def save(
+    config: TextFitConfig, folder: Path, output: Path, text_encoder: torch.nn.Module, fitted: TextFit, source: str
+) -> None:
     """Copies the model with the new text encoder, the report, and the defaults that the settings give."""
     defaults = {
         name: getattr(config, name)
@@ -142,7 +144,7 @@ def save(config: TextFitConfig, folder: Path, output: Path, text_encoder: torch.
     with folder_moved_into_place(output) as temporary:
         shutil.copytree(folder, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
         text_encoder.save_pretrained(temporary / "text_encoder")
-        write_text(temporary / REPORT_NAME, json.dumps(report, indent=2) + "\n")
+        save_report(fitted, source, temporary)
         index = temporary / "model_index.json"
         if defaults and index.is_file():
             write_text(index, json.dumps(json.loads(index.read_text()) | defaults, indent=2) + "\n")

@@ -95,7 +95,7 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
     scaled = (*ae, "--autoencoder-scale", "2.55")
     cases = [
         ((), "Nothing to convert"),
-        (("--unet", tmp_path / "nowhere.ckpt"), "nowhere.ckpt: there is no such file"),
+        (("--unet", tmp_path / "nowhere.ckpt"), "nowhere.ckpt: the file does not exist"),
         (("--unet", originals.cloob), "not a PyTorch checkpoint"),
         (("--unet", originals.autoencoder), "no model_ema"),
         (("--unet", originals.unet, "--no-ema"), "leave out --no-ema"),

@@ -368,7 +368,7 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
         (["--cache", "{cache}", "--resume", "/nowhere"], "not a checkpoint"),
         (["--cache", "{cache}", "--optimizer", "adamw8bit"], "pip install"),
         (["--cache", "{cache}", "--lora_alpha", "2"], "lora_alpha needs"),
-        (["--cache", "{cache}", "--original_checkpoint", "/nowhere.ckpt"], "no such file"),
+        (["--cache", "{cache}", "--original_checkpoint", "/nowhere.ckpt"], "does not exist"),
         (["--cache", "{cache}", "--original_checkpoint", "a", "--lora_rank", "2"], "leave out"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import diffusers
 
 from ..inference.loading import find_model, folder_identity
+from ..pipelines.base import SETTINGS
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
 from ..utils.errors import first_line
 
@@ -26,6 +27,9 @@ class ComparedModel(NamedTuple):
         identity: Hash of its files.
         default_num_inference_steps: The number of sampling steps that it was distilled to, or `None`.
         max_guidance_scale: The largest guidance scale that it was distilled for, or `None`.
+        default_guidance_scale: Its own guidance scale, or `None`.
+        default_variation: Its own variation, or `None`.
+        can_vary_texts: True if its text encoder was fitted.
     """
 
     name: str
@@ -34,6 +38,9 @@ class ComparedModel(NamedTuple):
     identity: str
     default_num_inference_steps: int | None = None
     max_guidance_scale: float | None = None
+    default_guidance_scale: float | None = None
+    default_variation: float | None = None
+    can_vary_texts: bool = False
 
 
 def find_models(sources: Sequence[str]) -> list[ComparedModel]:
@@ -56,9 +63,10 @@ def find_models(sources: Sequence[str]) -> list[ComparedModel]:
             raise ValueError(f"{source} is a {index.get('_class_name')}; only CCLD pipelines can be compared.")
         if name.strip() in RESERVED_NAMES:
             raise ValueError(f"A model cannot be called {name.strip()}: the page uses that name for something else.")
-        taught = {key: index[key] for key in ("default_num_inference_steps", "max_guidance_scale") if key in index}
+        own = {name: index[name] for name in SETTINGS if name in index}
+        own["can_vary_texts"] = _has_residual_factor(folder)
         name = name.strip() or _name_of(source)
-        models.append(ComparedModel(name, source, folder, folder_identity(folder), **taught))
+        models.append(ComparedModel(name, source, folder, folder_identity(folder), **own))
     slugs = [slug(model.name) for model in models]
     for model in models:
         if slugs.count(slug(model.name)) > 1:
@@ -102,6 +110,11 @@ def load_sampler(model: ComparedModel, algorithm: str | None) -> diffusers.Sched
         return (stock or CCLDScheduler).from_config(config, **changes)
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{model.source}: its sampler cannot be loaded. ({first_line(error)})") from error
+
+
+def _has_residual_factor(folder: Path) -> bool:
+    path = folder / "text_encoder" / "config.json"
+    return path.is_file() and json.loads(path.read_text()).get("has_residual_factor", False)
 
 
 def slug(text: str) -> str:

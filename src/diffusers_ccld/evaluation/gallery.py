@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ..inference.loading import load_pipeline
 from ..inference.provenance import Provenance, read_provenance, save_picture
 from ..inference.sampling import NonFinitePixelsError, sample, share_guidance
+from ..pipelines.calls import usual_guidance_scale
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..utils.errors import first_line
 from ..utils.pictures import save_image
@@ -51,13 +52,15 @@ class Gallery:
         prompts: Prompts, each sampled by each model.
         seeds: Seeds, each used with each prompt.
         num_inference_steps: Number of sampling steps; `None` for each model's own.
-        guidance_scale: Weight of the prompt against the zero condition.
+        guidance_scale: Weight of the prompt against the zero condition; `None` for each model's own.
+        variation: Spread around the prompt; `None` for each model's own.
         algorithm: Sampler; `None` for each model's own.
         dtype: Precision of sampling: "fp32", "fp16" or "bf16".
         version: Version of the package.
 
     Raises:
-        ValueError: If the guidance scale is beyond the range of a guidance-distilled model.
+        ValueError: If the guidance scale is beyond the range of a guidance-distilled model, or the variation is out of
+            range, or more than 0 for a model whose text encoder was not fitted.
     """
 
     folder: Path
@@ -65,22 +68,38 @@ class Gallery:
     prompts: list[Prompt]
     seeds: range
     num_inference_steps: int | None
-    guidance_scale: float
+    guidance_scale: float | None
+    variation: float | None
     algorithm: str | None
     dtype: str
     version: str
 
     def __post_init__(self):
+        if self.variation is not None and not 0 <= self.variation <= 1:
+            raise ValueError(f"The variation must lie between 0 and 1, not at {self.variation:g}.")
         for model in self.models:
-            if model.max_guidance_scale is not None and self.guidance_scale > model.max_guidance_scale:
+            guidance_scale = self.guidance_of(model)
+            if model.max_guidance_scale is not None and guidance_scale > model.max_guidance_scale:
                 raise ValueError(
                     f"{model.name} was distilled for guidance scales up to {model.max_guidance_scale:g}, not "
-                    f"{self.guidance_scale:g}."
+                    f"{guidance_scale:g}."
                 )
+            if self.variation and not model.can_vary_texts:
+                raise ValueError(f"A variation needs fitted text encoders, and that of {model.name} was not fitted.")
 
     def steps_of(self, model: ComparedModel) -> int:
         """Number of sampling steps of a model's pictures."""
         return num_steps_of(model, self.algorithm, self.num_inference_steps)
+
+    def guidance_of(self, model: ComparedModel) -> float:
+        """Guidance scale of a model's pictures."""
+        return usual_guidance_scale(self.guidance_scale, model.default_guidance_scale, model.max_guidance_scale)
+
+    def variation_of(self, model: ComparedModel) -> float:
+        """Variation of a model's pictures."""
+        if self.variation is not None:
+            return self.variation
+        return (model.default_variation or 0.0) if model.can_vary_texts else 0.0
 
     def keys(self, model: ComparedModel) -> list[PictureKey]:
         """Keys of all P · S pictures of a model, prompt by prompt."""
@@ -101,8 +120,10 @@ class Gallery:
 
     def settings(self, key: PictureKey) -> Provenance:
         """Everything that determines a picture, as its file records it."""
+        guidance_scale = self.guidance_of(key.model)
         return {
-            "conditions": [list(pair) for pair in share_guidance([(key.prompt.text, None)], self.guidance_scale)],
+            "conditions": [list(pair) for pair in share_guidance([(key.prompt.text, None)], guidance_scale)],
+            "variation": self.variation_of(key.model),
             "model": key.model.source,
             "identity": key.model.identity,
             "steps": self.steps_of(key.model),
@@ -151,7 +172,8 @@ class Gallery:
             [key.prompt.text for key in keys],
             batch_size=batch_size,
             num_inference_steps=self.steps_of(keys[0].model),
-            guidance_scale=self.guidance_scale,
+            guidance_scale=self.guidance_of(keys[0].model),
+            variation=self.variation_of(keys[0].model),
         )
         try:
             yield from zip(keys, pictures)

@@ -1,7 +1,7 @@
 """Reads real images to compare generated ones with: training images, and images held out of training."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from ..data.captions import load_captions
 from ..data.decoding import BadImageError, ImageLimits, open_picture, resize_and_crop
-from ..data.sources import images_fingerprint, load_images, name_of
+from ..data.sources import images_fingerprint, load_examples, load_images, name_of, select_images
 from ..utils.files import moved_into_place
 from .scorers import Features, Scorer, features_of
 
@@ -25,11 +26,13 @@ class ChosenImages(NamedTuple):
         source: The folder or dataset that they are from.
         images: The images.
         total: Number of images in the source.
+        captions: A caption of each image; `None` if they were not asked for.
     """
 
     source: str
     images: datasets.Dataset
     total: int
+    captions: list[str] | None = None
 
 
 class ReferenceImages(NamedTuple):
@@ -40,12 +43,19 @@ class ReferenceImages(NamedTuple):
         size: Size that they are cropped to, in pixels.
         indices: Rows in `images` that can be decoded, (N,).
         features: Features of these N images.
+        captions: A caption of each chosen image, if they were asked for.
     """
 
     images: datasets.Dataset
     size: int
     indices: torch.Tensor
     features: Features
+    captions: list[str] | None = None
+
+    @property
+    def captions_of_rows(self) -> list[str]:
+        """The caption of each row of the features."""
+        return [self.captions[index] for index in self.indices.tolist()]
 
     def image(self, number: int) -> Image.Image:
         """Decodes the image of a row of the features."""
@@ -62,21 +72,30 @@ class ReferenceImages(NamedTuple):
         return self._replace(indices=self.indices[~mask], features=kept)
 
 
-def choose_images(source: str, max_images: int) -> ChosenImages:
+def choose_images(source: str, max_images: int, caption_columns: Sequence[str] | None = None) -> ChosenImages:
     """Finds images, and draws `max_images` at random if there are more.
 
     Args:
         source: A folder of images, a dataset saved to disk, parquet files or a list of paths, as in `load_images`.
         max_images: The largest number of images to choose.
+        caption_columns: Columns with captions, the first of which is taken; the source is then one of `load_examples`.
 
     Raises:
-        ValueError: If the source holds no images.
+        ValueError: If the source holds no images, or a caption is missing.
     """
-    images = load_images(source)
+    captions = None
+    if caption_columns is None:
+        images = load_images(source)
+    else:
+        examples = load_examples(source)
+        images = select_images(examples, source, "image")
+        captions = [texts[0] for texts in load_captions(examples, caption_columns)]
     total = len(images)
     if total > max_images:
-        images = images.select(np.sort(np.random.default_rng(0).choice(total, max_images, replace=False)))
-    return ChosenImages(source, images, total)
+        chosen = np.sort(np.random.default_rng(0).choice(total, max_images, replace=False))
+        images = images.select(chosen)
+        captions = captions and [captions[i] for i in chosen]
+    return ChosenImages(source, images, total, captions)
 
 
 def read_reference_images(
@@ -108,7 +127,7 @@ def read_reference_images(
         cache.mkdir(parents=True, exist_ok=True)
         with moved_into_place(path) as temporary:
             save_file(saved, temporary)
-    return ReferenceImages(images, size, saved.pop("indices"), Features(**saved))
+    return ReferenceImages(images, size, saved.pop("indices"), Features(**saved), chosen.captions)
 
 
 def _readable(images: datasets.Dataset, size: int, indices: list[int]) -> Iterator[Image.Image]:

@@ -23,6 +23,7 @@ class Provenance(TypedDict, total=False):
         negative_prompt: The negative prompt, or `None`.
         image_prompt_weight: Share of the guidance scale that the demo's image prompt has.
         guidance_scale: The demo's guidance scale.
+        variation: Spread around the texts.
         strength: The demo's strength of a change.
         model: A folder, a name on the Hub, or "default".
         identity: Hash of the model's files.
@@ -50,6 +51,7 @@ class Provenance(TypedDict, total=False):
     negative_prompt: str | None
     image_prompt_weight: float
     guidance_scale: float
+    variation: float
     strength: float
     model: str
     identity: str

@@ -22,7 +22,7 @@ class ImageCall(SamplingCall):
         pixels: The images as `CCLDImagePipelineBase.prepare_image_call` reads them, (N, 3, H, W) in [−1, 1].
 
     Raises:
-        ValueError: If there is no image, the strength is out of range, or images and prompts differ in number.
+        ValueError: Without an image, or if the strength is out of range, or images and prompts differ in number.
     """
 
     image: ImageInput | None = None

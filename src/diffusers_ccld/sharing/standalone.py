@@ -35,6 +35,7 @@ MODULES = (
     "schedulers/scheduling_ccld",
     "pipelines/conditions",
     "pipelines/guidance",
+    "pipelines/noise",
     "pipelines/embedding",
     "pipelines/calls",
     "pipelines/runs",

@@ -153,7 +153,7 @@ def clip_gradient(
 
 
 def gather_stream_positions(accelerator: Accelerator, batch: dict[str, Any]) -> list[list[int]] | None:
-    """Epoch and offset of each process in its stream after a batch; `None` if there is no stream."""
+    """Epoch and offset of each process in its stream after a batch; `None` without a stream."""
     if "offset" not in batch:
         return None
     own = [[batch["epoch"], batch["offset"]]]

@@ -49,7 +49,7 @@ def load_training_data(
         size: Height and width of the training images in pixels.
 
     Raises:
-        ValueError: If there are no images, or the cache is stale.
+        ValueError: Without images, or if the cache is stale.
     """
     if config.cache is not None:
         preparation = _preparation(config, size)
@@ -81,7 +81,7 @@ def load_training_images(
         streaming: True to read them as a stream.
 
     Raises:
-        ValueError: If there are no images.
+        ValueError: Without images.
     """
     source = canonical_source(config.dataset or DEFAULT_DATASET)
     with accelerator.main_process_first():  # the first process downloads, the others find the files

@@ -162,14 +162,12 @@ class TrainingConfig(DemoConfig):
 
     demo_prompts: str | None = setting(None, "text file with a prompt on every line (default: eight of ours)")
     demo_inference_steps: int | None = setting(None, "sampling steps of demo pictures (default: 50)")
-    demo_guidance_scale: float | None = setting(None, "guidance scale of demo pictures (default: 3)")
+    demo_guidance_scale: float | None = setting(None, "guidance scale of demo pictures (default: the model's, else 3)")
 
     def __post_init__(self):
         super().__post_init__()
         if self.demo_inference_steps is None:
             self.demo_inference_steps = 50
-        if self.demo_guidance_scale is None:
-            self.demo_guidance_scale = 3.0
         require(self.demo_inference_steps >= 1, "demo_inference_steps must be at least 1")
         require(0 <= self.condition_dropout <= 1, "condition_dropout must lie between 0 and 1")
         require(self.snr_gamma is None or self.snr_gamma > 0, "snr_gamma must be positive")
