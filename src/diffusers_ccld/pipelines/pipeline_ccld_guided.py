@@ -83,7 +83,7 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float = 3.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
@@ -94,6 +94,7 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
         cutout_power: float = 1.0,
         fast: bool = False,
         encoder: GuidanceEncoder | None = None,
+        variation: float | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -110,7 +111,8 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
 
         Args:
             prompt: As in `CCLDPipeline`, like all arguments that are not described here.
-            guidance_scale: Weight g of the prompts in the network's own guidance; 0 for an unconditional network.
+            guidance_scale: Weight g of the prompts in the network's own guidance, as in `CCLDPipeline`; 0 for an
+                unconditional network.
             cloob_conditions: What CLOOB guides to, in the form of `conditions`, where that is not what the network is
                 conditioned on: [(text, PIL image or embedding; weight), …], or a list of such lists for a batch. The
                 target is the direction of the weighted sum of the embeddings.
@@ -139,6 +141,7 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
         if noise is None:
             noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, device)
         noise = noise.to(device, torch.float32) * scheduler.init_noise_sigma
+        guidance = self.vary_texts(guidance, call.variation, call.generator)
         latents = self.denoise(
             noise, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps, predict=steer
         )
