@@ -52,7 +52,7 @@ def test_a_conversion_is_uploaded(hub, files, originals, tmp_path, capsys, monke
     assert names == PARTS | {"README.md", "model_index.json", "pipeline.py", "samples.png", "prompts.txt"}
     assert "uploaded to https://huggingface.co/somebody/model" in capsys.readouterr().out
     card = hub.uploads["somebody/model"]["README.md"].decode()
-    assert 'from_pretrained("somebody/model", custom_pipeline="somebody/model", trust_remote_code=True)' in card
+    assert 'from_pretrained("somebody/model", trust_remote_code=True)' in card
     assert "](samples.png)" in card and Image.open(tmp_path / "model" / "samples.png").size == (512, 256)
     assert len((tmp_path / "model" / "prompts.txt").read_text().splitlines()) == 2
     assert not has_places(hub, "somebody/model", tmp_path, originals.folder)

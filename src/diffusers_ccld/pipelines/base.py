@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNe
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from diffusers.schedulers import SchedulerMixin
 
 from ..models.linear_decoder import LinearDecoder
@@ -47,8 +48,8 @@ VAE_LOCK = threading.Lock()
 class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLoraLoaderMixin):
     """Base of the CCLD pipelines, without a `__call__`. Arguments are those of `CCLDPipeline`.
 
-    It is not a `DiffusionPipeline` itself: the file of a standalone folder may define only one of these, and it
-    contains this class. Each pipeline inherits from this class first and from `DiffusionPipeline` second.
+    It is not a `DiffusionPipeline` itself: each pipeline inherits from this class first and from `DiffusionPipeline`
+    second.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
@@ -98,6 +99,14 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             if isinstance(value, (tuple, list)) and str(value[0]).startswith(("diffusers_ccld.", "diffusers_modules")):
                 kwargs[name] = ("diffusers_ccld", *value[1:])
         super().register_to_config(**kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | Path) -> dict[str, Any]:
+        """Reads a configuration, but not the name of the code that a standalone folder carries."""
+        config = super()._dict_from_json_file(json_file)
+        if isinstance(config.get("_class_name"), list):
+            config["_class_name"] = config["_class_name"][-1]
+        return config
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str | Path:
@@ -207,10 +216,11 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             call,
             height=height if call.height is None else call.height,
             width=width if call.width is None else call.width,
-            num_inference_steps=self.steps_or_default(call.num_inference_steps),
             guidance_scale=self.guidance_or_default(call.guidance_scale),
             variation=self.variation_or_default(call.variation),
         )
+        if call.timesteps is None and call.sigmas is None:
+            call = replace(call, num_inference_steps=self.steps_or_default(call.num_inference_steps))
         self.check_size(call.height, call.width)
         unknown = set(call.callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
@@ -263,6 +273,16 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
     def own_scheduler(self) -> SchedulerMixin:
         """A copy of the scheduler for one call: schedulers have state, and threads may share a pipeline."""
         return copy.deepcopy(self.scheduler)
+
+    def scheduler_for(self, call: SamplingCall) -> SchedulerMixin:
+        """A copy of the scheduler, set to the steps of a call.
+
+        Raises:
+            ValueError: If the scheduler cannot take such steps.
+        """
+        scheduler = self.own_scheduler()
+        retrieve_timesteps(scheduler, device=self._execution_device, **call.steps)
+        return scheduler
 
     def prepare_noise(
         self,

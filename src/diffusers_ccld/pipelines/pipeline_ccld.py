@@ -43,6 +43,8 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
+        timesteps: list[float] | torch.Tensor | None = None,
+        sigmas: list[float] | torch.Tensor | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
@@ -73,6 +75,8 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
             num_inference_steps: Number of sampling steps, by default the model's own or the usual one of the
                 scheduler: 10 for "dpmpp" and "unipc", 50 for others. `CCLDScheduler` lists the network evaluations
                 that they cost.
+            timesteps: In place of a number of steps, the descending times at which they begin, in diffusers' units.
+            sigmas: The same times as ratios σ/α of noise to signal.
             guidance_scale: Weight g of the condition against the zero condition; 1 for no guidance. By default the
                 model's own, or 3.
             guidance_interval: Two times from 0 (the image) to 1 (the noise) between which guidance applies, by
@@ -108,10 +112,9 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
             TypeError: If a prompt is not a text, or an image prompt not an image.
         """
         call = self.prepare_call(SamplingCall.of(locals()))
+        scheduler = self.scheduler_for(call)
         device = self._execution_device
         guidance = self.prepare_guidance(call, call.num_images)
-        scheduler = self.own_scheduler()
-        scheduler.set_timesteps(call.num_inference_steps, device=device)
         noise = call.latents
         if noise is None:
             noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, device)

@@ -83,6 +83,8 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
+        timesteps: list[float] | torch.Tensor | None = None,
+        sigmas: list[float] | torch.Tensor | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
@@ -132,11 +134,10 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
             TypeError: If a prompt is not a text, or an image prompt not an image.
         """
         call = self.prepare_guided_call(GuidedCall.of(locals()))
+        scheduler = self.scheduler_for(call)
         device = self._execution_device
         guidance = self.prepare_guidance(call, call.num_images)
         steer = self.prepare_cloob_guidance(call)
-        scheduler = self.own_scheduler()
-        scheduler.set_timesteps(call.num_inference_steps, device=device)
         noise = call.latents
         if noise is None:
             noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, device)

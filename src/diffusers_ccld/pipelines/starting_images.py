@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from diffusers import LMSDiscreteScheduler, PNDMScheduler
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from diffusers.schedulers import SchedulerMixin
 
-from ..schedulers.noise_schedule import sampling_times, t_to_timestep, timestep_to_t
+from ..schedulers.noise_schedule import sampling_times, sigma_to_t, t_to_timestep, timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from .base import VAE_LOCK, AnyCall, CCLDPipelineBase
 from .calls import SamplingCall
@@ -91,13 +93,13 @@ class CCLDImagePipelineBase(CCLDPipelineBase):
 
 
 def set_start(
-    scheduler: SchedulerMixin, num_inference_steps: int, strength: float, device: torch.device | None = None
+    scheduler: SchedulerMixin, steps: dict[str, Any], strength: float, device: torch.device | None = None
 ) -> torch.Tensor:
     """Sets a scheduler to the steps that begin at or below a time.
 
     Args:
         scheduler: The scheduler.
-        num_inference_steps: Number of steps from pure noise.
+        steps: The steps from pure noise, as `SamplingCall.steps` gives them.
         strength: The time, in (0, 1].
         device: Device of the timesteps.
 
@@ -105,23 +107,33 @@ def set_start(
         The timesteps of these steps.
 
     Raises:
-        ValueError: If no step begins below that time, or the scheduler cannot begin in the middle.
+        ValueError: If no step begins below that time, or the scheduler cannot take such steps or begin in the middle.
     """
     if isinstance(scheduler, CCLDScheduler):
-        times = sampling_times(num_inference_steps, scheduler.config.timestep_schedule)
+        times = _times(steps, scheduler)
         kept = times[times <= strength]
         if len(kept):
             scheduler.set_timesteps(timesteps=t_to_timestep(kept), device=device)
             return scheduler.timesteps
     else:
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        retrieve_timesteps(scheduler, device=device, **steps)
         begin = int((timestep_to_t(scheduler.timesteps) > strength).sum())
         begin = math.ceil(begin / scheduler.order) * scheduler.order  # in the middle of a run, not of a step
         if begin < len(scheduler.timesteps):
             return _begin_at(scheduler, begin, strength)
     raise ValueError(
-        f"strength={strength} is below the last of {num_inference_steps} steps; raise strength or num_inference_steps."
+        f"strength={strength} is below the last step; raise strength or num_inference_steps, or give later times."
     )
+
+
+def _times(steps, scheduler):
+    """The times in [0, 1], float64, at which the steps begin."""
+    if "num_inference_steps" in steps:
+        return sampling_times(steps["num_inference_steps"], scheduler.config.timestep_schedule)
+    scheduler.set_timesteps(**steps)  # raises if they are not a run
+    if steps["sigmas"] is not None:
+        return sigma_to_t(steps["sigmas"])
+    return timestep_to_t(torch.as_tensor(steps["timesteps"], dtype=torch.float64))
 
 
 def _begin_at(scheduler, begin, strength):

@@ -25,6 +25,11 @@ def alpha_sigma_to_t(alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return torch.atan2(sigma, alpha) / math.pi * 2
 
 
+def sigma_to_t(sigma: list[float] | torch.Tensor) -> torch.Tensor:
+    """Times, float64, at which the ratio σ/α of noise to signal has the given values, diffusers' "sigmas"."""
+    return torch.atan(torch.as_tensor(sigma, dtype=torch.float64)) / math.pi * 2
+
+
 def log_snr_to_t(log_snr: torch.Tensor) -> torch.Tensor:
     """Time at which ln(α²/σ²) has the given value."""
     return alpha_sigma_to_t(torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt())
