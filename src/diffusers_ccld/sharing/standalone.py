@@ -27,6 +27,7 @@ MODULES = (
     "models/linear_decoder",
     "models/modeling_cloob",
     "models/gumbel_vq",
+    "models/square_crop",
     "models/processing_cloob",
     "models/prediction",
     "models/attention_processor",

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from .errors import first_line
 
 
@@ -51,7 +49,11 @@ def folder_moved_into_place(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         replace_folder(temporary, folder)
-    except SafetensorError as error:  # how safetensors reports a full disk
+    except Exception as error:
+        if (
+            type(error).__name__ != "SafetensorError"
+        ):  # how safetensors, which is not always installed, reports a full disk
+            raise
         raise OSError(f"{folder} cannot be written. ({first_line(error)})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
