@@ -1,5 +1,6 @@
 """CLOOB-Conditioned Latent Diffusion for diffusers. Importing it registers its classes with diffusers."""
 
+from .data.embedding_files import load_embedding
 from .inference.interpolation import interpolate
 from .inference.loading import default_model
 from .models.configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "default_model",
     "interpolate",
+    "load_embedding",
     "save_standalone",
 ]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from ..utils.arguments import ArgumentParser
 from ..version import __version__
-from . import compare, convert, demo, export, export_onnx, inspect, interpolate, measure_scale, sample
+from . import compare, convert, demo, embed, export, export_onnx, inspect, interpolate, measure_scale, sample
 
-COMMANDS = (sample, interpolate, compare, demo, convert, inspect, export, export_onnx, measure_scale)
+COMMANDS = (sample, interpolate, compare, demo, embed, convert, inspect, export, export_onnx, measure_scale)
 
 
 def main(argv: list[str] | None = None, load: Callable[[], None] | None = None) -> int:
