@@ -9,6 +9,7 @@ from .models.linear_decoder import LinearDecoder
 from .models.modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .models.unet_ccld import CCLDUNet2DConditionModel
+from .pipelines.modular import CCLDBlocks
 from .pipelines.pipeline_ccld import CCLDPipeline
 from .pipelines.pipeline_ccld_guided import CCLDGuidedPipeline
 from .pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
@@ -19,6 +20,7 @@ from .sharing.standalone import save_standalone
 from .version import __version__
 
 __all__ = [
+    "CCLDBlocks",
     "CCLDGuidedPipeline",
     "CCLDImg2ImgPipeline",
     "CCLDInpaintPipeline",

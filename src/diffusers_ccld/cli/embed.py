@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write one embedding of pictures: the mean direction of their CLOOB embeddings, or with --learn the one by which the
-    network denoises them best (textual inversion). It is a condition like a prompt, for models with this CLOOB."""
+    """Write one embedding of pictures: the mean direction of their CLOOB embeddings, or with --learn the one by which
+    the network denoises them best (textual inversion). It is a condition like a prompt, for models with this CLOOB."""
     from ..data.embedding_files import EmbeddingFile, encoder_fingerprint, mean_direction
     from ..inference.devices import usable_device
     from ..inference.loading import find_model

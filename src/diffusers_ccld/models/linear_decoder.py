@@ -28,16 +28,13 @@ class LinearDecoder(ModelMixin, ConfigMixin):
         return F.pixel_shuffle(self.conv(latents), self.config.scale_factor)
 
     @torch.no_grad()
-    def fit(self, latents: torch.Tensor, pixels: torch.Tensor, ridge: float = 1e-3) -> float:
+    def fit(self, latents: torch.Tensor, pixels: torch.Tensor, ridge: float = 1e-3) -> None:
         """Sets the map to the least-squares solution, in closed form.
 
         Args:
             latents: Scaled latents, (N, C, h, w).
             pixels: What the autoencoder decodes them to, (N, 3, H, W) in [−1, 1].
             ridge: Weight of the squared coefficients, which keeps the solution unique.
-
-        Returns:
-            The share of the variance of the pixels that the map explains, at most 1.
 
         Raises:
             ValueError: If there are fewer latents than coefficients of one pixel.
@@ -46,11 +43,17 @@ class LinearDecoder(ModelMixin, ConfigMixin):
         inputs = F.unfold(latents.double(), kernel, padding=kernel // 2).transpose(1, 2).flatten(0, 1)
         inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
         if len(inputs) < inputs.shape[1]:
-            raise ValueError(f"{len(inputs)} latents cannot determine {inputs.shape[1]} coefficients. Give more.")
+            raise ValueError(
+                f"{len(inputs)} latents cannot determine {inputs.shape[1]} coefficients; give more images."
+            )
         targets = F.pixel_unshuffle(pixels.double(), self.config.scale_factor).permute(0, 2, 3, 1).flatten(0, 2)
         normal = inputs.T @ inputs + ridge * torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
         solution = torch.linalg.solve(normal, inputs.T @ targets)
         self.conv.weight.copy_(solution[:-1].T.reshape(self.conv.weight.shape))
         self.conv.bias.copy_(solution[-1])
-        residual = (inputs @ solution - targets).square().mean()
-        return 1 - (residual / targets.var()).item()
+
+    @torch.no_grad()
+    def explained_share(self, latents: torch.Tensor, pixels: torch.Tensor) -> float:
+        """Share of the variance of pixels that the map explains, at most 1; arguments as for `fit`."""
+        residual = (self(latents) - pixels).square().mean()
+        return 1 - (residual / pixels.var()).item()
