@@ -65,7 +65,7 @@ def test_what_is_not_an_embedding_is_refused(tmp_path, trainable_folder, capsys)
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         ([tmp_path / "empty"], "the folder has no pictures"),
-        ([tmp_path / "nowhere.png"], "no such file"),
+        ([tmp_path / "nowhere.png"], "does not exist"),
         ([tmp_path / "text"], "not an image"),
         ([tmp_path / "text", "--learn", "-1"], "--learn must be at least 0"),
     ):

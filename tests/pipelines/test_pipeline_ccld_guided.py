@@ -33,7 +33,8 @@ def latents(guided, *prompts, **options):
 
 
 def distance_to(guided, sampled, target):
-    embeds = guided.encode_image(guided.image_processor.postprocess(guided.decode_latents(sampled).detach()))
+    pixels, encoder = (guided.decode_latents(sampled) + 1) / 2, guided.guidance_encoder()
+    embeds = encoder.embed_pixels(F.interpolate(pixels, (encoder.size, encoder.size), mode="bicubic", antialias=True))
     return spherical_distance(embeds, guided.encode_prompt(target)[0]).mean().item()
 
 

@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> None:
     images = [open_image(path) for path in paths]
     pipe = CCLDPipeline.from_pretrained(find_model("default" if args.model is None else args.model))
     pipe.to(usable_device(args.device))
-    embeds = pipe.encode_image(images)
-    embedding = mean_direction(embeds).cpu()
-    cosine = (embeds.cpu() @ embedding).mean()
+    embeds = pipe.encode_image(images).detach().cpu()
+    embedding = mean_direction(embeds)
+    cosine = (embeds @ embedding).mean()
     print(f"{len(images)} pictures; the mean cosine of their embeddings and the result is {cosine:.3f}")
     if args.learn:
         embedding = learn(pipe, images, embedding, args)
@@ -110,5 +110,5 @@ def learn(
             denoising_loss(pipe.unet, repeated, embedding, torch.Generator().manual_seed(args.seed + 1)).item()
             for embedding in (start, learned)
         )
-    print(f"denoising loss {before:.4f} before, {after:.4f} after")
+    print(f"denoising loss {before:.5f} before, {after:.5f} after")
     return learned.cpu()

@@ -28,7 +28,7 @@ def check_conversion(folder: Path) -> dict[str, str]:
     results = {}
     pipe = None
     if (folder / "model_index.json").exists():
-        pipe = DiffusionPipeline.from_pretrained(folder)
+        pipe = CCLDPipeline.from_pretrained(folder)
         pipe.set_progress_bar_config(disable=True)
     for name, (model_class, run) in RUNS.items():
         if not (folder / name).is_dir():

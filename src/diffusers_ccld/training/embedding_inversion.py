@@ -40,7 +40,7 @@ def learn_embedding(
         ValueError: If the loss becomes infinite or not a number.
     """
     generator = torch.Generator().manual_seed(seed)
-    embedding = F.normalize(start.float(), dim=0).clone().requires_grad_()
+    embedding = F.normalize(start.detach().float(), dim=0).requires_grad_()
     optimizer = torch.optim.Adam([embedding], lr=learning_rate)
     for _ in tqdm(range(num_steps), desc="Learning", unit="step"):
         chosen = torch.randint(len(latents), (batch_size,), generator=generator)
