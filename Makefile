@@ -9,8 +9,11 @@ BIN := $(VENV)/bin
 RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
 STAMP := $(VENV)/built-from-$(RECIPE)
 
-.PHONY: paint demo web test test-slow fuzz suites quality style wheel default-model default-onnx default-teacher \
-	distillation-table clean
+COUNT ?= 3000
+FIRST ?= 0
+
+.PHONY: paint demo web test test-slow fuzz random-calls suites quality style wheel default-model default-onnx \
+	default-teacher distillation-table clean
 
 paint: $(STAMP)  ## sample four pictures from the bundled model
 	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
@@ -30,6 +33,10 @@ test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/us
 
 fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/support/mutated_files.py --count 500
+
+random-calls: $(STAMP)  ## COUNT random calls of the pipelines, and what must hold for each; SEED and FIRST repeat some
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m support.random_calls --count $(COUNT) \
+		--first $(FIRST) $(if $(SEED),--seed $(SEED))
 
 suites: $(STAMP)  ## diffusers' own suites, from a checkout: make suites DIFFUSERS=path
 	@test -d "$(DIFFUSERS)/tests/pipelines" || { echo "Give DIFFUSERS=path of a checkout of diffusers." >&2; exit 2; }
@@ -111,8 +118,12 @@ weights/teacher/config.json: $(OUT)/teacher/pipeline/model_index.json
 	$(BIN)/python training/bundle.py --pipeline $(OUT)/teacher/pipeline --part unet --max-megabytes 25 \
 		--output weights/teacher
 
-src/diffusers_ccld/default_model/model_index.json: $(OUT)/unet/pipeline/model_index.json docs/default-model.md
-	$(BIN)/python training/bundle.py --pipeline $(OUT)/unet/pipeline --card docs/default-model.md \
+$(OUT)/fitted/model_index.json: $(OUT)/unet/pipeline/model_index.json
+	rm -rf $(OUT)/fitted
+	$(BIN)/python training/fit_text.py --config $(CONFIGS)/text.yaml
+
+src/diffusers_ccld/default_model/model_index.json: $(OUT)/fitted/model_index.json docs/default-model.md
+	$(BIN)/python training/bundle.py --pipeline $(OUT)/fitted --card docs/default-model.md \
 		--output src/diffusers_ccld/default_model
 	$(MAKE) default-onnx
 

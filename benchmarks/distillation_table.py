@@ -147,7 +147,7 @@ def measured(
     path = arguments.output / f"{name}-{settings_in_names(arguments)}.json"
     if not path.exists():
         write_text(path, json.dumps(measure(folder)))
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def as_markdown(rows: dict[str, list[dict[str, float]]]) -> str:
@@ -184,7 +184,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError("--prompts must be at least 10.")
     if arguments.steps < 1:
         raise ValueError("--steps must be at least 1.")
-    largest = yaml.safe_load((SETTINGS / "guidance.yaml").read_text())["max_guidance_scale"]
+    largest = yaml.safe_load((SETTINGS / "guidance.yaml").read_text(encoding="utf-8"))["max_guidance_scale"]
     if arguments.guidance_scale is not None and not 1 <= arguments.guidance_scale <= largest:
         raise ValueError(f"--guidance-scale must be from 1 to {largest}, the range that students are trained for.")
     return arguments

@@ -250,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     diffusers.logging.set_verbosity_error()
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "samplers.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     pipe = CCLDPipeline.from_pretrained(default_model())
     pipe.set_progress_bar_config(disable=True)
     bench = Bench(

@@ -168,6 +168,8 @@ def create_student(argv: list[str] | None = None) -> None:
     share = student.num_parameters() / teacher.num_parameters()
     size = f"{student.num_parameters():,}, {share:.1%} of the teacher's {teacher.num_parameters():,}"
     with folder_moved_into_place(arguments.output) as temporary:
+        if arguments.output.exists():
+            raise ValueError(f"--output {arguments.output} has been written in the meantime; give another folder.")
         CCLDPipeline(unet=student, **rest, **load_defaults(arguments.teacher)).save_pretrained(temporary)
         forget_places(temporary)
         weights = "a selection of the teacher's" if arguments.init == "teacher" else f"random, seed {arguments.seed}"

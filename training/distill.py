@@ -50,9 +50,8 @@ from diffusers_ccld.training.distillation import (
 )
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import (
-    TrainingTimes,
-    draw_for_training,
     encode_batch,
+    make_draw,
     make_inputs,
     training_resolution,
 )
@@ -224,7 +223,7 @@ class BatchMaker:
     ):
         self.config, self.accelerator, self.pipe = config, accelerator, pipe
         self.teacher, self.schedule = teacher, schedule
-        self.others, self.latent_shape, self.times = others, latent_shape, TrainingTimes(config.seed)
+        self.others, self.draw = others, make_draw(config, pipe.unet, latent_shape)
 
     def make(self, images: dict[str, Any], positions: range) -> tuple[Batch, Targets]:
         """Makes the inputs and targets of N images.
@@ -234,7 +233,7 @@ class BatchMaker:
             positions: The images' positions in the run.
         """
         config, device = self.config, self.accelerator.device
-        draws = draw_for_training(config.seed, self.times, positions, self.latent_shape, config.condition_dropout)
+        draws = self.draw(positions)
         times = None if self.schedule is None else self.schedule.times(draws.t).to(device)
         draws = draws.to(device) if times is None else draws.to(device)._replace(t=times[0])
         encoded = encode_batch(images, self.pipe, self.accelerator)

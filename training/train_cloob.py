@@ -35,7 +35,7 @@ from diffusers_ccld import (
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.captions import CaptionedImages, kinds_of, load_captions
-from diffusers_ccld.data.sources import canonical_source, load_examples, select_images
+from diffusers_ccld.data.sources import canonical_source, find_examples, select_images
 from diffusers_ccld.models.losses_cloob import cloob_loss, cosine_distance, info_nce_loss
 from diffusers_ccld.sharing.hub import forget_places
 from diffusers_ccld.sharing.model_cards import CLOOB, PLOT_NAME, shareable
@@ -245,7 +245,9 @@ def load_data(
     """
     source = canonical_source(config.dataset)
     with accelerator.main_process_first():
-        examples = load_examples(source, config.dataset_split)
+        found = find_examples(source, config.dataset_split)
+    accelerator.print(found.description)
+    examples = found.examples
     images = select_images(examples, source, config.image_column)
     captions = load_captions(examples, config.caption_columns)
     if config.fits_text and len(images) < FEWEST_FOR_FIT:
@@ -253,7 +255,7 @@ def load_data(
     kinds = kinds_of(examples, config.kind_columns) if config.kind_columns else None
     model, tokenizer, processor = make_cloob(config, captions)
     size = config.resolution or processor.size
-    data = make_training_data(config, accelerator, images, source, size)
+    data = make_training_data(config, accelerator, images, source, size, found.passed_over)
     texts = json.dumps([captions, None if kinds is None else kinds.tolist(), tokenizer.get_vocab()], sort_keys=True)
     identity = {
         **data.identity,
@@ -357,7 +359,7 @@ def train_cloob(config: CLOOBTrainingConfig) -> int:
     )
 
     losses = make_losses(model)
-    with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images) as run:
+    with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images, data.bad) as run:
         for step in run.steps():
             part = config.part_at(step)
             text_alone = part == "refit" and config.trained_towers != "image"

@@ -225,6 +225,19 @@ def test_models_have_names(trainable_folder, other_folder):
 def test_names_of_files_are_plain_and_differ():
     assert slug("../../Étude: “nº 1”!") == "tude-n-1"
     assert slug("水") == "untitled"
+
+
+def test_models_with_names_in_any_letters_have_folders_of_their_own(trainable_folder):
+    names = ["水", "火", "Ételé", "etele", "é", "tude", "étude", "a" * 60, "a" * 61, "水 1", "火 1"]
+    models = find_models([f"{name}={trainable_folder}" for name in names])
+    folders = [model.folder_name for model in models]
+    assert [model.name for model in models] == names and len(set(folders)) == len(names)
+    assert all(name.isascii() and len(name) < 64 for name in folders)
+    assert folders[3] == "etele" and folders[5] == "tude"  # as earlier versions called them
+    with pytest.raises(ValueError, match="My Model or my-model, whose folders would be one"):
+        find_models([f"My Model={trainable_folder}", f"my-model={trainable_folder}"])
+    with pytest.raises(ValueError, match="More than one model would be called 水;"):
+        find_models([f"水={trainable_folder}", f"水={trainable_folder}"])
     assert Prompt("水").key != Prompt("火").key
     assert re.fullmatch(r"[a-z0-9-]+", Prompt("a/b\\c " * 100).key) and len(Prompt("x" * 999).key) < 64
 

@@ -66,8 +66,11 @@ def run(args: argparse.Namespace) -> None:
     from ..evaluation.scores import STYLES
     from ..inference.devices import usable_device, usable_dtype
     from ..inference.loading import find_model
+    from ..utils.locks import lock_path, refuse_if_in_use
 
     _check(args)
+    if not args.dry_run:
+        refuse_if_in_use(lock_path(args.output))
     device = usable_device(args.device)
     prompts = parse_prompts(args.prompts)
     styles = parse_styles(args.styles) if args.styles else dict(STYLES)
@@ -127,4 +130,5 @@ def _print_plan(comparison, evaluations):
         )
     for name, chosen in (("training", comparison.training), ("held-out", comparison.held_out)):
         if chosen is not None:
+            print(chosen.description)
             print(f"{len(chosen.images):,} of {chosen.total:,} {name} images are used")

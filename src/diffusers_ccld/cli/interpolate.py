@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.interpolation import check_counts, prepare_path, sample_path
     from ..inference.loading import load_pipeline
     from ..inference.sampling import share_guidance
+    from ..utils.locks import exclusive
 
     given = [parse_waypoint(text) for text in args.waypoints]
     sources = [open_image(source) if isinstance(source, Path) else source for source, _ in given]
@@ -101,9 +102,10 @@ def run(args: argparse.Namespace) -> None:
             f"{args.frames} to {most} pictures of {len(pipe.scheduler.timesteps)} network evaluations each"
         )
         return
-    pictures = open_picture_folder(args.output, settings, args.overwrite)
-    frames = sample_path(pipe, path, args.frames, steps, args.batch_size, args.max_pictures, pictures)
-    _save(args, pictures, [path.canonical(position) for position in frames.positions[: args.frames]], frames)
+    with exclusive(args.output, beside=True):
+        pictures = open_picture_folder(args.output, settings, args.overwrite)
+        frames = sample_path(pipe, path, args.frames, steps, args.batch_size, args.max_pictures, pictures)
+        _save(args, pictures, [path.canonical(position) for position in frames.positions[: args.frames]], frames)
 
 
 def _settings(args, pipe, named, path, steps, dtype):

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 from ..utils.arguments import ArgumentParser
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None, load: Callable[[], None] | None = None) 
 def run_reporting_errors(run: Callable[..., int | None], *args: object) -> int:
     """Runs a command and returns its exit status. Prints a user's error as one line."""
     # SIGTERM is handled like Ctrl-C, so that no file stays half-written.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return run(*args) or 0
     except (ValueError, TypeError, OSError) as error:

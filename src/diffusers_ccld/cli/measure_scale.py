@@ -1,6 +1,7 @@
 """`ccld measure-scale`."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..data.decoding import ImageLimits
     from ..data.images import Preparation, TrainingImages, as_pictures
-    from ..data.sources import canonical_source, load_images
+    from ..data.sources import canonical_source, find_images
     from ..inference.devices import usable_device
     from ..training.latent_scale import CONFIDENCE, measure_scale
 
@@ -46,7 +47,9 @@ def run(args: argparse.Namespace) -> None:
     size = vae.config.sample_size if args.resolution is None else args.resolution
     if size % factor:
         raise ValueError(f"--resolution must be a multiple of {factor}, the autoencoder's factor.")
-    found = load_images(canonical_source(args.images), args.dataset_split, args.image_column)
+    source = find_images(canonical_source(args.images), args.dataset_split, args.image_column)
+    print(source.description, file=sys.stderr)
+    found = source.examples
     images = TrainingImages(found, Preparation(size, False, False, ImageLimits()), args.seed)
     count = min(args.num_images, len(found))
 

@@ -38,7 +38,7 @@ THEME = gr.themes.Base(
     font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
-CSS = (Path(__file__).parent / "page.css").read_text()
+CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 # Presses the button of the open tab: for Enter in the prompt, and for links.
 PRESS = """[...document.querySelectorAll(".paint-button")].find((button) => button.offsetParent !== null)?.click()"""

@@ -13,8 +13,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm.auto import tqdm
 
 from ..inference.loading import folder_identity
-from ..utils.errors import first_line
 from ..utils.files import write_text
+from ..utils.locks import exclusive
+from ..utils.text_lines import read_entries
 from .compared_models import ComparedModel
 from .copying import FEWEST_HELD_OUT, nearest_images
 from .distances import frechet_inception_distance, inception_metric
@@ -66,18 +67,21 @@ class Comparison:
     def run(self) -> Path:
         """Samples missing pictures, scores all, and writes the sheets, `scores.json` and the page; returns the page.
 
+        Meanwhile, no other process can write the folder.
+
         Raises:
+            FolderInUseError: If another process writes the folder.
             ValueError: If too few held-out images remain without those that are also training images, or a model
                 samples values that are not finite.
         """
         gallery = self.gallery
-        gallery.folder.mkdir(parents=True, exist_ok=True)
-        gallery.sample_missing(self.scorer.device, self.batch_size)
-        gallery.save_sheets()
-        scores, pairs = self.score()
-        write_text(gallery.folder / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
-        page = gallery.folder / "index.html"
-        write_text(page, self._page(scores, pairs))
+        with exclusive(gallery.folder):
+            gallery.sample_missing(self.scorer.device, self.batch_size)
+            gallery.save_sheets()
+            scores, pairs = self.score()
+            write_text(gallery.folder / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+            page = gallery.folder / "index.html"
+            write_text(page, self._page(scores, pairs))
         return page
 
     # Scores
@@ -178,6 +182,7 @@ class Comparison:
                 references.append(None)
                 continue
             images = read_reference_images(chosen, size, self.scorer, scorer_name, cache, self.batch_size)
+            notes += [f"{name} images, {line}." for line in chosen.description.splitlines()[1:]]
             if len(chosen.images) < chosen.total:
                 notes.append(f"{len(chosen.images):,} of {chosen.total:,} {name} images were used.")
             if num_damaged := len(chosen.images) - len(images.indices):
@@ -304,22 +309,17 @@ def _chosen(
 
 
 def parse_styles(path: Path) -> dict[str, str]:
-    """Reads one style a line: "name: caption", or a caption that is its own name. Lines that begin with # are skipped.
+    """Reads one style a line, as `read_entries` does: "name: caption", or a caption that is its own name.
 
     Raises:
         ValueError: If the file holds fewer than two styles, or a name twice.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--styles {path}: the file cannot be read. ({first_line(error)})") from error
     styles: dict[str, str] = {}
-    for line in lines:
-        if line and not line.startswith("#"):
-            name, _, caption = map(str.strip, line.partition(":"))
-            if name in styles:
-                raise ValueError(f"{path}: the style {name!r} occurs twice.")
-            styles[name] = caption or name
+    for _, line in read_entries(path):
+        name, _, caption = map(str.strip, line.partition(":"))
+        if name in styles:
+            raise ValueError(f"{path}: the style {name!r} occurs twice.")
+        styles[name] = caption or name
     if len(styles) < 2:
         raise ValueError(f"{path}: at least two styles are needed.")
     return styles

@@ -16,8 +16,8 @@ from ..inference.provenance import Provenance, read_provenance, save_picture
 from ..inference.sampling import NonFinitePixelsError, sample, share_guidance
 from ..pipelines.calls import usual_guidance_scale
 from ..pipelines.pipeline_ccld import CCLDPipeline
-from ..utils.errors import first_line
 from ..utils.pictures import save_image
+from ..utils.text_lines import read_entries
 from .compared_models import ComparedModel, num_steps_of, slug
 from .sheets import sheet
 
@@ -107,7 +107,7 @@ class Gallery:
 
     def path(self, key: PictureKey) -> Path:
         """Path of a picture's file."""
-        return self.folder / "pictures" / slug(key.model.name) / key.prompt.key / f"{key.seed:05d}.png"
+        return self.folder / "pictures" / key.model.folder_name / key.prompt.key / f"{key.seed:05d}.png"
 
     def sheet_path(self, prompt: Prompt) -> Path:
         """Path of the file of a prompt's sheet."""
@@ -192,7 +192,7 @@ class Gallery:
 
 
 def parse_prompts(path: Path) -> list[Prompt]:
-    """Reads prompts, one per line; blank lines and lines that start with # are skipped.
+    """Reads prompts, one per line, as `read_entries` does.
 
     A line may start with a group in square brackets: "[wikiart] a sunset". A prompt that itself starts with a bracket
     needs empty brackets before it, which mean no group.
@@ -200,14 +200,8 @@ def parse_prompts(path: Path) -> list[Prompt]:
     Raises:
         ValueError: If the file cannot be read, has no prompts, or has a prompt twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows files may start with a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--prompts {path}: the file cannot be read. ({first_line(error)})") from error
     prompts: dict[str, Prompt] = {}
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line or line.startswith("#"):
-            continue
+    for number, line in read_entries(path):
         group, text = re.fullmatch(r"(?:\[([^\[\]]*)\])?\s*(.*)", line).groups()
         if not text:
             raise ValueError(f"{path}, line {number}: the group has no prompt.")

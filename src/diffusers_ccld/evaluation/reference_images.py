@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from ..data.captions import load_captions
 from ..data.decoding import BadImageError, ImageLimits, open_picture, resize_and_crop
-from ..data.sources import images_fingerprint, load_examples, load_images, name_of, select_images
+from ..data.fingerprints import quick_fingerprint
+from ..data.sources import find_examples, find_images, name_of, select_images
 from ..utils.files import moved_into_place
 from .scorers import Features, Scorer, features_of
 
@@ -26,12 +27,14 @@ class ChosenImages(NamedTuple):
         source: The folder or dataset that they are from.
         images: The images.
         total: Number of images in the source.
+        description: What the source was taken to be, and what was passed over there.
         captions: A caption of each image; `None` if they were not asked for.
     """
 
     source: str
     images: datasets.Dataset
     total: int
+    description: str = ""
     captions: list[str] | None = None
 
 
@@ -76,7 +79,7 @@ def choose_images(source: str, max_images: int, caption_columns: Sequence[str] |
     """Finds images, and draws `max_images` at random if there are more.
 
     Args:
-        source: A folder of images, a dataset saved to disk, parquet files or a list of paths, as in `load_images`.
+        source: A folder of images, a dataset saved to disk, parquet files or a list of paths, as in `find_images`.
         max_images: The largest number of images to choose.
         caption_columns: Columns with captions, the first of which is taken; the source is then one of `load_examples`.
 
@@ -85,17 +88,18 @@ def choose_images(source: str, max_images: int, caption_columns: Sequence[str] |
     """
     captions = None
     if caption_columns is None:
-        images = load_images(source)
+        found = find_images(source)
+        images = found.examples
     else:
-        examples = load_examples(source)
-        images = select_images(examples, source, "image")
-        captions = [texts[0] for texts in load_captions(examples, caption_columns)]
+        found = find_examples(source)
+        images = select_images(found.examples, source, "image")
+        captions = [texts[0] for texts in load_captions(found.examples, caption_columns)]
     total = len(images)
     if total > max_images:
         chosen = np.sort(np.random.default_rng(0).choice(total, max_images, replace=False))
         images = images.select(chosen)
         captions = captions and [captions[i] for i in chosen]
-    return ChosenImages(source, images, total, captions)
+    return ChosenImages(source, images, total, found.description, captions)
 
 
 def read_reference_images(
@@ -116,7 +120,7 @@ def read_reference_images(
         ValueError: If all images are damaged.
     """
     images = chosen.images
-    key = hashlib.sha256(f"{images_fingerprint(images)} {size} {scorer_name}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{quick_fingerprint(images)} {size} {scorer_name}".encode()).hexdigest()[:16]
     path = cache / f"{key}.safetensors"
     if path.is_file():
         saved = load_file(path)

@@ -58,6 +58,21 @@ class CLOOBTokenizer(CLIPTokenizer):
         kwargs.setdefault("model_max_length", 77)
         super().__init__(vocab=vocab, merges=merges, **kwargs)
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> "CLOOBTokenizer":
+        """Loads a tokenizer; arguments as in transformers.
+
+        Raises:
+            ValueError: If its files are damaged, or of another kind of tokenizer.
+        """
+        try:
+            return super().from_pretrained(*args, **kwargs)
+        except OSError:
+            raise
+        except Exception as error:  # also what the Rust library raises
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{args[0]}: the tokenizer is damaged, or of another model. ({reason})") from error
+
     def __call__(
         self, text: str | list[str], padding: bool | str = "max_length", truncation: bool | str = True, **kwargs
     ) -> BatchEncoding:

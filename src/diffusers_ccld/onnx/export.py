@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..inference.loading import find_model
 from ..models.prediction import is_guidance_distilled
 from ..pipelines.pipeline_ccld import CCLDPipeline
+from ..schedulers.names import ONNX_ALGORITHMS
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..sharing.model_cards import CARD_NAME
 from ..utils.files import folder_moved_into_place
@@ -23,7 +24,6 @@ from ..version import __version__
 from .graphs import PREFIX, NetworkSpec, networks_of, trace
 from .manifest import FORMAT, MANIFEST_NAME, ExportError, File, Manifest, Network
 from .networks import load_session
-from .sampler import ALGORITHMS
 from .weights import connect, store
 
 DTYPES = ("fp32", "fp16", "int8")
@@ -101,7 +101,7 @@ def _named(network, target):
 
 
 def _require_supported(pipe):
-    if not isinstance(pipe.scheduler, CCLDScheduler) or pipe.scheduler.config.algorithm_type not in ALGORITHMS:
+    if not isinstance(pipe.scheduler, CCLDScheduler) or pipe.scheduler.config.algorithm_type not in ONNX_ALGORITHMS:
         pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmpp")
     if pipe.scheduler.config.num_train_timesteps != 1000:
         raise ValueError("Pipelines with other timesteps than 0 to 999 cannot be exported.")

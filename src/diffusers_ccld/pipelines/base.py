@@ -13,21 +13,25 @@ from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNe
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from diffusers.schedulers import SchedulerMixin
+from safetensors import SafetensorError
 
+from ..models.adapters import without_adapters
 from ..models.linear_decoder import LinearDecoder
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
-from .calls import SamplingCall, usual_guidance_scale
+from ..utils.errors import first_line
+from .calls import SamplingCall, check_settings, usual_guidance_scale
 from .conditions import is_count, is_finite_number
-from .embedding import PromptEmbedding
+from .embedding import PromptEmbedding, check_tokenizer
 from .guidance import Guidance, guided_prediction, is_alone
-from .noise import draw_noise
+from .model_index import INDEX_NAME, read_model_index
+from .noise import draw_noise, set_noise_source
 from .runs import Runs
+from .timesteps import LARGEST_STOCK_ETA, check_scheduler
 
 AnyCall = TypeVar("AnyCall", bound=SamplingCall)
 
@@ -72,6 +76,9 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         default_variation: float | None = None,
     ):
         super().__init__()
+        if text_encoder is not None and tokenizer is not None:
+            check_tokenizer(tokenizer, text_encoder)
+        check_settings(default_num_inference_steps, max_guidance_scale, default_guidance_scale, default_variation)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -122,6 +129,36 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                 f"`ccld convert --preset {preset} --output DIR`, and load the folder DIR."
             )
         return super().download(pretrained_model_name, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> DiffusionPipeline:
+        """Loads a pipeline; arguments as for `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            ValueError: If a file is damaged, or belongs to another model.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if (folder / INDEX_NAME).is_file():
+            read_model_index(folder)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (SafetensorError, LookupError, AttributeError, RuntimeError) as error:  # what libraries stumble over
+            raise ValueError(
+                f"{folder} cannot be loaded: a file is damaged, a pointer of Git LFS, or of another model. "
+                f"({type(error).__name__}: {first_line(error)})"
+            ) from error
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Saves the pipeline; arguments as for `DiffusionPipeline.save_pretrained`. Fused LoRAs are saved as weights.
+
+        Raises:
+            ValueError: If a network has a LoRA in place that was not fused.
+        """
+        networks = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
+        plain = {name: without_adapters(network, name) for name, network in networks.items()}
+        if all(plain[name] is network for name, network in networks.items()):
+            return super().save_pretrained(save_directory, **kwargs)
+        return type(self)(**{**self.components, **self.settings, **plain}).save_pretrained(save_directory, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> DiffusionPipeline:
@@ -211,6 +248,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             ValueError: If the components cannot do what the call asks for.
             TypeError: If a condition is not a pair.
         """
+        check_scheduler(self.scheduler)
         height, width = self.default_size
         call = replace(
             call,
@@ -265,6 +303,8 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         accepted = inspect.signature(self.scheduler.step).parameters
         if eta and "eta" not in accepted:
             raise ValueError(f"{type(self.scheduler).__name__} does not accept eta={eta}.")
+        if not isinstance(self.scheduler, CCLDScheduler):
+            eta = min(eta, LARGEST_STOCK_ETA)
         kwargs = {"eta": eta, "generator": generator}
         return {name: value for name, value in kwargs.items() if name in accepted}
 
@@ -273,16 +313,6 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
     def own_scheduler(self) -> SchedulerMixin:
         """A copy of the scheduler for one call: schedulers have state, and threads may share a pipeline."""
         return copy.deepcopy(self.scheduler)
-
-    def scheduler_for(self, call: SamplingCall) -> SchedulerMixin:
-        """A copy of the scheduler, set to the steps of a call.
-
-        Raises:
-            ValueError: If the scheduler cannot take such steps.
-        """
-        scheduler = self.own_scheduler()
-        retrieve_timesteps(scheduler, device=self._execution_device, **call.steps)
-        return scheduler
 
     def prepare_noise(
         self,
@@ -329,6 +359,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         """
         self.check_taught(guidance.weights(call.guidance_scale))
         step_kwargs = self.prepare_extra_step_kwargs(call.generator, call.eta)
+        set_noise_source(scheduler, call.generator, len(latents))
         condition_embeds, num_train_timesteps = guidance.condition_embeds, scheduler.config.num_train_timesteps
         with (
             self._runs.begin(call.guidance_scale, len(timesteps)) as run,

@@ -23,7 +23,7 @@ class SamplingCall(Prompts):
     defaults and checks the rest.
 
     Raises:
-        TypeError: As for `Prompts`, or if `generator` is not a generator.
+        TypeError: As for `Prompts`, or if `generator` is not a generator, or a callback not a function.
         ValueError: As for `Prompts`.
     """
 
@@ -70,6 +70,11 @@ class SamplingCall(Prompts):
         generators = self.generator if isinstance(self.generator, list) else [self.generator]
         if self.generator is not None and not all(isinstance(g, torch.Generator) for g in generators):
             raise TypeError("generator must be a torch.Generator or a list of such.")
+        callback, names = self.callback_on_step_end, self.callback_on_step_end_tensor_inputs
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback_on_step_end must be a function, not {type(callback).__name__}.")
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"callback_on_step_end_tensor_inputs must be a list of names, not {names!r}.")
 
     @property
     def steps(self) -> dict[str, Any]:
@@ -82,6 +87,25 @@ class SamplingCall(Prompts):
     def num_images(self) -> int:
         """Number of images that the call makes."""
         return self.batch_size * self.num_images_per_prompt
+
+
+def check_settings(
+    default_num_inference_steps: int | None,
+    max_guidance_scale: float | None,
+    default_guidance_scale: float | None,
+    default_variation: float | None,
+) -> None:
+    """Raises `ValueError` for a model's own defaults and limits that are not numbers of their kind."""
+    if default_num_inference_steps is not None and not is_count(default_num_inference_steps):
+        raise ValueError(f"default_num_inference_steps={default_num_inference_steps!r} must be a whole number from 1.")
+    numbers = {
+        "max_guidance_scale": max_guidance_scale,
+        "default_guidance_scale": default_guidance_scale,
+        "default_variation": default_variation,
+    }
+    for name, value in numbers.items():
+        if value is not None and not is_finite_number(value):
+            raise ValueError(f"{name}={value!r} must be a finite number.")
 
 
 def usual_guidance_scale(given: float | None, own: float | None, largest: float | None) -> float:

@@ -6,10 +6,22 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from ..models.modeling_cloob import CLOOBTextModelWithProjection
+from ..models.processing_cloob import CLOOBTokenizer
 from ..utils.rgb import to_rgb
 from .conditions import Condition, Prompts
 from .guidance import Guidance
 from .noise import draw_noise
+
+
+def check_tokenizer(tokenizer: CLOOBTokenizer, text_encoder: CLOOBTextModelWithProjection) -> None:
+    """Raises `ValueError` for a tokenizer of another model than the text encoder, whose embeddings would be wrong."""
+    config, end = text_encoder.config, tokenizer.eos_token_id
+    if len(tokenizer) > config.vocab_size or end != getattr(config, "eos_token_id", end):
+        raise ValueError(
+            f"The tokenizer, of {len(tokenizer)} tokens with the end token {end}, belongs to another model than the "
+            f"text encoder, of {config.vocab_size} tokens with the end token {getattr(config, 'eos_token_id', end)}."
+        )
 
 
 class PromptEmbedding:

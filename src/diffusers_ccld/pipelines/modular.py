@@ -32,6 +32,7 @@ from .base import SETTINGS
 from .calls import USUAL_GUIDANCE_SCALE, SamplingCall
 from .guidance import Guidance, guided_prediction
 from .pipeline_ccld import CCLDPipeline
+from .timesteps import set_timesteps
 
 COMPONENTS = {
     "vae": AutoencoderKL,
@@ -131,7 +132,8 @@ class CCLDPrepareStep(_Block):
         self, pipe: CCLDPipeline, components: ModularPipeline, guidance: Guidance, **values: Any
     ) -> dict[str, Any]:
         call = pipe.prepare_call(SamplingCall(conditions=_unconditional(guidance), **values))
-        scheduler, device = pipe.scheduler_for(call), pipe._execution_device
+        scheduler, device = pipe.own_scheduler(), pipe._execution_device
+        set_timesteps(scheduler, call.steps, device)
         noise = call.latents
         if noise is None:
             noise = pipe.prepare_noise(call.num_images, call.height, call.width, call.generator, device)

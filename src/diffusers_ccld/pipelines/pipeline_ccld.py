@@ -6,6 +6,7 @@ from PIL import Image
 
 from .base import CCLDPipelineBase
 from .calls import SamplingCall, StepCallback
+from .timesteps import set_timesteps
 
 
 class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
@@ -112,13 +113,14 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
             TypeError: If a prompt is not a text, or an image prompt not an image.
         """
         call = self.prepare_call(SamplingCall.of(locals()))
-        scheduler = self.scheduler_for(call)
         device = self._execution_device
+        scheduler = self.own_scheduler()
+        timesteps = set_timesteps(scheduler, call.steps, device)
         guidance = self.prepare_guidance(call, call.num_images)
         noise = call.latents
         if noise is None:
             noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, device)
         noise = noise.to(device, torch.float32) * scheduler.init_noise_sigma
         guidance = self.vary_texts(guidance, call.variation, call.generator)
-        latents = self.denoise(noise, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps)
+        latents = self.denoise(noise, call, guidance=guidance, scheduler=scheduler, timesteps=timesteps)
         return self.finish(latents, call)

@@ -12,6 +12,7 @@ from .calls import SamplingCall, StepCallback
 from .cloob_guidance import CLOOBGuidance, Cutouts
 from .conditions import Condition, as_batch, check_conditions, is_count, is_finite_number
 from .guidance_encoders import GuidanceEncoder
+from .timesteps import set_timesteps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,8 +135,9 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
             TypeError: If a prompt is not a text, or an image prompt not an image.
         """
         call = self.prepare_guided_call(GuidedCall.of(locals()))
-        scheduler = self.scheduler_for(call)
         device = self._execution_device
+        scheduler = self.own_scheduler()
+        timesteps = set_timesteps(scheduler, call.steps, device)
         guidance = self.prepare_guidance(call, call.num_images)
         steer = self.prepare_cloob_guidance(call)
         noise = call.latents
@@ -143,9 +145,7 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
             noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, device)
         noise = noise.to(device, torch.float32) * scheduler.init_noise_sigma
         guidance = self.vary_texts(guidance, call.variation, call.generator)
-        latents = self.denoise(
-            noise, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps, predict=steer
-        )
+        latents = self.denoise(noise, call, guidance=guidance, scheduler=scheduler, timesteps=timesteps, predict=steer)
         return self.finish(latents, call)
 
     def prepare_guided_call(self, call: GuidedCall) -> GuidedCall:

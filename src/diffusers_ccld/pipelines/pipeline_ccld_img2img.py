@@ -12,7 +12,8 @@ from .calls import StepCallback
 from .conditions import Prompts
 from .guidance import Guidance
 from .pixels import ImageInput
-from .starting_images import CCLDImagePipelineBase, ImageCall, for_images, set_start
+from .starting_images import CCLDImagePipelineBase, ImageCall, for_images
+from .timesteps import set_start
 
 
 class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):

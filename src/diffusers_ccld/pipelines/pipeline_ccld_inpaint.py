@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from .calls import StepCallback
 from .pixels import ImageInput, read_masks
-from .starting_images import CCLDImagePipelineBase, ImageCall, for_images, set_start
+from .starting_images import CCLDImagePipelineBase, ImageCall, for_images
+from .timesteps import set_start
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

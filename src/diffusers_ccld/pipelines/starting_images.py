@@ -1,18 +1,12 @@
-"""The parts that image-to-image and inpainting share: input images, their latents, a start in the middle of a run."""
+"""The parts that image-to-image and inpainting share: input images and their latents."""
 
-import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from diffusers import LMSDiscreteScheduler, PNDMScheduler
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
-from diffusers.schedulers import SchedulerMixin
 
-from ..schedulers.noise_schedule import sampling_times, sigma_to_t, t_to_timestep, timestep_to_t
-from ..schedulers.scheduling_ccld import CCLDScheduler
 from .base import VAE_LOCK, AnyCall, CCLDPipelineBase
 from .calls import SamplingCall
+from .conditions import is_count, is_finite_number
 from .pixels import ImageInput, read_images
 
 
@@ -35,8 +29,8 @@ class ImageCall(SamplingCall):
         super().__post_init__()
         if self.image is None:
             raise ValueError("Give an image to start from.")
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"strength={self.strength} must lie in (0, 1].")
+        if not is_finite_number(self.strength) or not 0 < self.strength <= 1:
+            raise ValueError(f"strength={self.strength!r} must be a number in (0, 1].")
         if self.pixels is not None and len({len(self.pixels), self.batch_size} - {1}) > 1:
             raise ValueError(f"{len(self.pixels)} images were given for {self.batch_size} prompts.")
 
@@ -61,6 +55,9 @@ class CCLDImagePipelineBase(CCLDPipelineBase):
             TypeError: If it is not an image.
             ValueError: If a size, a shape or a range of values is impossible.
         """
+        for name, length in (("height", height), ("width", width)):
+            if length is not None and not is_count(length):
+                raise ValueError(f"{name}={length!r} must be a positive multiple of {self.size_multiple} pixels.")
         images = read_images(image, same_size=height is None or width is None)
         default_height, default_width = self.image_processor.get_default_height_width(
             images[0] if isinstance(images, list) else images, height, width
@@ -90,69 +87,6 @@ class CCLDImagePipelineBase(CCLDPipelineBase):
     def encode_images(self, call: ImageCall) -> torch.Tensor:
         """Scaled latents of the images of a call, one for each image that it makes."""
         return for_images(self.encode_latents(call.pixels), call.num_images)
-
-
-def set_start(
-    scheduler: SchedulerMixin, steps: dict[str, Any], strength: float, device: torch.device | None = None
-) -> torch.Tensor:
-    """Sets a scheduler to the steps that begin at or below a time.
-
-    Args:
-        scheduler: The scheduler.
-        steps: The steps from pure noise, as `SamplingCall.steps` gives them.
-        strength: The time, in (0, 1].
-        device: Device of the timesteps.
-
-    Returns:
-        The timesteps of these steps.
-
-    Raises:
-        ValueError: If no step begins below that time, or the scheduler cannot take such steps or begin in the middle.
-    """
-    if isinstance(scheduler, CCLDScheduler):
-        times = _times(steps, scheduler)
-        kept = times[times <= strength]
-        if len(kept):
-            scheduler.set_timesteps(timesteps=t_to_timestep(kept), device=device)
-            return scheduler.timesteps
-    else:
-        retrieve_timesteps(scheduler, device=device, **steps)
-        begin = int((timestep_to_t(scheduler.timesteps) > strength).sum())
-        begin = math.ceil(begin / scheduler.order) * scheduler.order  # in the middle of a run, not of a step
-        if begin < len(scheduler.timesteps):
-            return _begin_at(scheduler, begin, strength)
-    raise ValueError(
-        f"strength={strength} is below the last step; raise strength or num_inference_steps, or give later times."
-    )
-
-
-def _times(steps, scheduler):
-    """The times in [0, 1], float64, at which the steps begin."""
-    if "num_inference_steps" in steps:
-        return sampling_times(steps["num_inference_steps"], scheduler.config.timestep_schedule)
-    scheduler.set_timesteps(**steps)  # raises if they are not a run
-    if steps["sigmas"] is not None:
-        return sigma_to_t(steps["sigmas"])
-    return timestep_to_t(torch.as_tensor(steps["timesteps"], dtype=torch.float64))
-
-
-def _begin_at(scheduler, begin, strength):
-    """Starts one of diffusers' schedulers at an index of its timesteps, and returns the timesteps of the run."""
-    timesteps = scheduler.timesteps[begin:]
-    if begin and isinstance(scheduler, PNDMScheduler):
-        if not scheduler.config.skip_prk_steps:
-            raise ValueError(
-                f"PNDMScheduler cannot begin at strength={strength}, after its warm-up. Make it with "
-                f"skip_prk_steps=True, or use CCLDScheduler."
-            )
-        steps = timesteps.unique().flip(0)
-        return torch.cat([steps[:2], steps[1:]])  # it evaluates the second step of any run twice
-    if isinstance(scheduler, LMSDiscreteScheduler):
-        # It derives the order of a step from the index, so the index must count from the start of this run.
-        scheduler.timesteps, scheduler.sigmas, begin = timesteps, scheduler.sigmas[begin:], 0
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(begin)
-    return timesteps
 
 
 def for_images(latents: torch.Tensor, num_images: int) -> torch.Tensor:

@@ -22,6 +22,8 @@ from ..utils.files import write_text
 # Each module needs only those before it.
 MODULES = (
     "utils/rgb",
+    "utils/errors",
+    "models/adapters",
     "models/configuration_cloob",
     "models/losses_cloob",
     "models/linear_decoder",
@@ -38,10 +40,12 @@ MODULES = (
     "schedulers/scheduling_ccld",
     "pipelines/conditions",
     "pipelines/guidance",
+    "pipelines/model_index",
     "pipelines/noise",
     "pipelines/embedding",
     "pipelines/calls",
     "pipelines/runs",
+    "pipelines/timesteps",
     "pipelines/base",
     "pipelines/pipeline_ccld",
     "pipelines/pixels",
@@ -87,7 +91,7 @@ def standalone_source() -> str:
     imports: dict[str, None] = {}
     bodies, owners = [], {}
     for module in MODULES:
-        source = (PACKAGE / f"{module}.py").read_text()
+        source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
         parts = []
         for node in ast.parse(source).body:
             text = ast.get_source_segment(source, node)
@@ -155,7 +159,7 @@ def write_code(folder: str | Path, components: Sequence[str] | None = None) -> N
         OSError: If the folder is not a pipeline's, or cannot be written.
     """
     folder, source = Path(folder), standalone_source()
-    index = json.loads((folder / "model_index.json").read_text())
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     name = index["_class_name"] if isinstance(index["_class_name"], str) else index["_class_name"][-1]
     index["_class_name"] = ["pipeline", name]
     write_text(folder / "pipeline.py", source)

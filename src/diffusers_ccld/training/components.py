@@ -99,7 +99,7 @@ def read_json(path: str) -> dict[str, Any]:
         ValueError: If the file is missing, or has no configuration.
     """
     try:
-        config = json.loads(Path(path).read_text())
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable JSON file. ({error})") from error
     if not isinstance(config, dict):

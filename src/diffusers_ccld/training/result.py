@@ -172,7 +172,7 @@ def save_result(
             forget_places(temporary)
         if grid is not None:
             grid.save(temporary / GRID_NAME)
-            (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n")
+            (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n", encoding="utf-8")
         plot_losses(run.log.path, temporary / PLOT_NAME)
         kind = LORA if is_lora else PIPELINE
         save_training_card(temporary, kind, run, run.public_name(folder), facts, source, has_grid=grid is not None)

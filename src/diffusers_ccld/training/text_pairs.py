@@ -117,7 +117,8 @@ class PairEncoder:
                     pixels = self.feature_extractor.preprocess_training_images(pixels).to(self.image_encoder.dtype)
                     found = self.image_encoder(pixels).image_embeds.float().cpu()
                     embeds |= zip((index for index, _ in good), found)
-                bad_images.add(len(batch), [reason for _, _, reason in batch if reason is not None])
+                bad = [reason for _, _, reason in batch if reason is not None]
+                bad_images.add([index for index, _, _ in batch], bad)
                 bar.update(len(batch))
         return embeds
 
