@@ -17,7 +17,7 @@ SAME = [
     {"timesteps": t_to_timestep(TIMES)},
     {"timesteps": t_to_timestep(TIMES).tolist()},
     {"sigmas": torch.tan(TIMES * math.pi / 2)},
-    {"sigmas": torch.tan(TIMES * math.pi / 2).tolist()},
+    {"sigmas": [*torch.tan(TIMES * math.pi / 2).tolist(), 0.0]},
 ]
 
 
@@ -55,7 +55,7 @@ def test_times_of_a_run_that_starts_from_a_picture(kind, pipe):
 
 def test_sigmas_are_those_of_diffusers():
     """diffusers finds the times of sigmas in its table of a thousand noise levels."""
-    ours, sigmas = CCLDScheduler(algorithm_type="ddim"), [20.0, 5.0, 1.0, 0.2]
+    ours, sigmas = CCLDScheduler(algorithm_type="ddim"), [20.0, 5.0, 1.0, 0.2, 0.0]
     theirs = EulerDiscreteScheduler.from_config(ours.config)
     ours.set_timesteps(sigmas=sigmas)
     theirs.set_timesteps(sigmas=sigmas)

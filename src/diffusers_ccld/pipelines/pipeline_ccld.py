@@ -77,7 +77,7 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
                 scheduler: 10 for "dpmpp" and "unipc", 50 for others. `CCLDScheduler` lists the network evaluations
                 that they cost.
             timesteps: In place of a number of steps, the descending times at which they begin, in diffusers' units.
-            sigmas: The same times as ratios σ/α of noise to signal.
+            sigmas: The same times as ratios σ/α of noise to signal, with or without a final 0.
             guidance_scale: Weight g of the condition against the zero condition; 1 for no guidance. By default the
                 model's own, or 3.
             guidance_interval: Two times from 0 (the image) to 1 (the noise) between which guidance applies, by

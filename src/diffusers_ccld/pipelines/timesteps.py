@@ -8,7 +8,7 @@ from diffusers import LMSDiscreteScheduler, PNDMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from diffusers.schedulers import SchedulerMixin
 
-from ..schedulers.noise_schedule import sampling_times, sigma_to_t, t_to_timestep, timestep_to_t
+from ..schedulers.noise_schedule import sampling_times, sigmas_to_t, t_to_timestep, timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..utils.errors import first_line
 
@@ -112,7 +112,7 @@ def _times(scheduler, steps):
         return sampling_times(steps["num_inference_steps"], scheduler.config.timestep_schedule)
     scheduler.set_timesteps(**steps)  # raises if they are not a run
     if steps["sigmas"] is not None:
-        return sigma_to_t(steps["sigmas"])
+        return sigmas_to_t(steps["sigmas"])
     return timestep_to_t(torch.as_tensor(steps["timesteps"], dtype=torch.float64))
 
 

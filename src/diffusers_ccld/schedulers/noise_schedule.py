@@ -25,9 +25,10 @@ def alpha_sigma_to_t(alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return torch.atan2(sigma, alpha) / math.pi * 2
 
 
-def sigma_to_t(sigma: list[float] | torch.Tensor) -> torch.Tensor:
-    """Times, float64, at which the ratio σ/α of noise to signal has the given values, diffusers' "sigmas"."""
-    return torch.atan(torch.as_tensor(sigma, dtype=torch.float64)) / math.pi * 2
+def sigmas_to_t(sigmas: list[float] | torch.Tensor) -> torch.Tensor:
+    """Times, float64, of ratios σ/α of noise to signal, diffusers' "sigmas". A final 0 of the list is left out."""
+    times = torch.atan(torch.as_tensor(sigmas, dtype=torch.float64)) / math.pi * 2
+    return times[:-1] if len(times) and times[-1] == 0 else times
 
 
 def log_snr_to_t(log_snr: torch.Tensor) -> torch.Tensor:
