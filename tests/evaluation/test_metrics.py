@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from scipy import stats
 from torch.nn import functional as F
 
 from diffusers_ccld.evaluation.metrics import (
@@ -9,6 +10,7 @@ from diffusers_ccld.evaluation.metrics import (
     frechet_distance,
     gaussian_discrepancy,
     mean_over_prompts,
+    paired_p_value,
     pixel_diversity,
     prompt_similarity,
     style_shares,
@@ -88,3 +90,12 @@ def test_gaussian_discrepancy_of_normal_sets():
     factor = (w**2 / (w**2 + 2 * s**2)) ** (d / 2)
     expected = 2000 * factor * (1 - np.exp(-(m**2) / (2 * (w**2 + 2 * s**2))))
     assert gaussian_discrepancy(x, y, w) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_difference_is_tested_by_student_from_ten_prompts_on():
+    differences = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)) + 0.4
+    expected = stats.ttest_1samp(differences.mean(dim=1).numpy(), 0).pvalue
+    assert paired_p_value(differences) == pytest.approx(expected, rel=1e-5)
+    assert paired_p_value(differences[:9]) is None
+    assert paired_p_value(torch.zeros(10)) == 1
+    assert paired_p_value(torch.full((10,), 0.5)) == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import add_option, open_image
+from .outputs import require_writable
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="safetensors file to write")
 
 
+def check(args: argparse.Namespace) -> argparse.Namespace:
+    if args.learn < 0 or args.batch_size < 1 or not args.learning_rate > 0:
+        raise ValueError("--learn must be at least 0, --batch-size at least 1, and --learning-rate above 0.")
+    if args.output.is_dir():
+        raise ValueError(f"--output {args.output} is a folder; name a file to write.")
+    require_writable(args.output.parent, "--output")
+    return args
+
+
 def run(args: argparse.Namespace) -> None:
     """Write one embedding of pictures: the mean direction of their CLOOB embeddings, or with --learn the one by which
     the network denoises them best (textual inversion). It is a condition like a prompt, for models with this CLOOB."""
@@ -42,8 +52,6 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.loading import find_model
     from ..pipelines.pipeline_ccld import CCLDPipeline
 
-    if args.learn < 0 or args.batch_size < 1 or not args.learning_rate > 0:
-        raise ValueError("--learn must be at least 0, --batch-size at least 1, and --learning-rate above 0.")
     paths = picture_files(args.pictures)
     images = [open_image(path) for path in paths]
     pipe = CCLDPipeline.from_pretrained(find_model("default" if args.model is None else args.model))
