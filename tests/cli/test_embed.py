@@ -1,13 +1,16 @@
 """`ccld embed`, its files, and the learning of an embedding."""
 
+import json
 import re
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from diffusers_ccld import CCLDPipeline, load_embedding
 from diffusers_ccld.cli import main
+from diffusers_ccld.cli.command_lines import command_of
 from diffusers_ccld.data.embedding_files import EmbeddingFile, encoder_fingerprint, mean_direction
 from diffusers_ccld.models.modeling_cloob import CLOOBVisionModelWithProjection
 from diffusers_ccld.training.embedding_inversion import learn_embedding
@@ -28,8 +31,6 @@ def trainable(trainable_folder):
 
 
 def test_the_mean_of_pictures_is_a_condition(style, trainable, pictures):
-    from PIL import Image
-
     paths = sorted(path for path in pictures.iterdir() if path.suffix in (".png", ".jpg", ".webp"))
     embeds = trainable.encode_image([Image.open(path) for path in paths])
     embedding = load_embedding(style, trainable)
@@ -104,3 +105,44 @@ def test_learning_lowers_the_loss(trainable_folder, pictures, tmp_path, capsys):
     assert float(after) < float(before)
     origin = EmbeddingFile.read(path).origin
     assert origin["method"] == "textual inversion" and origin["learn"] == 20
+
+
+def record_in(path):
+    with Image.open(path) as picture:
+        return json.loads(picture.info["ccld"])
+
+
+def test_sampling_with_an_embedding(style, trainable_folder, tmp_path):
+    options = (
+        "--model",
+        trainable_folder,
+        "--embedding",
+        f"{style}:1.2",
+        "--steps",
+        2,
+        "--output",
+        tmp_path / "a.png",
+    )
+    assert main(["sample", *map(str, options)]) == 0
+    record = record_in(tmp_path / "a.png")
+    assert record["conditions"] == [[str(style), 1.2]] and record["embeddings"] == [str(style)]
+    assert f"--embedding {style}:1.2" in command_of(record)
+
+
+def test_sampling_guided_by_cloob_alone(trainable_folder, tmp_path, capsys):
+    options = ("--model", trainable_folder, "--algorithm", "ddim", "--steps", 2, "--output")
+    for name, guidance in (("a.png", "5"), ("b.png", "0.001")):
+        call = ("sample", "a fox", "--cloob-guidance", guidance, *options, tmp_path / name)
+        assert main([*map(str, call)]) == 0
+    record = record_in(tmp_path / "a.png")
+    assert record["cloob_guidance"] == 5 and "--cloob-guidance 5" in command_of(record)
+    assert record["conditions"] == [["a fox", 1.0]]
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+    capsys.readouterr()
+    for wrong, message in (
+        (("--cloob-guidance", 5), "needs a prompt"),
+        (("a fox", "--cloob-guidance", 5, "--guidance-scale", 2), "replaces --guidance-scale"),
+        (("a fox", "--embedding", tmp_path / "nothing:2"), "does not exist"),
+    ):
+        assert main(["sample", *map(str, wrong), *map(str, options), str(tmp_path / "c.png")]) == 2
+        assert message in capsys.readouterr().err

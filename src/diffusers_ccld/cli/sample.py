@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ..pipelines.pipeline_ccld import CCLDPipeline
 
 HELP = "sample pictures from prompts, and change pictures"
+
+# Large cut-outs: small ones differ from the whole pictures that CLOOB has learned.
+CUTOUTS = {"num_cutouts": 4, "cutout_power": 0.25}
+
 LARGEST_RANDOM_SEED = 2**32 - 1
 
 
@@ -31,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("prompts", nargs="*", metavar="PROMPT", help='a prompt; "a red fox:2.5" has the weight 2.5')
     add("--negative-prompt", metavar="PROMPT", help="prompt to steer away from")
     add("--image", action="append", default=[], metavar="FILE[:WEIGHT]", help="an image prompt; can be repeated")
+    add(
+        "--embedding",
+        action="append",
+        default=[],
+        metavar="FILE[:WEIGHT]",
+        help="an embedding of `ccld embed` as a prompt; can be repeated",
+    )
     begin = parser.add_mutually_exclusive_group().add_argument
     begin("--init", type=Path, metavar="FILE", help="begin with this picture and noise, to paint it anew")
     begin("--edit", type=Path, metavar="FILE", help="change this picture and keep its composition, by inversion")
@@ -61,6 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "without one 3)",
     )
     add_shared("--variation")
+    add(
+        "--cloob-guidance",
+        type=number(0, math.inf),
+        metavar="S",
+        help="hide the prompts from the network, and steer by S times the gradient of CLOOB's distance to them, for "
+        "example 150; slow (best with --algorithm ddim --eta 1 --steps 40)",
+    )
     add(
         "--guidance-interval",
         type=number(0, 1),
@@ -101,6 +119,7 @@ def check(args: argparse.Namespace) -> SampleRequest:
 def run(request: SampleRequest) -> None:
     """Sample pictures that match all prompts and image prompts at once, and write them as PNG files and a grid.
     Without a prompt, sample unconditionally. A prompt that looks like an address is only text: nothing is fetched."""
+    from ..data.embedding_files import load_embedding
     from ..inference.devices import usable_device, usable_dtype
     from ..inference.loading import load_pipeline
     from ..inference.sampling import share_guidance
@@ -110,7 +129,8 @@ def run(request: SampleRequest) -> None:
     dtype = usable_dtype(args.dtype, device)
     sampler = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
     pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, **sampler)
-    named = share_guidance(request.given, pipe.guidance_or_default(args.guidance_scale))
+    scale = 1.0 if args.cloob_guidance else pipe.guidance_or_default(args.guidance_scale)
+    named = share_guidance(request.given, scale)
     negative = negative_weight(args.negative_prompt, sum(weight for _, weight in named))
     size = size_of(request, pipe)
     record = record_of(request, pipe, named, size, dtype)
@@ -118,7 +138,8 @@ def run(request: SampleRequest) -> None:
         print(*description(request, record, negative), sep="\n", file=sys.stderr)
     if args.dry_run:
         return
-    conditions = [(request.images.get(source, source), weight) for source, weight in named]
+    sources = request.images | {path: load_embedding(path, pipe) for path in request.embeddings}
+    conditions = [(sources.get(source, source), weight) for source, weight in named]
     if negative is not None:
         conditions.append((args.negative_prompt, negative))
     painted = zip(request.seeds, request.paths, paint(request, pipe, conditions, size))
@@ -146,6 +167,7 @@ def paint(
 
     from ..inference.sampling import sample
     from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, reporting, widened
+    from ..pipelines.pipeline_ccld_guided import CCLDGuidedPipeline
 
     args, count = request.args, len(request.seeds)
     options = {
@@ -165,6 +187,9 @@ def paint(
         options["mask_image"] = widened(mask)
     if request.task != "paint":
         pipe = PIPELINES[request.task].from_pipe(pipe)
+    elif args.cloob_guidance:
+        pipe, options["conditions"] = CCLDGuidedPipeline.from_pipe(pipe), []
+        options |= {"cloob_guidance_scale": args.cloob_guidance, "cloob_conditions": list(conditions), **CUTOUTS}
     pipe.set_progress_bar_config(disable=True)
     finished = 0
     bar_format = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"

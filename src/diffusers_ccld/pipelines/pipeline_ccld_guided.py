@@ -24,9 +24,9 @@ class GuidedCall(SamplingCall):
     """
 
     cloob_conditions: list | None = None
-    cloob_guidance_scale: float = 30.0
-    num_cutouts: int = 0
-    cutout_power: float = 1.0
+    cloob_guidance_scale: float = 150.0
+    num_cutouts: int = 4
+    cutout_power: float = 0.25
     fast: bool = False
     encoder: GuidanceEncoder | None = None
 
@@ -92,9 +92,9 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
         image_prompt_weight: float = 0.5,
         conditions: list | None = None,
         cloob_conditions: list | None = None,
-        cloob_guidance_scale: float = 30.0,
-        num_cutouts: int = 0,
-        cutout_power: float = 1.0,
+        cloob_guidance_scale: float = 150.0,
+        num_cutouts: int = 4,
+        cutout_power: float = 0.25,
         fast: bool = False,
         encoder: GuidanceEncoder | None = None,
         variation: float | None = None,
@@ -122,7 +122,7 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
             cloob_guidance_scale: Weight of the distance to the target; 0 for none.
             num_cutouts: Number of random squares of the picture that are embedded in each step; 0 for the whole
                 picture.
-            cutout_power: Exponent that the sides of the squares are drawn by; above 1 small ones are more frequent.
+            cutout_power: Exponent that the sides of the squares are drawn by; below 1 large ones are more frequent.
             fast: Decodes with the pipeline's linear decoder in place of the autoencoder while guiding.
             encoder: Embeds in place of CLOOB, such as a model of open_clip from `load_open_clip`.
             generator: Source of all noise, and of the squares.
