@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"explains {share:.1%} of the variance of the pixels of {count - num_fitted} images that were left out")
     with folder_moved_into_place(folder / "linear_decoder") as temporary:
         decoder.save_pretrained(temporary)
-    index = json.loads((folder / "model_index.json").read_text())
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     index["linear_decoder"] = ["diffusers_ccld", "LinearDecoder"]
     write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
     print(folder / "linear_decoder")
