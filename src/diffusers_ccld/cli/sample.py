@@ -86,6 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("FROM", "TO"),
         help="apply guidance only between these times, from 0 (the image) to 1 (the noise) (default: always)",
     )
+    _add_run_arguments(parser)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the sampler, the hardware and the output."""
+    add, add_shared = parser.add_argument, partial(add_option, parser)
     add_shared("--algorithm")
     add("--timestep-schedule", choices=TIMESTEP_SCHEDULES, help="spacing of the steps (default: the model's)")
     add("--eta", type=number(0, 1), default=0.0, help="share of fresh noise for ddim, 0 to 1 (default: %(default)g)")
