@@ -16,6 +16,7 @@ from .arguments import (
 )
 from .doubts import doubts_about, refuse_file_names, settle
 from .outputs import require_writable, unused_paths
+from .runtimes import chosen_runtime
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +31,7 @@ class SampleRequest:
     Attributes:
         args: The arguments of the command.
         task: One of `inference.tasks.PIPELINES`.
+        runtime: What runs the networks: "torch" or "onnx".
         given: Prompts and paths of image prompts with their weights, `None` where none was given.
         images: The image prompts by their paths.
         embeddings: The paths of the embeddings.
@@ -42,6 +44,7 @@ class SampleRequest:
 
     args: argparse.Namespace
     task: str
+    runtime: str
     given: list[tuple[str | Path, float | None]]
     images: dict[Path, "Image.Image"]
     embeddings: list[Path]
@@ -86,6 +89,7 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
     return SampleRequest(
         args=args,
         task="edit" if args.edit else "inpaint" if args.mask else "image_to_image" if args.init else "paint",
+        runtime=chosen_runtime(args),
         given=given,
         images={path: open_image(path) for path, _ in map(parse_weighted_file, args.image)},
         embeddings=[path for path, _ in embeddings],
