@@ -8,14 +8,18 @@ from importlib.util import find_spec
 from .version import __version__
 
 if find_spec("torch") is not None:
+    from .data.embedding_files import load_embedding
     from .inference.interpolation import interpolate
     from .inference.loading import default_model
     from .models.configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
     from .models.gumbel_vq import GumbelVQModel
+    from .models.linear_decoder import LinearDecoder
     from .models.modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
     from .models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
     from .models.unet_ccld import CCLDUNet2DConditionModel
+    from .pipelines.modular import CCLDBlocks
     from .pipelines.pipeline_ccld import CCLDPipeline
+    from .pipelines.pipeline_ccld_guided import CCLDGuidedPipeline
     from .pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
     from .pipelines.pipeline_ccld_inpaint import CCLDInpaintPipeline
     from .registration import register
@@ -25,6 +29,8 @@ if find_spec("torch") is not None:
     register()
 
 __all__ = [
+    "CCLDBlocks",
+    "CCLDGuidedPipeline",
     "CCLDImg2ImgPipeline",
     "CCLDInpaintPipeline",
     "CCLDPipeline",
@@ -39,9 +45,11 @@ __all__ = [
     "CLOOBVisionConfig",
     "CLOOBVisionModelWithProjection",
     "GumbelVQModel",
+    "LinearDecoder",
     "__version__",
     "default_model",
     "interpolate",
+    "load_embedding",
     "save_standalone",
 ]
 

@@ -27,11 +27,13 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 
 from .models.configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
 from .models.gumbel_vq import GumbelVQModel
+from .models.linear_decoder import LinearDecoder
 from .models.modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from .models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .models.unet_ccld import CCLDUNet2DConditionModel
 from .original.single_file import read_unet
 from .pipelines.pipeline_ccld import CCLDPipeline
+from .pipelines.pipeline_ccld_guided import CCLDGuidedPipeline
 from .pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
 from .pipelines.pipeline_ccld_inpaint import CCLDInpaintPipeline
 from .schedulers.scheduling_ccld import CCLDScheduler
@@ -46,8 +48,9 @@ def register() -> None:
 
 
 def _register_with_diffusers():
-    for cls in (CCLDScheduler, CCLDUNet2DConditionModel, GumbelVQModel):
+    for cls in (CCLDScheduler, CCLDUNet2DConditionModel, GumbelVQModel, LinearDecoder, CCLDGuidedPipeline):
         setattr(diffusers, cls.__name__, cls)
+    diffusers.pipelines.CCLDGuidedPipeline = CCLDGuidedPipeline
     for mapping, cls in (
         (auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING, CCLDPipeline),
         (auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, CCLDImg2ImgPipeline),

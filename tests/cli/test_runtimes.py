@@ -21,7 +21,7 @@ PROMPT = "the moon over a landscape, oil on canvas"
 
 
 def arguments(**given):
-    usual = dict.fromkeys(("model", "init", "edit", "best", "device", "algorithm"))
+    usual = dict.fromkeys(("model", "init", "edit", "best", "device", "algorithm", "cloob_guidance", "embedding"))
     return argparse.Namespace(**usual | {"runtime": "auto", "compile": False, "dtype": "auto"} | given)
 
 

@@ -161,7 +161,7 @@ def test_copies_are_flagged_and_fresh_pictures_are_not(trainable_folder, prompts
         found[name] = scores["copying"]
         badge = "copies" if name == "copying" else "no sign of copying"
         assert f">{badge}</span>" in (tmp_path / name / "index.html").read_text()
-        assert {"frechet_distance", "kernel_distance"} <= set(scores)
+        assert {"frechet_distance", "kernel_distance", "cmmd"} <= set(scores)
     assert found["copying"]["verdict"] == "copies" and found["copying"]["copies"] == 1
     assert found["fresh"]["verdict"] == "none" and found["fresh"]["copies"] < 0.1
 

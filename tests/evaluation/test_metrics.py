@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from diffusers_ccld.evaluation.metrics import (
     embedding_diversity,
     frechet_distance,
+    gaussian_discrepancy,
     mean_over_prompts,
     paired_p_value,
     pixel_diversity,
@@ -72,6 +73,23 @@ def test_the_frechet_distance_is_that_of_normal_distributions():
     # tr(Σ + 9Σ − 2·3Σ) = 4·tr Σ, and the means differ by twice the first one.
     expected = 4 * features.double().T.cov().trace() + 4 * features.double().mean(0).square().sum()
     assert frechet_distance(features, 3 * features) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_gaussian_discrepancy_of_two_points_and_of_equal_sets():
+    """Two sets that are one point each, at an angle of 90°, have the squared distance 2."""
+    a, b = torch.tensor([[1.0, 0.0]]).expand(5, 2), torch.tensor([[0.0, 1.0]]).expand(3, 2)
+    assert gaussian_discrepancy(a, b) == pytest.approx(1000 * (2 - 2 * np.exp(-2 / 200)), rel=1e-9)
+    x = unit_vectors(40, 8)
+    assert gaussian_discrepancy(x, x) == pytest.approx(0, abs=1e-9)
+
+
+def test_gaussian_discrepancy_of_normal_sets():
+    """For N(0, s²·I) and N(m, s²·I) the kernel of width w has a closed form (Gretton et al. 2012)."""
+    s, w, d, m = 0.5, 2.0, 3, 1.0
+    x, y = s * torch.randn(3000, d), s * torch.randn(3000, d) + m / d**0.5
+    factor = (w**2 / (w**2 + 2 * s**2)) ** (d / 2)
+    expected = 2000 * factor * (1 - np.exp(-(m**2) / (2 * (w**2 + 2 * s**2))))
+    assert gaussian_discrepancy(x, y, w) == pytest.approx(expected, rel=0.1)
 
 
 def test_a_difference_is_tested_by_student_from_ten_prompts_on():

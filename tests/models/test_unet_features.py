@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import AutoModel
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry, attention_backend
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file
@@ -53,6 +54,28 @@ def latents(pipe, **options):
     generator = torch.Generator().manual_seed(0)
     options = {"num_inference_steps": 3, "generator": generator, "output_type": "latent", **options}
     return pipe("a sunset", height=64, width=64, **options).images
+
+
+# Attention
+
+
+def test_the_attention_backend_is_the_one_that_was_set(unet, monkeypatch):
+    backends, name = _AttentionBackendRegistry._backends, AttentionBackendName._NATIVE_MATH
+    expected, used = run(unet), []
+    original = backends[name]
+    monkeypatch.setitem(backends, name, lambda **kwargs: used.append(name) or original(**kwargs))
+    monkeypatch.setattr(
+        _AttentionBackendRegistry, "_active_backend", AttentionBackendName.NATIVE
+    )  # set below, globally
+    num_processors = len(unet.attn_processors)
+    unet.set_attention_backend("_native_math")
+    assert error(run(unet), expected) < 1e-4 and len(used) == num_processors
+    unet.reset_attention_backend()
+    with attention_backend("native"):
+        assert torch.equal(run(unet), expected) and len(used) == num_processors
+    with attention_backend("_native_math"):
+        run(unet)
+    assert len(used) == 2 * num_processors
 
 
 # LoRA

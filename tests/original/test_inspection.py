@@ -54,6 +54,29 @@ def test_a_published_size_with_another_scale_is_ambiguous():
     assert "ambiguous" in facts["scale to decode with"] and "--preset wikiart-mini" in facts["scale to decode with"]
 
 
+@pytest.mark.parametrize(
+    "num_tensors, model, size",
+    [(504, "cc12m_1 or cc12m_1_cfg", 256), (302, "imagenet_128", 128), (300, "not a published one", None)],
+)
+def test_a_model_of_v_diffusion_is_named(num_tensors, model, size, tmp_path):
+    """The numbers are those of the state dicts of that repository's own classes."""
+    names = ["timestep_embed.weight", "net.0.main.0.weight"]
+    names += ["mapping_timestep_embed.weight"] if num_tensors == 504 else []
+    names += [f"net.{i}.bias" for i in range(num_tensors - len(names))]
+    state = {name: torch.zeros(64, 19, 3, 3) if name.startswith("net.0.main") else torch.zeros(1) for name in names}
+    torch.save(state, tmp_path / "model.pth")
+    facts = inspect(tmp_path / "model.pth")
+    assert facts["kind"] == "U-Net of v-diffusion-pytorch" and facts["model"] == model
+    assert facts.get("size in pixels") == size and "conversion" not in facts
+
+
+def test_a_unet_for_latents_of_three_channels_is_not_taken_for_one_of_pixels(originals, tmp_path):
+    state = torch.load(originals.unet, weights_only=True)
+    state["net.0.main.0.weight"] = state["net.0.main.0.weight"][:, 1:]
+    torch.save(state, tmp_path / "unet.ckpt")
+    assert inspect(tmp_path / "unet.ckpt")["kind"] == "U-Net of CCLD"
+
+
 def published_shapes():
     shapes = original_files.read_json("unet_shapes")["student-105m"]
     return {n: (torch.zeros(()), tuple(shape)) for n, shape in shapes.items() if n != "autoencoder_scale"}

@@ -78,7 +78,7 @@ def test_pipelines_share_their_components(pipe, img2img, inpaint):
 @pytest.mark.parametrize("num_steps", [15, 50])
 def test_image_to_image_begins_where_the_original_does(num_steps, algorithm):
     scheduler = CCLDScheduler(algorithm_type=algorithm)
-    timesteps = set_start(scheduler, num_steps, 0.6)
+    timesteps = set_start(scheduler, {"num_inference_steps": num_steps}, 0.6)
     steps = original_files.reference("samplers")[f"img2img/{num_steps}/steps"]
     assert scheduler.num_inference_steps == len(steps)
     np.testing.assert_allclose(timestep_to_t(timesteps[0].item()), steps[0], atol=1e-6)
@@ -134,7 +134,7 @@ def test_batches_of_pictures_and_prompts(img2img, picture):
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
 def test_stock_schedulers_begin_in_the_middle(img2img, picture, scheduler):
     img2img.scheduler = scheduler.from_config(img2img.scheduler.config)
-    timesteps = set_start(img2img.own_scheduler(), 20, 0.5)
+    timesteps = set_start(img2img.own_scheduler(), {"num_inference_steps": 20}, 0.5)
     assert len(timesteps) == 10 and timestep_to_t(timesteps[0]) <= 0.5
     result = img2img("a fox", picture, strength=0.5, num_inference_steps=20, output_type="latent").images
     assert torch.isfinite(result).all()
@@ -149,7 +149,7 @@ def test_schedulers_of_two_evaluations_begin_with_a_whole_step(name, strength):
     """After a start between the two, the second would count as the first of another step."""
     options = {"use_exponential_sigmas": True} if name.startswith("Heun") else {}
     scheduler = getattr(diffusers, name).from_config(CCLDScheduler().config, **options)
-    timesteps = set_start(scheduler, 10, strength)
+    timesteps = set_start(scheduler, {"num_inference_steps": 10}, strength)
     whole = scheduler.timesteps[::2]  # where steps begin
     assert len(timesteps) % 2 == 1  # the last step needs one evaluation only
     assert timesteps[0] == next(t for t in whole if timestep_to_t(t) <= strength)
@@ -174,7 +174,7 @@ STOCK = [
 def test_stock_schedulers_go_on_from_the_middle_to_the_same_end(name, options, strength):
     """With a network that knows a single image, every run ends there, unless it starts in the middle of a step."""
     scheduler = getattr(diffusers, name).from_config(CCLDScheduler().config, **options)
-    timesteps = set_start(scheduler, 20, strength)
+    timesteps = set_start(scheduler, {"num_inference_steps": 20}, strength)
     image, noise = (original_files.inputs(name, (1, 4, 8, 8)).double() for name in ("e2e.image", "e2e.noise"))
     x = scheduler.add_noise(image, noise, timesteps[:1])
     for t in timesteps:

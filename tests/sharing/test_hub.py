@@ -26,12 +26,12 @@ def convert(*arguments):
     return main(["convert", *map(str, arguments)])
 
 
-def loaded(hub, repository, folder):
+def loaded(hub, repository, folder, loader=DiffusionPipeline):
     """The uploaded pipeline, loaded by diffusers in a new folder."""
     for name, content in hub.uploads[repository].items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    return DiffusionPipeline.from_pretrained(folder)
+    return loader.from_pretrained(folder)
 
 
 def has_places(hub, repository, *places):
@@ -52,11 +52,11 @@ def test_a_conversion_is_uploaded(hub, files, originals, tmp_path, capsys, monke
     assert names == PARTS | {"README.md", "model_index.json", "pipeline.py", "samples.png", "prompts.txt"}
     assert "uploaded to https://huggingface.co/somebody/model" in capsys.readouterr().out
     card = hub.uploads["somebody/model"]["README.md"].decode()
-    assert 'from_pretrained("somebody/model", custom_pipeline="somebody/model", trust_remote_code=True)' in card
+    assert 'from_pretrained("somebody/model", trust_remote_code=True)' in card
     assert "](samples.png)" in card and Image.open(tmp_path / "model" / "samples.png").size == (512, 256)
     assert len((tmp_path / "model" / "prompts.txt").read_text().splitlines()) == 2
     assert not has_places(hub, "somebody/model", tmp_path, originals.folder)
-    assert isinstance(loaded(hub, "somebody/model", tmp_path / "stranger"), CCLDPipeline)
+    assert isinstance(loaded(hub, "somebody/model", tmp_path / "stranger", CCLDPipeline), CCLDPipeline)
 
 
 @pytest.mark.parametrize("call", ["create_repo", "auth_check"])

@@ -1,39 +1,54 @@
 """Folders with their own code, where the package is not installed."""
 
 import ast
+import json
 import subprocess
 import sys
 import sysconfig
 
 import pytest
 import torch
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, DiffusionPipeline
 from safetensors.torch import load_file
 
-from diffusers_ccld import CCLDPipeline, save_standalone
+from diffusers_ccld import CCLDImg2ImgPipeline, CCLDPipeline, save_standalone
 from diffusers_ccld.cli import main
 from diffusers_ccld.sharing.standalone import MODULES, PACKAGE, standalone_source
 from support.scripts import environment
 
 # Without the site module, the path has neither editable installations nor other additions.
 SAMPLE = """
-import importlib.util, sys, torch
+import importlib.util, sys
 assert importlib.util.find_spec("diffusers_ccld") is None
-from diffusers import DiffusionPipeline
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, DiffusionPipeline
 from safetensors.torch import save_file
 folder, output = sys.argv[1:]
-pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-pipe.set_progress_bar_config(disable=True)
-generator = torch.Generator().manual_seed(3)
-options = {"height": 64, "width": 64, "num_inference_steps": 3, "generator": generator, "output_type": "latent"}
-save_file({"latents": pipe("a fox", **options).images}, output)
+PAINT
+save_file(paint(DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)), output)
 assert "diffusers_ccld" not in sys.modules
+"""
+
+PAINT = """
+import torch
+def paint(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    options = {"height": 64, "width": 64, "num_inference_steps": 3, "output_type": "latent"}
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(64) < 32).float().expand(1, 1, 64, 64)
+    img2img, inpaint = AutoPipelineForImage2Image.from_pipe(pipe), AutoPipelineForInpainting.from_pipe(pipe)
+    seeded = lambda: torch.Generator().manual_seed(3)
+    return {
+        "prompt": pipe("a fox", **options, generator=seeded()).images,
+        "picture": img2img("a fox", image, **options, generator=seeded()).images,
+        "mask": inpaint("a fox", image, mask, **options, generator=seeded()).images,
+    }
 """
 
 
 def sample_without_the_package(folder, output, modules):
     packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     variables = environment(PYTHONPATH=":".join(packages), HF_MODULES_CACHE=str(modules))
-    command = [sys.executable, "-S", "-c", SAMPLE, str(folder), str(output)]
+    command = [sys.executable, "-S", "-c", SAMPLE.replace("PAINT", PAINT), str(folder), str(output)]
     return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=modules, check=False)
 
 
@@ -52,11 +67,36 @@ def test_the_same_latents_without_the_package(made_by, originals, pipe, tmp_path
     result = sample_without_the_package(folder, tmp_path / "out.safetensors", tmp_path / "modules")
     assert result.returncode == 0, result.stdout + result.stderr
 
-    ours = CCLDPipeline.from_pretrained(folder)
-    ours.set_progress_bar_config(disable=True)
-    options = {"height": 64, "width": 64, "num_inference_steps": 3, "output_type": "latent"}
-    latents = ours("a fox", **options, generator=torch.Generator().manual_seed(3)).images
-    assert torch.equal(load_file(tmp_path / "out.safetensors")["latents"], latents)
+    names = {kind.__name__: kind for kind in (AutoPipelineForImage2Image, AutoPipelineForInpainting)}
+    exec(PAINT, names)
+    theirs, ours = load_file(tmp_path / "out.safetensors"), names["paint"](CCLDPipeline.from_pretrained(folder))
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
+
+
+def test_where_the_package_is_in_use_its_own_classes_are_loaded(pipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    save_standalone(pipe, tmp_path / "folder")
+    for loaded in (
+        CCLDPipeline.from_pretrained(tmp_path / "folder"),
+        DiffusionPipeline.from_pretrained(tmp_path / "folder", trust_remote_code=True),
+        DiffusionPipeline.from_pretrained(
+            tmp_path / "folder", custom_pipeline=str(tmp_path / "folder"), trust_remote_code=True
+        ),
+    ):
+        assert type(loaded) is CCLDPipeline and type(loaded.unet) is type(pipe.unet)
+    assert type(CCLDImg2ImgPipeline.from_pretrained(tmp_path / "folder")) is CCLDImg2ImgPipeline
+    assert "Expected types" not in capsys.readouterr().err
+    loaded.save_pretrained(tmp_path / "again")
+    assert type(DiffusionPipeline.from_pretrained(tmp_path / "again")) is CCLDPipeline
+
+
+def test_a_folder_of_an_earlier_version_still_loads(pipe, tmp_path):
+    """Its `model_index.json` names the class alone."""
+    save_standalone(pipe, tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["_class_name"] == ["pipeline", "CCLDPipeline"]
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "_class_name": "CCLDPipeline"}))
+    assert type(DiffusionPipeline.from_pretrained(tmp_path)) is CCLDPipeline
 
 
 def test_the_file_is_made_of_the_packages_modules():

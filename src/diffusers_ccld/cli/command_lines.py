@@ -13,6 +13,7 @@ SHARED = {
     "algorithm": "--algorithm",
     "timestep_schedule": "--timestep-schedule",
     "variation": "--variation",
+    "cloob_guidance": "--cloob-guidance",
     "strength": "--strength",
     "mask": "--mask",
     "negative_prompt": "--negative-prompt",
@@ -41,8 +42,9 @@ def _sampling(record: Mapping[str, Any]) -> Iterable[str]:
         conditions = [[record["prompt"], record["guidance_scale"]]] if record.get("prompt") else []
     words = ["sample"]
     for source, weight in conditions:
-        is_image = source in record.get("images", ())
-        words += [*(["--image"] if is_image else []), f"{source}:{weight:.10g}"]
+        kinds = [("--image", "images"), ("--embedding", "embeddings")]
+        words += [option for option, field in kinds if source in record.get(field, ())]
+        words.append(f"{source}:{weight:.10g}")
     if task != "paint":
         words += ["--edit" if task == "edit" else "--init", record.get("picture", "PICTURE")]
         if task == "inpaint" and "mask" not in record:

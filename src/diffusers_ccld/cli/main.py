@@ -10,12 +10,12 @@ from types import ModuleType
 
 from ..utils.arguments import ArgumentParser, CommandParser, suggestion
 from ..version import __version__
-from . import compare, convert, demo, export, export_onnx, inspect, interpolate, measure_scale, sample
+from . import compare, convert, demo, embed, export, export_onnx, inspect, interpolate, measure_scale, sample
 from .messages import quiet_libraries
 
 # Each has HELP, add_arguments(parser), check(args) and run(checked), which gets what the check returns. A check finds
 # wrong input without importing torch. A command that can do without it has needs_torch(checked), too.
-COMMANDS = (sample, interpolate, compare, demo, convert, inspect, export, export_onnx, measure_scale)
+COMMANDS = (sample, interpolate, compare, demo, embed, convert, inspect, export, export_onnx, measure_scale)
 
 LONGEST_MESSAGE = 1000  # longer ones are the dumps of libraries
 

@@ -37,6 +37,8 @@ def options_for_torch(args: argparse.Namespace) -> list[str]:
         "--init": args.init is not None,
         "--edit": args.edit is not None,
         "--best": args.best is not None,
+        "--cloob-guidance": bool(args.cloob_guidance),
+        "--embedding": bool(args.embedding),
         "--compile": args.compile,
         f"--device {args.device}": args.device not in (None, "cpu"),
         f"--dtype {args.dtype}": args.dtype not in ("auto", "fp32"),

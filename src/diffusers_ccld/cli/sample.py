@@ -19,6 +19,7 @@ from .sample_record import description, negative_weight, record_of, size_of
 from .sample_request import SampleRequest, check_request
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
     from tqdm import tqdm
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from ..pipelines.pipeline_ccld import CCLDPipeline
 
 HELP = "sample pictures from prompts, and change pictures"
+
+# Large cut-outs: small ones differ from the whole pictures that CLOOB has learned.
+CUTOUTS = {"num_cutouts": 4, "cutout_power": 0.25}
+
 LARGEST_RANDOM_SEED = 2**32 - 1
 
 
@@ -36,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("prompts", nargs="*", metavar="PROMPT", help='a prompt; "a red fox:2.5" has the weight 2.5')
     add("--negative-prompt", metavar="PROMPT", help="prompt to steer away from")
     add("--image", action="append", default=[], metavar="FILE[:WEIGHT]", help="an image prompt; can be repeated")
+    add(
+        "--embedding",
+        action="append",
+        default=[],
+        metavar="FILE[:WEIGHT]",
+        help="an embedding of `ccld embed` as a prompt; can be repeated",
+    )
     begin = parser.add_mutually_exclusive_group().add_argument
     begin("--init", type=Path, metavar="FILE", help="begin with this picture and noise, to paint it anew")
     begin("--edit", type=Path, metavar="FILE", help="change this picture and keep its composition, by inversion")
@@ -67,12 +79,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_shared("--variation")
     add(
+        "--cloob-guidance",
+        type=number(0, math.inf),
+        metavar="S",
+        help="hide the prompts from the network, and steer by S times the gradient of CLOOB's distance to them, for "
+        "example 150; slow (best with --algorithm ddim --eta 1 --steps 40)",
+    )
+    add(
         "--guidance-interval",
         type=number(0, 1),
         nargs=2,
         metavar=("FROM", "TO"),
         help="apply guidance only between these times, from 0 (the image) to 1 (the noise) (default: always)",
     )
+    _add_run_arguments(parser)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the sampler, the hardware and the output."""
+    add, add_shared = parser.add_argument, partial(add_option, parser)
     add_shared("--algorithm")
     add("--timestep-schedule", choices=TIMESTEP_SCHEDULES, help="spacing of the steps (default: the model's)")
     add("--eta", type=number(0, 1), default=0.0, help="share of fresh noise for ddim, 0 to 1 (default: %(default)g)")
@@ -122,7 +147,8 @@ def run(request: SampleRequest) -> None:
 
     args = request.args
     pipe, dtype = load_for_onnx(request) if request.runtime == "onnx" else load_for_torch(request)
-    named = share_guidance(request.given, pipe.guidance_or_default(args.guidance_scale))
+    scale = 1.0 if args.cloob_guidance else pipe.guidance_or_default(args.guidance_scale)
+    named = share_guidance(request.given, scale)
     negative = negative_weight(args.negative_prompt, sum(weight for _, weight in named))
     size = size_of(request, pipe)
     record = record_of(request, pipe, named, size, dtype)
@@ -130,12 +156,22 @@ def run(request: SampleRequest) -> None:
         print(*description(request, record, negative), sep="\n", file=sys.stderr)
     if args.dry_run:
         return
-    conditions = [(request.images.get(source, source), weight) for source, weight in named]
+    sources = request.images | load_embeddings(request, pipe)
+    conditions = [(sources.get(source, source), weight) for source, weight in named]
     if negative is not None:
         conditions.append((args.negative_prompt, negative))
     pictures = (paint_with_onnx if request.runtime == "onnx" else paint)(request, pipe, conditions, size)
     painted = zip(request.seeds, request.paths, pictures)
     save(request, best_of(request, pipe, painted, conditions) if args.best else painted, record)
+
+
+def load_embeddings(request: SampleRequest, pipe: "CCLDPipeline | OnnxPipeline") -> "dict[Path, torch.Tensor]":
+    """The embeddings of a request by their paths."""
+    if not request.embeddings:
+        return {}
+    from ..data.embedding_files import load_embedding
+
+    return {path: load_embedding(path, pipe) for path in request.embeddings}
 
 
 def load_for_torch(request: SampleRequest) -> "tuple[CCLDPipeline, str]":
@@ -208,6 +244,7 @@ def paint(
     """
     from ..inference.sampling import sample
     from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, reporting, widened
+    from ..pipelines.pipeline_ccld_guided import CCLDGuidedPipeline
 
     args, count = request.args, len(request.seeds)
     options = {
@@ -227,6 +264,9 @@ def paint(
         options["mask_image"] = widened(mask)
     if request.task != "paint":
         pipe = PIPELINES[request.task].from_pipe(pipe)
+    elif args.cloob_guidance:
+        pipe, options["conditions"] = CCLDGuidedPipeline.from_pipe(pipe), []
+        options |= {"cloob_guidance_scale": args.cloob_guidance, "cloob_conditions": list(conditions), **CUTOUTS}
     pipe.set_progress_bar_config(disable=True)
     finished = 0
     with progress_bar(count, args.quiet) as bar:

@@ -57,7 +57,7 @@ def record_of(
     record = {
         "task": request.task,
         "conditions": [[str(source), weight] for source, weight in named],
-        "images": [str(source) for source, _ in named if isinstance(source, Path)],
+        "images": [str(source) for source, _ in named if source in request.images],
         "negative_prompt": args.negative_prompt,
         "variation": pipe.variation_or_default(args.variation),
         "model": "default" if args.model is None else args.model,
@@ -72,6 +72,10 @@ def record_of(
         "version": __version__,
         "size": list(size),
     }
+    if request.embeddings:
+        record["embeddings"] = [str(path) for path in request.embeddings]
+    if args.cloob_guidance:
+        record["cloob_guidance"] = args.cloob_guidance
     if request.picture is not None:
         record |= {"picture": str(args.init or args.edit), "strength": strength_of(request)}
     if request.task == "edit" and len(request.seeds) > 1 and not (record["variation"] or args.eta):
@@ -105,7 +109,8 @@ def description(request: SampleRequest, record: "Provenance", negative: float | 
         negative: Weight of the negative prompt, if there is one.
     """
     args = request.args
-    kinds = ["prompt" if isinstance(source, str) else "image" for source, _ in request.given]
+    kinds = dict.fromkeys(request.embeddings, "embedding") | dict.fromkeys(request.images, "image")
+    kinds = [kinds.get(source, "prompt") for source, _ in request.given]
     lines = [(kind, f"{text}, weight {weight:g}") for kind, (text, weight) in zip(kinds, record["conditions"])]
     if negative is not None:
         lines.append(("negative", f"{args.negative_prompt}, weight {negative:g}"))

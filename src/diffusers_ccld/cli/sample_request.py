@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import LAST_SEED, PICTURE_SUFFIXES, open_image, parse_weighted, parse_weighted_file, require_model
+from .arguments import (
+    LAST_SEED,
+    PICTURE_SUFFIXES,
+    open_image,
+    parse_weighted,
+    parse_weighted_file,
+    require_file,
+    require_model,
+)
 from .doubts import doubts_about, refuse_file_names, settle
 from .outputs import require_writable, unused_paths
 from .runtimes import chosen_runtime
@@ -26,6 +34,7 @@ class SampleRequest:
         runtime: What runs the networks: "torch" or "onnx".
         given: Prompts and paths of image prompts with their weights, `None` where none was given.
         images: The image prompts by their paths.
+        embeddings: The paths of the embeddings.
         picture: The picture to begin with, or `None`.
         mask: The mask, white where to paint, or `None`.
         seeds: The seed of each picture.
@@ -38,6 +47,7 @@ class SampleRequest:
     runtime: str
     given: list[tuple[str | Path, float | None]]
     images: dict[Path, "Image.Image"]
+    embeddings: list[Path]
     picture: "Image.Image | None"
     mask: "Image.Image | None"
     seeds: range
@@ -57,10 +67,14 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
         ValueError: If they contradict one another, or a file cannot be read or written.
     """
     refuse_file_names(args.prompts)
+    embeddings = [parse_weighted_file(text) for text in args.embedding]
     given = [parse_weighted(text) for text in args.prompts] + [parse_weighted_file(text) for text in args.image]
+    given += embeddings
     _check_options(args, bool(given))
     settle(doubts_about(args.prompts, args.guidance_scale), args.yes)
     require_model(args.model)
+    for path, _ in embeddings:
+        require_file(path, "--embedding")
     is_file = args.output.suffix.lower() == ".png" and not args.output.is_dir()
     num_images = args.num_images
     if num_images is None:
@@ -77,7 +91,8 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
         task="edit" if args.edit else "inpaint" if args.mask else "image_to_image" if args.init else "paint",
         runtime=chosen_runtime(args),
         given=given,
-        images={source: open_image(source) for source, _ in given if isinstance(source, Path)},
+        images={path: open_image(path) for path, _ in map(parse_weighted_file, args.image)},
+        embeddings=[path for path, _ in embeddings],
         picture=begin and open_image(begin, "--edit" if args.edit else "--init"),
         mask=args.mask and _open_mask(args.mask),
         seeds=seeds,
@@ -97,6 +112,12 @@ def _check_options(args: argparse.Namespace, has_prompts: bool) -> None:
     for option, value in (("--negative-prompt", args.negative_prompt), ("--best", args.best)):
         if value is not None and not has_prompts:
             raise ValueError(f"{option} needs a prompt or an image prompt.")
+    if args.cloob_guidance and not has_prompts:
+        raise ValueError("--cloob-guidance needs a prompt, an image prompt or an embedding to steer to.")
+    if args.cloob_guidance and (args.init or args.edit):
+        raise ValueError("--cloob-guidance is not for --init and --edit.")
+    if args.cloob_guidance and (args.negative_prompt or args.guidance_scale is not None):
+        raise ValueError("--cloob-guidance replaces --guidance-scale and --negative-prompt; give one or the other.")
     if args.eta and args.algorithm not in (None, "ddim"):
         raise ValueError(f"--eta is an option of --algorithm ddim, not of {args.algorithm}.")
     interval = args.guidance_interval

@@ -111,6 +111,22 @@ def total_variation(shares: torch.Tensor, others: torch.Tensor) -> float:
     return ((shares - others).abs().sum() / 2).item()
 
 
+def gaussian_discrepancy(features: torch.Tensor, references: torch.Tensor, width: float = 10.0) -> float:
+    """1000 times the squared maximum mean discrepancy with a Gaussian kernel (Jayasumana et al. 2024).
+
+    In the embeddings of CLIP it is known as CMMD (arXiv:2401.09603). It is zero for equal sets, and unlike the Fréchet
+    distance it does not model a distribution.
+
+    Args:
+        features: Embeddings of generated pictures, (N, D), of unit length.
+        references: Embeddings of real images, (M, D), of unit length.
+        width: Standard deviation of the kernel.
+    """
+    x, y = features.double(), references.double()
+    means = [torch.exp(-torch.cdist(a, b).square() / (2 * width**2)).mean() for a, b in ((x, x), (y, y), (x, y))]
+    return 1000 * (means[0] + means[1] - 2 * means[2]).item()
+
+
 def frechet_distance(features: torch.Tensor, references: torch.Tensor) -> float:
     """Fréchet distance of two sets of features, each modelled by a normal distribution (Heusel et al. 2017).
 

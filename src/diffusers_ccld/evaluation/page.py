@@ -25,6 +25,7 @@ FIGURES = [
     ("pixel_diversity", "Diversity in pixels", "difference of two pictures of one prompt, in a range of 1", ".3f"),
     ("frechet_distance", "Fréchet distance", "to the held-out images, in the scorer; lower is nearer", ".3f"),
     ("kernel_distance", "Kernel distance", "to the held-out images, not biased by few pictures; 0 is equal", ".3f"),
+    ("cmmd", "CMMD", "to the held-out images, with a Gaussian kernel; 0 is equal", ".3f"),
     ("frechet_inception_distance", "Fréchet inception distance", "to the held-out images; lower is nearer", ".1f"),
     (
         "pair_cosine",

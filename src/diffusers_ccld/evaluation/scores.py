@@ -10,6 +10,7 @@ from .distances import kernel_distance
 from .metrics import (
     embedding_diversity,
     frechet_distance,
+    gaussian_discrepancy,
     mean_over_prompts,
     paired_p_value,
     pixel_diversity,
@@ -154,4 +155,5 @@ def distance_scores(embeds: torch.Tensor, held_out: torch.Tensor) -> dict[str, f
     return {
         "frechet_distance": frechet_distance(embeds, held_out),
         "kernel_distance": kernel_distance(embeds, held_out),
+        "cmmd": gaussian_discrepancy(embeds, held_out),
     }

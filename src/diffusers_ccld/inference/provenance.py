@@ -22,10 +22,12 @@ class Provenance(TypedDict, total=False):
         prompt: The demo's prompt.
         waypoints: Those of an interpolation, like conditions; images have part of their hash as a third entry.
         seeds: Seeds of the waypoints.
-        images: The paths among the conditions.
+        images: The paths of images among the conditions.
+        embeddings: The paths of embeddings among the conditions.
         negative_prompt: The negative prompt, or `None`.
         image_prompt_weight: Share of the guidance scale that the demo's image prompt has.
         guidance_scale: The demo's guidance scale.
+        cloob_guidance: Weight of the distance by which CLOOB alone guided.
         variation: Spread around the texts.
         picture: Path of the picture that it began with.
         mask: Path of the mask of the part that was painted.
@@ -55,9 +57,11 @@ class Provenance(TypedDict, total=False):
     waypoints: list[list[Any]]
     seeds: list[int]
     images: list[str]
+    embeddings: list[str]
     negative_prompt: str | None
     image_prompt_weight: float
     guidance_scale: float
+    cloob_guidance: float
     variation: float
     picture: str
     mask: str

@@ -1,16 +1,18 @@
 """Attention of the U-Net."""
 
 import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from torch.nn import functional as F
 
 
 class SpatialAttnProcessor:
     """Self-attention between the pixels of (N, C, H, W), copied once to rows (N, H·W, C) for the projections.
 
     diffusers' own processor copies a transposed view for each of the three projections. It is the fallback when a
-    mask or cross-attention is given.
+    mask or cross-attention is given. `set_attention_backend` of the network chooses the implementation.
     """
+
+    _attention_backend = None  # diffusers sets it, on each processor that has it
 
     def __call__(
         self,
@@ -25,9 +27,8 @@ class SpatialAttnProcessor:
         num_images, channels, height, width = hidden_states.shape
         rows = attn.group_norm(hidden_states).permute(0, 2, 3, 1).reshape(num_images, height * width, channels)
         query, key, value = (
-            project(rows).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for project in (attn.to_q, attn.to_k, attn.to_v)
+            project(rows).unflatten(-1, (attn.heads, -1)) for project in (attn.to_q, attn.to_k, attn.to_v)
         )
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend).flatten(2)
         attended = attn.to_out[0](attended).transpose(1, 2).reshape(num_images, channels, height, width)
         return hidden_states + attended

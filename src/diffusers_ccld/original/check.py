@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoModel, DiffusionPipeline
+from diffusers import AutoModel
 from PIL import Image
 
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.unet_ccld import CCLDUNet2DConditionModel
+from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..utils.errors import first_line
 from .errors import CheckpointError
 from .tensors.autoencoder import latent_channels
@@ -28,7 +29,7 @@ def check_conversion(folder: Path) -> dict[str, str]:
     results = {}
     pipe = None
     if (folder / "model_index.json").exists():
-        pipe = DiffusionPipeline.from_pretrained(folder)
+        pipe = CCLDPipeline.from_pretrained(folder)
         pipe.set_progress_bar_config(disable=True)
     for name, (model_class, run) in RUNS.items():
         if not (folder / name).is_dir():

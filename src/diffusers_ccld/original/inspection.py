@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from ..utils.errors import first_line
 from .errors import CheckpointError, HostileFileError, check_file
 from .published.presets import PRESETS
+from .published.v_diffusion import is_v_diffusion, v_diffusion_facts
 from .reading.checkpoints import is_archive
 from .reading.cloob_pickles import read_cloob_pickle
 from .reading.kinds import check_kind, is_safetensors
@@ -109,6 +110,13 @@ def model_facts(state: Mapping[str, torch.Tensor], path: Path) -> Facts:
     Raises:
         CheckpointError: If it is neither a U-Net of CCLD nor an autoencoder.
     """
+    if is_v_diffusion(state):
+        return {
+            "kind": "U-Net of v-diffusion-pytorch",
+            **v_diffusion_facts(state),
+            **_numbers(state),
+            "support": "none: it paints pixels, not latents, and is not an architecture of diffusers",
+        }
     if A_NAME in state:
         return {
             "kind": "U-Net of CCLD",
@@ -192,7 +200,8 @@ def inspect_folder(folder: Path) -> Facts:
             f"{folder} is not a folder of diffusers: it has neither model_index.json nor config.json."
         )
     index = _json(folder / "model_index.json")
-    facts: Facts = {"kind": "pipeline folder", "pipeline": index.get("_class_name")}
+    name = index.get("_class_name")
+    facts: Facts = {"kind": "pipeline folder", "pipeline": name[-1] if isinstance(name, list) else name}
     for name, entry in index.items():
         if isinstance(entry, list) and entry and (folder / name).is_dir():
             facts[name] = {"class": entry[-1], **_model_folder_facts(folder / name)}

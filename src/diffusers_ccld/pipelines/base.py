@@ -17,6 +17,7 @@ from diffusers.schedulers import SchedulerMixin
 from safetensors import SafetensorError
 
 from ..models.adapters import without_adapters
+from ..models.linear_decoder import LinearDecoder
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
@@ -51,12 +52,12 @@ VAE_LOCK = threading.Lock()
 class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLoraLoaderMixin):
     """Base of the CCLD pipelines, without a `__call__`. Arguments are those of `CCLDPipeline`.
 
-    It is not a `DiffusionPipeline` itself: the file of a standalone folder may define only one of these, and it
-    contains this class. Each pipeline inherits from this class first and from `DiffusionPipeline` second.
+    It is not a `DiffusionPipeline` itself: each pipeline inherits from this class first and from `DiffusionPipeline`
+    second.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
-    _optional_components = ["image_encoder", "feature_extractor"]
+    _optional_components = ["image_encoder", "feature_extractor", "linear_decoder"]
     _callback_tensor_inputs = ["latents", "condition_embeds", "denoised"]
 
     def __init__(
@@ -68,6 +69,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         scheduler: CCLDScheduler | SchedulerMixin,
         image_encoder: CLOOBVisionModelWithProjection | None = None,
         feature_extractor: CLOOBImageProcessor | None = None,
+        linear_decoder: LinearDecoder | None = None,
         default_num_inference_steps: int | None = None,
         max_guidance_scale: float | None = None,
         default_guidance_scale: float | None = None,
@@ -85,6 +87,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             scheduler=scheduler,
             image_encoder=image_encoder,
             feature_extractor=feature_extractor,
+            linear_decoder=linear_decoder,
         )
         self.register_to_config(
             default_num_inference_steps=default_num_inference_steps,
@@ -103,6 +106,14 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             if isinstance(value, (tuple, list)) and str(value[0]).startswith(("diffusers_ccld.", "diffusers_modules")):
                 kwargs[name] = ("diffusers_ccld", *value[1:])
         super().register_to_config(**kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | Path) -> dict[str, Any]:
+        """Reads a configuration, but not the name of the code that a standalone folder carries."""
+        config = super()._dict_from_json_file(json_file)
+        if isinstance(config.get("_class_name"), list):
+            config["_class_name"] = config["_class_name"][-1]
+        return config
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str | Path:
@@ -243,10 +254,11 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             call,
             height=height if call.height is None else call.height,
             width=width if call.width is None else call.width,
-            num_inference_steps=self.steps_or_default(call.num_inference_steps),
             guidance_scale=self.guidance_or_default(call.guidance_scale),
             variation=self.variation_or_default(call.variation),
         )
+        if call.timesteps is None and call.sigmas is None:
+            call = replace(call, num_inference_steps=self.steps_or_default(call.num_inference_steps))
         self.check_size(call.height, call.width)
         unknown = set(call.callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
@@ -326,6 +338,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         scheduler: SchedulerMixin,
         timesteps: torch.Tensor,
         keep: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+        predict: Callable[..., torch.Tensor] = guided_prediction,
     ) -> torch.Tensor:
         """Runs the sampling loop, with one network evaluation per iteration.
 
@@ -336,6 +349,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             scheduler: The scheduler, with its timesteps set.
             timesteps: Its timesteps, or the last ones of them.
             keep: Called as keep(latents, index) after every evaluation; the result replaces the latents.
+            predict: Called like `guided_prediction` in every evaluation.
 
         Returns:
             The latents after the last step.
@@ -356,7 +370,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                     break
                 model_input = scheduler.scale_model_input(latents, t)
                 weights = guidance.weights_at(float(timestep_to_t(t, num_train_timesteps)), run.guidance_scale)
-                prediction = guided_prediction(self.unet, model_input, t, condition_embeds, weights)
+                prediction = predict(self.unet, model_input, t, condition_embeds, weights)
                 step = scheduler.step(prediction, t, latents, **step_kwargs)
                 latents = step.prev_sample
                 if keep is not None:

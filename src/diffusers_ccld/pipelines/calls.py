@@ -30,6 +30,8 @@ class SamplingCall(Prompts):
     height: int | None = None
     width: int | None = None
     num_inference_steps: int | None = None
+    timesteps: list[float] | torch.Tensor | None = None
+    sigmas: list[float] | torch.Tensor | None = None
     guidance_scale: float | None = None
     variation: float | None = None
     num_images_per_prompt: int = 1
@@ -57,6 +59,8 @@ class SamplingCall(Prompts):
                 f"num_inference_steps={steps} and num_images_per_prompt={self.num_images_per_prompt} must be whole "
                 f"numbers, at least 1."
             )
+        if sum(given is not None for given in (steps, self.timesteps, self.sigmas)) > 1:
+            raise ValueError("Give only one of num_inference_steps, timesteps and sigmas.")
         if self.guidance_scale is not None and not is_finite_number(self.guidance_scale):
             raise ValueError(f"guidance_scale={self.guidance_scale!r} must be a finite number.")
         if not is_finite_number(self.eta) or not 0 <= self.eta <= 1:
@@ -71,6 +75,13 @@ class SamplingCall(Prompts):
             raise TypeError(f"callback_on_step_end must be a function, not {type(callback).__name__}.")
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"callback_on_step_end_tensor_inputs must be a list of names, not {names!r}.")
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """The arguments of `retrieve_timesteps` that plan this call's steps."""
+        if self.timesteps is None and self.sigmas is None:
+            return {"num_inference_steps": self.num_inference_steps}
+        return {"timesteps": self.timesteps, "sigmas": self.sigmas}
 
     @property
     def num_images(self) -> int:

@@ -22,7 +22,9 @@ def read_model_index(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON; it is damaged, or was not downloaded completely.") from error
     if not isinstance(index, dict):
         raise ValueError(f"{path} is not an index of components, but a {type(index).__name__}.")
-    if not isinstance(index.get("_class_name"), str):
+    name = index.get("_class_name")
+    carries_code = isinstance(name, list) and len(name) == 2 and all(isinstance(part, str) for part in name)
+    if not isinstance(name, str) and not carries_code:
         raise ValueError(
             f"{path} has {index.get('_class_name')!r} as _class_name, not the name of a pipeline's class."
         )

@@ -27,6 +27,7 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
         scheduler: The sampler: `CCLDScheduler` or one of diffusers' made from its config.
         image_encoder: CLOOB's image encoder, for image prompts.
         feature_extractor: Its image processor.
+        linear_decoder: A fast stand-in for the autoencoder's decoder, for CLOOB guidance.
         default_num_inference_steps: Number of sampling steps of a call that gives none, for a network that was
             distilled to few steps. `None` for the usual number of the scheduler.
         max_guidance_scale: The largest guidance scale that a guidance-distilled network has learned; `None` for no
@@ -43,6 +44,8 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
+        timesteps: list[float] | torch.Tensor | None = None,
+        sigmas: list[float] | torch.Tensor | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
@@ -73,6 +76,8 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
             num_inference_steps: Number of sampling steps, by default the model's own or the usual one of the
                 scheduler: 10 for "dpmpp" and "unipc", 50 for others. `CCLDScheduler` lists the network evaluations
                 that they cost.
+            timesteps: In place of a number of steps, the descending times at which they begin, in diffusers' units.
+            sigmas: The same times as ratios σ/α of noise to signal, with or without a final 0.
             guidance_scale: Weight g of the condition against the zero condition; 1 for no guidance. By default the
                 model's own, or 3.
             guidance_interval: Two times from 0 (the image) to 1 (the noise) between which guidance applies, by
@@ -112,7 +117,7 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
         call = self.prepare_call(SamplingCall.of(locals()))
         device = self._execution_device
         scheduler = self.own_scheduler()
-        timesteps = set_timesteps(scheduler, call.num_inference_steps, device)
+        timesteps = set_timesteps(scheduler, call.steps, device)
         guidance = self.prepare_guidance(call, call.num_images)
         noise = call.latents
         if noise is None:

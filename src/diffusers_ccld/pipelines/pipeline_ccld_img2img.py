@@ -33,6 +33,8 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
+        timesteps: list[float] | torch.Tensor | None = None,
+        sigmas: list[float] | torch.Tensor | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
@@ -68,7 +70,7 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         """
         call = self.prepare_image_call(ImageCall.of(locals()))
         scheduler = self.own_scheduler()
-        timesteps = set_start(scheduler, call.num_inference_steps, call.strength, self._execution_device)
+        timesteps = set_start(scheduler, call.steps, call.strength, self._execution_device)
         guidance = self.prepare_guidance(call, call.num_images)
         latents = self.encode_images(call)
         noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, latents.device)

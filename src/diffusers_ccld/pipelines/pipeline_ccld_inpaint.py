@@ -69,6 +69,8 @@ class CCLDInpaintPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
+        timesteps: list[float] | torch.Tensor | None = None,
+        sigmas: list[float] | torch.Tensor | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
@@ -110,7 +112,7 @@ class CCLDInpaintPipeline(CCLDImagePipelineBase, DiffusionPipeline):
             raise ValueError(f"{len(mask)} masks were given for {len(call.pixels)} images.")
 
         scheduler = self.own_scheduler()
-        timesteps = set_start(scheduler, call.num_inference_steps, call.strength, self._execution_device)
+        timesteps = set_start(scheduler, call.steps, call.strength, self._execution_device)
         guidance = self.prepare_guidance(call, call.num_images)
         original = self.encode_images(call)
         mask = for_images(mask, call.num_images).to(original.device)

@@ -1,12 +1,14 @@
 """Timesteps of a run: all of a scheduler's, or those from the middle on."""
 
 import math
+from typing import Any
 
 import torch
 from diffusers import LMSDiscreteScheduler, PNDMScheduler
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from diffusers.schedulers import SchedulerMixin
 
-from ..schedulers.noise_schedule import sampling_times, t_to_timestep, timestep_to_t
+from ..schedulers.noise_schedule import sampling_times, sigmas_to_t, t_to_timestep, timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..utils.errors import first_line
 
@@ -27,33 +29,33 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
 
 
 def set_timesteps(
-    scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device | None = None
+    scheduler: SchedulerMixin, steps: dict[str, Any], device: torch.device | None = None
 ) -> torch.Tensor:
     """Sets a scheduler to a run from pure noise, and checks that it is one that the network can follow.
 
     Args:
         scheduler: The scheduler.
-        num_inference_steps: Number of steps.
+        steps: The steps, as `SamplingCall.steps` gives them.
         device: Device of the timesteps.
 
     Returns:
         The timesteps.
 
     Raises:
-        ValueError: If the scheduler cannot take that many steps, or solves another equation.
+        ValueError: If the scheduler cannot take such steps, or solves another equation.
     """
-    name = type(scheduler).__name__
+    name, num_steps = type(scheduler).__name__, _count(steps)
     try:
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        retrieve_timesteps(scheduler, device=device, **steps)
     except Exception as error:  # diffusers' schedulers raise whatever they stumble over
         reason = first_line(error).rstrip(".")
         raise ValueError(
-            f"{name} cannot take {num_inference_steps} steps; give another number, or use CCLDScheduler. ({reason})"
+            f"{name} cannot take {num_steps} steps; give another number, or use CCLDScheduler. ({reason})"
         ) from error
     timesteps = scheduler.timesteps
     if not torch.isfinite(timesteps).all():
         raise ValueError(
-            f"{name} cannot take {num_inference_steps} steps: the times between them are not numbers. Give another "
+            f"{name} cannot take {num_steps} steps: the times between them are not numbers. Give another "
             f"number, best above 10, or use CCLDScheduler."
         )
     num_train_timesteps = getattr(scheduler.config, "num_train_timesteps", 1000)
@@ -66,13 +68,13 @@ def set_timesteps(
 
 
 def set_start(
-    scheduler: SchedulerMixin, num_inference_steps: int, strength: float, device: torch.device | None = None
+    scheduler: SchedulerMixin, steps: dict[str, Any], strength: float, device: torch.device | None = None
 ) -> torch.Tensor:
     """Sets a scheduler to the steps that begin at or below a time.
 
     Args:
         scheduler: The scheduler.
-        num_inference_steps: Number of steps from pure noise.
+        steps: The steps from pure noise, as `SamplingCall.steps` gives them.
         strength: The time, in (0, 1].
         device: Device of the timesteps.
 
@@ -80,23 +82,38 @@ def set_start(
         The timesteps of these steps.
 
     Raises:
-        ValueError: If no step begins below that time, or the scheduler cannot begin in the middle.
+        ValueError: If no step begins below that time, or the scheduler cannot take such steps or begin in the middle.
     """
     if isinstance(scheduler, CCLDScheduler):
-        times = sampling_times(num_inference_steps, scheduler.config.timestep_schedule)
+        times = _times(scheduler, steps)
         kept = times[times <= strength]
         if len(kept):
             scheduler.set_timesteps(timesteps=t_to_timestep(kept), device=device)
             return scheduler.timesteps
     else:
-        set_timesteps(scheduler, num_inference_steps, device)
+        set_timesteps(scheduler, steps, device)
         begin = int((timestep_to_t(scheduler.timesteps) > strength).sum())
         begin = math.ceil(begin / scheduler.order) * scheduler.order  # in the middle of a run, not of a step
         if begin < len(scheduler.timesteps):
             return _begin_at(scheduler, begin, strength)
     raise ValueError(
-        f"strength={strength} is below the last of {num_inference_steps} steps; raise strength or num_inference_steps."
+        f"strength={strength} is below the last of {_count(steps)} steps; raise strength or num_inference_steps."
     )
+
+
+def _count(steps):
+    """Number of the steps."""
+    return next(v if isinstance(v, int) else len(v) for v in steps.values() if v is not None)
+
+
+def _times(scheduler, steps):
+    """The times in [0, 1], float64, at which the steps begin."""
+    if "num_inference_steps" in steps:
+        return sampling_times(steps["num_inference_steps"], scheduler.config.timestep_schedule)
+    scheduler.set_timesteps(**steps)  # raises if they are not a run
+    if steps["sigmas"] is not None:
+        return sigmas_to_t(steps["sigmas"])
+    return timestep_to_t(torch.as_tensor(steps["timesteps"], dtype=torch.float64))
 
 
 def _begin_at(scheduler, begin, strength):

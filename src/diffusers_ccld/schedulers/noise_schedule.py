@@ -25,6 +25,12 @@ def alpha_sigma_to_t(alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return torch.atan2(sigma, alpha) / math.pi * 2
 
 
+def sigmas_to_t(sigmas: list[float] | torch.Tensor) -> torch.Tensor:
+    """Times, float64, of ratios σ/α of noise to signal, diffusers' "sigmas". A final 0 of the list is left out."""
+    times = torch.atan(torch.as_tensor(sigmas, dtype=torch.float64)) / math.pi * 2
+    return times[:-1] if len(times) and times[-1] == 0 else times
+
+
 def log_snr_to_t(log_snr: torch.Tensor) -> torch.Tensor:
     """Time at which ln(α²/σ²) has the given value."""
     return alpha_sigma_to_t(torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt())

@@ -12,7 +12,14 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from .names import ALGORITHMS
-from .noise_schedule import cosine_betas, sampling_times, t_to_alpha_sigma, t_to_timestep, timestep_to_t
+from .noise_schedule import (
+    cosine_betas,
+    sampling_times,
+    sigmas_to_t,
+    t_to_alpha_sigma,
+    t_to_timestep,
+    timestep_to_t,
+)
 from .solvers import (
     ADAMS_BASHFORTH,
     METHODS,
@@ -217,6 +224,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
         timesteps: list[float] | torch.Tensor | None = None,
+        sigmas: list[float] | torch.Tensor | None = None,
     ) -> None:
         """Plans a run.
 
@@ -226,13 +234,16 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             timesteps: In place of a number of steps, the descending times at which they begin, in diffusers' units;
                 the run ends at t = 0. Ascending times make an inversion, from an image to the noise from which it
                 would be sampled; it ends at the last of them.
+            sigmas: The same times as ratios σ/α of noise to signal, with or without a final 0.
 
         Raises:
-            ValueError: If neither or both are given, or the times neither descend nor ascend.
+            ValueError: If not exactly one is given, or the times neither descend nor ascend.
         """
-        if (num_inference_steps is None) == (timesteps is None):
-            raise ValueError("Give either num_inference_steps or timesteps.")
-        if timesteps is None:
+        if sum(given is not None for given in (num_inference_steps, timesteps, sigmas)) != 1:
+            raise ValueError("Give one of num_inference_steps, timesteps and sigmas.")
+        if sigmas is not None:
+            times = sigmas_to_t(sigmas).tolist()
+        elif timesteps is None:
             if num_inference_steps < 1:
                 raise ValueError(f"num_inference_steps={num_inference_steps}: at least one step is needed.")
             times = sampling_times(num_inference_steps, self.config.timestep_schedule).tolist()

@@ -67,7 +67,7 @@ STANDALONE = PIPELINE._replace(
     use="""
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained({name}, custom_pipeline={name}, trust_remote_code=True)
+pipe = DiffusionPipeline.from_pretrained({name}, trust_remote_code=True)
 pipe("A sunset landscape painting, oil on canvas").images[0].save("sunset.png")
 """,
 )

@@ -1,10 +1,12 @@
 """Code files for using a pipeline's folder where this package is not installed.
 
-    DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    img2img = AutoPipelineForImage2Image.from_pipe(pipe)
+    inpaint = AutoPipelineForInpainting.from_pipe(pipe)
 
-diffusers looks for a pipeline's class in `pipeline.py`, and for a component's class in a file with the name of its
-library in the component's folder. Each has to be a single file. All are the same: the modules that sampling needs,
-concatenated.
+diffusers looks for a pipeline's class in the file that `model_index.json` names, and for a component's class in a file
+with the name of its library in the component's folder. Each has to be a single file. All are the same: the modules
+that sampling needs, concatenated. Where this package has been imported, its own classes are taken instead.
 """
 
 import ast
@@ -24,6 +26,7 @@ MODULES = (
     "models/adapters",
     "models/configuration_cloob",
     "models/losses_cloob",
+    "models/linear_decoder",
     "models/modeling_cloob",
     "models/gumbel_vq",
     "models/square_crop",
@@ -45,6 +48,10 @@ MODULES = (
     "pipelines/timesteps",
     "pipelines/base",
     "pipelines/pipeline_ccld",
+    "pipelines/pixels",
+    "pipelines/starting_images",
+    "pipelines/pipeline_ccld_img2img",
+    "pipelines/pipeline_ccld_inpaint",
 )
 PACKAGE = Path(__file__).parents[1]
 LIBRARY = PACKAGE.name
@@ -57,6 +64,22 @@ Copyright (c) 2026 The diffusers-ccld authors. MIT licence: use, copy, change an
 any warranty.
 """
 '''
+
+# The pipelines in the file, and the mappings in which diffusers looks for one that does another task.
+PIPELINES = {
+    "CCLDPipeline": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
+    "CCLDImg2ImgPipeline": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",
+    "CCLDInpaintPipeline": "AUTO_INPAINT_PIPELINES_MAPPING",
+}
+
+# Ends the file. A class of the package and its copy are two classes; in one process, only one of them is used.
+FOOTER = """
+_package = sys.modules.get("{library}")
+if _package is None:
+{registrations}
+else:
+{replacements}
+"""
 
 
 def standalone_source() -> str:
@@ -86,7 +109,16 @@ def standalone_source() -> str:
             parts.append(text)
         bodies.append("\n\n\n".join(parts[1:]))  # the first is the module's docstring
     header = HEADER.format(modules=", ".join(MODULES))
-    return "\n".join([header, *imports, "", "", "\n\n\n".join(bodies), ""])
+    for statement in ("import sys", "from diffusers.pipelines import auto_pipeline"):
+        imports[statement] = None
+    return "\n".join([header, *imports, "", "", "\n\n\n".join(bodies), _footer()])
+
+
+def _footer():
+    """The end of the file, which has the pipelines found by `AutoPipelineForImage2Image` and its like."""
+    registrations = [f'    auto_pipeline.{mapping}["ccld"] = {name}' for name, mapping in PIPELINES.items()]
+    replacements = [f"    {name} = _package.{name}" for name in PIPELINES]
+    return FOOTER.format(library=LIBRARY, registrations="\n".join(registrations), replacements="\n".join(replacements))
 
 
 def _names(node):
@@ -117,7 +149,7 @@ def save_standalone(pipe: DiffusionPipeline, folder: str | Path, **options: Any)
 
 
 def write_code(folder: str | Path, components: Sequence[str] | None = None) -> None:
-    """Adds the code files to a pipeline's folder.
+    """Adds the code files to a pipeline's folder, and names the pipeline's in its `model_index.json`.
 
     Args:
         folder: The folder.
@@ -128,7 +160,10 @@ def write_code(folder: str | Path, components: Sequence[str] | None = None) -> N
     """
     folder, source = Path(folder), standalone_source()
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    name = index["_class_name"] if isinstance(index["_class_name"], str) else index["_class_name"][-1]
+    index["_class_name"] = ["pipeline", name]
     write_text(folder / "pipeline.py", source)
+    write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
     for name, entry in index.items():
         if isinstance(entry, list) and entry[0] == LIBRARY and (components is None or name in components):
             write_text(folder / name / f"{LIBRARY}.py", source)
