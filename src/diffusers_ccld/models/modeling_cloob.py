@@ -21,6 +21,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
+from .inference_layers import use_inference_layers
 from .losses_cloob import cloob_loss
 
 
@@ -238,6 +239,7 @@ class CLOOBTextModelWithProjection(CLOOBPreTrainedModel):
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim)
         shape = (config.projection_dim, config.projection_dim)
         self.register_buffer("residual_factor", torch.zeros(shape) if config.has_residual_factor else None)
+        use_inference_layers(self)
         self.post_init()
 
     def set_residual_factor(self, factor: torch.Tensor | None) -> None:
@@ -305,6 +307,7 @@ class CLOOBVisionModelWithProjection(CLOOBPreTrainedModel):
         self.embeddings = CLOOBVisionEmbeddings(config)
         self.layers = nn.ModuleList(CLOOBEncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.visual_projection = nn.Linear(config.hidden_size, config.projection_dim)
+        use_inference_layers(self)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

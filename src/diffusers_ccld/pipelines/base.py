@@ -16,6 +16,7 @@ from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
+from ..models.inference_autoencoder import use_inference_autoencoder
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
@@ -317,7 +318,8 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                 self.vae.to(torch.float16)
 
     def _decode(self, latents):
-        return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype), return_dict=False)[0]
+        vae = use_inference_autoencoder(self.vae)
+        return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
 
     def finish(self, latents: torch.Tensor, call: SamplingCall) -> ImagePipelineOutput | tuple:
         """Makes the output of a call from its latents."""

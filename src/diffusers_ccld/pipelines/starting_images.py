@@ -7,6 +7,7 @@ import torch
 from diffusers import LMSDiscreteScheduler, PNDMScheduler
 from diffusers.schedulers import SchedulerMixin
 
+from ..models.inference_autoencoder import use_inference_autoencoder
 from ..schedulers.noise_schedule import sampling_times, t_to_timestep, timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from .base import VAE_LOCK, AnyCall, CCLDPipelineBase
@@ -81,7 +82,8 @@ class CCLDImagePipelineBase(CCLDPipelineBase):
     def encode_latents(self, pixels: torch.Tensor) -> torch.Tensor:
         """Scaled latents (N, C, H, W), float32, of pixels in [−1, 1]: the posterior's mode, without randomness."""
         with VAE_LOCK:
-            encoded = self.vae.encode(pixels.to(self._execution_device, self.vae.dtype))
+            vae = use_inference_autoencoder(self.vae)
+            encoded = vae.encode(pixels.to(self._execution_device, vae.dtype))
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         return latents.float() * self.vae.config.scaling_factor
 

@@ -22,6 +22,8 @@ MODULES = (
     "utils/rgb",
     "models/configuration_cloob",
     "models/losses_cloob",
+    "models/inference_layers",
+    "models/inference_autoencoder",
     "models/modeling_cloob",
     "models/gumbel_vq",
     "models/processing_cloob",
