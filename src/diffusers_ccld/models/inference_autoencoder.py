@@ -1,6 +1,6 @@
 """Layers of diffusers' autoencoders that compute faster on a CPU while no gradients are recorded.
 
-Weights and names stay those of diffusers' classes: a changed autoencoder is saved, adapted, moved and trained as before.
+Weights and names stay those of diffusers' classes: a changed autoencoder is saved, moved and trained as before.
 """
 
 import torch

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel, VQModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DiffusionPipeline,
+    ImagePipelineOutput,
+    UNet2DConditionModel,
+    VQModel,
+)
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
@@ -54,7 +61,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
 
     def __init__(
         self,
-        vae: AutoencoderKL | VQModel,
+        vae: AutoencoderKL | AutoencoderTiny | VQModel,
         text_encoder: CLOOBTextModelWithProjection,
         tokenizer: CLOOBTokenizer,
         unet: CCLDUNet2DConditionModel | UNet2DConditionModel,
