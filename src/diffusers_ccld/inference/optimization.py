@@ -4,6 +4,8 @@ import functools
 
 import torch
 
+from ..models.inference_autoencoder import use_inference_autoencoder
+from ..models.inference_layers import MAX_COPIED_PARAMETERS
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..utils.errors import first_line
 
@@ -28,25 +30,29 @@ def compile_networks(pipe: CCLDPipeline) -> None:
     """Compiles the U-Net and the decoder at their next call, in place.
 
     Each new image size, batch size or number of conditions is compiled again. On a CPU the weights become constants:
-    changes made to them in place afterwards, such as fusing a LoRA, have no effect.
+    changes made to them in place afterwards, such as fusing a LoRA, have no effect. A U-Net that is too large to be
+    copied is compiled block by block, which takes less time and memory; its weights stay variable.
     """
     # With offloading, `pipe.device` is not the device of the calls; diffusers has no public name for that.
     settings = {"freezing": pipe._execution_device.type == "cpu"}
-    for network in (pipe.unet, pipe.vae.decoder):
-        network.forward = _compiled(network.forward, settings)
+    use_inference_autoencoder(pipe.vae)
+    pipe.vae.decoder.forward = _with_settings(torch.compile(pipe.vae.decoder.forward, dynamic=False), settings)
+    if pipe.unet.num_parameters() <= MAX_COPIED_PARAMETERS:
+        pipe.unet.forward = _with_settings(torch.compile(pipe.unet.forward, dynamic=False), settings)
+    else:
+        pipe.unet.compile_repeated_blocks(dynamic=False)
+        pipe.unet.forward = _with_settings(pipe.unet.forward, {})
 
 
-def _compiled(forward, settings):
-    # torch has these settings under no public name.
+def _with_settings(forward, settings):
+    # torch has these settings under no public name. They are per thread and read by the call that compiles, so
+    # torch.compile cannot take them as options.
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
-    compiled = torch.compile(forward, dynamic=False)
-
-    # These settings are per thread and read by the call that compiles, so torch.compile cannot take them as options.
     @functools.wraps(forward)
     def call(*args, **kwargs):
         with inductor.patch(settings), dynamo.patch(recompile_limit=MAX_COMPILATIONS):
-            return compiled(*args, **kwargs)
+            return forward(*args, **kwargs)
 
     return call

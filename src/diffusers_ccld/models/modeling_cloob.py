@@ -21,7 +21,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
-from .inference_layers import use_inference_layers
+from .inference_layers import InferenceLinear
 from .losses_cloob import cloob_loss
 
 
@@ -86,10 +86,10 @@ class CLOOBAttention(nn.Module):
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = InferenceLinear(config.hidden_size, config.hidden_size)
+        self.k_proj = InferenceLinear(config.hidden_size, config.hidden_size)
+        self.v_proj = InferenceLinear(config.hidden_size, config.hidden_size)
+        self.out_proj = InferenceLinear(config.hidden_size, config.hidden_size)
 
     def forward(
         self, hidden_states: torch.Tensor, is_text: torch.Tensor | None = None
@@ -115,9 +115,9 @@ class CLOOBMLP(nn.Module):
 
     def __init__(self, config: CLOOBTextConfig | CLOOBVisionConfig):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc1 = InferenceLinear(config.hidden_size, config.intermediate_size)
         self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc2 = InferenceLinear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
@@ -239,7 +239,6 @@ class CLOOBTextModelWithProjection(CLOOBPreTrainedModel):
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim)
         shape = (config.projection_dim, config.projection_dim)
         self.register_buffer("residual_factor", torch.zeros(shape) if config.has_residual_factor else None)
-        use_inference_layers(self)
         self.post_init()
 
     def set_residual_factor(self, factor: torch.Tensor | None) -> None:
@@ -307,7 +306,6 @@ class CLOOBVisionModelWithProjection(CLOOBPreTrainedModel):
         self.embeddings = CLOOBVisionEmbeddings(config)
         self.layers = nn.ModuleList(CLOOBEncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.visual_projection = nn.Linear(config.hidden_size, config.projection_dim)
-        use_inference_layers(self)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
