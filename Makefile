@@ -9,8 +9,11 @@ BIN := $(VENV)/bin
 RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
 STAMP := $(VENV)/built-from-$(RECIPE)
 
-.PHONY: paint demo test test-slow fuzz suites quality style wheel default-model default-teacher distillation-table \
-	clean
+COUNT ?= 3000
+FIRST ?= 0
+
+.PHONY: paint demo web test test-slow fuzz random-calls suites quality style wheel default-model default-onnx \
+	default-teacher distillation-table clean
 
 paint: $(STAMP)  ## sample four pictures from the bundled model
 	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
@@ -18,15 +21,22 @@ paint: $(STAMP)  ## sample four pictures from the bundled model
 demo: $(STAMP)  ## paint in the browser
 	$(BIN)/ccld demo
 
+web:  ## build the page that paints in the browser without a server, and serve it on this machine
+	$(PYTHON) web/build.py --output outputs/web --serve
+
 test: $(STAMP)  ## the test suite in two processes, each with one thread: more would compete for the cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/usr/bin/chromium), for a nightly run
-	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,test,browser,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,onnx,test,browser,dev]"
 	$(BIN)/python -m pytest -m slow
 
 fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/support/mutated_files.py --count 500
+
+random-calls: $(STAMP)  ## COUNT random calls of the pipelines, and what must hold for each; SEED and FIRST repeat some
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m support.random_calls --count $(COUNT) \
+		--first $(FIRST) $(if $(SEED),--seed $(SEED))
 
 suites: $(STAMP)  ## diffusers' own suites, from a checkout: make suites DIFFUSERS=path
 	@test -d "$(DIFFUSERS)/tests/pipelines" || { echo "Give DIFFUSERS=path of a checkout of diffusers." >&2; exit 2; }
@@ -49,7 +59,7 @@ $(STAMP): setup.cfg pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,test,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,onnx,test,dev]"
 	touch $@
 
 # All steps that made the bundled model, from scratch; docs/default-model.md has their durations. The same command
@@ -60,6 +70,10 @@ TRAIN = $(BIN)/python $(1) --resume latest
 
 default-model: weights/judge/config.json src/diffusers_ccld/default_model/model_index.json  ## train the bundled model
 	$(BIN)/python benchmarks/evaluate_default.py --output $(OUT)/results.md
+
+default-onnx: $(STAMP)  ## the ONNX graphs of the bundled model, beside the weights that they use
+	$(BIN)/python -m pip install --quiet --editable ".[onnx]"
+	$(BIN)/ccld export-onnx src/diffusers_ccld/default_model
 
 default-teacher: weights/teacher/config.json  ## train the teacher, a larger model that students are distilled from
 
@@ -104,9 +118,14 @@ weights/teacher/config.json: $(OUT)/teacher/pipeline/model_index.json
 	$(BIN)/python training/bundle.py --pipeline $(OUT)/teacher/pipeline --part unet --max-megabytes 25 \
 		--output weights/teacher
 
-src/diffusers_ccld/default_model/model_index.json: $(OUT)/unet/pipeline/model_index.json docs/default-model.md
-	$(BIN)/python training/bundle.py --pipeline $(OUT)/unet/pipeline --card docs/default-model.md \
+$(OUT)/fitted/model_index.json: $(OUT)/unet/pipeline/model_index.json
+	rm -rf $(OUT)/fitted
+	$(BIN)/python training/fit_text.py --config $(CONFIGS)/text.yaml
+
+src/diffusers_ccld/default_model/model_index.json: $(OUT)/fitted/model_index.json docs/default-model.md
+	$(BIN)/python training/bundle.py --pipeline $(OUT)/fitted --card docs/default-model.md \
 		--output src/diffusers_ccld/default_model
+	$(MAKE) default-onnx
 
 clean:
 	rm -rf $(VENV) outputs dist build

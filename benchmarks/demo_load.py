@@ -16,9 +16,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import httpx
+import psutil
 from PIL import Image
 
 from diffusers_ccld.cli import run_reporting_errors
@@ -34,8 +34,7 @@ def free_port() -> int:
 
 def resident_megabytes(pid: int) -> float:
     """Resident memory of a process."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    return psutil.Process(pid).memory_info().rss / 2**20
 
 
 async def paint_one(http: httpx.AsyncClient, prompt: str, steps: int) -> str:

@@ -121,7 +121,8 @@ def make_measure(arguments: argparse.Namespace) -> Callable[[Path], dict[str, fl
             pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, **SAMPLER)
             pipe.register_to_config(default_num_inference_steps=arguments.steps)
         start = time.perf_counter()
-        images = sample_all(pipe, combinations.prompts, BATCH_SIZE, {"guidance_scale": arguments.guidance_scale})
+        options = {"guidance_scale": arguments.guidance_scale, "variation": arguments.variation}
+        images = sample_all(pipe, combinations.prompts, BATCH_SIZE, options)
         seconds = time.perf_counter() - start
         return {
             "parameters": sum(weight.numel() for weight in pipe.unet.parameters()) / 1e6,
@@ -135,7 +136,8 @@ def make_measure(arguments: argparse.Namespace) -> Callable[[Path], dict[str, fl
 
 def settings_in_names(arguments: argparse.Namespace) -> str:
     """The settings of the measurement, as part of file names."""
-    return f"{arguments.prompts}-prompts-{arguments.steps}-steps-guidance-{arguments.guidance_scale:g}"
+    variation = f"-variation-{arguments.variation:g}" if arguments.variation else ""
+    return f"{arguments.prompts}-prompts-{arguments.steps}-steps-guidance-{arguments.guidance_scale:g}{variation}"
 
 
 def measured(
@@ -145,7 +147,7 @@ def measured(
     path = arguments.output / f"{name}-{settings_in_names(arguments)}.json"
     if not path.exists():
         write_text(path, json.dumps(measure(folder)))
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def as_markdown(rows: dict[str, list[dict[str, float]]]) -> str:
@@ -174,15 +176,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-steps", type=int, help="training steps of every recipe (default: each recipe's own)")
     parser.add_argument("--prompts", type=int, default=200, help="number of prompts to sample (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=15, help="sampling steps of UniPC (default: %(default)s)")
-    parser.add_argument("--guidance-scale", type=float, default=3.0, help="(default: %(default)s)")
+    parser.add_argument("--guidance-scale", type=float, help="(default: the teacher's)")
+    parser.add_argument("--variation", type=float, help="spread around prompts, 0 to 1 (default: the teacher's)")
     parser.add_argument("--dry-run", action="store_true", help="only print which students are trained")
     arguments = parser.parse_args(argv)
     if arguments.prompts < 10:
         raise ValueError("--prompts must be at least 10.")
     if arguments.steps < 1:
         raise ValueError("--steps must be at least 1.")
-    largest = yaml.safe_load((SETTINGS / "guidance.yaml").read_text())["max_guidance_scale"]
-    if not 1 <= arguments.guidance_scale <= largest:
+    largest = yaml.safe_load((SETTINGS / "guidance.yaml").read_text(encoding="utf-8"))["max_guidance_scale"]
+    if arguments.guidance_scale is not None and not 1 <= arguments.guidance_scale <= largest:
         raise ValueError(f"--guidance-scale must be from 1 to {largest}, the range that students are trained for.")
     return arguments
 
@@ -209,6 +212,9 @@ def main(argv: list[str] | None = None) -> None:
     if not arguments.teacher.exists():
         raise ValueError(f"--teacher {arguments.teacher} does not exist; `make default-teacher` trains it.")
     arguments.output.mkdir(parents=True, exist_ok=True)
+    teacher = CCLDPipeline.from_pretrained(arguments.teacher)
+    arguments.guidance_scale = teacher.guidance_or_default(arguments.guidance_scale)
+    arguments.variation = teacher.variation_or_default(arguments.variation)
     measure = make_measure(arguments)
     rows = {"teacher": [measured("teacher", arguments.teacher, measure, arguments)]}
     for name, seed in tqdm(runs, desc="Students", unit="student"):

@@ -43,7 +43,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--prompts", type=int, default=1000, help="number of prompts, 3 in 10 held out (default: %(default)s)"
     )
     parser.add_argument("--steps", type=int, default=None, help="sampling steps (default: the pipeline's)")
-    parser.add_argument("--guidance-scale", type=float, default=3.0, help="(default: %(default)s)")
+    parser.add_argument("--guidance-scale", type=float, help="(default: the pipeline's)")
+    parser.add_argument("--variation", type=float, help="spread around prompts, 0 to 1 (default: the pipeline's)")
     parser.add_argument("--batch-size", type=int, default=25, help="pictures sampled at once (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="also write the results to this file")
     arguments = parser.parse_args(argv)
@@ -58,9 +59,11 @@ def main(argv: list[str] | None = None) -> None:
     pipe = CCLDPipeline.from_pretrained(arguments.model or default_model())
     pipe.set_progress_bar_config(disable=True)
     judge = Judge.from_pretrained(arguments.judge).eval()
-    options = {"guidance_scale": arguments.guidance_scale}
-    if arguments.steps is not None:
-        options["num_inference_steps"] = arguments.steps
+    options = {
+        "guidance_scale": pipe.guidance_or_default(arguments.guidance_scale),
+        "variation": pipe.variation_or_default(arguments.variation),
+        "num_inference_steps": arguments.steps,
+    }
     report = Report(arguments.output)
 
     combinations = evaluation_set(arguments.prompts)

@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             *("--algorithm", "plms", "--dtype", "fp32"),
             *("--batch-size", 16),
         )
-        for model, scores in json.loads((comparison / "scores.json").read_text())["models"].items():
+        for model, scores in json.loads((comparison / "scores.json").read_text(encoding="utf-8"))["models"].items():
             copying = scores["copying"]
             shares = f"{copying['copies']:.1%} copies, {copying['held_out_copies']:.1%} of held-out images"
             print(f"{model}, compared with {paintings}: {shares}, p = {copying['p_value']:.2g}: {copying['verdict']}")

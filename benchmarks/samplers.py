@@ -233,7 +233,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--compared", type=int, default=24, help="how many of them to compare with the solution (default: %(default)s)"
     )
-    parser.add_argument("--guidance-scale", type=float, default=3.0, help="(default: %(default)s)")
+    parser.add_argument("--guidance-scale", type=float, help="(default: the bundled model's)")
     parser.add_argument("--batch-size", type=int, default=25, help="pictures sampled at once (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
     arguments = parser.parse_args(argv)
@@ -250,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     diffusers.logging.set_verbosity_error()
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "samplers.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     pipe = CCLDPipeline.from_pretrained(default_model())
     pipe.set_progress_bar_config(disable=True)
     bench = Bench(
@@ -259,9 +259,9 @@ def main(argv: list[str] | None = None) -> None:
         num_prompts=arguments.prompts,
         num_compared=arguments.compared,
         batch_size=arguments.batch_size,
-        guidance_scale=arguments.guidance_scale,
+        guidance_scale=pipe.guidance_or_default(arguments.guidance_scale),
     )
-    settings = f"{arguments.prompts} | {arguments.compared} | {arguments.guidance_scale}"
+    settings = f"{arguments.prompts} | {arguments.compared} | {bench.guidance_scale}"
     cells = [(name, count) for name in arguments.cases for count in arguments.evaluations]
     for name, count in tqdm(cells, desc="Measuring", unit="cell"):
         key = f"{name} | {count} | {settings}"

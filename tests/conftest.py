@@ -73,6 +73,17 @@ def trainable_folder(pipeline_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def fitted_folder(trainable_folder, tmp_path_factory):
+    """The same pipeline with a residual factor, and with a guidance scale and a variation of its own."""
+    pipe = diffusers_ccld.CCLDPipeline.from_pretrained(trainable_folder)
+    pipe.text_encoder.set_residual_factor(0.05 * torch.eye(512))
+    pipe.register_to_config(default_guidance_scale=1.75, default_variation=0.25)
+    folder = tmp_path_factory.mktemp("fitted") / "pipeline"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     """A folder of 24 pictures."""
     folder = tmp_path_factory.mktemp("pictures")

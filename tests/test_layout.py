@@ -18,7 +18,7 @@ FLOORS = (
     {"utils", "models", "schedulers", "paintings", "version"},
     {"pipelines", "data", "sharing"},
     {"inference"},
-    {"original", "training", "evaluation"},
+    {"original", "training", "evaluation", "onnx"},
     {"registration"},
     {"__init__"},
     {"demo"},

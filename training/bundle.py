@@ -52,11 +52,11 @@ def bundle(argv: list[str] | None = None) -> None:
         (pipe if arguments.part is None else pipe.components[arguments.part]).save_pretrained(temporary)
         forget_places(temporary)
         for path in temporary.rglob("config.json"):
-            config = json.loads(path.read_text())
+            config = json.loads(path.read_text(encoding="utf-8"))
             if "dtype" in config:
                 # transformers loads in the precision of the file by default. Half is slow on a CPU, and less exact.
                 config["dtype"] = "float32"
-            path.write_text(json.dumps(config, indent=2) + "\n")
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if arguments.part is None:
             add_card(temporary, arguments.card or arguments.pipeline / CARD_NAME, hub_name or name, pipe)
         megabytes = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file()) / 1e6
@@ -72,7 +72,7 @@ def add_card(folder: Path, card: Path, name: str, pipe: CCLDPipeline) -> None:
     if card.is_file():
         shutil.copyfile(card, folder / CARD_NAME)
         for shown in (GRID_NAME, PROMPTS_NAME, PLOT_NAME):
-            if (card.parent / shown).is_file() and shown in card.read_text():
+            if (card.parent / shown).is_file() and shown in card.read_text(encoding="utf-8"):
                 shutil.copyfile(card.parent / shown, folder / shown)
         return
     facts = {

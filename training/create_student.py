@@ -27,6 +27,7 @@ from diffusers_ccld.training.components import (
     IMAGE_COMPONENTS,
     TEXT_COMPONENTS,
     load_components,
+    load_defaults,
     make_from_json,
     network_settings,
     read_json,
@@ -167,7 +168,9 @@ def create_student(argv: list[str] | None = None) -> None:
     share = student.num_parameters() / teacher.num_parameters()
     size = f"{student.num_parameters():,}, {share:.1%} of the teacher's {teacher.num_parameters():,}"
     with folder_moved_into_place(arguments.output) as temporary:
-        CCLDPipeline(unet=student, **rest).save_pretrained(temporary)
+        if arguments.output.exists():
+            raise ValueError(f"--output {arguments.output} has been written in the meantime; give another folder.")
+        CCLDPipeline(unet=student, **rest, **load_defaults(arguments.teacher)).save_pretrained(temporary)
         forget_places(temporary)
         weights = "a selection of the teacher's" if arguments.init == "teacher" else f"random, seed {arguments.seed}"
         facts = {"teacher": shareable(arguments.teacher), "parameters": size, "weights": weights}

@@ -32,6 +32,7 @@ from diffusers_ccld.training.components import (
     TEXT_COMPONENTS,
     UNET_COMPONENTS,
     load_components,
+    load_defaults,
     network_identity,
 )
 from diffusers_ccld.training.config import TrainingConfig, setting
@@ -49,9 +50,8 @@ from diffusers_ccld.training.distillation import (
 )
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import (
-    TrainingTimes,
-    draw_for_training,
     encode_batch,
+    make_draw,
     make_inputs,
     training_resolution,
 )
@@ -91,8 +91,6 @@ class DistillConfig(TrainingConfig):
     def __post_init__(self):
         if self.student_steps is not None and self.demo_inference_steps is None:
             self.demo_inference_steps = self.student_steps
-        if self.max_guidance_scale is not None and self.demo_guidance_scale is None:
-            self.demo_guidance_scale = min(3.0, self.max_guidance_scale)
         super().__post_init__()
         weights = (self.task_weight, self.output_weight, self.feature_weight)
         if min(weights) < 0 or not max(self.output_weight, self.feature_weight):
@@ -106,7 +104,7 @@ class DistillConfig(TrainingConfig):
             raise ValueError("condition_prompts needs other_conditions: the share of images that get one.")
         if self.max_guidance_scale is not None and not 1 < self.max_guidance_scale < math.inf:
             raise ValueError("max_guidance_scale must be larger than 1.")
-        if self.max_guidance_scale is not None and self.demo_guidance_scale > self.max_guidance_scale:
+        if (self.demo_guidance_scale or 0.0) > (self.max_guidance_scale or math.inf):
             raise ValueError("demo_guidance_scale is beyond max_guidance_scale, the largest that the student learns.")
         if (self.student_steps is None) != (self.teacher_steps is None):
             raise ValueError("student_steps and teacher_steps belong together: give both or neither.")
@@ -225,7 +223,7 @@ class BatchMaker:
     ):
         self.config, self.accelerator, self.pipe = config, accelerator, pipe
         self.teacher, self.schedule = teacher, schedule
-        self.others, self.latent_shape, self.times = others, latent_shape, TrainingTimes(config.seed)
+        self.others, self.draw = others, make_draw(config, pipe.unet, latent_shape)
 
     def make(self, images: dict[str, Any], positions: range) -> tuple[Batch, Targets]:
         """Makes the inputs and targets of N images.
@@ -235,7 +233,7 @@ class BatchMaker:
             positions: The images' positions in the run.
         """
         config, device = self.config, self.accelerator.device
-        draws = draw_for_training(config.seed, self.times, positions, self.latent_shape, config.condition_dropout)
+        draws = self.draw(positions)
         times = None if self.schedule is None else self.schedule.times(draws.t).to(device)
         draws = draws.to(device) if times is None else draws.to(device)._replace(t=times[0])
         encoded = encode_batch(images, self.pipe, self.accelerator)
@@ -293,14 +291,14 @@ def load_student(config: DistillConfig) -> tuple[CCLDPipeline, int, tuple[int, i
     require_same_pipeline(components, config.teacher)
     size, latent_shape = training_resolution(config.resolution, unet.config.sample_size, components["vae"])
     unet.register_to_config(sample_size=latent_shape[-1])
-    limits = {"max_guidance_scale": config.max_guidance_scale}
+    settings = load_defaults(config.model) | {"max_guidance_scale": config.max_guidance_scale}
     if config.student_steps is not None:
         # The student learns the steps of DDIM, and other samplers take different ones.
         components["scheduler"] = CCLDScheduler.from_config(components["scheduler"].config, algorithm_type="ddim")
-        limits["default_num_inference_steps"] = config.student_steps
+        settings["default_num_inference_steps"] = config.student_steps
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    return CCLDPipeline(**components, **limits), size, latent_shape
+    return CCLDPipeline(**components, **settings), size, latent_shape
 
 
 def conditions_identity(config: DistillConfig, prompt_embeds: torch.Tensor | None) -> dict[str, Any]:

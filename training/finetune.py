@@ -26,6 +26,7 @@ from diffusers_ccld.training.components import (
     TEXT_COMPONENTS,
     UNET_COMPONENTS,
     load_components,
+    load_defaults,
     make_from_json,
     make_lora_config,
     network_identity,
@@ -33,9 +34,8 @@ from diffusers_ccld.training.components import (
 from diffusers_ccld.training.config import TrainingConfig, setting
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import (
-    TrainingTimes,
-    draw_for_training,
     encode_batch,
+    make_draw,
     make_inputs,
     training_resolution,
 )
@@ -88,7 +88,7 @@ def load_pipeline(config: FinetuneConfig) -> tuple[CCLDPipeline, int, tuple[int,
     unet.register_to_config(sample_size=latent_shape[-1])
     if is_guidance_distilled(unet):
         raise ValueError("The U-Net is guidance-distilled, so only a teacher can train it: use distill.py.")
-    return CCLDPipeline(**components), size, latent_shape
+    return CCLDPipeline(**components, **load_defaults(config.model)), size, latent_shape
 
 
 def finetune(config: FinetuneConfig) -> int:
@@ -125,12 +125,11 @@ def finetune(config: FinetuneConfig) -> int:
         ema.assign(original.average)
     accelerator.print(describe_run(config, accelerator, unet, data.num_images, latent_shape))
 
-    times = TrainingTimes(config.seed)
+    draw = make_draw(config, unet, latent_shape)
     with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images, data.bad) as run:
         for _ in run.steps():
             for batch, positions in run.micro_batches():
-                draws = draw_for_training(config.seed, times, positions, latent_shape, config.condition_dropout)
-                draws = draws.to(accelerator.device)
+                draws = draw(positions).to(accelerator.device)
                 encoded = encode_batch(batch, pipe, accelerator)
                 inputs = make_inputs(encoded, draws, pipe.scheduler, pipe.vae.config.scaling_factor)
 

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -23,18 +24,20 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.captions import load_captions
 from diffusers_ccld.data.encoding import model_fingerprint
+from diffusers_ccld.data.fingerprints import images_fingerprint
 from diffusers_ccld.data.images import Preparation
 from diffusers_ccld.data.latent_cache import LatentCache
-from diffusers_ccld.data.sources import canonical_source, images_fingerprint, load_examples, select_images
+from diffusers_ccld.data.sources import canonical_source, find_examples, select_images
 from diffusers_ccld.inference.loading import find_folder
 from diffusers_ccld.training.components import load_components
 from diffusers_ccld.training.config import ImageConfig, require, setting
+from diffusers_ccld.training.text_fit import TextFit
 from diffusers_ccld.training.text_pairs import PairEncoder, fit_text_encoder
-from diffusers_ccld.training.text_report import gap_table, report_of
+from diffusers_ccld.training.text_report import fit_table, save_report
 from diffusers_ccld.utils.files import folder_moved_into_place, write_text
+from diffusers_ccld.utils.locks import exclusive
 
 PARTS = ("text_encoder", "tokenizer", "image_encoder", "feature_extractor")
-REPORT_NAME = "text_fit.json"
 DRY_RUN_IMAGES = 64
 
 
@@ -71,7 +74,9 @@ def image_size(config: TextFitConfig, folder: Path, processor_size: int) -> int:
     if not (folder / "unet").is_dir() or not (folder / "vae").is_dir():
         return processor_size
     sample_size = CCLDUNet2DConditionModel.load_config(folder, subfolder="unet")["sample_size"]
-    levels = json.loads((folder / "vae" / "config.json").read_text()).get("block_out_channels", [0] * 4)
+    levels = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8")).get(
+        "block_out_channels", [0] * 4
+    )
     return sample_size * 2 ** (len(levels) - 1)
 
 
@@ -85,19 +90,28 @@ def open_cache(config: TextFitConfig, images, image_encoder: torch.nn.Module) ->
         return None
     cache = LatentCache.open(config.cache, config.seed)
     wanted = {"image_encoder": model_fingerprint(image_encoder), "num_images": len(images)}
-    cache.manifest.require(wanted | {"images": images_fingerprint(images)}, f"{config.cache} is another model's cache")
+    wanted["images"] = images_fingerprint(images, cache.manifest.images)
+    cache.manifest.require(wanted, f"{config.cache} is another model's cache")
     return cache
 
 
 def fit(config: TextFitConfig) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
+    writes = state.is_main_process and not config.dry_run
+    with exclusive(Path(config.output), beside=True) if writes else nullcontext():
+        fit_alone(config, state)
+
+
+def fit_alone(config: TextFitConfig, state: PartialState) -> None:
     folder, output = find_folder(config.model), Path(config.output)
     if output.exists():
         raise ValueError(f"{output} exists already; give a new folder.")
     parts = load_components(str(folder), PARTS)
     source = canonical_source(config.dataset)
     with state.main_process_first():
-        examples = load_examples(source, config.dataset_split)
+        found = find_examples(source, config.dataset_split)
+    state.print(found.description)
+    examples = found.examples
     images = select_images(examples, source, config.image_column)
     captions = load_captions(examples, config.caption_columns)
     size = image_size(config, folder, parts["feature_extractor"].size)
@@ -128,11 +142,13 @@ def fit(config: TextFitConfig) -> None:
         return
     fitted = fit_text_encoder(encoder, config.max_images, config.held_out_share, config.seed)
     if state.is_main_process:
-        save(config, folder, output, parts["text_encoder"], report_of(fitted, source))
-        print(f"\n{gap_table(fitted)}\n\nwrote {output}")
+        save(config, folder, output, parts["text_encoder"], fitted, source)
+        print(f"\n{fit_table(fitted)}\n\nwrote {output}")
 
 
-def save(config: TextFitConfig, folder: Path, output: Path, text_encoder: torch.nn.Module, report: dict) -> None:
+def save(
+    config: TextFitConfig, folder: Path, output: Path, text_encoder: torch.nn.Module, fitted: TextFit, source: str
+) -> None:
     """Copies the model with the new text encoder, the report, and the defaults that the settings give."""
     defaults = {
         name: getattr(config, name)
@@ -142,10 +158,10 @@ def save(config: TextFitConfig, folder: Path, output: Path, text_encoder: torch.
     with folder_moved_into_place(output) as temporary:
         shutil.copytree(folder, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
         text_encoder.save_pretrained(temporary / "text_encoder")
-        write_text(temporary / REPORT_NAME, json.dumps(report, indent=2) + "\n")
+        save_report(fitted, source, temporary)
         index = temporary / "model_index.json"
         if defaults and index.is_file():
-            write_text(index, json.dumps(json.loads(index.read_text()) | defaults, indent=2) + "\n")
+            write_text(index, json.dumps(json.loads(index.read_text(encoding="utf-8")) | defaults, indent=2) + "\n")
 
 
 if __name__ == "__main__":

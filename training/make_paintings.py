@@ -22,12 +22,12 @@ def make_paintings(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.num_images < 1 or arguments.num_proc < 1:
         raise ValueError("--num-images and --num-proc must be at least 1.")
-    if arguments.output.exists():
-        raise ValueError(f"{arguments.output} already exists.")
-    paintings = make_dataset(
-        arguments.num_images, seed=arguments.seed, held_out=arguments.held_out, num_proc=arguments.num_proc
-    )
     with folder_moved_into_place(arguments.output) as temporary:
+        if arguments.output.exists():
+            raise ValueError(f"{arguments.output} already exists.")
+        paintings = make_dataset(
+            arguments.num_images, seed=arguments.seed, held_out=arguments.held_out, num_proc=arguments.num_proc
+        )
         paintings.save_to_disk(temporary)
     print(f"wrote {len(paintings):,} paintings to {arguments.output}")
 

@@ -10,6 +10,7 @@ same arguments and --num-shards N --shard-index 0 … N-1.
 import dataclasses
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -22,9 +23,10 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.decoding import BadImageError
 from diffusers_ccld.data.encoding import EncodedImages, encode_images, model_fingerprint
-from diffusers_ccld.data.latent_cache import Manifest, chunk_path, write_chunk
+from diffusers_ccld.data.fingerprints import images_fingerprint
+from diffusers_ccld.data.latent_cache import MANIFEST_NAME, Manifest, chunk_path, write_chunk, writing
 from diffusers_ccld.data.randomness import Purpose, generator_at
-from diffusers_ccld.data.sources import canonical_source, images_fingerprint, load_images, name_of
+from diffusers_ccld.data.sources import canonical_source, find_images, name_of
 from diffusers_ccld.inference.devices import usable_device
 from diffusers_ccld.models.inference_autoencoder import use_inference_autoencoder
 from diffusers_ccld.training.bad_images import BadImages
@@ -88,12 +90,14 @@ def make_manifest(
     config: PrecomputeConfig, images: datasets.Dataset, vae: torch.nn.Module, image_encoder: torch.nn.Module
 ) -> Manifest:
     """The manifest of the cache of these images."""
+    output = Path(config.output)
+    recorded = Manifest.read(output).images if (output / MANIFEST_NAME).is_file() else None
     size, latent_shape = training_resolution(config.resolution, sample_size_of(config), vae)
     return Manifest(
         dataset=canonical_source(config.dataset or DEFAULT_DATASET),
         dataset_split=config.dataset_split,
         image_column=config.image_column,
-        images=images_fingerprint(images),
+        images=images_fingerprint(images, recorded, contents=recorded is not None or not config.dry_run),
         num_images=len(images),
         resolution=size,
         random_crop=config.random_crop,
@@ -110,11 +114,19 @@ def make_manifest(
 
 
 def precompute(config: PrecomputeConfig) -> None:
+    shard = (config.shard_index, config.num_shards)
+    with nullcontext() if config.dry_run else writing(Path(config.output), *shard):
+        precompute_alone(config)
+
+
+def precompute_alone(config: PrecomputeConfig) -> None:
     device = usable_device(config.device)
     components = load_components(config.model, IMAGE_COMPONENTS)
     vae, image_encoder = components["vae"].to(device), components["image_encoder"].to(device)
     use_inference_autoencoder(vae)
-    images = load_images(config.dataset or DEFAULT_DATASET, config.dataset_split, config.image_column)
+    found = find_images(config.dataset or DEFAULT_DATASET, config.dataset_split, config.image_column)
+    print(found.description)
+    images = found.examples
     manifest = make_manifest(config, images, vae, image_encoder)
 
     output = Path(config.output)
@@ -127,6 +139,7 @@ def precompute(config: PrecomputeConfig) -> None:
         ranges = [r[: config.batch_size] for r in ranges[:1]]
     else:
         manifest.write(output)
+        BadImages(1.0, path=output / "bad_images.jsonl").record(found.passed_over)
 
     dataset, bad_images = VariantsOfImages(images, manifest), BadImages(config.max_bad_share, len(images))
     start = time.monotonic()
@@ -147,7 +160,7 @@ def precompute(config: PrecomputeConfig) -> None:
                     encoded.append(encode_images(vae, image_encoder, components["feature_extractor"], pixels))
                     rows += [index for index, _ in good for _ in range(manifest.variants)]
                 bad += bad_here
-                bad_images.add(len(batch), bad_here)
+                bad_images.add([index for index, _, _ in batch], bad_here)
                 progress.update(len(batch))
             if not config.dry_run:
                 whole = EncodedImages(*(torch.cat(parts) for parts in zip(*encoded))) if encoded else None

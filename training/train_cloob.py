@@ -5,8 +5,9 @@
 
 The loss is InfoLOOB of Hopfield retrievals. A first part with InfoNCE learns faster at the start. A last part fits the
 text encoder alone to the image embeddings, because a diffusion model is trained with image embeddings and sampled with
-text embeddings. Alternatively, a new image encoder learns the space of a frozen text encoder (--trained-towers image).
-An interrupted run saves a checkpoint, and --resume latest continues it. The result is OUTPUT_DIR/cloob, with a
+text embeddings. At the end, its last layer is fitted to them in closed form (--fit-images), as training/fit_text.py
+does it for any model. Alternatively, a new image encoder learns the space of a frozen text encoder (--trained-towers
+image). An interrupted run saves a checkpoint, and --resume latest continues it. The result is OUTPUT_DIR/cloob, with a
 pipeline's folders text_encoder, tokenizer, image_encoder and feature_extractor.
 """
 
@@ -34,7 +35,7 @@ from diffusers_ccld import (
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.captions import CaptionedImages, kinds_of, load_captions
-from diffusers_ccld.data.sources import canonical_source, load_examples, select_images
+from diffusers_ccld.data.sources import canonical_source, find_examples, select_images
 from diffusers_ccld.models.losses_cloob import cloob_loss, cosine_distance, info_nce_loss
 from diffusers_ccld.sharing.hub import forget_places
 from diffusers_ccld.sharing.model_cards import CLOOB, PLOT_NAME, shareable
@@ -48,12 +49,17 @@ from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.result import plot_log, save_training_card, training_facts
 from diffusers_ccld.training.run import TrainingRun, start_run
 from diffusers_ccld.training.state import make_state
+from diffusers_ccld.training.text_fit import TextFit
+from diffusers_ccld.training.text_pairs import PairEncoder, fit_text_encoder, gap_of_encoder
+from diffusers_ccld.training.text_report import fit_table, gap_table, save_report
 from diffusers_ccld.training.tokenizer import train_tokenizer
 from diffusers_ccld.utils.errors import first_line
 from diffusers_ccld.utils.files import folder_moved_into_place
 
 PARTS = ("text_encoder", "tokenizer", "image_encoder", "feature_extractor")
 RUN_PARTS = ("info_nce", "cloob", "refit")
+FEWEST_FOR_FIT = 8
+IMAGES_OF_GAP = 1_000
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -84,8 +90,16 @@ class CLOOBTrainingConfig(RunConfig):
         "embeddings, if only that one is trained)",
     )
 
+    fit_images: int = setting(
+        20_000,
+        "at the end, fit the last layer of the text encoder in closed form to this many images at most, drawn by the "
+        "seed; 0 for no fit. A text encoder that is not trained keeps it",
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        if self.fit_images != 0 and self.fit_images < FEWEST_FOR_FIT:
+            raise ValueError(f"fit_images must be 0, or at least {FEWEST_FOR_FIT}.")
         if self.model is None and self.cloob_config is None:
             raise ValueError("Give model, to train its CLOOB further, or cloob_config, to train a new one.")
         if self.trained_towers not in ("both", "image", "text"):
@@ -104,6 +118,11 @@ class CLOOBTrainingConfig(RunConfig):
             raise ValueError("inverse_temperature and hopfield_scale must be positive.")
         if self.train_batch_size < 2:
             raise ValueError("train_batch_size must be at least 2: a pair is contrasted with the others.")
+
+    @property
+    def fits_text(self) -> bool:
+        """True if the run ends with a fit of the text encoder."""
+        return self.fit_images > 0 and self.trained_towers != "image"
 
     def part_at(self, step: int) -> str:
         """The part of the run, of `RUN_PARTS`, that contains the step after `step` others."""
@@ -226,13 +245,17 @@ def load_data(
     """
     source = canonical_source(config.dataset)
     with accelerator.main_process_first():
-        examples = load_examples(source, config.dataset_split)
+        found = find_examples(source, config.dataset_split)
+    accelerator.print(found.description)
+    examples = found.examples
     images = select_images(examples, source, config.image_column)
     captions = load_captions(examples, config.caption_columns)
+    if config.fits_text and len(images) < FEWEST_FOR_FIT:
+        raise ValueError(f"The fit of the text encoder needs {FEWEST_FOR_FIT} images; without it, give fit_images 0.")
     kinds = kinds_of(examples, config.kind_columns) if config.kind_columns else None
     model, tokenizer, processor = make_cloob(config, captions)
     size = config.resolution or processor.size
-    data = make_training_data(config, accelerator, images, source, size)
+    data = make_training_data(config, accelerator, images, source, size, found.passed_over)
     texts = json.dumps([captions, None if kinds is None else kinds.tolist(), tokenizer.get_vocab()], sort_keys=True)
     identity = {
         **data.identity,
@@ -256,12 +279,50 @@ def make_losses(model: CLOOBModel) -> dict[str, Callable[[torch.Tensor, torch.Te
     }
 
 
-def save_cloob(
+def finish_cloob(
     run: TrainingRun, model: CLOOBModel, tokenizer: CLOOBTokenizer, processor: CLOOBImageProcessor, data: TrainingData
 ) -> None:
-    """Saves the averaged model as the folder `cloob` with its card, and uploads it if the settings ask for it."""
+    """Fits the averaged model's text encoder, reports the gap, and saves the model; all processes must take part."""
+    config, dataset, device = run.config, data.dataset, run.accelerator.device
+    encoder = PairEncoder(
+        images=dataset.images,
+        captions=dataset.captions,
+        preparation=dataset.preparation,
+        text_encoder=model.text_model,
+        tokenizer=tokenizer,
+        image_encoder=model.vision_model,
+        feature_extractor=processor,
+        seed=config.seed,
+        num_workers=config.dataloader_num_workers,
+        max_bad_share=config.max_bad_share,
+        device=device,
+    )
+    model.eval()
+    model.text_model.set_residual_factor(None)  # that of a former model
+    with run.ema.applied():
+        if config.fits_text:
+            fit = fit_text_encoder(encoder, config.fit_images, seed=config.seed)
+            table = fit_table(fit)
+        else:
+            fit, gap = None, gap_of_encoder(encoder, IMAGES_OF_GAP, config.seed)
+            table = "" if gap is None else gap_table("pairs of training", {"": gap})
+        if run.accelerator.is_main_process:
+            save_cloob(run, model, tokenizer, processor, data, fit, table)
+            print(f"\n{table}\n")
+
+
+def save_cloob(
+    run: TrainingRun,
+    model: CLOOBModel,
+    tokenizer: CLOOBTokenizer,
+    processor: CLOOBImageProcessor,
+    data: TrainingData,
+    fit: TextFit | None,
+    table_of_gap: str,
+) -> None:
+    """Saves the model as the folder `cloob` with its card, and uploads it if the settings ask for it."""
     config, folder = run.config, run.output_dir / "cloob"
-    with run.ema.applied(), folder_moved_into_place(folder) as temporary:
+    with folder_moved_into_place(folder) as temporary:
         for name, part in zip(PARTS, (model.text_model, tokenizer, model.vision_model, processor)):
             part.save_pretrained(temporary / name)
         plot_log(run.log.path, temporary / PLOT_NAME, RUN_PARTS, "loss", yscale="linear")
@@ -271,7 +332,10 @@ def save_cloob(
             **training_facts(run, data.source, data.num_images),
             "tokens": f"{len(tokenizer):,}",
         }
-        save_training_card(temporary, CLOOB, run, run.public_name(folder), facts, data.source)
+        if fit is not None:
+            save_report(fit, data.source, temporary)
+        sections = [f"## The gap between texts and images\n\n{table_of_gap}"] if table_of_gap else []
+        save_training_card(temporary, CLOOB, run, run.public_name(folder), facts, data.source, sections=sections)
     run.publish(folder)
 
 
@@ -295,7 +359,7 @@ def train_cloob(config: CLOOBTrainingConfig) -> int:
     )
 
     losses = make_losses(model)
-    with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images) as run:
+    with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images, data.bad) as run:
         for step in run.steps():
             part = config.part_at(step)
             text_alone = part == "refit" and config.trained_towers != "image"
@@ -332,8 +396,8 @@ def train_cloob(config: CLOOBTrainingConfig) -> int:
                 )
             run.finish_step(grad_norm)
 
-        if run.is_complete and accelerator.is_main_process:
-            save_cloob(run, model, tokenizer, processor, data)
+        if run.is_complete:
+            finish_cloob(run, model, tokenizer, processor, data)
     return run.exit_status
 
 

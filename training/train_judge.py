@@ -19,7 +19,7 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, generator_at
-from diffusers_ccld.data.sources import load_examples, select_images
+from diffusers_ccld.data.sources import find_examples, select_images
 from diffusers_ccld.evaluation.judge import Judge
 from diffusers_ccld.sharing.model_cards import JUDGE, PLOT_NAME, shareable
 from diffusers_ccld.training.accelerator import make_accelerator
@@ -73,11 +73,14 @@ def train_judge(config: JudgeConfig) -> int:
     checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
     size = config.resolution or 128
     sources = [config.dataset, *([config.held_out_dataset] if config.held_out_dataset else [])]
-    examples = datasets.concatenate_datasets([load_examples(source, config.dataset_split) for source in sources])
+    found = [find_examples(source, config.dataset_split) for source in sources]
+    accelerator.print(*(source.description for source in found), sep="\n")
+    examples = datasets.concatenate_datasets([source.examples for source in found])
+    passed_over = [entry for source in found for entry in source.passed_over]
     if not set(ATTRIBUTES) <= set(examples.column_names):
         raise ValueError(f"{config.dataset} was not written by make_paintings.py: it lacks {', '.join(ATTRIBUTES)}.")
     images = select_images(examples, config.dataset, config.image_column)
-    data = make_training_data(config, accelerator, images, " + ".join(sources), size)
+    data = make_training_data(config, accelerator, images, " + ".join(sources), size, passed_over)
     labels = {name: torch.tensor(examples[name][:]) for name in ATTRIBUTES}
     state = make_state(checkpoint, data.identity, accelerator.is_main_process)
     batches = make_batches(config, accelerator, data, size, state)
@@ -85,7 +88,7 @@ def train_judge(config: JudgeConfig) -> int:
     network, optimizer = accelerator.prepare(judge, make_optimizer(config, judge.parameters()))
     ema = EMA(judge)
 
-    with start_run(config, accelerator, state, ema, [optimizer], batches, num_images=data.num_images) as run:
+    with start_run(config, accelerator, state, ema, [optimizer], batches, data.num_images, data.bad) as run:
         for _ in run.steps():
             for batch, positions in run.micro_batches():
                 pictures = as_pictures(batch, accelerator.device)

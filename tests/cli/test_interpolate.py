@@ -151,7 +151,7 @@ def test_a_dry_run_describes_the_work_and_does_none(pipeline_folder, tmp_path, p
     "arguments, message",
     [
         (("a fox",), "two waypoints"),
-        (("a fox", "@nowhere.png"), "no such file"),
+        (("a fox", "@nowhere.png"), "does not exist"),
         (("a fox", f"@{__file__}"), "not an image"),
         (("a fox", __file__), "write '@"),
         (("a fox", f"{__file__}:2"), "write '@"),

@@ -72,6 +72,16 @@ def test_prompts_without_a_weight_share_the_guidance(pipeline_folder, tmp_path):
     assert settings["conditions"] == [["a", 2.5], ["b", 1.0], [image, 2.5]]
 
 
+def test_pictures_have_the_models_own_guidance_and_variation(fitted_folder, tmp_path):
+    assert sample(fitted_folder, tmp_path / "own", "a", "-n", "1") == 0
+    assert sample(fitted_folder, tmp_path / "given", "a:1.75", "-n", "1", "--variation", "0.25") == 0
+    assert sample(fitted_folder, tmp_path / "plain", "a", "-n", "1", "--variation", "0") == 0
+    own, given, plain = (Image.open(tmp_path / name / "00000.png") for name in ("own", "given", "plain"))
+    settings = json.loads(own.text["ccld"])
+    assert (settings["conditions"], settings["variation"]) == ([["a", 1.75]], 0.25)
+    assert own == given and own != plain
+
+
 def test_sampling_without_a_prompt_and_in_another_shape(pipeline_folder, tmp_path):
     assert sample(pipeline_folder, tmp_path, "-n", "1", "--width", "128", "--height", "64") == 0
     assert Image.open(tmp_path / "00000.png").size == (128, 64)
@@ -80,7 +90,7 @@ def test_sampling_without_a_prompt_and_in_another_shape(pipeline_folder, tmp_pat
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("a", "--image", "nowhere.png"), "no such file"),
+        (("a", "--image", "nowhere.png"), "does not exist"),
         (("a", "--image", "https://example.org/fox.png"), "not fetched"),
         (("a", "--image", __file__), "not an image"),
         ((":3",), "before the colon"),
@@ -90,6 +100,7 @@ def test_sampling_without_a_prompt_and_in_another_shape(pipeline_folder, tmp_pat
         (("a", "--eta", "0.5"), "dpmpp"),
         (("a", "--guidance-interval", "0.5", "0.2"), "guidance_interval=[0.5, 0.2]"),
         (("a", "-n", "0"), "at least 1"),
+        (("a", "--variation", "0.5"), "fitted"),
         (("a", "--timestep-schedule", "linear", "--algorithm", "plms"), "t = 1"),
     ],
 )

@@ -8,7 +8,7 @@ from diffusers_ccld.data.captions import CaptionedImages, deal, kinds_of, load_c
 from diffusers_ccld.data.images import Preparation
 from diffusers_ccld.data.randomness import Purpose, generator_at
 from diffusers_ccld.data.sources import load_examples, load_images, select_images
-from support.picture_files import patchwork, write_shard
+from support.picture_files import write_shard
 
 
 def captioned(paintings, seed=0, kinds=True):
@@ -86,12 +86,6 @@ def test_a_webdataset_is_images_and_captions(tmp_path, monkeypatch):
     assert len(load_images(str(shards / "0000.tar"), image_column="png")) == 3
 
 
-def test_an_archive_beside_pictures_is_no_dataset(tmp_path):
-    patchwork(0).save(tmp_path / "picture.png")
-    write_shard(tmp_path / "download.tar", range(3))
-    assert len(load_images(str(tmp_path))) == 1
-
-
 def test_a_folder_of_parquet_files_has_its_splits(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for split, count in (("train", 3), ("test", 2)):
@@ -102,7 +96,7 @@ def test_a_folder_of_parquet_files_has_its_splits(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_examples_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="neither parquet files nor shards"):
+    with pytest.raises(ValueError, match="neither pictures nor parquet files nor shards"):
         load_examples(str(tmp_path))
 
 

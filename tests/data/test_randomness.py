@@ -10,7 +10,7 @@ from diffusers_ccld.training.inputs import SOBOL_LENGTH, TrainingTimes, draw_for
 
 
 def draw(positions, seed=0):
-    return draw_for_training(seed, TrainingTimes(seed), positions, (4, 8, 8), 0.2)
+    return draw_for_training(seed, TrainingTimes(seed), positions, (4, 8, 8), 0.2, 0.1, 32)
 
 
 def test_draws_depend_on_the_position_alone():
@@ -44,6 +44,9 @@ def test_noise_is_standard_normal_and_conditions_are_dropped_at_the_asked_rate()
         assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
     assert abs(np.corrcoef(draws.noise.flatten(), draws.posterior_noise.flatten())[0, 1]) < 0.01
     assert draws.is_dropped.float().mean().item() == pytest.approx(0.2, abs=0.03)
+    assert draws.condition_noise.std().item() == pytest.approx(0.1, rel=0.02)
+    plain = draw_for_training(0, TrainingTimes(0), range(2000), (4, 8, 8), 0.2)
+    assert plain.condition_noise is None and all(torch.equal(a, b) for a, b in zip(plain[:4], draws))
     assert not draw_for_training(0, TrainingTimes(0), range(500), (1, 1, 1), 0.0).is_dropped.any()
     assert draw_for_training(0, TrainingTimes(0), range(500), (1, 1, 1), 1.0).is_dropped.all()
 

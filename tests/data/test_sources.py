@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from diffusers_ccld.data.decoding import resize_and_crop
+from diffusers_ccld.data.fingerprints import images_fingerprint, quick_fingerprint
 from diffusers_ccld.data.images import Preparation, StreamedImages, TrainingImages
 from diffusers_ccld.data.randomness import BatchPositions, image_at
-from diffusers_ccld.data.sources import images_fingerprint, load_images, name_of
+from diffusers_ccld.data.sources import load_images, name_of
 from diffusers_ccld.training.bad_images import BadImages
 from support.picture_files import encoded, patchwork, write_broken_pictures, write_pictures
 
@@ -137,27 +138,6 @@ def test_wrong_sources(source, options, message, folder, wikiart, tmp_path):
         load_images(source, **options)
 
 
-def test_the_fingerprint_changes_with_the_images(tmp_path, wikiart):
-    paths = write_pictures(tmp_path / "set", 4)
-    before = images_fingerprint(load_images(str(tmp_path / "set")))
-    assert images_fingerprint(load_images(str(tmp_path / "set"))) == before
-    patchwork(99).save(paths[2])
-    changed = images_fingerprint(load_images(str(tmp_path / "set")))
-    paths[3].unlink()
-    assert len({before, changed, images_fingerprint(load_images(str(tmp_path / "set")))}) == 3
-
-    undecoded = wikiart.cast_column("image", datasets.Image(decode=False))
-    assert images_fingerprint(undecoded) != images_fingerprint(undecoded.select(range(11)))
-    assert images_fingerprint(undecoded) != images_fingerprint(undecoded.select([1, 0, *range(2, 12)]))
-
-
-def test_a_folder_may_be_moved(tmp_path):
-    write_pictures(tmp_path / "set", 4)
-    before = images_fingerprint(load_images(str(tmp_path / "set")))
-    (tmp_path / "set").rename(tmp_path / "elsewhere")
-    assert images_fingerprint(load_images(str(tmp_path / "elsewhere"))) == before
-
-
 def test_twenty_broken_images_among_two_hundred_are_named_and_replaced(tmp_path):
     good, broken = write_pictures(tmp_path / "good", 180), write_broken_pictures(tmp_path / "broken")
     order = np.random.default_rng(0).permutation(200)
@@ -167,7 +147,7 @@ def test_twenty_broken_images_among_two_hundred_are_named_and_replaced(tmp_path)
     for first in range(0, 200, 8):
         batch = dataset.__getitems__(list(range(first, first + 8)))
         assert batch["pixel_values"].shape == (8, 3, 32, 32)
-        bad_images.add(batch["num_looked_at"], batch["bad"])
+        bad_images.add(batch["looked_at"], batch["bad"])
     assert set(bad_images.reasons) == set(map(str, broken))
     listed = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert {entry["image"] for entry in listed} == set(map(str, broken)) and all(entry["reason"] for entry in listed)
@@ -176,16 +156,35 @@ def test_twenty_broken_images_among_two_hundred_are_named_and_replaced(tmp_path)
 
 def test_too_many_broken_images_stop_a_run(tmp_path):
     bad_images = BadImages(0.1)
-    bad_images.add(99, [(f"{i}.png", "damaged") for i in range(50)])  # too few to tell
+    bad_images.add(range(99), [(f"{i}.png", "damaged") for i in range(50)])  # too few to tell
     with pytest.raises(ValueError, match=r"50 of 100 pictures are bad, more than a share of 0.1.*0.png: damaged"):
-        bad_images.add(1, [])
-    few = BadImages(0.1, num_images=5)
-    with pytest.raises(ValueError, match="1 of 5 pictures"):
-        few.add(5, [("a.png", "damaged")])
+        bad_images.add([99], [])
     write_broken_pictures(tmp_path)
     dataset = TrainingImages(load_images(str(tmp_path)), Preparation(32), seed=0)
     with pytest.raises(ValueError, match="in a row are bad"):
         dataset.__getitems__([0])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_picture_that_is_drawn_again_counts_once(tmp_path, streaming):
+    pictures = [encoded(patchwork(i), "PNG") for i in range(5)]
+    pictures[2] = b"broken"
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    rows = [{"image": {"bytes": data, "path": None}} for data in pictures]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "pictures.parquet")
+    images = load_images(str(tmp_path / "pictures.parquet"), streaming=streaming)
+    if streaming:
+        batches = stream_batches(images, 0, 8)
+    else:
+        dataset = TrainingImages(images, Preparation(32), seed=0)
+        batches = [dataset.__getitems__([first, first + 1]) for first in range(0, 60, 2)]
+    assert sum(len(batch["bad"]) for batch in batches) > 3
+    one_in_five, fewer = BadImages(0.2, num_images=5), BadImages(0.19, num_images=5)
+    for batch in batches:
+        one_in_five.add(batch["looked_at"], batch["bad"])
+    looked_at, bad = ([entry for batch in batches for entry in batch[name]] for name in ("looked_at", "bad"))
+    with pytest.raises(ValueError, match="1 of 5 pictures are bad"):
+        fewer.add(looked_at, bad)
 
 
 def test_bad_images_that_are_known_already_do_not_count_against_those_looked_at(tmp_path):
@@ -194,7 +193,7 @@ def test_bad_images_that_are_known_already_do_not_count_against_those_looked_at(
     earlier.record(known)
     resumed = BadImages(0.2, 10_000, tmp_path / "bad.jsonl")
     for _ in range(20):  # the same bad image again in every epoch
-        resumed.add(100, [("0.png", "damaged")] * 15)
+        resumed.add(range(100), [("0.png", "damaged")] * 15)
     assert len(resumed.reasons) == 500
 
 
@@ -211,7 +210,7 @@ def test_pictures_that_are_not_there_are_bad_ones(tmp_path):
     images = datasets.Dataset.from_list([{"image": good}, {"image": None}, {"image": good}], features=features)
     images.to_parquet(tmp_path / "images.parquet")
     images = load_images(str(tmp_path / "images.parquet"))
-    assert images_fingerprint(images)
+    assert quick_fingerprint(images) and images_fingerprint(images)["contents"]
     batch = TrainingImages(images, Preparation(32), seed=0).__getitems__([0, 1, 2])
     assert batch["pixel_values"].shape[0] == 3 and ("image [1]", "there is no picture") in batch["bad"]
 

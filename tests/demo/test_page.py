@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.demo.painter import Painter
@@ -31,7 +32,20 @@ def test_the_form_of_a_distilled_model_has_its_settings(trainable_folder):
     painter = Painter(pipe)
     page = demo.build(painter)
     values = {b.label: getattr(b, "value", None) for b in page.blocks.values() if getattr(b, "label", None)}
-    assert (values["Steps"], values["Guidance"]) == (4, 2)
+    assert (values["Steps"], values["Guidance"]) == (4, 2) and "Variation" not in values
+
+
+def test_the_form_of_a_fitted_model_begins_with_its_own_guidance_and_variation(trainable_folder):
+    pytest.importorskip("gradio")
+    from diffusers_ccld.demo import page as demo
+
+    pipe = CCLDPipeline.from_pretrained(trainable_folder)
+    pipe.text_encoder.set_residual_factor(torch.eye(512))
+    pipe.register_to_config(default_guidance_scale=1.75, default_variation=0.3)
+    page = demo.build(Painter(pipe))
+    sliders = {b.label: b for b in page.blocks.values() if getattr(b, "label", None)}
+    for label, value in (("Guidance", 1.75), ("Variation", 0.3)):
+        assert sliders[label].value == value and round(value / sliders[label].step, 6).is_integer()
 
 
 def test_the_space_starts(monkeypatch, tmp_path):
@@ -46,7 +60,7 @@ def test_the_space_starts(monkeypatch, tmp_path):
     assert isinstance(app["demo"], gradio.Blocks)
     address = app["launch"](app["demo"], app["limits"], block=False)
     try:
-        event, (gallery, _, _) = call(address.rstrip("/"), inputs())
+        event, (gallery, _, _) = call(address.rstrip("/"), inputs(variation=0.3))
         assert event == "complete" and fetch(address.rstrip("/"), gallery[0]["image"]).size == (128, 128)
     finally:
         app["demo"].close(verbose=False)

@@ -29,6 +29,9 @@ def test_pictures_are_those_of_the_pipeline(painter, trainable_folder):
     pictures = paint(painter, num_images=2)
     assert [np.array_equal(a, b) for a, b in zip(pictures, expected)] == [True, True]
     assert [json.loads(picture.info["ccld"])["seed"] for picture in pictures] == [3, 4]
+    assert json.loads(pictures[0].info["ccld"])["variation"] == 0
+    with pytest.raises(ValueError, match="variation"):  # the model was not fitted
+        paint(painter, variation=0.5)
     # Requests do not share a sampler.
     assert not np.array_equal(paint(painter, algorithm="plms2")[0], pictures[0])
     assert np.array_equal(paint(painter, num_images=2)[0], pictures[0])

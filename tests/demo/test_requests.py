@@ -4,6 +4,7 @@ import io
 import math
 import struct
 import zlib
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import pytest
@@ -44,6 +45,7 @@ BAD = {
     "negative_prompt": [5, ["a"], "x" * 101, "\udfff"],
     "num_inference_steps": [*NO_NUMBERS, 0, -1, 61, 1.5, 1e300],
     "guidance_scale": [*NO_NUMBERS, -0.1, 15.1],
+    "variation": [*NO_NUMBERS, -0.1, 1.1],
     "image_prompt_weight": [*NO_NUMBERS, -0.1, 1.1],
     "strength": [*NO_NUMBERS, 0, 1.01],
     "num_images": [*NO_NUMBERS, 0, 3],
@@ -148,9 +150,13 @@ def test_links_reproduce_their_request():
         "num_images": 2,
         "algorithm": "ddim",
     }
-    request = parse_request("paint", {**values, "num_inference_steps": 3, "guidance_scale": 2.125}, LIMITS)
+    request = parse_request(
+        "paint", {**values, "num_inference_steps": 3, "guidance_scale": 2.125, "variation": 0.25}, LIMITS
+    )
     query = dict(parse_qsl(request.link()[1:], keep_blank_values=True))
     assert parse_link(query, LIMITS) == request
+    older = {name: value for name, value in query.items() if name != "variation"}
+    assert parse_link(older, LIMITS) == replace(request, variation=0.0)
     assert parse_link({}, LIMITS) is None and parse_link({"__theme": "dark"}, LIMITS) is None
     assert parse_request("paint", {"image_prompt": png()}, LIMITS).link() is None
     for change in (

@@ -10,6 +10,7 @@ from PIL import Image
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import main
+from diffusers_ccld.data.sources import load_examples
 from diffusers_ccld.evaluation.compared_models import find_models, slug
 from diffusers_ccld.evaluation.gallery import Prompt, parse_prompts
 from diffusers_ccld.evaluation.page import thumbnail
@@ -224,6 +225,19 @@ def test_models_have_names(trainable_folder, other_folder):
 def test_names_of_files_are_plain_and_differ():
     assert slug("../../Étude: “nº 1”!") == "tude-n-1"
     assert slug("水") == "untitled"
+
+
+def test_models_with_names_in_any_letters_have_folders_of_their_own(trainable_folder):
+    names = ["水", "火", "Ételé", "etele", "é", "tude", "étude", "a" * 60, "a" * 61, "水 1", "火 1"]
+    models = find_models([f"{name}={trainable_folder}" for name in names])
+    folders = [model.folder_name for model in models]
+    assert [model.name for model in models] == names and len(set(folders)) == len(names)
+    assert all(name.isascii() and len(name) < 64 for name in folders)
+    assert folders[3] == "etele" and folders[5] == "tude"  # as earlier versions called them
+    with pytest.raises(ValueError, match="My Model or my-model, whose folders would be one"):
+        find_models([f"My Model={trainable_folder}", f"my-model={trainable_folder}"])
+    with pytest.raises(ValueError, match="More than one model would be called 水;"):
+        find_models([f"水={trainable_folder}", f"水={trainable_folder}"])
     assert Prompt("水").key != Prompt("火").key
     assert re.fullmatch(r"[a-z0-9-]+", Prompt("a/b\\c " * 100).key) and len(Prompt("x" * 999).key) < 64
 
@@ -267,6 +281,50 @@ def test_students_are_compared_with_their_own_steps_and_scales(trainable_folder,
     assert int(counts["student"].replace(",", "")) < int(counts["teacher"].replace(",", "")) / 4
     assert main(["compare", *models, *options, "--guidance-scale", "5"]) == 2
     assert "student was distilled for guidance scales up to 4" in capsys.readouterr().err
+
+
+def test_models_are_compared_with_their_own_guidance_and_variation(trainable_folder, fitted_folder, prompts, tmp_path):
+    models = [f"plain={trainable_folder}", f"fitted={fitted_folder}"]
+    options = ["--prompts", str(prompts), "-n", "1", "--steps", "1", "--output", str(tmp_path / "out")]
+    assert main(["compare", *models, *options]) == 0
+    settings = json.loads((tmp_path / "out" / "scores.json").read_text())["settings"]
+    assert settings["guidance_scale"] == {"plain": 3, "fitted": 1.75}
+    assert settings["variation"] == {"plain": 0, "fitted": 0.25}
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "guidance scale: each model’s own" in page and "variation: each model’s own" in page
+
+
+def test_the_gap_is_measured_on_captioned_images(fitted_folder, paintings, prompts, tmp_path, capsys):
+    shutil.copytree(fitted_folder, tmp_path / "blind")
+    shutil.rmtree(tmp_path / "blind" / "image_encoder")
+    index = json.loads((tmp_path / "blind" / "model_index.json").read_text())
+    for part in ("image_encoder", "feature_extractor"):
+        del index[part]
+    (tmp_path / "blind" / "model_index.json").write_text(json.dumps(index))
+    options = ["--prompts", str(prompts), "-n", "1", "--steps", "1", "--output", str(tmp_path / "out")]
+    options += ["--held-out-images", str(paintings), "--caption-columns", "caption", "--max-images", "24"]
+    assert main(["compare", str(fitted_folder), f"blind={tmp_path / 'blind'}", *options]) == 0
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    found = next(iter(scores["models"].values()))
+    pipe = CCLDPipeline.from_pretrained(fitted_folder)
+    examples = load_examples(str(paintings))
+    chosen = np.sort(np.random.default_rng(0).choice(len(examples), 24, replace=False))
+    images = pipe.encode_image([examples[int(i)]["image"].resize((32, 32)) for i in chosen])
+    texts, _ = pipe.encode_prompt([examples[int(i)]["caption"] for i in chosen])
+    assert found["pair_cosine"] == pytest.approx((images * texts).sum(dim=1).mean().item(), abs=0.02)
+    assert found["candidates"] == 24 and "pair_cosine" not in scores["models"]["blind"]
+    assert any("blind does not have an image encoder" in note for note in scores["notes"])
+    assert main(["compare", str(fitted_folder), "--prompts", str(prompts), "--caption-columns", "caption"]) == 2
+    assert "give both" in capsys.readouterr().err
+
+
+def test_a_variation_needs_fitted_models(trainable_folder, fitted_folder, prompts, tmp_path, capsys):
+    options = ["--prompts", str(prompts), "--dry-run", "--output", str(tmp_path / "out")]
+    models = [str(fitted_folder), f"plain={trainable_folder}"]
+    assert main(["compare", models[0], *options, "--variation", "0.5"]) == 0
+    assert main(["compare", *models, *options, "--variation", "0.5"]) == 2
+    assert "that of plain was not fitted" in capsys.readouterr().err
+    assert main(["compare", models[0], *options, "--variation", "2"]) == 2
 
 
 def test_a_byte_order_mark_is_not_part_of_a_prompt(tmp_path):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.evaluation.compared_models import find_models, num_steps_of
@@ -146,3 +146,38 @@ def test_provenance_comes_back_from_the_file(tmp_path):
     picture.save(path, "JPEG")
     assert read_provenance(path) is None
     assert read_provenance(tmp_path / "missing.png") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "3",
+        '"a fox"',
+        "[1, 2]",
+        "{",
+        "null",
+        '{"seed": "3"}',
+        '{"seed": true}',
+        '{"conditions": "a fox"}',
+        '{"conditions": [["a fox"]]}',
+        '{"conditions": [[3, 1.0]]}',
+        '{"guidance_interval": ["a", 1]}',
+        '{"steps": null}',
+        '{"model": 3}',
+        '{"seed": NaN}',
+    ],
+)
+def test_foreign_settings_count_as_none(text, tmp_path):
+    metadata = PngImagePlugin.PngInfo()
+    metadata.add_text("ccld", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png", pnginfo=metadata)
+    assert read_provenance(tmp_path / "picture.png") is None
+
+
+def test_settings_of_a_later_version_are_read(tmp_path):
+    metadata = PngImagePlugin.PngInfo()
+    text = '{"seed": 3, "conditions": [["a fox", 1]], "eta": 0, "timestep_schedule": null, "new": {"a": 1}}'
+    metadata.add_text("ccld", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png", pnginfo=metadata)
+    assert read_provenance(tmp_path / "picture.png") == json.loads(text)

@@ -161,7 +161,7 @@ def test_wrong_files_are_refused(originals, tmp_path):
     for path, message in (
         (originals.autoencoder, "no model_ema"),
         (originals.cloob, "cloob.pkl"),
-        (tmp_path / "none.ckpt", "no such file"),
+        (tmp_path / "none.ckpt", "does not exist"),
     ):
         with pytest.raises(CheckpointError, match=message):
             CCLDUNet2DConditionModel.from_single_file(path)

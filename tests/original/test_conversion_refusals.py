@@ -95,11 +95,11 @@ def test_wrong_arguments_leave_nothing_behind(originals, tmp_path, capsys):
     scaled = (*ae, "--autoencoder-scale", "2.55")
     cases = [
         ((), "Nothing to convert"),
-        (("--unet", tmp_path / "nowhere.ckpt"), "nowhere.ckpt: there is no such file"),
+        (("--unet", tmp_path / "nowhere.ckpt"), "nowhere.ckpt: the file does not exist"),
         (("--unet", originals.cloob), "not a PyTorch checkpoint"),
-        (("--unet", originals.autoencoder), "no model_ema"),
+        (("--unet", originals.autoencoder), "no U-Net of CCLD; it holds an autoencoder"),
         (("--unet", originals.unet, "--no-ema"), "leave out --no-ema"),
-        (("--cloob", originals.unet), "not a pickle|refers to"),
+        (("--cloob", originals.unet), "no CLOOB; it holds a U-Net of CCLD"),
         (("--cloob", originals.cloob, "--cloob-config", "vit_b_16"), "does not belong"),
         (("--cloob", originals.cloob, "--cloob-config", "vit_h_14"), "vit_h_14.*vit_l_14"),
         (("--cloob", originals.cloob, "--no-ema"), "no U-Net"),

@@ -61,12 +61,12 @@ def test_jax_arrays_are_explained(tmp_path):
 
 @pytest.mark.parametrize("read", [read_checkpoint, read_cloob_pickle])
 def test_missing_truncated_and_foreign_files(read, originals, tmp_path):
-    with pytest.raises(CheckpointError, match=r"nowhere\.ckpt: there is no such file"):
+    with pytest.raises(CheckpointError, match=r"nowhere\.ckpt: the file does not exist"):
         read(tmp_path / "nowhere.ckpt")
     whole = originals.unet if read is read_checkpoint else originals.cloob
     for name, content in (("half", whole.read_bytes()[:100_000]), ("empty", b""), ("text", b"<html>404</html>")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"truncated|not a CLOOB|not a PyTorch"):
+        with pytest.raises(CheckpointError, match=r"truncated|is empty|is a web page"):
             read(tmp_path / name)
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from diffusers_ccld import CCLDImg2ImgPipeline, CCLDInpaintPipeline, CCLDPipeline, CCLDScheduler
 from diffusers_ccld.pipelines.calls import SamplingCall
-from diffusers_ccld.pipelines.starting_images import set_start
+from diffusers_ccld.pipelines.timesteps import set_start
 from diffusers_ccld.schedulers.noise_schedule import (
     inversion_times,
     t_to_alpha_sigma,

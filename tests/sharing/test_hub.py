@@ -161,5 +161,5 @@ def test_models_are_pushed_as_diffusers_does_it(hub, pipe):
 def test_no_repository_is_created_for_files_that_are_not_there(hub, tmp_path, capsys):
     options = ["--unet", str(tmp_path / "typo.ckpt"), "--push-to-hub", "me/model", "--output", str(tmp_path / "out")]
     assert main(["convert", *options]) == 2
-    assert "typo.ckpt: there is no such file" in capsys.readouterr().err
+    assert "typo.ckpt: the file does not exist" in capsys.readouterr().err
     assert not hub.created

@@ -19,8 +19,8 @@ def png(size=(80, 60), colour="red", mode="RGB") -> bytes:
     return file.getvalue()
 
 
-def inputs(prompt="a rose", steps=2, images=1, seed=3, image_prompt=None, **changes) -> list:
-    """The inputs of the function "paint", in order."""
+def inputs(prompt="a rose", steps=2, images=1, seed=3, image_prompt=None, variation=None, **changes) -> list:
+    """The inputs of the function "paint", in order; `variation` is one of them for a fitted model."""
     values = {
         "prompt": prompt,
         "negative_prompt": "",
@@ -30,6 +30,7 @@ def inputs(prompt="a rose", steps=2, images=1, seed=3, image_prompt=None, **chan
         "num_images": images,
         "seed": seed,
         "random_seed": False,
+        **({} if variation is None else {"variation": variation}),
         "image_prompt": image_prompt,
         "image_prompt_weight": 0.5,
     }

@@ -306,7 +306,7 @@ def complaints(folder, count, seed=0):
     torch.set_num_threads(1)
     output, found, ends = folder / "out", [], collections.Counter()
     warm_up(folder / "sound")
-    _, _, idle = try_file(folder / "there is no such file", "--autoencoder", output)
+    _, _, idle = try_file(folder / "missing file", "--autoencoder", output)
     for what, path, option in tqdm(mutated_files(folder, count, seed), total=count, unit="file"):
         size = path.stat().st_size
         status, printed, memory = try_file(path, option, output)

@@ -1,9 +1,12 @@
 import json
 import runpy
+from pathlib import Path
 
 import pytest
 
+from diffusers_ccld import default_model
 from diffusers_ccld.cli.settings import parse_config
+from diffusers_ccld.pipelines.base import SETTINGS
 from diffusers_ccld.training.config import TrainingConfig, save_config
 from support.scripts import ROOT
 
@@ -59,6 +62,18 @@ def test_the_settings_of_the_bundled_model_are_read(name, script, config_class, 
     for setting in ("vae_config", "cloob_config", "unet_config"):
         if getattr(config, setting, None) is not None:
             assert json.loads((ROOT / getattr(config, setting)).read_text())
+
+
+def test_the_settings_of_the_bundled_text_encoders_fit_are_those_of_the_bundled_model(tmp_path):
+    script = runpy.run_path(str(ROOT / "training" / "fit_text.py"))
+    arguments = ["--config", str(CONFIGS / "default" / "text.yaml"), "--dataset", str(tmp_path)]
+    config = parse_config(script["TextFitConfig"], "", arguments)
+    assert config.output == "outputs/default/fitted"
+    index = json.loads((Path(default_model()) / "model_index.json").read_text())
+    assert {name: getattr(config, name) for name in SETTINGS if hasattr(config, name)} == {
+        "default_guidance_scale": index["default_guidance_scale"],
+        "default_variation": index["default_variation"],
+    }
 
 
 def test_words_that_yaml_takes_for_booleans_are_words(tmp_path):

@@ -81,6 +81,7 @@ def weights_of(folder):
 
 
 EVERYTHING = {
+    "condition_noise": 0.05,
     "feature_weight": 0.5,
     "other_conditions": 0.5,
     "snr_gamma": 5,

@@ -330,6 +330,18 @@ def test_a_run_does_not_go_on_as_another(trainable_folder, cache, pictures, tmp_
         assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_run_goes_on_with_copies_of_its_images_and_not_with_others(trainable_folder, tmp_path, capsys):
+    paths = write_pictures(tmp_path / "pictures", 4)
+    options = ("--dataset", tmp_path / "pictures", "--resume", "latest")
+    assert finetune(trainable_folder, tmp_path / "run", *options, "--max_steps", 1) == 0
+    for path in paths:
+        path.touch()
+    assert finetune(trainable_folder, tmp_path / "run", *options, "--max_steps", 2) == 0
+    paths[1].write_bytes(paths[0].read_bytes())
+    assert finetune(trainable_folder, tmp_path / "run", *options, "--max_steps", 3) == 2
+    assert "belongs to another run: images: their contents differ, not their names" in capsys.readouterr().err
+
+
 def test_a_tracker_that_is_not_installed_is_missed(trainable_folder, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("diffusers_ccld.training.accelerator.get_available_trackers", lambda: ["tensorboard"])
     assert finetune(trainable_folder, tmp_path / "run", "--cache", cache, "--report_to", "wandb") == 2
@@ -367,8 +379,9 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
         (["--cache", "{cache}", "--unet_config", "{wrong}"], "unknown settings: width"),
         (["--cache", "{cache}", "--resume", "/nowhere"], "not a checkpoint"),
         (["--cache", "{cache}", "--optimizer", "adamw8bit"], "pip install"),
+        (["--cache", "{cache}", "--condition_noise", "-0.1"], "condition_noise must not be negative"),
         (["--cache", "{cache}", "--lora_alpha", "2"], "lora_alpha needs"),
-        (["--cache", "{cache}", "--original_checkpoint", "/nowhere.ckpt"], "no such file"),
+        (["--cache", "{cache}", "--original_checkpoint", "/nowhere.ckpt"], "does not exist"),
         (["--cache", "{cache}", "--original_checkpoint", "a", "--lora_rank", "2"], "leave out"),
     ],
 )

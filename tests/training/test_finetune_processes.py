@@ -35,6 +35,7 @@ def arguments(trainable_folder, cache, pictures):
             "train_batch_size": batch_size,
             "gradient_accumulation_steps": 2,
             "learning_rate": 1e-3,
+            "condition_noise": 0.05,
             "lr_scheduler": "cosine",
             "checkpointing_steps": 1,
             "checkpoints_total_limit": 2,
@@ -85,12 +86,15 @@ def test_killed_ten_times_it_resumes_to_the_bit(source, arguments, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_told_to_stop_it_saves_and_goes_on_later(number, arguments, tmp_path):
+def test_told_to_stop_it_saves_and_goes_on_later(number, arguments, tmp_path, capsys):
     options = {"checkpointing_steps": 1000, "logging_steps": 1, "steps": 200, "demo_every": 0}
     options |= {"gradient_accumulation_steps": 8, "batch_size": 2, "dataloader_num_workers": 2}
     folder = tmp_path / "stopped"
     process = start(SCRIPT, *arguments("pictures", folder, **options))
     wait_for(lambda: len(read_log(folder / "metrics.jsonl")) >= 2, process)
+    for more in ([], ["--resume", "latest"]):
+        assert run_here(SCRIPT, *arguments("pictures", folder, **options), *more) == 2
+        assert f"stopped is in use: process {process.pid} on " in capsys.readouterr().err
     os.killpg(process.pid, number)  # as a terminal or a job scheduler does: the readers get the signal, too
     printed = drain(process)
     assert process.returncode == 130 and "resume with --resume latest" in printed and "Traceback" not in printed

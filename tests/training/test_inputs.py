@@ -23,6 +23,18 @@ def draws():
     return TrainingDraws(t, torch.randn(6, 4, 8, 8), torch.randn(6, 4, 8, 8), torch.arange(6) % 3 == 1)
 
 
+def test_conditions_are_noised_in_each_dimension_and_stay_directions(encoded, draws):
+    scheduler, noise = CCLDScheduler(), 0.1 * torch.randn(6, 512)
+    plain = make_inputs(encoded, draws, scheduler, 1.0)
+    noised = make_inputs(encoded, draws._replace(condition_noise=noise), scheduler, 1.0)
+    for i, is_dropped in enumerate(draws.is_dropped):
+        expected = encoded.image_embeds[i] + noise[i]
+        expected = 0 * expected if is_dropped else expected / expected.square().sum().sqrt()
+        torch.testing.assert_close(noised.condition[i, 0], expected)
+    assert torch.equal(noised.target, plain.target) and torch.equal(noised.noisy_latents, plain.noisy_latents)
+    assert all(tensor is None or tensor.device.type == "cpu" for tensor in draws.to(torch.device("cpu")))
+
+
 def test_images_are_encoded_in_the_precision_of_the_run(trainable_folder):
     pipe = CCLDPipeline.from_pretrained(trainable_folder)
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -63,6 +63,12 @@ def test_a_budget_that_no_network_meets_is_refused():
         narrowed(TEACHER, 1000)
 
 
+def test_a_student_has_its_teachers_guidance_and_variation(fitted_folder, tmp_path):
+    assert create(fitted_folder, tmp_path / "student", "--parameters", 400_000) == 0
+    pipe = CCLDPipeline.from_pretrained(tmp_path / "student")
+    assert (pipe.guidance_or_default(), pipe.variation_or_default()) == (1.75, 0.25)
+
+
 # Weights of the teacher
 
 

@@ -51,6 +51,7 @@ def arguments(cloob_config, paintings):
             "report_to": "none",
             "mixed_precision": "no",
             "dataloader_num_workers": 0,
+            "fit_images": 0,
             **options,
         }
         flags = ((f"--{name}", value) for name, value in values.items() if value is not None)
@@ -69,6 +70,7 @@ def test_it_learns_whose_caption_is_whose_and_gives_the_parts_of_a_pipeline(argu
     examples = load_examples(str(paintings)).select(range(16))
     examples.save_to_disk(tmp_path / "few")
     options = {"info_nce_steps": 60, "refit_steps": 60, "kind_columns": ["caption"], "dataset": tmp_path / "few"}
+    options["fit_images"] = 16
     assert run_here(SCRIPT, *arguments(tmp_path / "run", 240, 16, lr_scheduler="cosine", **options)) == 0
     log = read_log(tmp_path / "run" / "metrics.jsonl")
     parts = [next(part for part in ("info_nce", "cloob", "refit") if part in entry) for entry in log]
@@ -89,6 +91,8 @@ def test_it_learns_whose_caption_is_whose_and_gives_the_parts_of_a_pipeline(argu
     assert sum(same) >= 14
     card = (folder / "README.md").read_text()
     assert (folder / "losses.png").is_file() and "](losses.png)" in card
+    assert text_encoder.residual_factor.shape == (32, 32) and "| held-out pairs | before | after |" in card
+    assert json.loads((folder / "text_fit.json").read_text())["pairs"] >= 12
     assert 'subfolder="text_encoder"' in card and "240, 3,840 images seen" in card and str(tmp_path) not in card
 
 
@@ -107,6 +111,27 @@ def test_refitting_leaves_the_image_encoder_alone(whole):
         name.removeprefix("model.").split(".")[0] for name in before if not torch.equal(before[name], after[name])
     }
     assert moved == {"text_model"}
+
+
+def test_the_gap_is_reported_without_a_fit_too(whole):
+    card = (whole / "cloob" / "README.md").read_text()
+    assert "| cosine of pairs | " in card and "before" not in card and not (whole / "cloob" / "text_fit.json").exists()
+
+
+def test_a_run_that_ends_with_a_fit_differs_from_one_without_by_the_fit_alone(whole, arguments, tmp_path):
+    """It may have been interrupted before."""
+    shutil.copytree(whole / "checkpoints" / "step-00000006", tmp_path / "a" / "checkpoints" / "step-00000006")
+    options = {"info_nce_steps": 2, "refit_steps": 2, "resume": "latest", "fit_images": 40}
+    assert run_here(SCRIPT, *arguments(tmp_path / "a", **options)) == 0
+    flags = ("--model", whole / "cloob", "--dataset", arguments("")[arguments("").index("--dataset") + 1])
+    flags = (*flags, "--max_images", 40, "--dataloader_num_workers", 0, "--output", tmp_path / "b")
+    assert run_here("training/fit_text.py", *flags) == 0
+    fitted, alone = weights_of(tmp_path / "a"), load_file(tmp_path / "b" / "text_encoder" / "model.safetensors")
+    plain = weights_of(whole)
+    assert all(torch.equal(fitted["image_encoder"][name], value) for name, value in plain["image_encoder"].items())
+    assert alone.keys() == fitted["text_encoder"].keys() == {*plain["text_encoder"], "residual_factor"}
+    for name, value in fitted["text_encoder"].items():
+        torch.testing.assert_close(alone[name], value, atol=1e-4, rtol=1e-4)
 
 
 def test_the_texts_are_fitted_to_the_images_of_the_result(whole):
@@ -198,6 +223,7 @@ def test_one_tower_can_be_trained_alone(whole, arguments, trained, tmp_path):
         ({"vocabulary_size": 100}, "at least 514"),
         ({"info_nce_steps": 5, "refit_steps": 2}, "more than max_steps"),
         ({"batch_size": 1}, "at least 2"),
+        ({"fit_images": 5}, "fit_images must be 0, or at least 8"),
         ({"cloob_config": "nowhere.json"}, "not a readable JSON file"),
         ({"cloob_config": "{wrong}"}, "towers is not a mapping called text_config"),
         ({"cloob_config": "{typo}"}, "text_config has unknown settings: hiden_size"),

@@ -27,9 +27,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--guidance-scale": {
         "type": float,
-        "default": 3.0,
         "metavar": "G",
-        "help": "guidance scale of prompts without a weight (default: %(default)g)",
+        "help": "guidance scale of prompts without a weight (default: the model's, without one 3)",
+    },
+    "--variation": {
+        "type": float,
+        "metavar": "V",
+        "help": "spread of the pictures around a prompt, 0 to 1, for models with a fitted text encoder (default: the "
+        "model's, without one 0)",
     },
     "--algorithm": {"choices": ALGORITHMS, "help": "sampling algorithm (default: the model's)"},
     "--height": {"type": int, "metavar": "PIXELS", "help": "height of the pictures (default: the model's)"},
@@ -64,7 +69,7 @@ def parse_weighted(text: str) -> tuple[str, float | None]:
     """Splits "a red fox:2.5" into text and weight. A suffix that is not a number belongs to the text.
 
     Raises:
-        ValueError: If there is no text before the weight.
+        ValueError: Without text before the weight.
     """
     head, colon, tail = text.rpartition(":")
     try:
@@ -95,7 +100,7 @@ def open_image(path: Path) -> "Image.Image":
     from ..data.decoding import BadImageError, ImageLimits, open_picture
 
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file. (An address is not fetched; download it first.)")
+        raise ValueError(f"{path}: the file does not exist. (An address is not fetched; download it first.)")
     try:
         return open_picture({"path": path}, ImageLimits(min_side=1))
     except BadImageError as error:

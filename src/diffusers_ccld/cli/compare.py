@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-n", "--seeds", type=int, default=4, metavar="N", help="pictures for each prompt (default: %(default)s)")
     add_shared("--seed")
     add_shared("--steps")
-    add_shared("--guidance-scale", help="guidance scale (default: %(default)g)")
+    add_shared("--guidance-scale", help="guidance scale (default: each model's, without one 3)")
+    add_shared("--variation", help="spread around a prompt, 0 to 1 (default: each model's, without one 0)")
     add_shared("--algorithm", help="sampling algorithm (default: each model's)")
     add_shared("--batch-size", help="number of pictures to sample and score at once (default: %(default)s)")
     add_shared("--device")
@@ -37,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2000,
         metavar="N",
         help="maximum number of images to read of each kind (default: %(default)s)",
+    )
+    add(
+        "--caption-columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="columns of --held-out-images with captions, to measure the gap between text and image embeddings",
     )
     add("--styles", type=Path, metavar="FILE", help="a style on every line, or NAME: CAPTION (default: six media)")
     add("--open-clip", metavar="NAME", help="also score with this model of open_clip")
@@ -59,8 +66,11 @@ def run(args: argparse.Namespace) -> None:
     from ..evaluation.scores import STYLES
     from ..inference.devices import usable_device, usable_dtype
     from ..inference.loading import find_model
+    from ..utils.locks import lock_path, refuse_if_in_use
 
     _check(args)
+    if not args.dry_run:
+        refuse_if_in_use(lock_path(args.output))
     device = usable_device(args.device)
     prompts = parse_prompts(args.prompts)
     styles = parse_styles(args.styles) if args.styles else dict(STYLES)
@@ -72,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
         seeds=range(args.seed, args.seed + args.seeds),
         num_inference_steps=args.steps,
         guidance_scale=args.guidance_scale,
+        variation=args.variation,
         algorithm=args.algorithm,
         dtype=usable_dtype(args.dtype, device),
         version=__version__,
@@ -85,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
         training_images=args.train_images,
         held_out_images=args.held_out_images,
         max_images=args.max_images,
+        caption_columns=args.caption_columns,
         open_clip=(args.open_clip, args.open_clip_weights) if args.open_clip else None,
         inception_weights=args.inception_weights,
         styles=styles,
@@ -118,4 +130,5 @@ def _print_plan(comparison, evaluations):
         )
     for name, chosen in (("training", comparison.training), ("held-out", comparison.held_out)):
         if chosen is not None:
+            print(chosen.description)
             print(f"{len(chosen.images):,} of {chosen.total:,} {name} images are used")

@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one seed for all waypoints, or one for each; a single waypoint may have several seeds (default: 0)",
     )
     add("--loop", action="store_true", help="return to the first waypoint")
-    add_shared("--guidance-scale", help="guidance scale of waypoints without a weight (default: %(default)g)")
+    add_shared("--guidance-scale", help="guidance scale of waypoints without a weight (default: the model's, else 3)")
+    add_shared("--variation")
     add("--negative-prompt", metavar="PROMPT", help="prompt to steer away from along the whole path")
     add_shared("--steps")
     add_shared("--algorithm")
@@ -66,18 +67,28 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.interpolation import check_counts, prepare_path, sample_path
     from ..inference.loading import load_pipeline
     from ..inference.sampling import share_guidance
+    from ..utils.locks import exclusive
 
-    # A waypoint is sampled alone, so it gets the whole guidance scale.
-    named = [share_guidance([parse_waypoint(text)], args.guidance_scale)[0] for text in args.waypoints]
-    waypoints = [(open_image(source) if isinstance(source, Path) else source, weight) for source, weight in named]
+    given = [parse_waypoint(text) for text in args.waypoints]
+    sources = [open_image(source) if isinstance(source, Path) else source for source, _ in given]
     if not 0.1 <= args.frame_rate <= 100:
         raise ValueError("--frame-rate must lie between 0.1 and 100.")
     device = usable_device(args.device)
     dtype = usable_dtype(args.dtype, device)
     pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, algorithm_type=args.algorithm)
     pipe.set_progress_bar_config(disable=True)
+    # A waypoint is sampled alone, so it gets the whole guidance scale.
+    guidance_scale = pipe.guidance_or_default(args.guidance_scale)
+    named = [share_guidance([waypoint], guidance_scale)[0] for waypoint in given]
     path = prepare_path(
-        pipe, waypoints, args.seed, args.loop, args.guidance_scale, args.negative_prompt, args.height, args.width
+        pipe,
+        [(source, weight) for source, (_, weight) in zip(sources, named)],
+        args.seed,
+        args.loop,
+        negative_prompt=args.negative_prompt,
+        height=args.height,
+        width=args.width,
+        variation=args.variation,
     )
     check_counts(path, args.frames, args.batch_size, args.max_pictures)
     steps = pipe.steps_or_default(args.steps)
@@ -91,9 +102,10 @@ def run(args: argparse.Namespace) -> None:
             f"{args.frames} to {most} pictures of {len(pipe.scheduler.timesteps)} network evaluations each"
         )
         return
-    pictures = open_picture_folder(args.output, settings, args.overwrite)
-    frames = sample_path(pipe, path, args.frames, steps, args.batch_size, args.max_pictures, pictures)
-    _save(args, pictures, [path.canonical(position) for position in frames.positions[: args.frames]], frames)
+    with exclusive(args.output, beside=True):
+        pictures = open_picture_folder(args.output, settings, args.overwrite)
+        frames = sample_path(pipe, path, args.frames, steps, args.batch_size, args.max_pictures, pictures)
+        _save(args, pictures, [path.canonical(position) for position in frames.positions[: args.frames]], frames)
 
 
 def _settings(args, pipe, named, path, steps, dtype):
@@ -105,6 +117,7 @@ def _settings(args, pipe, named, path, steps, dtype):
         "waypoints": [describe(source, weight) for source, weight in named],
         "seeds": args.seed,
         "negative_prompt": args.negative_prompt,
+        "variation": pipe.variation_or_default(args.variation),
         "model": model,
         "identity": folder_identity(find_model(model)),
         "steps": steps,
@@ -143,7 +156,7 @@ def parse_waypoint(text: str) -> tuple[str | Path, float | None]:
     """Splits a waypoint into its weight and its prompt, or its file if it starts with @.
 
     Raises:
-        ValueError: If there is no text before the weight, or a file is named without @.
+        ValueError: Without text before the weight, or for a file named without @.
     """
     if text.startswith("@"):
         return parse_weighted_file(text[1:])

@@ -4,13 +4,14 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 from ..utils.arguments import ArgumentParser
 from ..version import __version__
-from . import compare, convert, demo, export, inspect, interpolate, measure_scale, sample
+from . import compare, convert, demo, export, export_onnx, inspect, interpolate, measure_scale, sample
 
-COMMANDS = (sample, interpolate, compare, demo, convert, inspect, export, measure_scale)
+COMMANDS = (sample, interpolate, compare, demo, convert, inspect, export, export_onnx, measure_scale)
 
 
 def main(argv: list[str] | None = None, load: Callable[[], None] | None = None) -> int:
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None, load: Callable[[], None] | None = None) 
 def run_reporting_errors(run: Callable[..., int | None], *args: object) -> int:
     """Runs a command and returns its exit status. Prints a user's error as one line."""
     # SIGTERM is handled like Ctrl-C, so that no file stays half-written.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return run(*args) or 0
     except (ValueError, TypeError, OSError) as error:

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..data.decoding import ImageLimits
     from ..data.images import Preparation, TrainingImages, as_pictures
-    from ..data.sources import canonical_source, load_images
+    from ..data.sources import canonical_source, find_images
     from ..inference.devices import usable_device
     from ..training.latent_scale import CONFIDENCE, measure_scale
 
@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> None:
     size = vae.config.sample_size if args.resolution is None else args.resolution
     if size % factor:
         raise ValueError(f"--resolution must be a multiple of {factor}, the autoencoder's factor.")
-    found = load_images(canonical_source(args.images), args.dataset_split, args.image_column)
+    source = find_images(canonical_source(args.images), args.dataset_split, args.image_column)
+    print(source.description)
+    found = source.examples
     images = TrainingImages(found, Preparation(size, False, False, ImageLimits()), args.seed)
     count = min(args.num_images, len(found))
 

@@ -22,8 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--seed")
     add_shared(
         "--guidance-scale",
-        help="guidance scale, shared evenly by all prompts without a weight of their own (default: %(default)g)",
+        help="guidance scale, shared evenly by all prompts without a weight of their own (default: the model's, "
+        "without one 3)",
     )
+    add_shared("--variation")
     add(
         "--guidance-interval",
         type=float,
@@ -53,8 +55,7 @@ def run(args: argparse.Namespace) -> None:
     from ..utils.pictures import image_grid, save_image
 
     given = [parse_weighted(text) for text in args.prompts] + [parse_weighted_file(text) for text in args.image]
-    named = share_guidance(given, args.guidance_scale)
-    conditions = [(open_image(source) if isinstance(source, Path) else source, weight) for source, weight in named]
+    sources = [open_image(source) if isinstance(source, Path) else source for source, _ in given]
     if args.num_images < 1 or args.batch_size < 1:
         raise ValueError("--num-images and --batch-size must be at least 1.")
 
@@ -62,13 +63,15 @@ def run(args: argparse.Namespace) -> None:
     device = usable_device(args.device)
     dtype = usable_dtype(args.dtype, device)
     pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, **sampler)
+    named = share_guidance(given, pipe.guidance_or_default(args.guidance_scale))
     provenance = _provenance(args, pipe, named, dtype)
     seeds = range(args.seed, args.seed + args.num_images)
     pictures = sample(
         pipe,
         seeds,
         batch_size=args.batch_size,
-        conditions=conditions,
+        conditions=[(source, weight) for source, (_, weight) in zip(sources, named)],
+        variation=provenance["variation"],
         num_inference_steps=args.steps,
         guidance_interval=args.guidance_interval,
         eta=args.eta,
@@ -91,6 +94,7 @@ def _provenance(args, pipe, named, dtype):
     config = pipe.scheduler.config
     return {
         "conditions": [[str(source), weight] for source, weight in named],
+        "variation": pipe.variation_or_default(args.variation),
         "model": "default" if args.model is None else args.model,
         "steps": pipe.steps_or_default(args.steps),
         "guidance_interval": args.guidance_interval,

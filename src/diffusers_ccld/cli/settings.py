@@ -82,7 +82,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--config {path}: no such file.")
     try:
-        entries = yaml.safe_load(path.read_text()) or {}
+        entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"--config {path} is not YAML: {error}") from error
     if not isinstance(entries, dict):

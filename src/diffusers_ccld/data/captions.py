@@ -114,4 +114,9 @@ def _require_columns(examples, columns, setting):
     missing = ", ".join(sorted(set(columns) - set(examples.column_names)))
     if missing:
         known = ", ".join(examples.column_names)
+        if known == "image":
+            raise ValueError(
+                f"The dataset has pictures alone, and no column {missing}. Captions of a folder of pictures belong in "
+                f"a file metadata.csv with the columns file_name and {columns[0]}."
+            )
         raise ValueError(f"The dataset has no column {missing}; give {setting}, of {known}.")

@@ -4,12 +4,33 @@ import io
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError, features
 
+from ..utils.first_bytes import LENGTH, describe_first_bytes
 from ..utils.rgb import to_rgb
+
+with suppress(ImportError):  # a plugin of Pillow, which opens what iPhones save
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+# Formats that Pillow is built with or without, and the name of the feature.
+OPTIONAL_FORMATS = {"AVIF": "avif", "WEBP": "webp", "JPEG2000": "jpg_2000"}
+
+# Endings of pictures that Pillow may be unable to open, and what it needs.
+UNREADABLE = {
+    **dict.fromkeys((".heic", ".heif", ".heics", ".heifs", ".hif"), "HEIC, which needs the package pillow-heif"),
+    **dict.fromkeys((".avif", ".avifs"), "AVIF, which needs a Pillow that is built with it"),
+    ".webp": "WebP, which needs a Pillow that is built with it",
+    **dict.fromkeys((".jp2", ".j2k", ".jpx"), "JPEG 2000, which needs a Pillow that is built with it"),
+    ".jxl": "JPEG XL, which Pillow does not open",
+    **dict.fromkeys((".svg", ".svgz"), "SVG, a drawing without pixels"),
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), "raw data of a camera"),
+}
 
 
 class BadImageError(ValueError):
@@ -26,6 +47,13 @@ class ImageLimits(NamedTuple):
 
     min_side: int = 32
     max_pixels: int = 100_000_000
+
+
+def readable_endings() -> set[str]:
+    """Endings of picture files that Pillow opens here, with its plugins, in lower case and with the dot."""
+    formats = Image.registered_extensions()  # which loads Pillow's own plugins
+    missing = {name for name, feature in OPTIONAL_FORMATS.items() if not features.check(feature)}
+    return {ending for ending, name in formats.items() if name in Image.OPEN.keys() - missing}
 
 
 def open_picture(source: Mapping[str, Any] | None, limits: ImageLimits) -> Image.Image:
@@ -53,10 +81,25 @@ def open_picture(source: Mapping[str, Any] | None, limits: ImageLimits) -> Image
                 return to_rgb(image)
     except BadImageError:
         raise
+    except UnidentifiedImageError as error:
+        raise BadImageError(_describe_unidentified(source)) from error
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         # Addresses in memory would differ from run to run.
         reason = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", str(error))
         raise BadImageError(f"{type(error).__name__}: {reason}") from error
+
+
+def _describe_unidentified(source: Mapping[str, Any]) -> str:
+    """Says what a file is that Pillow does not recognise, as far as its first bytes tell."""
+    data = source.get("bytes")
+    if data is None:
+        with suppress(OSError), Path(source["path"]).open("rb") as file:
+            data = file.read(LENGTH)
+    what = describe_first_bytes(data or b"")
+    if what is None:
+        return "it is not a picture of a format that Pillow opens"
+    needs = "; pip install pillow-heif to open it" if what.endswith(("HEIC", "HEIF")) else ""
+    return f"it is {what}{needs}"
 
 
 def resize_and_crop(image: Image.Image, size: int, across: float = 0.5, down: float = 0.5) -> Image.Image:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import torch
+import xxhash
 from PIL import Image
 
 from .decoding import BadImageError, ImageLimits, open_picture, resize_and_crop
@@ -70,11 +71,16 @@ class TrainingImages(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        """A batch: "pixel_values" (N, 3, size, size) uint8, "indices" (N,), "num_looked_at", "bad" (name, reason)."""
-        pixels, indices, bad = [], [], []
+        """A batch: "pixel_values" (N, 3, size, size) uint8, "indices" (N,), "looked_at" and "bad".
+
+        "looked_at" has a number for each picture that was read, by which it is known again. "bad" has name and reason
+        of those among them that cannot be used.
+        """
+        pixels, indices, looked_at, bad = [], [], [], []
         for position in positions:
             for index in self._candidates(position):
                 source = self.images[index]["image"]
+                looked_at.append(index)
                 try:
                     pixels.append(self.preparation.pixels(source, generator_at(self.seed, Purpose.CROP, position)))
                 except BadImageError as error:
@@ -87,7 +93,7 @@ class TrainingImages(torch.utils.data.Dataset):
         return {
             "pixel_values": torch.from_numpy(np.stack(pixels)),
             "indices": torch.tensor(indices),
-            "num_looked_at": len(indices) + len(bad),
+            "looked_at": looked_at,
             "bad": bad,
         }
 
@@ -130,9 +136,10 @@ class StreamedImages(torch.utils.data.IterableDataset):
         """Yields batches like those of `TrainingImages`, with the position in the stream: "epoch" and "offset"."""
         stream = self._sources()
         for positions in self.positions.batches():
-            pixels, bad = [], []
+            pixels, looked_at, bad = [], [], []
             while len(pixels) < len(positions):
                 epoch, offset, source = next(stream)
+                looked_at.append(xxhash.xxh3_64_intdigest(name_of(source).encode(errors="replace")))
                 generator = generator_at(self.seed, Purpose.CROP, positions[len(pixels)])
                 try:
                     pixels.append(self.preparation.pixels(source, generator))
@@ -142,7 +149,7 @@ class StreamedImages(torch.utils.data.IterableDataset):
                         raise ValueError(f"{len(bad)} pictures in a row are bad, the last: {bad[-1]}.") from error
             yield {
                 "pixel_values": torch.from_numpy(np.stack(pixels)),
-                "num_looked_at": len(pixels) + len(bad),
+                "looked_at": looked_at,
                 "bad": bad,
                 "epoch": epoch,
                 "offset": offset + 1,

@@ -13,7 +13,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,17 @@ import pyarrow as pa
 import torch
 
 from ..utils.files import write_text
+from ..utils.locks import exclusive, refuse_if_in_use
 from .decoding import ImageLimits
 from .encoding import EncodedImages, model_fingerprint
+from .fingerprints import ImagesFingerprint, fingerprint_difference, images_fingerprint
 from .images import Preparation
 from .randomness import Purpose, generator_at, image_at
-from .sources import canonical_source, images_fingerprint, load_images
+from .sources import canonical_source, load_images
 
 MANIFEST_NAME = "manifest.json"
 BAD_IMAGES_NAME = "bad_images.json"
-VERSION = 2
+VERSION = 3
 
 # Names of version 1 that have changed since.
 RENAMED = {
@@ -44,8 +47,11 @@ RENAMED = {
 
 
 def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames the values of a manifest of any version to the names of the current version."""
-    if values.get("version") != 1:
+    """Renames the values of a manifest of any version to the names of the current version.
+
+    Version 2 had the hash of `quick_fingerprint` for the images, which stays as it is.
+    """
+    if values.get("version") not in (1, 2):
         return dict(values)
     return {RENAMED.get(name, name): value for name, value in values.items()} | {"version": VERSION}
 
@@ -77,7 +83,7 @@ class Manifest:
     dataset: str
     dataset_split: str
     image_column: str
-    images: str
+    images: ImagesFingerprint | str
     num_images: int
     resolution: int
     random_crop: bool
@@ -127,7 +133,7 @@ class Manifest:
                 f"{folder} is not a cache: it lacks {MANIFEST_NAME}. Make one with training/precompute.py."
             )
         try:
-            values = with_present_names(json.loads(path.read_text()))
+            values = with_present_names(json.loads(path.read_text(encoding="utf-8")))
             if values["version"] != VERSION:
                 raise ValueError(f"version {values['version']}")
             return cls(**{**values, "latent_shape": tuple(values["latent_shape"])})
@@ -141,23 +147,48 @@ class Manifest:
             ValueError: If the folder has another cache.
         """
         if (folder / MANIFEST_NAME).exists():
-            self.require(asdict(Manifest.read(folder)), f"{folder} holds another cache; give another folder")
+            there = asdict(Manifest.read(folder))
+            del there["dataset"]  # the images may have been moved: their fingerprint decides
+            self.require(there, f"{folder} holds another cache; give another folder")
             return
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=2) + "\n")
 
     def require(self, values: Mapping[str, Any], complaint: str) -> None:
         """Raises `ValueError` with a complaint if a value differs from the manifest's."""
-        mine = asdict(self)
-        differing = [key for key, value in values.items() if mine[key] != value]
-        if differing:
-            details = [f"{key} is {mine[key]} here and {values[key]} there" for key in differing]
+        mine, details = asdict(self), []
+        for key, value in values.items():
+            if key == "images":
+                found = fingerprint_difference(mine[key], value)
+                details += [] if found is None else [f"images: {found}"]
+            elif mine[key] != value:
+                details.append(f"{key} is {mine[key]} here and {value} there")
+        if details:
             raise ValueError(f"{complaint}: {'; '.join(details)}.")
 
 
 def chunk_path(folder: Path, chunk: int) -> Path:
     """Folder of a chunk."""
     return folder / f"chunk-{chunk:05d}"
+
+
+@contextmanager
+def writing(folder: Path, shard_index: int, num_shards: int) -> Iterator[None]:
+    """Context of a process that writes its share of a cache. Others may write other shares of the same division.
+
+    Args:
+        folder: The cache.
+        shard_index: Number of the process's share.
+        num_shards: Number of shares.
+
+    Raises:
+        FolderInUseError: If a process writes the same share, or one of another division.
+    """
+    with exclusive(folder, part=f"shard-{shard_index}-of-{num_shards}"):
+        for path in folder.glob(".shard-*-of-*.lock"):
+            if not path.name.endswith(f"-of-{num_shards}.lock"):
+                refuse_if_in_use(path)
+        yield
 
 
 def write_chunk(
@@ -185,7 +216,7 @@ def write_chunk(
         datasets.Dataset(pa.table(columns)).save_to_disk(str(temporary))
         if not were_disabled:
             datasets.enable_progress_bars()
-    (temporary / BAD_IMAGES_NAME).write_text(json.dumps(bad, indent=2) + "\n")
+    (temporary / BAD_IMAGES_NAME).write_text(json.dumps(bad, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, chunk_path(folder, chunk))
 
 
@@ -273,22 +304,25 @@ class LatentCache(torch.utils.data.Dataset):
             },
             stale,
         )
+        place = manifest.dataset if dataset is None else canonical_source(dataset)
         if dataset is not None:
-            wanted = {"dataset": canonical_source(dataset), "dataset_split": split, "image_column": image_column}
-            manifest.require(wanted, stale)
-        if Path(manifest.dataset).exists():  # a cache may have been copied without its images
-            images = load_images(manifest.dataset, manifest.dataset_split, manifest.image_column)
-            manifest.require({"num_images": len(images), "images": images_fingerprint(images)}, stale)
+            manifest.require({"dataset_split": split, "image_column": image_column}, stale)
+        if not Path(place).exists():  # a cache may have been copied without its images
+            manifest.require({"dataset": place}, stale)
+        else:
+            images = load_images(place, manifest.dataset_split, manifest.image_column)
+            fingerprint = images_fingerprint(images, manifest.images)
+            manifest.require({"num_images": len(images), "images": fingerprint}, stale)
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        """A batch: the fields of `EncodedImages`, and "indices", "num_looked_at" and "bad" as in `TrainingImages`."""
+        """A batch: the fields of `EncodedImages`, and "indices", "looked_at" and "bad" as in `TrainingImages`."""
         rows = [self._row(position) for position in positions]
         batch = self.rows[rows]
         tensors = {name: torch.from_numpy(np.asarray(batch[name], dtype=np.float32)) for name in EncodedImages._fields}
         for name in ("latent_mean", "latent_std"):
             tensors[name] = tensors[name].unflatten(1, self.manifest.latent_shape)
         indices = batch["index"].tolist()
-        return {**tensors, "indices": torch.tensor(indices), "num_looked_at": len(indices), "bad": []}
+        return {**tensors, "indices": torch.tensor(indices), "looked_at": indices, "bad": []}
 
     def _row(self, position: int) -> int:
         variants = self.manifest.variants
@@ -302,7 +336,7 @@ def _read_chunk(manifest: Manifest, chunk: int, path: Path) -> tuple[Sequence, l
     """The rows of a chunk, and name and reason of each of its bad images."""
     expected = min(manifest.chunk_size, manifest.num_images - chunk * manifest.chunk_size)
     try:
-        bad = [tuple(entry) for entry in json.loads((path / BAD_IMAGES_NAME).read_text())]
+        bad = [tuple(entry) for entry in json.loads((path / BAD_IMAGES_NAME).read_text(encoding="utf-8"))]
         table = [] if len(bad) == expected else datasets.load_from_disk(str(path))
         if len(table) // manifest.variants + len(bad) != expected:
             raise ValueError("its number of images is wrong")

@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     CONDITION = 7
     GUIDANCE = 8
     LATENT_NOISE = 9
+    CONDITION_NOISE = 10
 
 
 def generator_at(seed: int, purpose: Purpose, position: int) -> np.random.Generator:

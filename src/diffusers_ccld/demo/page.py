@@ -38,7 +38,7 @@ THEME = gr.themes.Base(
     font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
-CSS = (Path(__file__).parent / "page.css").read_text()
+CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 # Presses the button of the open tab: for Enter in the prompt, and for links.
 PRESS = """[...document.querySelectorAll(".paint-button")].find((button) => button.offsetParent !== null)?.click()"""
@@ -203,7 +203,8 @@ def _details(painter: Painter, limits: Limits) -> dict[str, gr.components.Compon
                 "", label="Negative prompt", max_length=limits.prompt_length, placeholder="fog"
             )
             num_inference_steps = count(limits.num_inference_steps, steps[painter.algorithm], "Steps")
-            guidance_scale = gr.Slider(0, most_guidance, min(3, most_guidance), step=0.1, label="Guidance")
+            own_guidance = min(painter.guidance_scale, most_guidance)
+            guidance_scale = gr.Slider(0, most_guidance, own_guidance, step=0.05, label="Guidance")
         with gr.Column():
             algorithm = gr.Dropdown(ALGORITHMS, value=painter.algorithm, label="Algorithm")
             algorithm.input(None, algorithm, num_inference_steps, js=f"(name) => ({json.dumps(steps)})[name]")
@@ -220,6 +221,10 @@ def _details(painter: Painter, limits: Limits) -> dict[str, gr.components.Compon
             "seed": seed,
             "random_seed": random_seed,
         }
+        if painter.variation is not None:
+            with gr.Column():
+                info = "How much pictures of one prompt differ."
+                details["variation"] = gr.Slider(0, 1, painter.variation, step=0.05, label="Variation", info=info)
         if painter.takes_image_prompts:
             with gr.Column():
                 details["image_prompt"] = _picture_input("Image prompt: a picture to resemble", 220)

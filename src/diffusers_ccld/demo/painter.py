@@ -51,8 +51,18 @@ class Painter:
 
     @property
     def max_guidance_scale(self) -> float | None:
-        """The largest guidance scale of a guidance-distilled model; `None` if there is no limit."""
+        """The largest guidance scale of a guidance-distilled model; `None` without a limit."""
         return self.pipe.config.max_guidance_scale
+
+    @property
+    def guidance_scale(self) -> float:
+        """The model's own guidance scale, or else the usual one."""
+        return self.pipe.guidance_or_default()
+
+    @property
+    def variation(self) -> float | None:
+        """The model's own variation, or else 0; `None` if its text encoder does not have the spread."""
+        return self.pipe.variation_or_default() if self.pipe.can_vary_texts else None
 
     @property
     def takes_image_prompts(self) -> bool:
@@ -89,8 +99,7 @@ class Painter:
     def _pipeline(self, task: str, algorithm: str) -> DiffusionPipeline:
         """A pipeline around the shared networks; its scheduler is new, because a scheduler has state."""
         scheduler = CCLDScheduler.from_config(self.pipe.scheduler.config, algorithm_type=algorithm)
-        limits = {name: self.pipe.config[name] for name in ("default_num_inference_steps", "max_guidance_scale")}
-        return PIPELINES[task](**self._components, scheduler=scheduler, **limits)
+        return PIPELINES[task](**self._components, scheduler=scheduler, **self.pipe.settings)
 
 
 def _inversion_and_edit(pipe: CCLDImg2ImgPipeline) -> Callable[..., ImagePipelineOutput]:
@@ -111,6 +120,7 @@ def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, A
         "image_prompt_weight": request.image_prompt_weight,
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
+        "variation": request.variation,
     }
     if request.picture is not None:
         size = _size_like(request.picture, pipe)

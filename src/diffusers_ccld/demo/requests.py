@@ -10,13 +10,24 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
+from ..pipelines.calls import USUAL_GUIDANCE_SCALE
 from ..schedulers.scheduling_ccld import ALGORITHMS, RECOMMENDED_ALGORITHM
 from ..schedulers.solvers import METHODS
 from ..utils.rgb import to_rgb, upright
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 LAST_SEED = 2**32 - 1  # JavaScript's numbers would round much larger seeds
-LINKED = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "algorithm", "seed", "num_images")
+LINKED = (
+    "prompt",
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "variation",
+    "algorithm",
+    "seed",
+    "num_images",
+)
+ADDED_TO_LINKS = {"variation": "0"}  # what older links do not say, and what they mean
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class PaintingRequest:
     image_prompt_weight: float
     num_inference_steps: int
     guidance_scale: float
+    variation: float
     algorithm: str
     seed: int
     num_images: int
@@ -106,7 +118,10 @@ def parse_request(
     numbers = {
         "image_prompt_weight": _number("weight of the image prompt", values.get("image_prompt_weight", 0.5), 0, 1),
         "num_inference_steps": _whole("steps", values.get("num_inference_steps", num_steps), 1, most_steps),
-        "guidance_scale": _number("guidance", values.get("guidance_scale", 3.0), 0, limits.guidance_scale),
+        "guidance_scale": _number(
+            "guidance", values.get("guidance_scale", USUAL_GUIDANCE_SCALE), 0, limits.guidance_scale
+        ),
+        "variation": _number("variation", values.get("variation", 0.0), 0, 1),
         "strength": _number("strength", values.get("strength", 1.0), 0.02, 1),
     }
     if not prompt and values.get("image_prompt") is None:
@@ -144,6 +159,7 @@ def parse_link(query: Mapping[str, str], limits: Limits) -> PaintingRequest | No
     """
     if "prompt" not in query:
         return None
+    query = {**ADDED_TO_LINKS, **query}
     if missing := [name for name in LINKED if name not in query]:
         raise ValueError(f"The link does not say {', '.join(missing)}.")
     values: dict[str, Any] = {name: query[name] for name in LINKED}

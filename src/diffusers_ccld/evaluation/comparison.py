@@ -1,7 +1,7 @@
 """Compares models: a gallery of pictures, their scores, and a page that shows both."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm.auto import tqdm
 
 from ..inference.loading import folder_identity
-from ..utils.errors import first_line
 from ..utils.files import write_text
+from ..utils.locks import exclusive
+from ..utils.text_lines import read_entries
 from .compared_models import ComparedModel
 from .copying import FEWEST_HELD_OUT, nearest_images
 from .distances import frechet_inception_distance, inception_metric
 from .gallery import Gallery, PictureKey
+from .gap import gap_scores
 from .metrics import prompt_similarity
 from .page import Pair, PromptRow, Shown, comparison_page, link_to
 from .reference_images import ChosenImages, ReferenceImages, choose_images, read_reference_images
@@ -65,18 +67,21 @@ class Comparison:
     def run(self) -> Path:
         """Samples missing pictures, scores all, and writes the sheets, `scores.json` and the page; returns the page.
 
+        Meanwhile, no other process can write the folder.
+
         Raises:
+            FolderInUseError: If another process writes the folder.
             ValueError: If too few held-out images remain without those that are also training images, or a model
                 samples values that are not finite.
         """
         gallery = self.gallery
-        gallery.folder.mkdir(parents=True, exist_ok=True)
-        gallery.sample_missing(self.scorer.device, self.batch_size)
-        gallery.save_sheets()
-        scores, pairs = self.score()
-        write_text(gallery.folder / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
-        page = gallery.folder / "index.html"
-        write_text(page, self._page(scores, pairs))
+        with exclusive(gallery.folder):
+            gallery.sample_missing(self.scorer.device, self.batch_size)
+            gallery.save_sheets()
+            scores, pairs = self.score()
+            write_text(gallery.folder / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+            page = gallery.folder / "index.html"
+            write_text(page, self._page(scores, pairs))
         return page
 
     # Scores
@@ -106,6 +111,11 @@ class Comparison:
                 pairs[model.name] = self._pairs(model, nearest, training)
             if held_out is not None and len(features.embeds) > 1:
                 scores |= self._distances(model, features, held_out, inception)
+            if held_out is not None and held_out.captions is not None:
+                gap = gap_scores(model.folder, self.scorer.device, held_out, self.batch_size)
+                if gap is None:
+                    notes.append(f"{model.name} does not have an image encoder, and so its gap was not measured.")
+                scores |= gap or {}
             scores["per_prompt"] = {name: values.tolist() for name, values in per_prompt.items()}
             models[model.name] = scores
 
@@ -125,7 +135,8 @@ class Comparison:
             "identities": {model.name: model.identity for model in gallery.models},
             "seeds": list(gallery.seeds),
             "steps": {model.name: gallery.steps_of(model) for model in gallery.models},
-            "guidance_scale": gallery.guidance_scale,
+            "guidance_scale": {model.name: gallery.guidance_of(model) for model in gallery.models},
+            "variation": {model.name: gallery.variation_of(model) for model in gallery.models},
             "algorithm": gallery.algorithm,
             "dtype": gallery.dtype,
             "scorer": str(self.scorer.folder),
@@ -171,6 +182,7 @@ class Comparison:
                 references.append(None)
                 continue
             images = read_reference_images(chosen, size, self.scorer, scorer_name, cache, self.batch_size)
+            notes += [f"{name} images, {line}." for line in chosen.description.splitlines()[1:]]
             if len(chosen.images) < chosen.total:
                 notes.append(f"{len(chosen.images):,} of {chosen.total:,} {name} images were used.")
             if num_damaged := len(chosen.images) - len(images.indices):
@@ -223,7 +235,8 @@ class Comparison:
             f"prompts: {len(rows)}",
             f"seeds: {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed: {seeds[0]}",
             f"steps: {gallery.num_inference_steps or 'each model’s own'}",
-            f"guidance scale: {gallery.guidance_scale:g}",
+            f"guidance scale: {_of_all(map(gallery.guidance_of, gallery.models))}",
+            f"variation: {_of_all(map(gallery.variation_of, gallery.models))}",
             f"sampler: {gallery.algorithm or 'each model’s own'}",
         ]
         title = " and ".join(model.name for model in gallery.models) if len(gallery.models) < 4 else "Models compared"
@@ -239,6 +252,7 @@ def load_comparison(
     training_images: str | None = None,
     held_out_images: str | None = None,
     max_images: int = 2000,
+    caption_columns: Sequence[str] | None = None,
     open_clip: tuple[str, Path] | None = None,
     inception_weights: Path | None = None,
     styles: dict[str, str] | None = None,
@@ -253,6 +267,7 @@ def load_comparison(
         training_images: Images that the models may have memorized: a folder, a dataset saved to disk, …
         held_out_images: Images of the same kind that were not trained on.
         max_images: Number of images to use of each of the two; of more, a random choice.
+        caption_columns: Columns of the held-out images with captions, to measure the gap between texts and images.
         open_clip: Name and weights of an open_clip model that scores the pictures as well.
         inception_weights: Weights of torch-fidelity's Inception network; needs held-out images.
         styles: A caption for each style; by default `STYLES`.
@@ -263,7 +278,9 @@ def load_comparison(
     scorer = CLOOBScorer.from_pretrained(scorer_folder, device)
     open_clip_scorer = None if open_clip is None else OpenCLIPScorer.load(*open_clip, device)
     training = _chosen(training_images, "--train-images", 2, max_images)
-    held_out = _chosen(held_out_images, "--held-out-images", FEWEST_HELD_OUT, max_images)
+    if caption_columns is not None and held_out_images is None:
+        raise ValueError("--caption-columns are columns of --held-out-images: give both.")
+    held_out = _chosen(held_out_images, "--held-out-images", FEWEST_HELD_OUT, max_images, caption_columns)
     if inception_weights is not None:
         if held_out is None:
             raise ValueError("--inception-weights needs --held-out-images to measure the distance to.")
@@ -280,35 +297,38 @@ def load_comparison(
     )
 
 
-def _chosen(source: str | None, option: str, fewest: int, max_images: int) -> ChosenImages | None:
+def _chosen(
+    source: str | None, option: str, fewest: int, max_images: int, caption_columns: Sequence[str] | None = None
+) -> ChosenImages | None:
     if source is None:
         return None
-    chosen = choose_images(source, max_images)
+    chosen = choose_images(source, max_images, caption_columns)
     if len(chosen.images) < fewest:
         raise ValueError(f"{option} {source}: {len(chosen.images)} images are too few; give {fewest} or more.")
     return chosen
 
 
 def parse_styles(path: Path) -> dict[str, str]:
-    """Reads one style a line: "name: caption", or a caption that is its own name. Lines that begin with # are skipped.
+    """Reads one style a line, as `read_entries` does: "name: caption", or a caption that is its own name.
 
     Raises:
         ValueError: If the file holds fewer than two styles, or a name twice.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--styles {path}: the file cannot be read. ({first_line(error)})") from error
     styles: dict[str, str] = {}
-    for line in lines:
-        if line and not line.startswith("#"):
-            name, _, caption = map(str.strip, line.partition(":"))
-            if name in styles:
-                raise ValueError(f"{path}: the style {name!r} occurs twice.")
-            styles[name] = caption or name
+    for _, line in read_entries(path):
+        name, _, caption = map(str.strip, line.partition(":"))
+        if name in styles:
+            raise ValueError(f"{path}: the style {name!r} occurs twice.")
+        styles[name] = caption or name
     if len(styles) < 2:
         raise ValueError(f"{path}: at least two styles are needed.")
     return styles
+
+
+def _of_all(values: Iterator[float]) -> str:
+    """The value that all models share, or a remark that they differ."""
+    distinct = {f"{value:g}" for value in values}
+    return distinct.pop() if len(distinct) == 1 else "each model’s own"
 
 
 def _as_tensors(images: Iterator[Image.Image], batch_size: int) -> Iterator[torch.Tensor]:

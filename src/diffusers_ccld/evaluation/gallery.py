@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 from ..inference.loading import load_pipeline
 from ..inference.provenance import Provenance, read_provenance, save_picture
 from ..inference.sampling import NonFinitePixelsError, sample, share_guidance
+from ..pipelines.calls import usual_guidance_scale
 from ..pipelines.pipeline_ccld import CCLDPipeline
-from ..utils.errors import first_line
 from ..utils.pictures import save_image
+from ..utils.text_lines import read_entries
 from .compared_models import ComparedModel, num_steps_of, slug
 from .sheets import sheet
 
@@ -51,13 +52,15 @@ class Gallery:
         prompts: Prompts, each sampled by each model.
         seeds: Seeds, each used with each prompt.
         num_inference_steps: Number of sampling steps; `None` for each model's own.
-        guidance_scale: Weight of the prompt against the zero condition.
+        guidance_scale: Weight of the prompt against the zero condition; `None` for each model's own.
+        variation: Spread around the prompt; `None` for each model's own.
         algorithm: Sampler; `None` for each model's own.
         dtype: Precision of sampling: "fp32", "fp16" or "bf16".
         version: Version of the package.
 
     Raises:
-        ValueError: If the guidance scale is beyond the range of a guidance-distilled model.
+        ValueError: If the guidance scale is beyond the range of a guidance-distilled model, or the variation is out of
+            range, or more than 0 for a model whose text encoder was not fitted.
     """
 
     folder: Path
@@ -65,22 +68,38 @@ class Gallery:
     prompts: list[Prompt]
     seeds: range
     num_inference_steps: int | None
-    guidance_scale: float
+    guidance_scale: float | None
+    variation: float | None
     algorithm: str | None
     dtype: str
     version: str
 
     def __post_init__(self):
+        if self.variation is not None and not 0 <= self.variation <= 1:
+            raise ValueError(f"The variation must lie between 0 and 1, not at {self.variation:g}.")
         for model in self.models:
-            if model.max_guidance_scale is not None and self.guidance_scale > model.max_guidance_scale:
+            guidance_scale = self.guidance_of(model)
+            if model.max_guidance_scale is not None and guidance_scale > model.max_guidance_scale:
                 raise ValueError(
                     f"{model.name} was distilled for guidance scales up to {model.max_guidance_scale:g}, not "
-                    f"{self.guidance_scale:g}."
+                    f"{guidance_scale:g}."
                 )
+            if self.variation and not model.can_vary_texts:
+                raise ValueError(f"A variation needs fitted text encoders, and that of {model.name} was not fitted.")
 
     def steps_of(self, model: ComparedModel) -> int:
         """Number of sampling steps of a model's pictures."""
         return num_steps_of(model, self.algorithm, self.num_inference_steps)
+
+    def guidance_of(self, model: ComparedModel) -> float:
+        """Guidance scale of a model's pictures."""
+        return usual_guidance_scale(self.guidance_scale, model.default_guidance_scale, model.max_guidance_scale)
+
+    def variation_of(self, model: ComparedModel) -> float:
+        """Variation of a model's pictures."""
+        if self.variation is not None:
+            return self.variation
+        return (model.default_variation or 0.0) if model.can_vary_texts else 0.0
 
     def keys(self, model: ComparedModel) -> list[PictureKey]:
         """Keys of all P · S pictures of a model, prompt by prompt."""
@@ -88,7 +107,7 @@ class Gallery:
 
     def path(self, key: PictureKey) -> Path:
         """Path of a picture's file."""
-        return self.folder / "pictures" / slug(key.model.name) / key.prompt.key / f"{key.seed:05d}.png"
+        return self.folder / "pictures" / key.model.folder_name / key.prompt.key / f"{key.seed:05d}.png"
 
     def sheet_path(self, prompt: Prompt) -> Path:
         """Path of the file of a prompt's sheet."""
@@ -101,8 +120,10 @@ class Gallery:
 
     def settings(self, key: PictureKey) -> Provenance:
         """Everything that determines a picture, as its file records it."""
+        guidance_scale = self.guidance_of(key.model)
         return {
-            "conditions": [list(pair) for pair in share_guidance([(key.prompt.text, None)], self.guidance_scale)],
+            "conditions": [list(pair) for pair in share_guidance([(key.prompt.text, None)], guidance_scale)],
+            "variation": self.variation_of(key.model),
             "model": key.model.source,
             "identity": key.model.identity,
             "steps": self.steps_of(key.model),
@@ -151,7 +172,8 @@ class Gallery:
             [key.prompt.text for key in keys],
             batch_size=batch_size,
             num_inference_steps=self.steps_of(keys[0].model),
-            guidance_scale=self.guidance_scale,
+            guidance_scale=self.guidance_of(keys[0].model),
+            variation=self.variation_of(keys[0].model),
         )
         try:
             yield from zip(keys, pictures)
@@ -170,7 +192,7 @@ class Gallery:
 
 
 def parse_prompts(path: Path) -> list[Prompt]:
-    """Reads prompts, one per line; blank lines and lines that start with # are skipped.
+    """Reads prompts, one per line, as `read_entries` does.
 
     A line may start with a group in square brackets: "[wikiart] a sunset". A prompt that itself starts with a bracket
     needs empty brackets before it, which mean no group.
@@ -178,14 +200,8 @@ def parse_prompts(path: Path) -> list[Prompt]:
     Raises:
         ValueError: If the file cannot be read, has no prompts, or has a prompt twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows files may start with a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--prompts {path}: the file cannot be read. ({first_line(error)})") from error
     prompts: dict[str, Prompt] = {}
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line or line.startswith("#"):
-            continue
+    for number, line in read_entries(path):
         group, text = re.fullmatch(r"(?:\[([^\[\]]*)\])?\s*(.*)", line).groups()
         if not text:
             raise ValueError(f"{path}, line {number}: the group has no prompt.")

@@ -25,6 +25,16 @@ FIGURES = [
     ("frechet_distance", "Fréchet distance", "to the held-out images, in the scorer; lower is nearer", ".3f"),
     ("kernel_distance", "Kernel distance", "to the held-out images, not biased by few pictures; 0 is equal", ".3f"),
     ("frechet_inception_distance", "Fréchet inception distance", "to the held-out images; lower is nearer", ".1f"),
+    (
+        "pair_cosine",
+        "Cosine of image and caption",
+        "held-out images, in the model's own CLOOB; higher is nearer",
+        ".3f",
+    ),
+    ("centroid_distance", "Distance of images and captions", "of their mean embeddings; lower is nearer", ".3f"),
+    ("separability", "Images told from captions", "by a linear classifier of embeddings; 0.5 is not at all", ".3f"),
+    ("text_to_image", "Captions whose image is the nearest", "of a hundred, or of all if fewer", ".3f"),
+    ("image_to_text", "Images whose caption is the nearest", "of a hundred, or of all if fewer", ".3f"),
 ]
 
 

@@ -78,16 +78,19 @@ def sample_all(
     prompts: Sequence[str] | Sequence[Image.Image],
     batch_size: int,
     options: dict[str, object] | None = None,
+    first_seed: int = 0,
 ) -> list[Image.Image]:
-    """Samples one picture for each prompt, with a progress bar; picture i has seed i.
+    """Samples one picture for each prompt, with a progress bar; picture i has the seed `first_seed` + i.
 
     Args:
         pipe: The pipeline.
         prompts: Texts, or pictures as image prompts.
         batch_size: Pictures at once.
         options: Further arguments of the pipeline's call.
+        first_seed: Seed of the first picture.
     """
-    pictures = sample(pipe, range(len(prompts)), prompts, batch_size=batch_size, **(options or {}))
+    seeds = range(first_seed, first_seed + len(prompts))
+    pictures = sample(pipe, seeds, prompts, batch_size=batch_size, **(options or {}))
     return list(tqdm(pictures, total=len(prompts), desc="Sampling", unit="picture"))
 
 
@@ -168,7 +171,9 @@ def retrieval(pipe: CCLDPipeline) -> float:
 # Diversity
 
 
-def relative_diversity(pipe: CCLDPipeline, judge: Judge, options: dict[str, object]) -> dict[str, float]:
+def relative_diversity(
+    pipe: CCLDPipeline, judge: Judge, options: dict[str, object], first_seed: int = 0
+) -> dict[str, float]:
     """Diversity over seeds, in per cent of that of paintings with the same attributes; a mean over captions.
 
     Diversity is the mean distance between two pictures, once of 16 × 16 pixels and once of the judge's features.
@@ -177,11 +182,12 @@ def relative_diversity(pipe: CCLDPipeline, judge: Judge, options: dict[str, obje
         pipe: The pipeline.
         judge: The judge.
         options: Further arguments of the pipeline's call.
+        first_seed: Seed of the first picture of each caption.
     """
     ratios = []
     for i, attributes in enumerate(draw(CAPTIONS_FOR_DIVERSITY, False, 4)):
         prompts = [complete_caption(attributes, i)] * SEEDS_FOR_DIVERSITY
-        sampled = sample_all(pipe, prompts, SEEDS_FOR_DIVERSITY, options)
+        sampled = sample_all(pipe, prompts, SEEDS_FOR_DIVERSITY, options, first_seed)
         painted = fresh_paintings([attributes] * SEEDS_FOR_DIVERSITY, (4 + i) * FIRST_FRESH_SEED)
         compositions = [mean_distance(small_pixels(images, COMPOSITION_PIXELS)) for images in (sampled, painted)]
         features = [mean_distance(judge.judge(images).features) for images in (sampled, painted)]

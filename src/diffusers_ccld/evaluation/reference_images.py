@@ -1,7 +1,7 @@
 """Reads real images to compare generated ones with: training images, and images held out of training."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from ..data.captions import load_captions
 from ..data.decoding import BadImageError, ImageLimits, open_picture, resize_and_crop
-from ..data.sources import images_fingerprint, load_images, name_of
+from ..data.fingerprints import quick_fingerprint
+from ..data.sources import find_examples, find_images, name_of, select_images
 from ..utils.files import moved_into_place
 from .scorers import Features, Scorer, features_of
 
@@ -25,11 +27,15 @@ class ChosenImages(NamedTuple):
         source: The folder or dataset that they are from.
         images: The images.
         total: Number of images in the source.
+        description: What the source was taken to be, and what was passed over there.
+        captions: A caption of each image; `None` if they were not asked for.
     """
 
     source: str
     images: datasets.Dataset
     total: int
+    description: str = ""
+    captions: list[str] | None = None
 
 
 class ReferenceImages(NamedTuple):
@@ -40,12 +46,19 @@ class ReferenceImages(NamedTuple):
         size: Size that they are cropped to, in pixels.
         indices: Rows in `images` that can be decoded, (N,).
         features: Features of these N images.
+        captions: A caption of each chosen image, if they were asked for.
     """
 
     images: datasets.Dataset
     size: int
     indices: torch.Tensor
     features: Features
+    captions: list[str] | None = None
+
+    @property
+    def captions_of_rows(self) -> list[str]:
+        """The caption of each row of the features."""
+        return [self.captions[index] for index in self.indices.tolist()]
 
     def image(self, number: int) -> Image.Image:
         """Decodes the image of a row of the features."""
@@ -62,21 +75,31 @@ class ReferenceImages(NamedTuple):
         return self._replace(indices=self.indices[~mask], features=kept)
 
 
-def choose_images(source: str, max_images: int) -> ChosenImages:
+def choose_images(source: str, max_images: int, caption_columns: Sequence[str] | None = None) -> ChosenImages:
     """Finds images, and draws `max_images` at random if there are more.
 
     Args:
-        source: A folder of images, a dataset saved to disk, parquet files or a list of paths, as in `load_images`.
+        source: A folder of images, a dataset saved to disk, parquet files or a list of paths, as in `find_images`.
         max_images: The largest number of images to choose.
+        caption_columns: Columns with captions, the first of which is taken; the source is then one of `load_examples`.
 
     Raises:
-        ValueError: If the source holds no images.
+        ValueError: If the source holds no images, or a caption is missing.
     """
-    images = load_images(source)
+    captions = None
+    if caption_columns is None:
+        found = find_images(source)
+        images = found.examples
+    else:
+        found = find_examples(source)
+        images = select_images(found.examples, source, "image")
+        captions = [texts[0] for texts in load_captions(found.examples, caption_columns)]
     total = len(images)
     if total > max_images:
-        images = images.select(np.sort(np.random.default_rng(0).choice(total, max_images, replace=False)))
-    return ChosenImages(source, images, total)
+        chosen = np.sort(np.random.default_rng(0).choice(total, max_images, replace=False))
+        images = images.select(chosen)
+        captions = captions and [captions[i] for i in chosen]
+    return ChosenImages(source, images, total, found.description, captions)
 
 
 def read_reference_images(
@@ -97,7 +120,7 @@ def read_reference_images(
         ValueError: If all images are damaged.
     """
     images = chosen.images
-    key = hashlib.sha256(f"{images_fingerprint(images)} {size} {scorer_name}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{quick_fingerprint(images)} {size} {scorer_name}".encode()).hexdigest()[:16]
     path = cache / f"{key}.safetensors"
     if path.is_file():
         saved = load_file(path)
@@ -108,7 +131,7 @@ def read_reference_images(
         cache.mkdir(parents=True, exist_ok=True)
         with moved_into_place(path) as temporary:
             save_file(saved, temporary)
-    return ReferenceImages(images, size, saved.pop("indices"), Features(**saved))
+    return ReferenceImages(images, size, saved.pop("indices"), Features(**saved), chosen.captions)
 
 
 def _readable(images: datasets.Dataset, size: int, indices: list[int]) -> Iterator[Image.Image]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..utils.errors import first_line
 from ..utils.files import moved_into_place, remove_folder, write_text
 from .even_frames import POSITION_DIGITS
 from .names import ANIMATION_FORMATS
@@ -39,9 +40,13 @@ class PictureFolder(MutableMapping):
     def __getitem__(self, position: float) -> Image.Image:
         if position not in self:
             raise KeyError(position)
-        with Image.open(self.path(position)) as picture:
-            picture.load()
-            return picture
+        path = self.path(position)
+        try:
+            with Image.open(path) as picture:
+                picture.load()
+                return picture
+        except (OSError, SyntaxError, ValueError) as error:  # as Pillow reports damaged files
+            raise ValueError(f"{path} is damaged; delete it, or use --overwrite. ({first_line(error)})") from error
 
     def __setitem__(self, position: float, picture: Image.Image) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +56,8 @@ class PictureFolder(MutableMapping):
         self.path(position).unlink()
 
     def __iter__(self) -> Iterator[float]:
-        return iter(sorted(float(path.stem) for path in self.folder.glob("[0-9]*.png")))
+        names = [path.stem for path in self.folder.glob("[0-9]*.png")]
+        return iter(sorted(float(name) for name in names if re.fullmatch(r"\d+(\.\d+)?", name)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -87,7 +93,7 @@ def check_picture_folder(output: Path, settings: Provenance, overwrite: bool) ->
     if overwrite:
         return
     try:
-        found = dict(json.loads(settings_path.read_text()))
+        found = dict(json.loads(settings_path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{settings_path} is damaged; use --overwrite to start again.") from error
     if found != settings:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..pipelines.conditions import Condition, check_conditions, is_finite_number, is_pair
+from ..pipelines.conditions import Condition, Prompts, check_conditions, is_finite_number, is_pair
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from .even_frames import POSITION_DIGITS, Frames, even_frames
 from .sampling import finite_pictures, generators_for, share_guidance
@@ -63,7 +63,7 @@ class InterpolationPath:
         negative_prompt_embeds: Embedding of the negative prompt of the whole path, (D,), or `None`.
         height: Height of the pictures in pixels.
         width: Width of the pictures in pixels.
-        generator_state: State of the first generator after it drew the initial noise, for samplers that add more.
+        generator_state: State of the first generator after it drew for the first waypoint, for samplers that add more.
     """
 
     condition_embeds: torch.Tensor
@@ -115,12 +115,14 @@ def prepare_path(
     waypoints: Sequence[Condition | tuple[Condition, float]],
     seeds: int | Sequence[int] = 0,
     loop: bool = False,
-    guidance_scale: float = 3.0,
+    guidance_scale: float | None = None,
     negative_prompt: str | None = None,
     height: int | None = None,
     width: int | None = None,
+    variation: float | None = None,
 ) -> InterpolationPath:
     """Embeds waypoints and draws their noise. Arguments and errors are those of `interpolate`."""
+    guidance_scale, variation = pipe.guidance_or_default(guidance_scale), pipe.variation_or_default(variation)
     # A waypoint is sampled alone, so it gets the whole guidance scale.
     waypoints = [
         waypoint if is_pair(waypoint) else share_guidance([(waypoint, None)], guidance_scale)[0]
@@ -131,21 +133,26 @@ def prepare_path(
     num_waypoints = max(len(waypoints), len(seeds))
     height, width = _size_of(pipe, height, width)
 
-    generators = generators_for(seeds)
-    noise = torch.cat(
-        [pipe.prepare_noise(1, height, width, generator, torch.device("cpu")) for generator in generators]
-    )
-    condition_embeds = torch.stack([_embed(pipe, condition) for condition, _ in waypoints])
+    guidances = [pipe.prepare_guidance(Prompts(conditions=[[waypoint]])) for waypoint in waypoints]
+    noise, condition_embeds, states = [], [], []
+    for i in range(num_waypoints):  # one waypoint or one seed serves all
+        (generator,) = generators_for([seeds[i % len(seeds)]])
+        noise.append(pipe.prepare_noise(1, height, width, generator, torch.device("cpu")))
+        varied = pipe.vary_texts(guidances[i % len(guidances)], variation, generator)
+        condition_embeds.append(varied.condition_embeds[0, 0].float().cpu())
+        states.append(generator.get_state())
     weights = torch.tensor([weight for _, weight in waypoints], dtype=torch.float64)
     path = InterpolationPath(
-        condition_embeds=condition_embeds.expand(num_waypoints, -1),
+        condition_embeds=torch.stack(condition_embeds),
         weights=weights.expand(num_waypoints),
-        noise=noise.expand(num_waypoints, -1, -1, -1),
+        noise=torch.cat(noise),
         is_closed=loop,
-        negative_prompt_embeds=None if negative_prompt is None else _embed(pipe, negative_prompt),
+        negative_prompt_embeds=None
+        if negative_prompt is None
+        else pipe.encode_prompt(negative_prompt)[0][0].float().cpu(),
         height=height,
         width=width,
-        generator_state=generators[0].get_state(),
+        generator_state=states[0],
     )
     for leg in range(path.num_legs):
         path.at(leg + 0.5)  # raises if two waypoints are opposite
@@ -176,17 +183,6 @@ def _size_of(pipe, height, width):
     width = default_width if width is None else width
     pipe.check_size(height, width)
     return height, width
-
-
-def _embed(pipe, condition):
-    """The embedding (D,) of a text, an image or an embedding, in float32 on the CPU."""
-    if isinstance(condition, torch.Tensor):
-        embeds = condition.flatten()
-    elif isinstance(condition, str):
-        embeds = pipe.encode_prompt(condition)[0][0]
-    else:
-        embeds = pipe.encode_image(condition)[0]
-    return embeds.float().cpu()
 
 
 @torch.no_grad()
@@ -262,13 +258,14 @@ def interpolate(
     *,
     seeds: int | Sequence[int] = 0,
     loop: bool = False,
-    guidance_scale: float = 3.0,
+    guidance_scale: float | None = None,
     negative_prompt: str | None = None,
     num_inference_steps: int | None = None,
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 4,
     max_pictures: int | None = None,
+    variation: float | None = None,
 ) -> list[Image.Image]:
     """Samples pictures that lead from waypoint to waypoint in steps that look even.
 
@@ -286,7 +283,7 @@ def interpolate(
         num_frames: Number of frames, at least one for each waypoint.
         seeds: One seed for all waypoints or one for each. A single waypoint may have several seeds.
         loop: True to return to the first waypoint, so that the frames form a closed loop.
-        guidance_scale: Weight of waypoints that are given without one.
+        guidance_scale: Weight of waypoints that are given without one; `None` for the model's own.
         negative_prompt: Negative prompt of the whole path: a condition of weight 1 − w where the waypoint's is w.
         num_inference_steps: Number of sampling steps for each picture; `None` for the model's own.
         height: Height in pixels; `None` for that of the training images.
@@ -294,6 +291,7 @@ def interpolate(
         batch_size: Number of pictures sampled at once.
         max_pictures: Maximum number of pictures to sample; `None` for four per frame. With a value of
             `num_frames`, steps are even in the angle, even if they look uneven.
+        variation: Spread around texts, 0 to 1, drawn from the seed of their waypoint; `None` for the model's own.
 
     Returns:
         The frames.
@@ -303,7 +301,7 @@ def interpolate(
         TypeError: If a waypoint is not a text, an image or an embedding.
     """
     pictures: dict[float, Image.Image] = {}
-    path = prepare_path(pipe, waypoints, seeds, loop, guidance_scale, negative_prompt, height, width)
+    path = prepare_path(pipe, waypoints, seeds, loop, guidance_scale, negative_prompt, height, width, variation)
     frames = sample_path(pipe, path, num_frames, num_inference_steps, batch_size, max_pictures, pictures)
     return [pictures[path.canonical(position)] for position in frames.positions[:num_frames]]
 

@@ -1,8 +1,10 @@
 """The record in a PNG file of how its picture was made: JSON in the text chunk "ccld"."""
 
 import json
+import math
 from pathlib import Path
-from typing import Any, TypedDict
+from types import UnionType
+from typing import Any, TypedDict, get_args, get_origin, get_type_hints
 
 from PIL import Image, PngImagePlugin
 
@@ -23,6 +25,7 @@ class Provenance(TypedDict, total=False):
         negative_prompt: The negative prompt, or `None`.
         image_prompt_weight: Share of the guidance scale that the demo's image prompt has.
         guidance_scale: The demo's guidance scale.
+        variation: Spread around the texts.
         strength: The demo's strength of a change.
         model: A folder, a name on the Hub, or "default".
         identity: Hash of the model's files.
@@ -50,6 +53,7 @@ class Provenance(TypedDict, total=False):
     negative_prompt: str | None
     image_prompt_weight: float
     guidance_scale: float
+    variation: float
     strength: float
     model: str
     identity: str
@@ -89,10 +93,30 @@ def save_picture(picture: Image.Image, path: Path, provenance: Provenance) -> No
 
 
 def read_provenance(path: Path) -> Provenance | None:
-    """Reads the record of a PNG file; `None` if the file is missing, damaged, or has no record."""
+    """Reads the record of a PNG file; `None` if the file is missing or damaged, or has no record of this kind."""
     try:
         with Image.open(path) as image:
             image.load()  # finds a truncated file, and the text chunks that follow the pixels
-            return dict(json.loads(image.text[TEXT_CHUNK]))
-    except (OSError, SyntaxError, KeyError, AttributeError, ValueError, TypeError):
+            record = dict(json.loads(image.text[TEXT_CHUNK]))
+        return record if _is_sound(record) else None
+    except (OSError, SyntaxError, KeyError, AttributeError, ValueError, TypeError, RecursionError):
         return None
+
+
+def _is_sound(record: dict) -> bool:
+    """True if the known fields of a record have their types; later versions may have added others."""
+    hints = get_type_hints(Provenance)
+    pairs = [pair for name in ("conditions", "waypoints") for pair in record.get(name) or ()]
+    return all(_fits(value, hints[name]) for name, value in record.items() if name in hints) and all(
+        len(pair) >= 2 and isinstance(pair[0], str) and _fits(pair[1], float) for pair in pairs
+    )
+
+
+def _fits(value, kind):
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return kind is Any or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool)))

@@ -181,7 +181,7 @@ class CLOOBVisionEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        class_embedding = self.class_embedding.expand(len(patches), 1, -1)
+        class_embedding = self.class_embedding.expand(patches.shape[0], 1, -1)
         return torch.cat([class_embedding, patches], dim=1) + self.position_embedding
 
 

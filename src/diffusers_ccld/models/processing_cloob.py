@@ -11,13 +11,15 @@ import threading
 import ftfy
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.nn import functional as F
 from transformers import BatchEncoding, CLIPTokenizer
 from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import logging
+
+from .square_crop import resize_and_center_crop
 
 logger = logging.get_logger(__name__)
 
@@ -55,6 +57,21 @@ class CLOOBTokenizer(CLIPTokenizer):
             vocab, merges = _open_clip_vocabulary()
         kwargs.setdefault("model_max_length", 77)
         super().__init__(vocab=vocab, merges=merges, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> "CLOOBTokenizer":
+        """Loads a tokenizer; arguments as in transformers.
+
+        Raises:
+            ValueError: If its files are damaged, or of another kind of tokenizer.
+        """
+        try:
+            return super().from_pretrained(*args, **kwargs)
+        except OSError:
+            raise
+        except Exception as error:  # also what the Rust library raises
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{args[0]}: the tokenizer is damaged, or of another model. ({reason})") from error
 
     def __call__(
         self, text: str | list[str], padding: bool | str = "max_length", truncation: bool | str = True, **kwargs
@@ -139,15 +156,11 @@ def _open_clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {names.get(token, token): i for token, i in tokenizer.encoder.items()}, list(tokenizer.bpe_ranks)
 
 
-# The longest ratio of an image's sides that is resized as a whole; the middle of a longer image is cut out first.
-LONGEST = 32
-
-
 class CLOOBImageProcessor(BaseImageProcessor):
     """Turns images into the original's inputs of CLOOB's image encoder, to the last bit.
 
-    The image is resized with Lanczos so that it covers the square, centre-cropped and normalised. For some sizes
-    the original's rounding leaves a side one pixel short, and the crop has a black line; so it does here.
+    The image is resized with Lanczos so that it covers the square, centre-cropped and normalised
+    (`square_crop.resize_and_center_crop`).
 
     Args:
         size: Height and width in pixels.
@@ -192,21 +205,7 @@ class CLOOBImageProcessor(BaseImageProcessor):
 
     def resize_and_center_crop(self, image: Image.Image) -> Image.Image:
         """The square of RGB pixels that the encoder sees."""
-        image = ImageOps.exif_transpose(image).convert("RGB")
-        if max(image.size) > LONGEST * min(image.size):  # otherwise a line of pixels would be enlarged to gigabytes
-            image = ImageOps.fit(image, [min(length, LONGEST * min(image.size)) for length in image.size])
-        factor = max(self.size / image.width, self.size / image.height)
-        width, height = int(factor * image.width), int(factor * image.height)
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-        # A side that is too short is padded with black, the smaller half first; the crop is off-centre by rounding
-        # half to even.
-        pad_x, pad_y = max(self.size - width, 0), max(self.size - height, 0)
-        if pad_x or pad_y:
-            padded = Image.new("RGB", (width + pad_x, height + pad_y))
-            padded.paste(image, (pad_x // 2, pad_y // 2))
-            image, width, height = padded, *padded.size
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        return image.crop((left, top, left + self.size, top + self.size))
+        return resize_and_center_crop(image, self.size)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Normalises each channel of images in [0, 1], (N, 3, H, W)."""

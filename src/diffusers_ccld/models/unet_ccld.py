@@ -16,6 +16,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2
 from torch import nn
 from torch.nn import functional as F
 
+from .adapters import SavedWithoutAdapters
 from .attention_processor import SpatialAttnProcessor
 from .inference_layers import records_nothing, use_inference_layers
 
@@ -210,7 +211,7 @@ class UpLevel(UNetLevel):
         return self.upsample(self.run_blocks(hidden_states, emb))
 
 
-class CCLDUNet2DConditionModel(UNet2DConditionModel):
+class CCLDUNet2DConditionModel(SavedWithoutAdapters, UNet2DConditionModel):
     """The U-Net of CLOOB-Conditioned Latent Diffusion; predicts v = α·ε − σ·x₀ from a noisy latent.
 
     Its condition is one CLOOB embedding for each image, of a text or of an image; the zero vector is the

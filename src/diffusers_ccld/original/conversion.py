@@ -20,6 +20,7 @@ from ..inference.devices import DTYPES
 from ..models.configuration_cloob import CLOOBConfig
 from ..sharing.model_cards import CARD_NAME, GRID_NAME, PROMPTS_NAME
 from ..sharing.standalone import write_code
+from ..utils.locks import exclusive
 from .building import Part, build_cloob, build_unet, build_vae, choose_cloob_config
 from .check import check_conversion, check_widths
 from .errors import CheckpointError
@@ -88,8 +89,14 @@ def convert(request: ConversionRequest, warn: Warn = print) -> dict[str, Any]:
 
     Raises:
         CheckpointError: If a file cannot be used, or the scale is unknown.
+        FolderInUseError: If another process writes the folder.
     """
     output = request.output.resolve()
+    with exclusive(output):
+        return _convert(request, output, warn)
+
+
+def _convert(request: ConversionRequest, output: Path, warn: Warn) -> dict[str, Any]:
     earlier = read_earlier_report(output)
     if not request.has_files:
         check_is_free(output, COMPONENTS, request.overwrite)
@@ -105,7 +112,7 @@ def convert(request: ConversionRequest, warn: Warn = print) -> dict[str, Any]:
         written = _write(parts, folder, output, request.standalone)
         report["check"] = check_conversion(folder)
         written += _write_card(folder, output, request, report, earlier, warn)
-        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n")
+        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         move_into_place(folder, [*written, REPORT_NAME], output)
     return report
 

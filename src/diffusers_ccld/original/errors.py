@@ -15,9 +15,9 @@ def check_file(path: str | Path) -> Path:
     """Returns the path of an existing file.
 
     Raises:
-        CheckpointError: If there is no such file.
+        CheckpointError: If the file does not exist.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file.")
+        raise CheckpointError(f"{path}: the file does not exist.")
     return path

@@ -52,7 +52,7 @@ def read_earlier_report(output: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(path.read_text(encoding="utf-8"))
         if not all(isinstance(report.get(section, {}), dict) for section in ("sources", "components")):
             raise ValueError("its sections are not mappings")
     except (ValueError, AttributeError) as error:
@@ -75,15 +75,18 @@ def written_aside(output: Path) -> Iterator[Path]:
 
 
 def link_existing(folder: Path, output: Path) -> None:
-    """Links the unchanged components of `output` into the folder of the new ones."""
+    """Links the unchanged components of `output` into the folder of the new ones, or copies them."""
     for name in COMPONENTS:
         if (output / name).is_dir() and not (folder / name).exists():
-            (folder / name).symlink_to(output / name, target_is_directory=True)
+            try:
+                (folder / name).symlink_to(output / name, target_is_directory=True)
+            except OSError:  # Windows lets only some users make links
+                shutil.copytree(output / name, folder / name)
 
 
 def write_model_index(folder: Path) -> None:
     """Writes `model_index.json`, which makes a pipeline of the components."""
-    vae_class = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
+    vae_class = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["_class_name"]
     classes = {
         "unet": CCLDUNet2DConditionModel,
         "scheduler": CCLDScheduler,
@@ -98,7 +101,8 @@ def write_model_index(folder: Path) -> None:
         "vae": ["diffusers_ccld" if vae_class == GumbelVQModel.__name__ else "diffusers", vae_class],
         **{name: ["diffusers_ccld", cls.__name__] for name, cls in classes.items()},
     }
-    (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2) + "\n")
+    text = json.dumps(dict(sorted(index.items())), indent=2) + "\n"
+    (folder / "model_index.json").write_text(text, encoding="utf-8")
 
 
 def move_into_place(folder: Path, names: list[str], output: Path) -> None:

@@ -12,12 +12,14 @@ from safetensors import SafetensorError, safe_open
 from ..utils.errors import first_line
 from .errors import CheckpointError, HostileFileError, check_file
 from .published.presets import PRESETS
-from .reading.checkpoints import is_archive, read_checkpoint, state_dict_of
+from .reading.checkpoints import is_archive
 from .reading.cloob_pickles import read_cloob_pickle
+from .reading.kinds import check_kind, is_safetensors
+from .reading.weights import read_weights
 from .tensors.autoencoder import first_stage, infer_autoencoder, latent_channels
-from .tensors.cloob import infer_cloob_config
+from .tensors.cloob import cloob_in, infer_cloob_config
 from .tensors.scale import choose_scale, stored_scale
-from .tensors.unet import TRAINING_SCALE, split_training_checkpoint, unet_config
+from .tensors.unet import A_NAME, TRAINING_SCALE, canonical_names, split_training_checkpoint, unet_config
 
 Facts = dict[str, Any]
 NUMBERS = ("tensors", "parameters")
@@ -41,11 +43,23 @@ def inspect(path: str | Path) -> Facts:
     if path.is_dir():
         return inspect_folder(path)
     check_file(path)
-    if path.suffix == ".safetensors":
-        return {"kind": "safetensors file", **_safetensors_facts(path)}
+    check_kind(path)
+    if is_safetensors(path) or path.suffix == ".safetensors":
+        return _inspect_safetensors(path)
     if not is_archive(path) and (cloob := _cloob_pickle(path)) is not None:
         return cloob
     return inspect_checkpoint(path)
+
+
+def _inspect_safetensors(path):
+    """Facts of one of the original's models as safetensors, or else the numbers of the file."""
+    numbers = _safetensors_facts(path)
+    try:
+        return inspect_checkpoint(path)
+    except HostileFileError:
+        raise
+    except CheckpointError:
+        return {"kind": "safetensors file", **numbers}
 
 
 def _cloob_pickle(path):
@@ -72,15 +86,13 @@ def inspect_checkpoint(path: Path) -> Facts:
     Raises:
         CheckpointError: If it is not a PyTorch file, or of an unknown kind.
     """
-    checkpoint = read_checkpoint(path)
-    if "state_dict" not in checkpoint:
-        return model_facts(state_dict_of(checkpoint, path), path)
-    state = state_dict_of(checkpoint["state_dict"], path)
-    if not any(f"{part}.mapping_timestep_embed.weight" in state for part in ("model", "model_ema")):
+    found, others = read_weights(path)
+    state = canonical_names(found)
+    if not any(f"{part}.{A_NAME}" in state for part in ("model", "model_ema")):
         return model_facts(state, path)
     parts = split_training_checkpoint(state)
     facts: Facts = {"kind": "training checkpoint of CCLD"}
-    facts |= {name: checkpoint[name] for name in ("epoch", "global_step") if isinstance(checkpoint.get(name), int)}
+    facts |= {name: others[name] for name in ("epoch", "global_step") if isinstance(others.get(name), int)}
     facts["has EMA weights"] = "model_ema" in parts
     if TRAINING_SCALE in state and state[TRAINING_SCALE].numel() == 1 and state[TRAINING_SCALE].is_floating_point():
         facts[TRAINING_SCALE] = float(state[TRAINING_SCALE])
@@ -97,12 +109,15 @@ def model_facts(state: Mapping[str, torch.Tensor], path: Path) -> Facts:
     Raises:
         CheckpointError: If it is neither a U-Net of CCLD nor an autoencoder.
     """
-    if "mapping_timestep_embed.weight" in state:
+    if A_NAME in state:
         return {
             "kind": "U-Net of CCLD",
             **unet_facts(state),
             "conversion": f"ccld convert --unet {path} --output DIR",
         }
+    cloob, _ = cloob_in(state)
+    if cloob:
+        return {"kind": "CLOOB", **cloob_facts(cloob), "conversion": f"ccld convert --cloob {path} --output DIR"}
     inner, rest = first_stage(state)
     facts = {"kind": "first stage of a larger model" if rest else "autoencoder", **autoencoder_facts(inner)}
     if rest:
@@ -207,7 +222,7 @@ def _model_folder_facts(folder):
 
 def _json(path):
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON. ({first_line(error)})") from error
     if not isinstance(content, dict):
@@ -217,6 +232,7 @@ def _json(path):
 
 def _safetensors_facts(path):
     """Numbers of a safetensors file, from its header."""
+    check_kind(path)
     try:
         with safe_open(path, framework="pt") as file:
             slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - it is not a mapping

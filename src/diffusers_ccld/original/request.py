@@ -78,7 +78,7 @@ class ConversionRequest:
             if path is not None:
                 check_file(path)
         if self.source_dir is not None and not self.source_dir.is_dir():
-            raise CheckpointError(f"{self.source_dir}: there is no such folder.")
+            raise CheckpointError(f"{self.source_dir}: the folder does not exist.")
 
     @property
     def has_files(self) -> bool:

@@ -8,8 +8,9 @@ import torch
 
 from .errors import CheckpointError
 from .reading.checkpoints import read_checkpoint, state_dict_of
+from .reading.weights import unwrapped
 from .tensors.tables import from_original
-from .tensors.unet import SCALE_BUFFER, split_training_checkpoint, unet_table
+from .tensors.unet import SCALE_BUFFER, canonical_names, split_training_checkpoint, unet_table
 
 
 @dataclass
@@ -50,7 +51,7 @@ def read_training_state(path: str | Path, network: torch.nn.Module) -> TrainingS
     checkpoint = read_checkpoint(path)
     if "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a training checkpoint. To start from its weights, convert it.")
-    parts = split_training_checkpoint(state_dict_of(checkpoint["state_dict"], path))
+    parts = split_training_checkpoint(canonical_names(unwrapped(state_dict_of(checkpoint["state_dict"], path), path)))
     if "model" not in parts or "model_ema" not in parts:
         raise CheckpointError(f"{path} lacks the weights of a training run, model.* and model_ema.*.")
     step = checkpoint.get("global_step")

@@ -21,19 +21,24 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import SchedulerMixin
-from diffusers.utils.torch_utils import randn_tensor
+from safetensors import SafetensorError
 
+from ..models.adapters import without_adapters
 from ..models.inference_autoencoder import use_inference_autoencoder
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
-from .calls import SamplingCall
-from .conditions import is_count
-from .embedding import PromptEmbedding
+from ..utils.errors import first_line
+from .calls import SamplingCall, check_settings, usual_guidance_scale
+from .conditions import is_count, is_finite_number
+from .embedding import PromptEmbedding, check_tokenizer
 from .guidance import Guidance, guided_prediction, is_alone
+from .model_index import INDEX_NAME, read_model_index
+from .noise import draw_noise, set_noise_source
 from .runs import Runs
+from .timesteps import LARGEST_STOCK_ETA, check_scheduler
 
 AnyCall = TypeVar("AnyCall", bound=SamplingCall)
 
@@ -43,6 +48,9 @@ ORIGINAL_REPOSITORIES = {
     "huggan/distill-ccld-wa": "wikiart-mini",
     "gigant/distill-ccld": "wikiart-mini",
 }
+
+# What a model's folder records besides its components: its own defaults and limits.
+SETTINGS = ("default_num_inference_steps", "default_guidance_scale", "default_variation", "max_guidance_scale")
 
 # Held while a call may change the precision of its autoencoder, which several pipelines may share.
 VAE_LOCK = threading.Lock()
@@ -70,8 +78,13 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         feature_extractor: CLOOBImageProcessor | None = None,
         default_num_inference_steps: int | None = None,
         max_guidance_scale: float | None = None,
+        default_guidance_scale: float | None = None,
+        default_variation: float | None = None,
     ):
         super().__init__()
+        if text_encoder is not None and tokenizer is not None:
+            check_tokenizer(tokenizer, text_encoder)
+        check_settings(default_num_inference_steps, max_guidance_scale, default_guidance_scale, default_variation)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -82,7 +95,10 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             feature_extractor=feature_extractor,
         )
         self.register_to_config(
-            default_num_inference_steps=default_num_inference_steps, max_guidance_scale=max_guidance_scale
+            default_num_inference_steps=default_num_inference_steps,
+            max_guidance_scale=max_guidance_scale,
+            default_guidance_scale=default_guidance_scale,
+            default_variation=default_variation,
         )
         self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.size_multiple)
@@ -112,6 +128,36 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         return super().download(pretrained_model_name, **kwargs)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> DiffusionPipeline:
+        """Loads a pipeline; arguments as for `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            ValueError: If a file is damaged, or belongs to another model.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if (folder / INDEX_NAME).is_file():
+            read_model_index(folder)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (SafetensorError, LookupError, AttributeError, RuntimeError) as error:  # what libraries stumble over
+            raise ValueError(
+                f"{folder} cannot be loaded: a file is damaged, a pointer of Git LFS, or of another model. "
+                f"({type(error).__name__}: {first_line(error)})"
+            ) from error
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Saves the pipeline; arguments as for `DiffusionPipeline.save_pretrained`. Fused LoRAs are saved as weights.
+
+        Raises:
+            ValueError: If a network has a LoRA in place that was not fused.
+        """
+        networks = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
+        plain = {name: without_adapters(network, name) for name, network in networks.items()}
+        if all(plain[name] is network for name, network in networks.items()):
+            return super().save_pretrained(save_directory, **kwargs)
+        return type(self)(**{**self.components, **self.settings, **plain}).save_pretrained(save_directory, **kwargs)
+
+    @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> DiffusionPipeline:
         """Makes a pipeline of the same components, which keep their precision.
 
@@ -123,12 +169,16 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         """
         if not isinstance(pipeline, CCLDPipelineBase) or kwargs.keys() & {"dtype", "torch_dtype", "custom_pipeline"}:
             return super().from_pipe(pipeline, **kwargs)
-        settings = {name: pipeline.config[name] for name in ("default_num_inference_steps", "max_guidance_scale")}
-        made = cls(**{**pipeline.components, **settings, **kwargs})
+        made = cls(**{**pipeline.components, **pipeline.settings, **kwargs})
         made.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
         return made
 
-    # Sizes, steps, state of the current run
+    # Settings, sizes, state of the current run
+
+    @property
+    def settings(self) -> dict[str, int | float | None]:
+        """The model's own defaults and limits, as arguments of a pipeline's constructor."""
+        return {name: self.config[name] for name in SETTINGS}
 
     @property
     def size_multiple(self) -> int:
@@ -146,6 +196,26 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
     def steps_or_default(self, num_inference_steps: int | None, usual: int | None = None) -> int:
         """Returns the given number of sampling steps, or else the model's own, or else the scheduler's usual one."""
         return usual_num_steps(self.scheduler, num_inference_steps, self.config.default_num_inference_steps, usual)
+
+    def guidance_or_default(self, guidance_scale: float | None = None) -> float:
+        """Returns the given guidance scale, or else the model's own, or else 3, as far as it was learned."""
+        return usual_guidance_scale(guidance_scale, self.config.default_guidance_scale, self.config.max_guidance_scale)
+
+    def variation_or_default(self, variation: float | None = None) -> float:
+        """Returns the given variation, or else the model's own, or else 0.
+
+        Raises:
+            ValueError: If it is out of range, or more than 0 for a text encoder that does not have the spread.
+        """
+        if variation is None:
+            return (self.config.default_variation or 0.0) if self.can_vary_texts else 0.0
+        if not is_finite_number(variation) or not 0 <= variation <= 1:
+            raise ValueError(f"variation={variation!r} must be a number in [0, 1].")
+        if variation and not self.can_vary_texts:
+            raise ValueError(
+                f"variation={variation:g} needs a text encoder that training/fit_text.py has fitted; this one was not."
+            )
+        return variation
 
     @property
     def guidance_scale(self) -> float:
@@ -175,12 +245,15 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             ValueError: If the components cannot do what the call asks for.
             TypeError: If a condition is not a pair.
         """
+        check_scheduler(self.scheduler)
         height, width = self.default_size
         call = replace(
             call,
             height=height if call.height is None else call.height,
             width=width if call.width is None else call.width,
             num_inference_steps=self.steps_or_default(call.num_inference_steps),
+            guidance_scale=self.guidance_or_default(call.guidance_scale),
+            variation=self.variation_or_default(call.variation),
         )
         self.check_size(call.height, call.width)
         unknown = set(call.callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -226,6 +299,8 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         accepted = inspect.signature(self.scheduler.step).parameters
         if eta and "eta" not in accepted:
             raise ValueError(f"{type(self.scheduler).__name__} does not accept eta={eta}.")
+        if not isinstance(self.scheduler, CCLDScheduler):
+            eta = min(eta, LARGEST_STOCK_ETA)
         kwargs = {"eta": eta, "generator": generator}
         return {name: value for name, value in kwargs.items() if name in accepted}
 
@@ -243,15 +318,8 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         generator: torch.Generator | list[torch.Generator] | None,
         device: torch.device,
     ) -> torch.Tensor:
-        """Draws standard normal noise (N, C, height / 8, width / 8), float32, for images of a size in pixels.
-
-        The noise is drawn on the generator's device. By default this is the CPU, so that a seed gives the same image
-        on every device.
-        """
-        shape = self._latent_shape(batch_size, height, width)
-        first = generator[0] if isinstance(generator, list) else generator
-        source = first.device if first is not None else torch.device("cpu")
-        return randn_tensor(shape, generator=generator, device=source, dtype=torch.float32).to(device)
+        """Draws noise (N, C, height / 8, width / 8) for images of a size in pixels; see `draw_noise`."""
+        return draw_noise(self._latent_shape(batch_size, height, width), generator, device)
 
     def _latent_shape(self, batch_size, height, width):
         factor = self.vae_scale_factor
@@ -285,6 +353,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         """
         self.check_taught(guidance.weights(call.guidance_scale))
         step_kwargs = self.prepare_extra_step_kwargs(call.generator, call.eta)
+        set_noise_source(scheduler, call.generator, len(latents))
         condition_embeds, num_train_timesteps = guidance.condition_embeds, scheduler.config.num_train_timesteps
         with (
             self._runs.begin(call.guidance_scale, len(timesteps)) as run,

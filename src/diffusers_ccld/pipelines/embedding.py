@@ -4,10 +4,24 @@ from dataclasses import replace
 
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
+from ..models.modeling_cloob import CLOOBTextModelWithProjection
+from ..models.processing_cloob import CLOOBTokenizer
 from ..utils.rgb import to_rgb
 from .conditions import Condition, Prompts
 from .guidance import Guidance
+from .noise import draw_noise
+
+
+def check_tokenizer(tokenizer: CLOOBTokenizer, text_encoder: CLOOBTextModelWithProjection) -> None:
+    """Raises `ValueError` for a tokenizer of another model than the text encoder, whose embeddings would be wrong."""
+    config, end = text_encoder.config, tokenizer.eos_token_id
+    if len(tokenizer) > config.vocab_size or end != getattr(config, "eos_token_id", end):
+        raise ValueError(
+            f"The tokenizer, of {len(tokenizer)} tokens with the end token {end}, belongs to another model than the "
+            f"text encoder, of {config.vocab_size} tokens with the end token {getattr(config, 'eos_token_id', end)}."
+        )
 
 
 class PromptEmbedding:
@@ -20,6 +34,11 @@ class PromptEmbedding:
     def has_image_encoder(self) -> bool:
         """True if images can be embedded."""
         return self.image_encoder is not None and self.feature_extractor is not None
+
+    @property
+    def can_vary_texts(self) -> bool:
+        """True if the text encoder has been fitted, so that it has a residual factor."""
+        return getattr(self.text_encoder, "residual_factor", None) is not None
 
     def encode_prompt(
         self,
@@ -107,6 +126,31 @@ class PromptEmbedding:
             guidance = replace(guidance, interval=tuple(prompts.guidance_interval))
         return guidance.for_images(prompts.batch_size if num_images is None else num_images)
 
+    def vary_texts(
+        self, guidance: Guidance, variation: float, generator: torch.Generator | list[torch.Generator] | None
+    ) -> Guidance:
+        """Moves text embeddings u to u + variation · R·z, normalised, with one standard normal z for each image.
+
+        R is the text encoder's residual factor: with a variation of 1, the results are spread like the embeddings of
+        the images that a text describes. Negative prompts, image prompts and given embeddings stay as they are.
+
+        Args:
+            guidance: The terms of N images.
+            variation: From 0, which draws nothing, to 1. Images without a text draw nothing either.
+            generator: Source of z: one generator, or one for each image.
+        """
+        varied = guidance.is_text.any(dim=1).nonzero().flatten().tolist() if variation else []
+        if not varied:
+            return guidance
+        embeds = guidance.condition_embeds
+        generators = [generator[i] for i in varied] if isinstance(generator, list) else generator
+        noise = draw_noise((len(varied), embeds.shape[-1]), generators, embeds.device)
+        offsets = torch.zeros_like(embeds[:, :1], dtype=torch.float32)
+        offsets[varied, 0] = variation * noise @ self.text_encoder.residual_factor.to(noise).T
+        moved = F.normalize(embeds.float() + offsets, dim=-1).to(embeds.dtype)
+        is_text = guidance.is_text[..., None].to(embeds.device)
+        return replace(guidance, condition_embeds=torch.where(is_text, moved, embeds))
+
     def _guidance_of_prompts(self, prompts: Prompts, device: torch.device) -> Guidance:
         prompt_embeds, negative_prompt_embeds = self.encode_prompt(
             prompts.prompt,
@@ -119,19 +163,23 @@ class PromptEmbedding:
         if prompts.image_prompt is not None:
             image_embeds = self.encode_image(prompts.image_prompt, device=device)
 
-        # Embeddings, weight at guidance scale 0, increase of the weight with the guidance scale.
+        # Embeddings, weight at guidance scale 0, increase of the weight with the guidance scale, kind.
+        is_text = prompts.prompt is not None
         terms = []
         if prompt_embeds is not None:
-            terms.append((prompt_embeds, 0.0, 1.0 if image_embeds is None else 1.0 - prompts.image_prompt_weight))
+            share = 1.0 if image_embeds is None else 1.0 - prompts.image_prompt_weight
+            terms.append((prompt_embeds, 0.0, share, is_text))
         if image_embeds is not None:
-            terms.append((image_embeds, 0.0, 1.0 if prompt_embeds is None else prompts.image_prompt_weight))
+            share = 1.0 if prompt_embeds is None else prompts.image_prompt_weight
+            terms.append((image_embeds, 0.0, share, False))
         if negative_prompt_embeds is not None:
-            terms.append((negative_prompt_embeds, 1.0, -1.0))
-        embeds, intercepts, slopes = zip(*terms)
+            terms.append((negative_prompt_embeds, 1.0, -1.0, False))
+        embeds, intercepts, slopes, are_texts = zip(*terms)
         return Guidance(
             condition_embeds=torch.stack([e.expand(prompts.batch_size, -1) for e in embeds], dim=1),
             intercepts=torch.tensor(intercepts).expand(prompts.batch_size, -1),
             slopes=torch.tensor(slopes).expand(prompts.batch_size, -1),
+            is_text=torch.tensor(are_texts).expand(prompts.batch_size, -1),
         )
 
     def _guidance_of_conditions(self, prompts: Prompts, device: torch.device) -> Guidance:
@@ -146,11 +194,16 @@ class PromptEmbedding:
         num_terms = max(len(row) for row in rows)
         condition_embeds = torch.zeros(len(rows), num_terms, self.unet.config.cross_attention_dim, device=device)
         weights = torch.zeros(len(rows), num_terms)
+        is_text = torch.zeros(len(rows), num_terms, dtype=torch.bool)
         positions = [(i, k) for i, row in enumerate(rows) for k in range(len(row))]
         for (i, k), embed in zip(positions, embeds):
             condition_embeds[i, k] = embed
-            weights[i, k] = float(rows[i][k][1])
-        return Guidance(condition_embeds=condition_embeds, intercepts=weights, slopes=torch.zeros_like(weights))
+            condition, weight = rows[i][k]
+            weights[i, k] = float(weight)
+            is_text[i, k] = isinstance(condition, str) and weight > 0
+        return Guidance(
+            condition_embeds=condition_embeds, intercepts=weights, slopes=torch.zeros_like(weights), is_text=is_text
+        )
 
 
 def _repeat(embeds, count, device):

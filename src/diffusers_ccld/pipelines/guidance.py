@@ -19,12 +19,14 @@ class Guidance:
         condition_embeds: Embeddings c_i, (N, K, D), padded with zero vectors where an image has fewer than K.
         intercepts: Weights at guidance scale 0, (N, K), on the CPU.
         slopes: Increase of each weight with the guidance scale, (N, K), on the CPU.
+        is_text: True for embeddings of texts that are wanted, not avoided, (N, K), on the CPU.
         interval: First and last time at which guidance applies, 0 to 1.
     """
 
     condition_embeds: torch.Tensor
     intercepts: torch.Tensor
     slopes: torch.Tensor
+    is_text: torch.Tensor
     interval: tuple[float, float] = (0.0, 1.0)
 
     def weights(self, guidance_scale: float) -> torch.Tensor:
@@ -46,7 +48,7 @@ class Guidance:
     def for_images(self, num_images: int) -> "Guidance":
         """Repeats the terms of each image equally often, for `num_images` images, a multiple of N."""
         count = num_images // len(self.condition_embeds)
-        names = ("condition_embeds", "intercepts", "slopes")
+        names = ("condition_embeds", "intercepts", "slopes", "is_text")
         return replace(self, **{name: getattr(self, name).repeat_interleave(count, dim=0) for name in names})
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from .base import CCLDPipelineBase
 from .calls import SamplingCall, StepCallback
+from .timesteps import set_timesteps
 
 
 class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
@@ -30,6 +31,8 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
             distilled to few steps. `None` for the usual number of the scheduler.
         max_guidance_scale: The largest guidance scale that a guidance-distilled network has learned; `None` for no
             limit.
+        default_guidance_scale: Guidance scale of a call that gives none; `None` for 3.
+        default_variation: Variation of a call that gives none; `None` for 0.
     """
 
     @torch.no_grad()
@@ -40,11 +43,12 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float = 3.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
         conditions: list | None = None,
+        variation: float | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -69,7 +73,8 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
             num_inference_steps: Number of sampling steps, by default the model's own or the usual one of the
                 scheduler: 10 for "dpmpp" and "unipc", 50 for others. `CCLDScheduler` lists the network evaluations
                 that they cost.
-            guidance_scale: Weight g of the condition against the zero condition; 1 for no guidance.
+            guidance_scale: Weight g of the condition against the zero condition; 1 for no guidance. By default the
+                model's own, or 3.
             guidance_interval: Two times from 0 (the image) to 1 (the noise) between which guidance applies, by
                 default everywhere. Elsewhere the network is evaluated for the prompts alone, in half the time;
                 negative prompts and weights then have no effect.
@@ -77,6 +82,9 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
             image_prompt_weight: Share of the guidance scale for an image prompt given with a prompt, 0 to 1.
             conditions: In place of all prompts, [(text, PIL image or embedding; weight), …] for one image, or a
                 list of such lists for a batch. An empty list is unconditional. `guidance_scale` then has no effect.
+            variation: Spread of the images around a prompt, 0 to 1, by default the model's own, or 0. It adds this
+                share of the spread of image embeddings around a text's to the embeddings of texts, except negative
+                prompts and negative weights; see `vary_texts`. It needs a text encoder that was fitted.
             num_images_per_prompt: Number of images for each prompt, image prompt or list of conditions.
             eta: Share of fresh noise that DDIM adds, 0 to 1; needs a scheduler with that option.
             generator: Source of all noise. With a list of one generator for each image, an image does not depend on
@@ -101,12 +109,13 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
         """
         call = self.prepare_call(SamplingCall.of(locals()))
         device = self._execution_device
-        guidance = self.prepare_guidance(call, call.num_images)
         scheduler = self.own_scheduler()
-        scheduler.set_timesteps(call.num_inference_steps, device=device)
+        timesteps = set_timesteps(scheduler, call.num_inference_steps, device)
+        guidance = self.prepare_guidance(call, call.num_images)
         noise = call.latents
         if noise is None:
             noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, device)
         noise = noise.to(device, torch.float32) * scheduler.init_noise_sigma
-        latents = self.denoise(noise, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps)
+        guidance = self.vary_texts(guidance, call.variation, call.generator)
+        latents = self.denoise(noise, call, guidance=guidance, scheduler=scheduler, timesteps=timesteps)
         return self.finish(latents, call)

@@ -12,7 +12,8 @@ from .calls import StepCallback
 from .conditions import Prompts
 from .guidance import Guidance
 from .pixels import ImageInput
-from .starting_images import CCLDImagePipelineBase, ImageCall, for_images, set_start
+from .starting_images import CCLDImagePipelineBase, ImageCall, for_images
+from .timesteps import set_start
 
 
 class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
@@ -32,11 +33,12 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float = 3.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
         conditions: list | None = None,
+        variation: float | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -71,6 +73,7 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         latents = self.encode_images(call)
         noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, latents.device)
         latents = scheduler.add_noise(latents, noise, timesteps[:1])
+        guidance = self.vary_texts(guidance, call.variation, call.generator)
         latents = self.denoise(latents, call, guidance=guidance, scheduler=scheduler, timesteps=timesteps)
         return self.finish(latents, call)
 
@@ -102,7 +105,7 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
             ValueError: If the arguments contradict one another, or the scheduler cannot invert.
         """
         num_inference_steps = self.steps_or_default(num_inference_steps, USUAL_STEPS)
-        call = self.prepare_image_call(ImageCall.of(locals(), conditions=conditions or []))
+        call = self.prepare_image_call(ImageCall.of(locals(), conditions=conditions or [], variation=0.0))
         times = self._inversion_times(call)
         return self._invert(call, times, self.prepare_guidance(call, call.num_images))
 
@@ -132,12 +135,13 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         prompt: str | list[str] | None = None,
         strength: float = 0.9,
         num_inference_steps: int | None = None,
-        guidance_scale: float = 3.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
         image_prompt: Image.Image | list[Image.Image] | None = None,
         image_prompt_weight: float = 0.5,
         conditions: list | None = None,
+        variation: float | None = None,
         height: int | None = None,
         width: int | None = None,
         eta: float = 0.0,
@@ -173,5 +177,6 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         latents = for_images(self._invert(call, times, unconditional), call.num_images)
         scheduler = self.own_scheduler()
         scheduler.set_timesteps(timesteps=t_to_timestep(times.flip(0)[:-1]), device=latents.device)
+        guidance = self.vary_texts(guidance, call.variation, call.generator)
         latents = self.denoise(latents, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps)
         return self.finish(latents, call)

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from .calls import StepCallback
 from .pixels import ImageInput, read_masks
-from .starting_images import CCLDImagePipelineBase, ImageCall, for_images, set_start
+from .starting_images import CCLDImagePipelineBase, ImageCall, for_images
+from .timesteps import set_start
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,7 +19,7 @@ class InpaintCall(ImageCall):
     """A call with an image and its mask; `CCLDInpaintPipeline.__call__` documents the arguments.
 
     Raises:
-        ValueError: If there is no mask.
+        ValueError: Without a mask.
     """
 
     mask_image: ImageInput | None = None
@@ -68,11 +69,12 @@ class CCLDInpaintPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float = 3.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
         conditions: list | None = None,
+        variation: float | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -114,6 +116,7 @@ class CCLDInpaintPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         mask = for_images(mask, call.num_images).to(original.device)
         latent_mask = F.max_pool2d(mask, self.vae_scale_factor)  # a latent is replaced if any of its pixels is masked
         noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, original.device)
+        guidance = self.vary_texts(guidance, call.variation, call.generator)
 
         def keep(latents: torch.Tensor, index: int) -> torch.Tensor:
             known, following = original, timesteps[index + 1 : index + 2]

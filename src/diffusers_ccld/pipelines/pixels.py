@@ -64,6 +64,8 @@ def _listed(name: str, images: ImageInput) -> Sequence[Image.Image | np.ndarray 
         raise TypeError(f"{name} must be a PIL image, an array, a tensor, or a list of such, not {types}.")
     if len(kinds) > 1:
         raise TypeError(f"{name} must be a list of one kind of image, not of {len(kinds)} kinds.")
+    if any(isinstance(image, Image.Image) and not all(image.size) for image in listed):
+        raise ValueError(f"{name} has an image without a single pixel.")
     return listed
 
 
@@ -99,6 +101,8 @@ def _in_unit_range(name: str, values: torch.Tensor) -> torch.Tensor:
         return values.float() / 255
     if not values.dtype.is_floating_point:
         raise ValueError(f"{name} has values of type {values.dtype}; give uint8, or floating-point numbers in [0, 1].")
+    if not values.numel():
+        raise ValueError(f"{name} has the shape {tuple(values.shape)}, without a single pixel.")
     low, high = values.min().item(), values.max().item()
     if not (low >= 0 and high <= 1):  # also if a value is not a number
         raise ValueError(f"{name} has values from {low:g} to {high:g}; floating-point numbers must lie in [0, 1].")

@@ -1,17 +1,13 @@
-"""The parts that image-to-image and inpainting share: input images, their latents, a start in the middle of a run."""
+"""The parts that image-to-image and inpainting share: input images and their latents."""
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
-from diffusers import LMSDiscreteScheduler, PNDMScheduler
-from diffusers.schedulers import SchedulerMixin
 
 from ..models.inference_autoencoder import use_inference_autoencoder
-from ..schedulers.noise_schedule import sampling_times, t_to_timestep, timestep_to_t
-from ..schedulers.scheduling_ccld import CCLDScheduler
 from .base import VAE_LOCK, AnyCall, CCLDPipelineBase
 from .calls import SamplingCall
+from .conditions import is_count, is_finite_number
 from .pixels import ImageInput, read_images
 
 
@@ -23,7 +19,7 @@ class ImageCall(SamplingCall):
         pixels: The images as `CCLDImagePipelineBase.prepare_image_call` reads them, (N, 3, H, W) in [−1, 1].
 
     Raises:
-        ValueError: If there is no image, the strength is out of range, or images and prompts differ in number.
+        ValueError: Without an image, or if the strength is out of range, or images and prompts differ in number.
     """
 
     image: ImageInput | None = None
@@ -34,8 +30,8 @@ class ImageCall(SamplingCall):
         super().__post_init__()
         if self.image is None:
             raise ValueError("Give an image to start from.")
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"strength={self.strength} must lie in (0, 1].")
+        if not is_finite_number(self.strength) or not 0 < self.strength <= 1:
+            raise ValueError(f"strength={self.strength!r} must be a number in (0, 1].")
         if self.pixels is not None and len({len(self.pixels), self.batch_size} - {1}) > 1:
             raise ValueError(f"{len(self.pixels)} images were given for {self.batch_size} prompts.")
 
@@ -60,6 +56,9 @@ class CCLDImagePipelineBase(CCLDPipelineBase):
             TypeError: If it is not an image.
             ValueError: If a size, a shape or a range of values is impossible.
         """
+        for name, length in (("height", height), ("width", width)):
+            if length is not None and not is_count(length):
+                raise ValueError(f"{name}={length!r} must be a positive multiple of {self.size_multiple} pixels.")
         images = read_images(image, same_size=height is None or width is None)
         default_height, default_width = self.image_processor.get_default_height_width(
             images[0] if isinstance(images, list) else images, height, width
@@ -90,59 +89,6 @@ class CCLDImagePipelineBase(CCLDPipelineBase):
     def encode_images(self, call: ImageCall) -> torch.Tensor:
         """Scaled latents of the images of a call, one for each image that it makes."""
         return for_images(self.encode_latents(call.pixels), call.num_images)
-
-
-def set_start(
-    scheduler: SchedulerMixin, num_inference_steps: int, strength: float, device: torch.device | None = None
-) -> torch.Tensor:
-    """Sets a scheduler to the steps that begin at or below a time.
-
-    Args:
-        scheduler: The scheduler.
-        num_inference_steps: Number of steps from pure noise.
-        strength: The time, in (0, 1].
-        device: Device of the timesteps.
-
-    Returns:
-        The timesteps of these steps.
-
-    Raises:
-        ValueError: If no step begins below that time, or the scheduler cannot begin in the middle.
-    """
-    if isinstance(scheduler, CCLDScheduler):
-        times = sampling_times(num_inference_steps, scheduler.config.timestep_schedule)
-        kept = times[times <= strength]
-        if len(kept):
-            scheduler.set_timesteps(timesteps=t_to_timestep(kept), device=device)
-            return scheduler.timesteps
-    else:
-        scheduler.set_timesteps(num_inference_steps, device=device)
-        begin = int((timestep_to_t(scheduler.timesteps) > strength).sum())
-        begin = math.ceil(begin / scheduler.order) * scheduler.order  # in the middle of a run, not of a step
-        if begin < len(scheduler.timesteps):
-            return _begin_at(scheduler, begin, strength)
-    raise ValueError(
-        f"strength={strength} is below the last of {num_inference_steps} steps; raise strength or num_inference_steps."
-    )
-
-
-def _begin_at(scheduler, begin, strength):
-    """Starts one of diffusers' schedulers at an index of its timesteps, and returns the timesteps of the run."""
-    timesteps = scheduler.timesteps[begin:]
-    if begin and isinstance(scheduler, PNDMScheduler):
-        if not scheduler.config.skip_prk_steps:
-            raise ValueError(
-                f"PNDMScheduler cannot begin at strength={strength}, after its warm-up. Make it with "
-                f"skip_prk_steps=True, or use CCLDScheduler."
-            )
-        steps = timesteps.unique().flip(0)
-        return torch.cat([steps[:2], steps[1:]])  # it evaluates the second step of any run twice
-    if isinstance(scheduler, LMSDiscreteScheduler):
-        # It derives the order of a step from the index, so the index must count from the start of this run.
-        scheduler.timesteps, scheduler.sigmas, begin = timesteps, scheduler.sigmas[begin:], 0
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(begin)
-    return timesteps
 
 
 def for_images(latents: torch.Tensor, num_images: int) -> torch.Tensor:

@@ -18,11 +18,12 @@ from .solvers import (
     METHODS,
     SINGLE_EVALUATION,
     Evaluation,
-    Prediction,
     along_epsilon,
-    alpha_sigma,
     corrected,
+    ddim_noise_scale,
+    ddim_step,
     extrapolated_step,
+    split_prediction,
 )
 
 PREDICTION_TYPES = ("v_prediction", "epsilon")
@@ -317,43 +318,30 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         evaluation = self._plan[self._step_index]
         # Differences of noise predictions need more than half precision.
         x, output = sample.to(_working_dtype(sample)), model_output.to(_working_dtype(sample))
-        pred_original_sample, epsilon = self._predict(output, x, evaluation.t)
+        newest = split_prediction(output, x, evaluation.t, self.config.prediction_type)
         if self.is_stochastic:
             eta = 1.0 if self.config.algorithm_type == "ddpm" else eta
-            prev_sample = self._ddim(pred_original_sample, epsilon, evaluation, eta, generator, variance_noise)
+            prev_sample = self._ddim(newest, evaluation, eta, generator, variance_noise)
         elif METHODS[self.config.algorithm_type].extrapolates == "denoised":
-            prev_sample = self._exponential(Prediction(evaluation.t, x, pred_original_sample, epsilon), evaluation.t2)
+            prev_sample = self._exponential(newest, evaluation.t2)
         else:
-            prev_sample = self._pseudo_numerical(x, epsilon, evaluation)
+            prev_sample = self._pseudo_numerical(x, newest.epsilon, evaluation)
         self._step_index += 1
 
-        prev_sample, pred_original_sample = prev_sample.to(sample.dtype), pred_original_sample.to(sample.dtype)
+        prev_sample, pred_original_sample = prev_sample.to(sample.dtype), newest.denoised.to(sample.dtype)
         if not return_dict:
             return (prev_sample, pred_original_sample)
         return CCLDSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample)
 
-    def _predict(self, output, x, t):
-        """(x₀, ε) from the network's output at time t."""
-        alpha, sigma = alpha_sigma(t)
-        if self.config.prediction_type == "epsilon":
-            return (x - sigma * output) / alpha, output
-        return alpha * x - sigma * output, sigma * x + alpha * output
-
-    def _ddim(self, pred_original_sample, epsilon, evaluation, eta, generator, variance_noise):
-        """Song et al. 2021, equation 12. The last step, to t = 0, returns the denoised sample."""
-        alpha1, sigma1 = alpha_sigma(evaluation.t1)
-        alpha2, sigma2 = alpha_sigma(evaluation.t2)
-        noise_scale = 0.0
-        if evaluation.t2 < evaluation.t1:  # an inversion adds no noise
-            noise_scale = eta * sigma2 / sigma1 * (1 - alpha1**2 / alpha2**2) ** 0.5
-        prev_sample = alpha2 * pred_original_sample + (sigma2**2 - noise_scale**2) ** 0.5 * epsilon
-        if noise_scale > 0:
-            if variance_noise is None:
-                variance_noise = randn_tensor(
-                    epsilon.shape, generator=generator, device=epsilon.device, dtype=epsilon.dtype
-                )
-            prev_sample = prev_sample + noise_scale * variance_noise
-        return prev_sample
+    def _ddim(self, newest, evaluation, eta, generator, variance_noise):
+        noise_scale = ddim_noise_scale(evaluation.t1, evaluation.t2, eta)
+        if not noise_scale:
+            variance_noise = None
+        elif variance_noise is None:
+            variance_noise = randn_tensor(
+                newest.x.shape, generator=generator, device=newest.x.device, dtype=newest.x.dtype
+            )
+        return ddim_step(newest, evaluation.t2, noise_scale, variance_noise)
 
     def _pseudo_numerical(self, x, epsilon, evaluation):
         """One stage of a Runge–Kutta step, or one Adams–Bashforth step."""

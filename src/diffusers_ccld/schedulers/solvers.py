@@ -2,15 +2,15 @@
 
 A network's prediction at time t splits the sample, x = α·x₀ + σ·ε. The pseudo numerical methods extrapolate ε over a
 step, DPM-Solver++ and UniPC x₀. Without extrapolation both are DDIM.
+
+Samples may be tensors of torch or arrays of numpy: only arithmetic is used, and torch is not imported.
 """
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-
-from .noise_schedule import t_to_alpha_sigma
+Sample = Any  # a tensor or an array
 
 # Adams–Bashforth weights of the newest noise prediction and its predecessors, by their number.
 ADAMS_BASHFORTH = {
@@ -98,11 +98,33 @@ class Evaluation(NamedTuple):
 
 def alpha_sigma(t: float) -> tuple[float, float]:
     """Signal and noise coefficients at one time."""
-    alpha, sigma = t_to_alpha_sigma(torch.tensor(t, dtype=torch.float64))
-    return alpha.item(), sigma.item()
+    return math.cos(t * math.pi / 2), math.sin(t * math.pi / 2)
 
 
-def along_epsilon(x: torch.Tensor, epsilon: torch.Tensor, t1: float, t2: float) -> torch.Tensor:
+def ddim_noise_scale(t1: float, t2: float, eta: float) -> float:
+    """Standard deviation of a step's noise, with a share `eta` of DDPM's: Song et al. 2021, equation 16."""
+    if t2 >= t1:  # an inversion adds no noise
+        return 0.0
+    (alpha1, sigma1), (alpha2, sigma2) = alpha_sigma(t1), alpha_sigma(t2)
+    return eta * sigma2 / sigma1 * (1 - alpha1**2 / alpha2**2) ** 0.5
+
+
+def ddim_step(newest: "Prediction", t2: float, noise_scale: float, noise: Sample | None) -> Sample:
+    """Song et al. 2021, equation 12: x at time t2. The step to t = 0 returns the denoised sample."""
+    alpha2, sigma2 = alpha_sigma(t2)
+    x = alpha2 * newest.denoised + (sigma2**2 - noise_scale**2) ** 0.5 * newest.epsilon
+    return x if noise is None else x + noise_scale * noise
+
+
+def split_prediction(output: Sample, x: Sample, t: float, prediction_type: str) -> "Prediction":
+    """Splits a sample by a network's output, "v_prediction" or "epsilon", at time t."""
+    alpha, sigma = alpha_sigma(t)
+    if prediction_type == "epsilon":
+        return Prediction(t, x, (x - sigma * output) / alpha, output)
+    return Prediction(t, x, alpha * x - sigma * output, sigma * x + alpha * output)
+
+
+def along_epsilon(x: Sample, epsilon: Sample, t1: float, t2: float) -> Sample:
     """Moves x from t1 to t2 along a noise prediction: denoise, then noise again."""
     alpha1, sigma1 = alpha_sigma(t1)
     alpha2, sigma2 = alpha_sigma(t2)
@@ -113,11 +135,11 @@ class Prediction(NamedTuple):
     """A network's prediction for the sample x at time t: x₀ (`denoised`) and ε (`epsilon`)."""
 
     t: float
-    x: torch.Tensor
-    denoised: torch.Tensor
-    epsilon: torch.Tensor
+    x: Sample
+    denoised: Sample
+    epsilon: Sample
 
-    def moved(self, t2: float, change: torch.Tensor | float = 0.0) -> torch.Tensor:
+    def moved(self, t2: float, change: Sample | float = 0.0) -> Sample:
         """x at time t2, if x₀ is `denoised` + `change` between t and t2."""
         alpha, sigma = alpha_sigma(self.t)
         alpha2, sigma2 = alpha_sigma(t2)
@@ -125,7 +147,7 @@ class Prediction(NamedTuple):
         x = alpha2 * self.denoised + sigma2 * self.epsilon
         return x if isinstance(change, float) else x + (alpha2 - sigma2 * alpha / sigma) * change
 
-    def at(self, x: torch.Tensor) -> "Prediction":
+    def at(self, x: Sample) -> "Prediction":
         """The prediction of the same x₀ for another sample."""
         alpha, sigma = alpha_sigma(self.t)
         return Prediction(self.t, x, self.denoised, (x - alpha * self.denoised) / sigma)
@@ -139,13 +161,13 @@ def log_ratio(t: float) -> float:
     return math.log(alpha / sigma)
 
 
-def slope(newest: Prediction, previous: Prediction) -> torch.Tensor | float:
+def slope(newest: Prediction, previous: Prediction) -> Sample | float:
     """Change of x₀ between two predictions over that of ln(α/σ); 0 if the interval is infinite."""
     interval = log_ratio(newest.t) - log_ratio(previous.t)
     return 0.0 if math.isinf(interval) else (newest.denoised - previous.denoised) / interval
 
 
-def extrapolated_step(newest: Prediction, previous: Prediction | None, t2: float) -> torch.Tensor:
+def extrapolated_step(newest: Prediction, previous: Prediction | None, t2: float) -> Sample:
     """A step of DPM-Solver++(2M), algorithm 2 of Lu et al. 2022 (arXiv:2211.01095): x at time t2.
 
     The first step of a run is a step of DDIM, as are steps to t = 0 and from t = 1.

@@ -99,6 +99,6 @@ class HubSettings:
 def forget_places(folder: Path) -> None:
     """Deletes, in the configurations of a pipeline's folder, the places that components were loaded from."""
     for path in [folder / "model_index.json", *folder.glob("*/*config.json")]:
-        config = json.loads(path.read_text()) if path.is_file() else {}
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if config.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(config, indent=2) + "\n")
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

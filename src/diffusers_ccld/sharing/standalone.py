@@ -20,12 +20,15 @@ from ..utils.files import write_text
 # Each module needs only those before it.
 MODULES = (
     "utils/rgb",
+    "utils/errors",
+    "models/adapters",
     "models/configuration_cloob",
     "models/losses_cloob",
     "models/inference_layers",
     "models/inference_autoencoder",
     "models/modeling_cloob",
     "models/gumbel_vq",
+    "models/square_crop",
     "models/processing_cloob",
     "models/prediction",
     "models/attention_processor",
@@ -36,9 +39,12 @@ MODULES = (
     "schedulers/scheduling_ccld",
     "pipelines/conditions",
     "pipelines/guidance",
+    "pipelines/model_index",
+    "pipelines/noise",
     "pipelines/embedding",
     "pipelines/calls",
     "pipelines/runs",
+    "pipelines/timesteps",
     "pipelines/base",
     "pipelines/pipeline_ccld",
 )
@@ -64,7 +70,7 @@ def standalone_source() -> str:
     imports: dict[str, None] = {}
     bodies, owners = [], {}
     for module in MODULES:
-        source = (PACKAGE / f"{module}.py").read_text()
+        source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
         parts = []
         for node in ast.parse(source).body:
             text = ast.get_source_segment(source, node)
@@ -123,7 +129,7 @@ def write_code(folder: str | Path, components: Sequence[str] | None = None) -> N
         OSError: If the folder is not a pipeline's, or cannot be written.
     """
     folder, source = Path(folder), standalone_source()
-    index = json.loads((folder / "model_index.json").read_text())
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     write_text(folder / "pipeline.py", source)
     for name, entry in index.items():
         if isinstance(entry, list) and entry[0] == LIBRARY and (components is None or name in components):

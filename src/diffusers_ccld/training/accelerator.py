@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import threading
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ from accelerate.utils import ProjectConfiguration, gather_object
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..inference.devices import computes_in_bfloat16, warn_of_emulated_bfloat16
+from ..utils.locks import lock_path, refuse_if_in_use
 from .config import RunConfig
 from .ema import is_sharded
 
@@ -28,6 +30,7 @@ def make_accelerator(config: RunConfig, may_shard: bool = False) -> Accelerator:
         may_shard: True if the script can train a sharded network (FSDP, DeepSpeed).
 
     Raises:
+        FolderInUseError: If another run writes the run's folder.
         ValueError: If a tracker is not installed, the launched processes do not find one another, or they would shard
             a network that cannot be sharded.
     """
@@ -70,6 +73,8 @@ def make_accelerator(config: RunConfig, may_shard: bool = False) -> Accelerator:
         accelerator.print(f"precision: {'float32' if precision == 'no' else precision}, {origin}")
     if accelerator.mixed_precision == "bf16" and accelerator.is_main_process:
         warn_of_emulated_bfloat16(device)
+    if accelerator.is_main_process and not config.dry_run:
+        refuse_if_in_use(lock_path(Path(config.output_dir)))  # `start_run` takes it, after all that is slow to load
     torch.manual_seed(config.seed)
     return accelerator
 
@@ -122,7 +127,8 @@ class Interruption:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_) -> None:
@@ -153,7 +159,7 @@ def clip_gradient(
 
 
 def gather_stream_positions(accelerator: Accelerator, batch: dict[str, Any]) -> list[list[int]] | None:
-    """Epoch and offset of each process in its stream after a batch; `None` if there is no stream."""
+    """Epoch and offset of each process in its stream after a batch; `None` without a stream."""
     if "offset" not in batch:
         return None
     own = [[batch["epoch"], batch["offset"]]]

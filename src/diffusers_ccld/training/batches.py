@@ -1,7 +1,7 @@
 """The images of a run and its batches."""
 
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -11,12 +11,14 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from torch.utils.data import DataLoader
 
+from ..data.fingerprints import ImagesFingerprint, images_fingerprint
 from ..data.images import Preparation, StreamedImages, TrainingImages
 from ..data.latent_cache import LatentCache
 from ..data.randomness import BatchPositions
-from ..data.sources import canonical_source, images_fingerprint, load_images
+from ..data.sources import canonical_source, find_images
+from .checkpoints import find_checkpoint
 from .config import DEFAULT_DATASET, RunConfig, TrainingConfig
-from .state import RunState
+from .state import RunState, read_state
 
 
 class TrainingData(NamedTuple):
@@ -27,7 +29,7 @@ class TrainingData(NamedTuple):
         source: The dataset's path, or its name on the Hub.
         identity: What must not change between resumptions, as JSON.
         num_images: Number of images; `None` if unknown.
-        bad: Name and reason of each image that is known to be bad.
+        bad: Name and reason of each image that is known to be bad, and of each file that is passed over.
     """
 
     dataset: LatentCache | TrainingImages | datasets.IterableDataset
@@ -49,7 +51,7 @@ def load_training_data(
         size: Height and width of the training images in pixels.
 
     Raises:
-        ValueError: If there are no images, or the cache is stale.
+        ValueError: Without images, or if the cache is stale.
     """
     if config.cache is not None:
         preparation = _preparation(config, size)
@@ -81,12 +83,13 @@ def load_training_images(
         streaming: True to read them as a stream.
 
     Raises:
-        ValueError: If there are no images.
+        ValueError: Without images.
     """
     source = canonical_source(config.dataset or DEFAULT_DATASET)
     with accelerator.main_process_first():  # the first process downloads, the others find the files
-        images = load_images(source, config.dataset_split, config.image_column, streaming)
-    return make_training_data(config, accelerator, images, source, size)
+        found = find_images(source, config.dataset_split, config.image_column, streaming)
+    accelerator.print(found.description)
+    return make_training_data(config, accelerator, found.examples, source, size, found.passed_over)
 
 
 def make_training_data(
@@ -95,6 +98,7 @@ def make_training_data(
     images: datasets.Dataset | datasets.IterableDataset,
     source: str,
     size: int,
+    passed_over: Sequence[tuple[str, str]] = (),
 ) -> TrainingData:
     """The training images of a run, from undecoded pictures.
 
@@ -104,6 +108,7 @@ def make_training_data(
         images: Undecoded pictures, from `load_images`.
         source: The dataset's path, or its name on the Hub.
         size: Height and width of the training images in pixels.
+        passed_over: Name and reason of files that are not used.
     """
     identity = {
         "seed": config.seed,
@@ -114,10 +119,19 @@ def make_training_data(
         "max_image_pixels": config.max_image_pixels,
     }
     if isinstance(images, datasets.IterableDataset):
-        return TrainingData(images, source, identity | {"stream": source}, None, [])
-    identity["images"] = images_fingerprint(images) if accelerator.is_main_process else None
+        return TrainingData(images, source, identity | {"stream": source}, None, list(passed_over))
+    if accelerator.is_main_process:
+        recorded = _recorded_images(config)
+        compares = recorded is not None or not config.dry_run
+        identity["images"] = images_fingerprint(images, recorded, contents=compares)
     training_images = TrainingImages(images, _preparation(config, size), config.seed)
-    return TrainingData(training_images, source, identity, len(images), [])
+    return TrainingData(training_images, source, identity, len(images), list(passed_over))
+
+
+def _recorded_images(config: RunConfig) -> ImagesFingerprint | str | None:
+    """Fingerprint of the images of the checkpoint that a run resumes from; `None` for a new run."""
+    checkpoint = find_checkpoint(config.checkpoints_dir, config.resume)
+    return None if checkpoint is None else read_state(checkpoint).identity.get("images")
 
 
 def _preparation(config, size):

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
+from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..utils.errors import first_line
 
@@ -66,6 +67,19 @@ def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
     return components
 
 
+def load_defaults(model: str) -> dict[str, float | None]:
+    """The guidance scale and the variation that a pipeline records as its own, as arguments of its constructor.
+
+    Args:
+        model: A folder or a name on the Hub; nothing is recorded in a folder that only has parts of a pipeline.
+    """
+    try:
+        config = CCLDPipeline.load_config(model)
+    except OSError:
+        return {}
+    return {name: config.get(name) for name in ("default_guidance_scale", "default_variation")}
+
+
 def load_autoencoder(model: str) -> AutoencoderKL:
     """Loads the autoencoder of a pipeline in float32.
 
@@ -85,7 +99,7 @@ def read_json(path: str) -> dict[str, Any]:
         ValueError: If the file is missing, or has no configuration.
     """
     try:
-        config = json.loads(Path(path).read_text())
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable JSON file. ({error})") from error
     if not isinstance(config, dict):

@@ -29,7 +29,7 @@ class ImageConfig:
         "images: a folder, a text file of paths, a folder saved by datasets, parquet, or a name on the Hub "
         f"(default: {DEFAULT_DATASET}; with a cache: the dataset it was made of)",
     )
-    dataset_split: str = setting("train", "split of the dataset")
+    dataset_split: str = setting("train", "split of the dataset, or 'all'")
     image_column: str = setting("image", "column of the dataset with the images")
     resolution: int | None = setting(None, "height and width of the training images in pixels (default: the model's)")
     random_crop: bool = setting(False, "crop at a random position, not in the centre")
@@ -156,22 +156,25 @@ class TrainingConfig(DemoConfig):
     streaming: bool = setting(False, "read the dataset as a stream, without downloading it first")
 
     condition_dropout: float = setting(0.2, "share of the images whose condition is replaced by zero")
+    condition_noise: float = setting(
+        0.0,
+        "standard deviation of noise in each dimension of the embeddings, which are then normalised again",
+    )
     snr_gamma: float | None = setting(None, "min-SNR weighting of the loss with this γ, such as 5 (default: none)")
     gradient_checkpointing: bool = setting(False, "compute activations twice, to save memory")
     compile: bool = setting(False, "compile the network (torch.compile)")
 
     demo_prompts: str | None = setting(None, "text file with a prompt on every line (default: eight of ours)")
     demo_inference_steps: int | None = setting(None, "sampling steps of demo pictures (default: 50)")
-    demo_guidance_scale: float | None = setting(None, "guidance scale of demo pictures (default: 3)")
+    demo_guidance_scale: float | None = setting(None, "guidance scale of demo pictures (default: the model's, else 3)")
 
     def __post_init__(self):
         super().__post_init__()
         if self.demo_inference_steps is None:
             self.demo_inference_steps = 50
-        if self.demo_guidance_scale is None:
-            self.demo_guidance_scale = 3.0
         require(self.demo_inference_steps >= 1, "demo_inference_steps must be at least 1")
         require(0 <= self.condition_dropout <= 1, "condition_dropout must lie between 0 and 1")
+        require(0 <= self.condition_noise < math.inf, "condition_noise must not be negative")
         require(self.snr_gamma is None or self.snr_gamma > 0, "snr_gamma must be positive")
         require(not (self.cache and self.streaming), "a cache is not streamed: give either cache or streaming")
         require(

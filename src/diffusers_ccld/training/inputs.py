@@ -1,16 +1,19 @@
-"""The network's inputs and targets for encoded images: times, noise, dropped conditions."""
+"""The network's inputs and targets for encoded images: times, noise, dropped and noised conditions."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
+from torch.nn import functional as F
 from torch.quasirandom import SobolEngine
 
 from ..data.encoding import EncodedImages, encode_images
 from ..data.randomness import Purpose, generator_at, normal_at
 from ..schedulers.noise_schedule import t_to_timestep
 from ..schedulers.scheduling_ccld import CCLDScheduler
+from .config import TrainingConfig
 
 # torch's Sobol sequence ends here; longer runs start it again.
 SOBOL_LENGTH = 2**30
@@ -43,12 +46,14 @@ class TrainingDraws(NamedTuple):
         noise: Standard normal ε, (N, C, H, W).
         posterior_noise: Standard normal, (N, C, H, W); it selects a sample of the latents' posterior.
         is_dropped: (N,) booleans: True where the condition is replaced by the zero vector.
+        condition_noise: Added to the embeddings, which are then normalised again, (N, D); `None` for none.
     """
 
     t: torch.Tensor
     noise: torch.Tensor
     posterior_noise: torch.Tensor
     is_dropped: torch.Tensor
+    condition_noise: torch.Tensor | None = None
 
     @property
     def timesteps(self) -> torch.Tensor:
@@ -57,7 +62,7 @@ class TrainingDraws(NamedTuple):
 
     def to(self, device: torch.device) -> "TrainingDraws":
         """The same numbers on a device."""
-        return TrainingDraws(*(tensor.to(device) for tensor in self))
+        return TrainingDraws(*(None if tensor is None else tensor.to(device) for tensor in self))
 
 
 def draw_for_training(
@@ -66,6 +71,8 @@ def draw_for_training(
     positions: range,
     latent_shape: tuple[int, int, int],
     condition_dropout: float,
+    condition_noise: float = 0.0,
+    embedding_dim: int = 0,
 ) -> TrainingDraws:
     """Draws the random numbers of a training step.
 
@@ -75,15 +82,39 @@ def draw_for_training(
         positions: Positions of N images in the run, one after another.
         latent_shape: (C, H, W) of the latents.
         condition_dropout: Probability of the zero condition.
+        condition_noise: Standard deviation of the noise in each dimension of an embedding; with 0, none is drawn.
+        embedding_dim: D of the embeddings, for this noise.
     """
-
+    noise = None
+    if condition_noise:
+        noise = condition_noise * normal_at(seed, Purpose.CONDITION_NOISE, positions, (embedding_dim,))
     chances = [generator_at(seed, Purpose.DROPOUT, position).random() for position in positions]
     return TrainingDraws(
         t=times.at(positions[0], len(positions)),
         noise=normal_at(seed, Purpose.NOISE, positions, latent_shape),
         posterior_noise=normal_at(seed, Purpose.POSTERIOR, positions, latent_shape),
         is_dropped=torch.tensor(chances) < condition_dropout,
+        condition_noise=noise,
     )
+
+
+def make_draw(
+    config: TrainingConfig, unet: torch.nn.Module, latent_shape: tuple[int, int, int]
+) -> Callable[[range], TrainingDraws]:
+    """The random numbers of a run's steps, as a function of the positions of their images.
+
+    Args:
+        config: The run's settings.
+        unet: The network that is trained.
+        latent_shape: (C, H, W) of the latents.
+    """
+    times, embedding_dim = TrainingTimes(config.seed), unet.config.cross_attention_dim
+
+    def draw(positions: range) -> TrainingDraws:
+        chances = config.condition_dropout, config.condition_noise
+        return draw_for_training(config.seed, times, positions, latent_shape, *chances, embedding_dim)
+
+    return draw
 
 
 def training_resolution(
@@ -152,11 +183,13 @@ def make_inputs(
         scaling_factor: Factor of the autoencoder's latents.
     """
     latents = (encoded.latent_mean + encoded.latent_std * draws.posterior_noise) * scaling_factor
-    timesteps = draws.timesteps
+    timesteps, embeds = draws.timesteps, encoded.image_embeds
+    if draws.condition_noise is not None:
+        embeds = F.normalize(embeds + draws.condition_noise, dim=1)
     return TrainingInputs(
         latents=latents,
         noisy_latents=scheduler.add_noise(latents, draws.noise, timesteps),
         timesteps=timesteps,
-        condition=encoded.image_embeds.masked_fill(draws.is_dropped[:, None], 0.0)[:, None],
+        condition=embeds.masked_fill(draws.is_dropped[:, None], 0.0)[:, None],
         target=scheduler.get_velocity(latents, draws.noise, timesteps),
     )

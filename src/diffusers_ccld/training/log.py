@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from ..utils.files import write_text
+from ..utils.memory import peak_memory
 from ..utils.pictures import save_image
 from .bad_images import BadImages, gather_bad_images
 from .config import RunConfig
@@ -39,7 +39,7 @@ class TrainingLog:
         self.folder = folder
         self.path = None if folder is None else folder / LOG_NAME
         self._images, self._since = 0, time.monotonic()
-        self._num_looked_at = 0
+        self._looked_at: list[int] = []
         self._bad: list[tuple[str, str]] = []
 
     def add(self, images: int = 0, **values: float | Sequence[float]) -> None:
@@ -57,7 +57,7 @@ class TrainingLog:
 
     def add_batch(self, batch: dict[str, Any]) -> None:
         """Notes the bad images of a batch."""
-        self._num_looked_at += batch["num_looked_at"]
+        self._looked_at += batch["looked_at"]
         self._bad += batch["bad"]
 
     def list_bad_images(self) -> None:
@@ -66,8 +66,8 @@ class TrainingLog:
         Raises:
             ValueError: If there are too many.
         """
-        gather_bad_images(self.accelerator, self.bad_images, self._num_looked_at, self._bad)
-        self._num_looked_at, self._bad = 0, []
+        gather_bad_images(self.accelerator, self.bad_images, self._looked_at, self._bad)
+        self._looked_at, self._bad = [], []
 
     def write(self, **values: float) -> dict[str, float]:
         """Writes an entry and starts the next one.
@@ -83,7 +83,7 @@ class TrainingLog:
         seconds = time.monotonic() - self._since
         entry = {**means, **values, "images_per_second": self._images / seconds, "memory_gib": peak_memory_gib()}
         if self.accelerator.is_main_process and self.path is not None:
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.state.step, **entry}) + "\n")
         self.accelerator.log(entry, step=self.state.step)
         self.state.sums = {}
@@ -106,7 +106,7 @@ class TrainingLog:
 def read_log(path: Path, last_step: int | None = None) -> list[dict[str, float]]:
     """The entries of a log up to a step, all by default. An unfinished last line is ignored."""
     entries = []
-    for line in path.read_text().splitlines(keepends=True) if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
         if line.endswith("\n"):
             entry = json.loads(line)
             if last_step is None or entry["step"] <= last_step:
@@ -122,9 +122,7 @@ def drop_later_entries(path: Path, step: int) -> None:
 
 def peak_memory_gib() -> float:
     """Peak memory so far, in GiB: of the GPU if there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()) / 2**30
 
 
 # The original authors' rule of thumb for the size of a network, by the size of its images' latents.

@@ -12,6 +12,7 @@ from PIL import Image
 from ..inference.sampling import NonFinitePixelsError, sample
 from ..sharing.model_cards import SAMPLE_PROMPTS
 from ..utils.pictures import image_grid
+from ..utils.text_lines import read_entries
 from .batches import TrainingData
 from .components import network_settings
 from .config import TrainingConfig
@@ -89,14 +90,14 @@ class PipelineInTraining:
 
 
 def read_prompts(path: str | None) -> list[str]:
-    """Reads prompts from a text file, one per line; `None` gives the built-in prompts.
+    """Reads prompts from a text file, one per line, as `read_entries` does; `None` gives the built-in prompts.
 
     Raises:
-        ValueError: If the file has no prompts.
+        ValueError: If the file cannot be read, or has no prompts.
     """
     if path is None:
         return list(SAMPLE_PROMPTS)
-    prompts = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    prompts = [line for _, line in read_entries(Path(path))]
     if not prompts:
         raise ValueError(f"{path} has no prompts.")
     return prompts

@@ -97,6 +97,7 @@ def save_training_card(
     facts: Mapping[str, str],
     source: str,
     has_grid: bool = False,
+    sections: Sequence[str] = (),
 ) -> None:
     """Writes the model card of a run's result.
 
@@ -108,6 +109,7 @@ def save_training_card(
         facts: Rows of the table, by name.
         source: The dataset: a path, or a name on the Hub.
         has_grid: True if the folder has a grid of samples.
+        sections: Further sections, each with its heading.
 
     Raises:
         OSError: If it cannot be written.
@@ -120,6 +122,7 @@ def save_training_card(
         kind,
         name,
         f"## Training\n\n{table(facts)}\n\n![Training losses]({PLOT_NAME})",
+        *sections,
         settings_section(settings),
         base=getattr(config, "model", None),
         has_grid=has_grid,
@@ -169,7 +172,7 @@ def save_result(
             forget_places(temporary)
         if grid is not None:
             grid.save(temporary / GRID_NAME)
-            (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n")
+            (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n", encoding="utf-8")
         plot_losses(run.log.path, temporary / PLOT_NAME)
         kind = LORA if is_lora else PIPELINE
         save_training_card(temporary, kind, run, run.public_name(folder), facts, source, has_grid=grid is not None)

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..sharing.hub import push_folder
+from ..utils.locks import exclusive
 from .accelerator import Interruption, clip_gradient, gather_stream_positions
 from .bad_images import BadImages
-from .checkpoints import load_checkpoint, save_batch, save_checkpoint, tidy_checkpoints
+from .checkpoints import find_checkpoint, load_checkpoint, save_batch, save_checkpoint, tidy_checkpoints
 from .config import RunConfig, save_config
 from .ema import EMA
 from .log import TrainingLog, describe_dry_run, drop_later_entries
@@ -271,7 +272,7 @@ def start_run(
 ) -> Iterator[TrainingRun]:
     """Context of a run: restores its checkpoint, opens its folder, log and trackers, and closes them.
 
-    Nothing is written before it is entered.
+    Nothing is written before it is entered. From then on to its end, no other process can write the run's folder.
 
     Args:
         config: The run's settings.
@@ -284,15 +285,18 @@ def start_run(
         bad: Name and reason of each image that is known to be bad.
 
     Raises:
-        ValueError: If the last step is done already, the checkpoint is damaged, or the result cannot be uploaded.
+        ValueError: If the last step is done already, the checkpoint is damaged, the result cannot be uploaded, or
+            another run has the folder or has used it since the checkpoint was chosen.
     """
-    with closing(batches):
+    output_dir = Path(config.output_dir)
+    writes = accelerator.is_main_process and not config.dry_run
+    with closing(batches), exclusive(output_dir) if writes else nullcontext():
         if state.step > config.max_steps:
             raise ValueError(f"The run is at step {state.step} already, and max_steps is {config.max_steps}.")
+        if writes and find_checkpoint(config.checkpoints_dir, config.resume) != state.checkpoint:
+            raise ValueError(f"Another run has written {output_dir} in the meantime; start this one again.")
         if state.checkpoint is not None:
             load_checkpoint(accelerator, ema, state.checkpoint)
-        output_dir = Path(config.output_dir)
-        writes = accelerator.is_main_process and not config.dry_run
         hub_name = config.prepare_repository(output_dir.resolve().name) if writes else None
         log = TrainingLog(
             accelerator,

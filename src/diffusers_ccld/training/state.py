@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..data.fingerprints import fingerprint_difference
 from ..data.latent_cache import with_present_names
 
 STATE_NAME = "progress.json"
+MOST_SHOWN = 3  # differences in the parts of a value
 
 
 @dataclasses.dataclass
@@ -39,7 +41,7 @@ class RunState:
             "stream": self.stream,
             "identity": self.identity,
         }
-        (folder / STATE_NAME).write_text(json.dumps(values, indent=2) + "\n")
+        (folder / STATE_NAME).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read_state(checkpoint: Path, identity: dict[str, Any] | None = None) -> RunState:
@@ -52,9 +54,9 @@ def read_state(checkpoint: Path, identity: dict[str, Any] | None = None) -> RunS
     Raises:
         ValueError: If the checkpoint belongs to another run.
     """
-    values = json.loads((checkpoint / STATE_NAME).read_text())
+    values = json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
     before, now = _with_present_names(values["identity"]), json.loads(json.dumps(identity or {}))
-    changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
+    changed = [found for key in now if (found := _difference(key, before.get(key), now[key])) is not None]
     if changed:
         raise ValueError(f"{checkpoint} belongs to another run: {'; '.join(changed)}.")
     return RunState(
@@ -65,6 +67,20 @@ def read_state(checkpoint: Path, identity: dict[str, Any] | None = None) -> RunS
         identity=before,
         checkpoint=checkpoint,
     )
+
+
+def _difference(name: str, before: Any, now: Any) -> str | None:
+    """Says how a value of the identity has changed; `None` if it has not."""
+    if before == now:
+        return None
+    if name == "images" and before is not None and now is not None:
+        found = fingerprint_difference(before, now)
+        return found and f"images: {found}"
+    if isinstance(before, dict) and isinstance(now, dict):
+        parts = [_difference(key, before.get(key), now.get(key)) for key in {**before, **now}]
+        found = [part for part in parts if part is not None]
+        return f"{name}: {', '.join(found[:MOST_SHOWN])}{', …' * (len(found) > MOST_SHOWN)}" if found else None
+    return f"{name} was {before} and is {now}"
 
 
 def _with_present_names(identity: dict[str, Any]) -> dict[str, Any]:

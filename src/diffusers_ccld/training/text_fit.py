@@ -109,7 +109,7 @@ class NormalEquations:
             ridge: The penalty as a share of the features' mean variance; with 0, the map of least norm.
 
         Raises:
-            ValueError: If there are no pairs.
+            ValueError: Without pairs.
         """
         if self.count == 0:
             raise ValueError("There are no pairs of an image and a caption to fit the text encoder to.")
@@ -187,7 +187,7 @@ def fit_text(
         reduce: Adds a tensor up over all processes; for one process the identity.
 
     Raises:
-        ValueError: If there are no pairs, too few held-out ones, or numbers that are not finite.
+        ValueError: Without pairs, with too few held-out ones, or for numbers that are not finite.
     """
     features, targets = pairs.flat
     equations = NormalEquations(features.shape[1], targets.shape[1])

@@ -16,10 +16,11 @@ from ..data.images import Preparation
 from ..data.latent_cache import LatentCache
 from ..data.randomness import Purpose, generator_at
 from ..data.sources import name_of
+from ..models.embedding_gap import EmbeddingGap
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from .bad_images import BadImages
-from .text_fit import LinearMap, Pairs, TextFit, fit_text, splits
+from .text_fit import LinearMap, Pairs, TextFit, fit_text, gap_of, splits
 
 
 class EncodedPair(NamedTuple):
@@ -116,7 +117,8 @@ class PairEncoder:
                     pixels = self.feature_extractor.preprocess_training_images(pixels).to(self.image_encoder.dtype)
                     found = self.image_encoder(pixels).image_embeds.float().cpu()
                     embeds |= zip((index for index, _ in good), found)
-                bad_images.add(len(batch), [reason for _, _, reason in batch if reason is not None])
+                bad = [reason for _, _, reason in batch if reason is not None]
+                bad_images.add([index for index, _, _ in batch], bad)
                 bar.update(len(batch))
         return embeds
 
@@ -153,6 +155,38 @@ class _Pictures(torch.utils.data.Dataset):
         return index, torch.from_numpy(pixels.copy()), None
 
 
+def gap_of_encoder(encoder: PairEncoder, max_images: int, seed: int = 0) -> EmbeddingGap | None:
+    """The gap between texts and images of a dataset, as the encoders are; `None` for fewer than four good images.
+
+    Each of several processes encodes its share of the images. All of them get the same result.
+
+    Args:
+        encoder: The dataset and the encoders.
+        max_images: Largest number of images, drawn by the seed.
+        seed: Its seed.
+
+    Raises:
+        ValueError: If too many images are bad.
+    """
+    state = PartialState()
+    chosen = _chosen(len(encoder.captions), max_images, seed)[state.process_index :: state.num_processes]
+    pairs = as_pairs(gathered(encoder.encode(chosen)), encoder.text_encoder)
+    return gap_of(_last_layer(encoder.text_encoder), pairs) if len(pairs.image_embeds) >= 4 else None
+
+
+def _chosen(num_images: int, max_images: int | None, seed: int) -> Sequence[int]:
+    """Indices of all images, or of `max_images` that are drawn by the seed, in ascending order."""
+    if max_images is None or max_images >= num_images:
+        return range(num_images)
+    generator = torch.Generator().manual_seed(seed)
+    return sorted(torch.randperm(num_images, generator=generator)[:max_images].tolist())
+
+
+def _last_layer(text_encoder: CLOOBTextModelWithProjection) -> LinearMap:
+    projection = text_encoder.text_projection
+    return LinearMap(projection.weight.detach().double().cpu(), projection.bias.detach().double().cpu())
+
+
 def fit_text_encoder(
     encoder: PairEncoder, max_images: int | None = None, held_out_share: float = 0.1, seed: int = 0
 ) -> TextFit:
@@ -169,20 +203,14 @@ def fit_text_encoder(
     Raises:
         ValueError: If there are too few images, no captions, or embeddings that are not finite.
     """
-    state, num_images = PartialState(), len(encoder.captions)
-    chosen = range(num_images)
-    if max_images is not None and max_images < num_images:
-        generator = torch.Generator().manual_seed(seed)
-        chosen = sorted(torch.randperm(num_images, generator=generator)[:max_images].tolist())
+    state, chosen = PartialState(), _chosen(len(encoder.captions), max_images, seed)
     fitted, held_out = ([chosen[i] for i in part] for part in splits(len(chosen), held_out_share, seed))
     share = slice(state.process_index, None, state.num_processes)
     pairs = as_pairs(encoder.encode(fitted[share]), encoder.text_encoder)
     held_out = as_pairs(gathered(encoder.encode(held_out[share], "Encoding held-out")), encoder.text_encoder)
     if len(held_out.image_embeds) < 4:
         raise ValueError(f"{len(held_out.image_embeds)} held-out images are good; the fit needs four.")
-    projection = encoder.text_encoder.text_projection
-    before = LinearMap(projection.weight.detach().double().cpu(), projection.bias.detach().double().cpu())
-    fit = fit_text(pairs, held_out, before, summed)
+    fit = fit_text(pairs, held_out, _last_layer(encoder.text_encoder), summed)
     set_fit(encoder.text_encoder, fit)
     return fit
 

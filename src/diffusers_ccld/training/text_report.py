@@ -1,10 +1,16 @@
-"""The report of a text encoder's fit."""
+"""The report of a text encoder's fit, and of the gap between texts and images."""
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ..models.embedding_gap import EmbeddingGap
 from ..sharing.model_cards import shareable
+from ..utils.files import write_text
 from .text_fit import TextFit
 
+REPORT_NAME = "text_fit.json"
 NAMES = {
     "pair_cosine": "cosine of pairs",
     "centroid_distance": "distance of the centroids",
@@ -28,11 +34,26 @@ def report_of(fit: TextFit, source: str) -> dict[str, Any]:
     }
 
 
-def gap_table(fit: TextFit) -> str:
-    """The gap of held-out pairs before and after the fit, as a table in Markdown."""
-    lines = ["| held-out pairs | before | after |", "|---|---|---|"]
+def save_report(fit: TextFit, source: str, folder: Path) -> None:
+    """Writes the report beside the text encoder."""
+    write_text(folder / REPORT_NAME, json.dumps(report_of(fit, source), indent=2) + "\n")
+
+
+def gap_table(pairs: str, gaps: Mapping[str, EmbeddingGap]) -> str:
+    """One or several gaps as the columns of a table in Markdown.
+
+    Args:
+        pairs: Title of the rows: the pairs that were measured.
+        gaps: The gaps, by the title of their column.
+    """
+    lines = [f"| {pairs} | {' | '.join(gaps)} |", "|---" * (1 + len(gaps)) + "|"]
     for name, title in NAMES.items():
-        candidates = f", of {fit.after.candidates}" if name.endswith(("to_image", "to_text")) else ""
-        before, after = (getattr(gap, name) for gap in (fit.before, fit.after))
-        lines.append(f"| {title}{candidates} | {before:.3f} | {after:.3f} |")
+        of = f", of {next(iter(gaps.values())).candidates}" if name.endswith(("to_image", "to_text")) else ""
+        values = " | ".join(f"{getattr(gap, name):.3f}" for gap in gaps.values())
+        lines.append(f"| {title}{of} | {values} |")
     return "\n".join(lines)
+
+
+def fit_table(fit: TextFit) -> str:
+    """The gap of held-out pairs before and after the fit, as a table in Markdown."""
+    return gap_table("held-out pairs", {"before": fit.before, "after": fit.after})

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from .errors import first_line
 
 
@@ -42,19 +40,27 @@ def replace_folder(temporary: Path, folder: Path) -> None:
 def folder_moved_into_place(folder: Path) -> Iterator[Path]:
     """Yields an empty temporary folder, and renames it to `folder` if the context ends without an error.
 
+    Meanwhile, no other process can do the same.
+
     Raises:
+        FolderInUseError: If another process does.
         OSError: If it cannot be written. Errors of safetensors are converted.
     """
+    from .locks import exclusive  # whose library is not needed, and not always installed, for single files
+
     temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        replace_folder(temporary, folder)
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(f"{folder} cannot be written. ({first_line(error)})") from error
-    finally:
+    with exclusive(folder, beside=True):
         shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            replace_folder(temporary, folder)
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":  # of a library that is not always installed
+                raise
+            raise OSError(f"{folder} cannot be written. ({first_line(error)})") from error  # the disk is full
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers.utils import make_image_grid
 from PIL import Image
 
 from .files import moved_into_place
@@ -13,9 +12,11 @@ from .files import moved_into_place
 
 def image_grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
     """Arranges images of one size in a grid, row by row; unused cells are white."""
-    rows = math.ceil(len(pictures) / columns)
-    blank = Image.new("RGB", pictures[0].size, "white")
-    return make_image_grid([*pictures, *[blank] * (rows * columns - len(pictures))], rows, columns)
+    width, height = pictures[0].size
+    grid = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height), "white")
+    for i, picture in enumerate(pictures):
+        grid.paste(picture, (i % columns * width, i // columns * height))
+    return grid
 
 
 def save_image(image: Image.Image, path: Path, **options: Any) -> None:

@@ -130,4 +130,4 @@ def sample_for_card(folder: Path, count: int) -> None:
     prompts = [SAMPLE_PROMPTS[i % len(SAMPLE_PROMPTS)] for i in range(count)]
     pictures = list(sample(pipe, range(count), prompts, batch_size=1))
     image_grid(pictures, columns=min(4, count)).save(folder / GRID_NAME)
-    (folder / PROMPTS_NAME).write_text("\n".join(prompts) + "\n")
+    (folder / PROMPTS_NAME).write_text("\n".join(prompts) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ...utils.errors import first_line
 from ..errors import CheckpointError, HostileFileError, check_file
+from .kinds import check_kind
 from .pickle_walk import check_pickle
 
 # Objects other than tensors in the header of a Lightning training checkpoint of 2022: callback classes, paths,
@@ -63,6 +64,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             checkpoint does not need. Such code is not run.
     """
     path = check_file(path)
+    check_kind(path)
     try:
         _check_archive(path)
     except CheckpointError as error:
@@ -167,6 +169,18 @@ def _load(path: Path):
 
 
 def _damaged(path, error):
-    return CheckpointError(
-        f"{path}: the file is not a PyTorch checkpoint, or is truncated; download it again. ({first_line(error)})"
-    )
+    with path.open("rb") as file:
+        begins = file.read(4)
+        file.seek(0)
+        is_begun = begins == b"PK\x03\x04" or (begins[:1] == b"\x80" and not _is_whole_pickle(file))
+    what = "truncated or damaged; download it again" if is_begun else "not a PyTorch checkpoint"
+    return CheckpointError(f"{path}: the file is {what}. ({first_line(error)})")
+
+
+def _is_whole_pickle(file):
+    """True for a pickle to its end, such as a CLOOB's; PyTorch writes several, one after the other."""
+    try:
+        check_pickle(file)
+    except Exception:  # whatever its parser stumbles over
+        return False
+    return True

@@ -11,6 +11,7 @@ import torch
 
 from ...utils.errors import first_line
 from ..errors import CheckpointError, HostileFileError, check_file
+from .kinds import check_kind
 from .pickle_walk import check_pickle
 
 
@@ -137,6 +138,7 @@ def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[s
         CheckpointError: If the file is missing or damaged, contains anything but numpy arrays, or is not a CLOOB.
     """
     path = check_file(path)
+    check_kind(path)
     try:
         with path.open("rb") as file:
             check_pickle(file)
@@ -145,9 +147,10 @@ def read_cloob_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], list[s
     except CheckpointError as error:
         raise type(error)(f"{path}: {error}") from None
     except Exception as error:
-        raise CheckpointError(
-            f"{path}: the file is not a pickle, or is truncated; download it again. ({first_line(error)})"
-        ) from error
+        with path.open("rb") as file:
+            is_pickle = file.read(1) == b"\x80"
+        what = "the pickle is truncated or damaged; download it again" if is_pickle else "the file is not a pickle"
+        raise CheckpointError(f"{path}: {what}. ({first_line(error)})") from error
 
     params = checkpoint.get("params") if isinstance(checkpoint, dict) else None
     trees = params if isinstance(params, (tuple, list)) and len(params) == 2 else ()

@@ -9,12 +9,12 @@ import zlib
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from huggingface_hub import hf_hub_download
 from tqdm.auto import tqdm
 
 from ...utils.errors import first_line
 from ...utils.files import moved_into_place
+from ...utils.locks import exclusive
 from ..errors import CheckpointError
 from ..published.presets import PRESETS, PublishedFile
 from .checkpoints import sha256
@@ -98,6 +98,8 @@ def fetch(file: PublishedFile, cache: Path) -> Path:
 def download(url: str, path: Path, expected_sha256: str | None = None) -> None:
     """Downloads a file under a temporary name and moves it into place. The next call resumes an interrupted download.
 
+    While another process downloads it, this one says so and waits.
+
     Args:
         url: The file's address.
         path: Path to write it to.
@@ -109,7 +111,7 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.part")
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with exclusive(path, beside=True, wait=True):
         if path.is_file():  # another process was quicker
             return
         done = partial.stat().st_size if partial.exists() else 0
@@ -149,7 +151,7 @@ def _receive(url, partial, done):
 
 
 def unpack(archive: Path, member: str, folder: Path) -> Path:
-    """Unpacks one file of a zip archive, unless that was done before.
+    """Unpacks one file of a zip archive, unless that was done before or is being done by another process.
 
     Raises:
         CheckpointError: If the archive is damaged, lacks the file, or expands to an implausible size.
@@ -157,9 +159,14 @@ def unpack(archive: Path, member: str, folder: Path) -> Path:
     path = folder / f"{archive.stem}-{sha256(archive)[:16]}-{member}"
     if path.is_file():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(archive) as content, content.open(member) as source:
+        with (
+            exclusive(path, beside=True, wait=True),
+            zipfile.ZipFile(archive) as content,
+            content.open(member) as source,
+        ):
+            if path.is_file():
+                return path
             if content.getinfo(member).file_size > MOST_EXPANDED * archive.stat().st_size:
                 raise CheckpointError(f"{archive} expands to an implausible size.")
             with moved_into_place(path) as temporary, temporary.open("wb") as output:

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import torch
 
-from ..errors import CheckpointError
-from ..tensors.unet import TRAINING_SCALE, split_training_checkpoint
-from .checkpoints import read_checkpoint, state_dict_of
+from ..errors import CheckpointError, check_file
+from ..tensors.cloob import cloob_in
+from ..tensors.unet import A_NAME, FIRST_LAYER, TRAINING_SCALE, canonical_names, split_training_checkpoint
+from .checkpoints import is_archive
 from .cloob_pickles import read_cloob_pickle
+from .kinds import is_safetensors
+from .weights import read_weights, what_else
 
 
 @dataclass
@@ -39,16 +42,23 @@ def find_sources(
     if unet is not None:
         sources = _unet_sources(Path(unet), ema)
     if cloob is not None:
-        state, ignored = read_cloob_pickle(cloob)
-        _put(sources, "cloob", Source(state, Path(cloob), "CLOOB pickle", ignored))
+        _put(sources, "cloob", _cloob_source(check_file(cloob)))
     if autoencoder is not None:
-        checkpoint, path = read_checkpoint(autoencoder), Path(autoencoder)
-        ignored = []
-        if "state_dict" in checkpoint:
-            ignored = [str(key) for key in checkpoint if key != "state_dict"]
-            checkpoint = checkpoint["state_dict"]
-        _put(sources, "vae", Source(state_dict_of(checkpoint, path), path, "autoencoder", ignored))
+        state, others = read_weights(autoencoder)
+        _put(sources, "vae", Source(state, Path(autoencoder), "autoencoder", list(others)))
     return sources
+
+
+def _cloob_source(path: Path) -> Source:
+    """A CLOOB in a pickle of its own, or by name in a safetensors or PyTorch file."""
+    if not is_safetensors(path) and not is_archive(path):
+        state, ignored = read_cloob_pickle(path)
+        return Source(state, path, "CLOOB pickle", ignored)
+    found, others = read_weights(path)
+    state, left_out = cloob_in(found)
+    if not state:
+        raise CheckpointError(f"{path} has no CLOOB{what_else(found)}.")
+    return Source(state, path, "CLOOB by name", [*others, *left_out])
 
 
 def _put(sources, name, source):
@@ -60,19 +70,21 @@ def _put(sources, name, source):
 
 
 def _unet_sources(path: Path, ema: bool) -> dict[str, Source]:
-    checkpoint = read_checkpoint(path)
-    if "state_dict" not in checkpoint:
-        if not ema:
+    found, others = read_weights(path)
+    if not any(name.endswith((A_NAME, FIRST_LAYER)) for name in found):
+        raise CheckpointError(f"{path} has no U-Net of CCLD{what_else(found)}.")
+    state = canonical_names(found)
+    if not any(name.startswith(("model.", "model_ema.")) for name in state):
+        if not ema and A_NAME in found:
             raise CheckpointError(f"{path} contains only one set of weights; leave out --no-ema.")
-        return {"unet": Source(state_dict_of(checkpoint, path), path, "bare U-Net")}
+        return {"unet": Source(state, path, "bare U-Net", list(others))}
 
-    state = state_dict_of(checkpoint["state_dict"], path)
     chosen, other = ("model_ema", "model") if ema else ("model", "model_ema")
     if not any(name.startswith(f"{chosen}.") for name in state):
         hint = " Give --no-ema to use the raw ones." if ema and any(n.startswith("model.") for n in state) else ""
         raise CheckpointError(f"{path}: the training checkpoint has no {chosen}.* weights.{hint}")
     parts = split_training_checkpoint(state)
-    left_out = [str(key) for key in checkpoint if key != "state_dict"] + [n for n in state if n == TRAINING_SCALE]
+    left_out = [*others, *(name for name in state if name == TRAINING_SCALE)]
     left_out += [f"{other}.{name}" for name in parts.get(other, ())]
     what = "averaged weights" if ema else "raw weights"
     sources = {"unet": Source(parts[chosen], path, f"training checkpoint, {what}", left_out)}

@@ -23,6 +23,7 @@ IGNORED = r"(loss|model_ema)\..*|colorize"
 # Prefix of the autoencoder's tensors in a larger model: a transformer of taming-transformers, or a diffusion model of
 # latent-diffusion.
 FIRST_STAGE = "first_stage_model."
+A_NAME = "decoder.conv_in.weight"  # of a tensor that every autoencoder has
 
 # Published ones have up to 6 and 2. The check of a conversion runs on a picture with sides of 2^(levels + 2) pixels.
 MOST_LEVELS, MOST_BLOCKS = 8, 4
@@ -129,15 +130,19 @@ def latent_channels(config: Mapping[str, Any]) -> int:
 
 
 def first_stage(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Extracts the autoencoder from a state dict that may be a larger model's.
+    """Extracts the autoencoder from a state dict that may be a larger model's, or have one prefix or several.
+
+    Of raw and averaged weights the raw ones are taken, as by latent-diffusion itself, unless there are only averages.
 
     Returns:
         The autoencoder's state dict, and the names of the other tensors.
     """
-    if not any(name.startswith(FIRST_STAGE) for name in state):
-        return dict(state), []
-    inner = {n.removeprefix(FIRST_STAGE): tensor for n, tensor in state.items() if n.startswith(FIRST_STAGE)}
-    return inner, [name for name in state if not name.startswith(FIRST_STAGE)]
+    prefixes = [name.removesuffix(A_NAME) for name in state if name.endswith(A_NAME)]
+    prefix = min(
+        prefixes, key=lambda prefix: (prefix != FIRST_STAGE, "ema" in prefix.lower(), len(prefix)), default=""
+    )
+    inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return inner, [name for name in state if not name.startswith(prefix)]
 
 
 def infer_autoencoder(state: Mapping[str, torch.Tensor]) -> Autoencoder:
@@ -228,7 +233,7 @@ def read_autoencoder_yaml(path: str | Path) -> tuple[type | None, dict[str, Any]
     """
     path = check_file(path)
     try:
-        config = yaml.load(path.read_text(), PlainLoader)
+        config = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not YAML. ({str(error).partition(chr(10))[0]})") from error
     model = config.get("model") if isinstance(config, dict) else None

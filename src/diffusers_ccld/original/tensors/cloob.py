@@ -98,7 +98,7 @@ def load_cloob_config(name_or_file: str | Path) -> CLOOBConfig:
             f"({', '.join(PUBLISHED_CONFIGS)})."
         )
     try:
-        return parse_cloob_config(json.loads(path.read_text()), path)
+        return parse_cloob_config(json.loads(path.read_text(encoding="utf-8")), path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not JSON. ({error})") from error
 
@@ -195,6 +195,21 @@ def infer_cloob_config(state: Mapping[str, torch.Tensor]) -> CLOOBConfig:
             "projection_dim": projection_dim,
         },
     )
+
+
+def cloob_in(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Extracts a CLOOB from the tensors of a file, in which its names may have a prefix.
+
+    Returns:
+        Its state dict, empty if there is none, and the names of the other tensors.
+    """
+    for a_name in ("text_encoder/embed/embeddings", "text_encoder.embed.weight"):
+        prefixes = [name.removesuffix(a_name) for name in state if name.endswith(a_name)]
+        if prefixes:
+            prefix = min(prefixes, key=len)
+            inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+            return inner, [name for name in state if not name.startswith(prefix)]
+    return {}, []
 
 
 def split_cloob(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:

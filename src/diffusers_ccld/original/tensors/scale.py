@@ -85,7 +85,7 @@ def _close(a, b):
 
 def warn_of_other_scale(stored: float, vae_config: Path, warn: Callable[[str], None]) -> None:
     """Warns if the scale of a folder's autoencoder differs from the scale in a new U-Net's file."""
-    kept = 1 / json.loads(vae_config.read_text())["scaling_factor"]
+    kept = 1 / json.loads(vae_config.read_text(encoding="utf-8"))["scaling_factor"]
     if not _close(stored, kept):
         warn(
             f"The folder's autoencoder decodes with {kept:.6g} and was left as it is; the U-Net's file says "

@@ -16,6 +16,9 @@ from .tables import Entry
 LEVEL_PREFIXES = ("net.", "net.4.main.", "net.4.main.9.main.", "net.4.main.9.main.9.main.")
 BLOCKS_PER_LEVEL = 4
 SCALE_BUFFER = "autoencoder_scale"
+FIRST_LAYER = "net.0.main.0.weight"
+OTHER_PARTS = ("ae_model.", "cloob.", "scale_factor")  # of a training checkpoint, beside its U-Nets
+A_NAME = "mapping_timestep_embed.weight"  # of a tensor that every U-Net of CCLD has, and nothing else
 TRAINING_SCALE = "scale_factor"  # the same value under another name, in training checkpoints
 
 
@@ -100,6 +103,38 @@ def unet_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "cross_attention_dim": mapping_in - MAPPING_TIME_FEATURES,
         "mapping_dim": mapping_dim,
     }
+
+
+def canonical_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gives the U-Nets in a file the prefixes of a training checkpoint, whatever they had.
+
+    Args:
+        state: All tensors of a file.
+
+    Returns:
+        The same tensors. A U-Net that is alone in the file has no prefix, if it is not an average. Otherwise "model."
+        is that of the raw weights, "model_ema." that of the average.
+
+    Raises:
+        CheckpointError: If there are several raw U-Nets, or several averages.
+    """
+    prefixes = [name.removesuffix(A_NAME) for name in state if name.endswith(A_NAME)]
+    averaged = [prefix for prefix in prefixes if "ema" in prefix.lower() or "average" in prefix.lower()]
+    raw = [prefix for prefix in prefixes if prefix not in averaged]
+    for several in (raw, averaged):
+        if len(several) > 1:
+            raise CheckpointError(f"The file has several U-Nets, {' and '.join(p or 'one bare' for p in several)}.")
+    if raw and not averaged and all(name.startswith(raw[0]) for name in state):
+        return {name.removeprefix(raw[0]): tensor for name, tensor in state.items()}
+    canonical = dict.fromkeys(raw, "model.") | dict.fromkeys(averaged, "model_ema.")
+    longest_first = sorted(canonical, key=len, reverse=True)
+    renamed = {}
+    for name, tensor in state.items():
+        prefix = next((prefix for prefix in longest_first if prefix and name.startswith(prefix)), "")
+        is_own = "" in canonical and prefix == "" and not name.startswith(OTHER_PARTS)
+        new = canonical[prefix] + name.removeprefix(prefix) if prefix or is_own else name
+        renamed[new] = tensor
+    return renamed
 
 
 def split_training_checkpoint(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:

@@ -1,0 +1,46 @@
+"""`ccld export-onnx`."""
+
+import argparse
+from pathlib import Path
+
+HELP = "convert a pipeline to ONNX files, for runtimes without torch"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", metavar="DIR", help='folder or Hub name of a pipeline, or "default" for the bundled model')
+    add(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="folder to write; an earlier export is replaced (default: DIR itself, whose weights the graphs then use)",
+    )
+    add(
+        "--dtype",
+        choices=["fp32", "fp16", "int8"],
+        default="fp32",
+        help="fp16: the U-Net computes in half precision, for WebGPU; int8: weights take a quarter of the space, with "
+        "the loss that is printed (default: %(default)s)",
+    )
+    add("--encoder", action="store_true", help="export the autoencoder's encoder, too")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the networks of a pipeline as ONNX files, with a manifest that the ONNX runtime and the page in web/ read.
+    Each network is compared with torch; one that differs is not written."""
+    try:
+        from ..inference.loading import find_folder
+        from ..onnx.export import ExportRequest, export
+    except ModuleNotFoundError as error:
+        if error.name not in ("onnx", "onnx_ir", "onnxscript", "onnxruntime"):
+            raise
+        raise ValueError(f'The export needs {error.name}: pip install "diffusers-ccld[onnx]"') from error
+
+    manifest = export(ExportRequest(args.folder, args.output, args.dtype, args.encoder))
+    print("network          graph, kB   weights, MB   largest difference   relative error")
+    for name, network in manifest.networks.items():
+        print(
+            f"{name:15} {network.graph.size / 1e3:10.0f} {network.weights.size / 1e6:13.1f}"
+            f" {network.difference:20.1e} {network.relative_error:16.1e}"
+        )
+    print(f"wrote {args.output or find_folder(args.folder)}")

@@ -1,0 +1,1 @@
+"""Pipelines as ONNX files: the export, and a runtime of numpy and onnxruntime. Only the export imports torch."""

@@ -1,0 +1,118 @@
+"""Timesteps of a run: all of a scheduler's, or those from the middle on."""
+
+import math
+
+import torch
+from diffusers import LMSDiscreteScheduler, PNDMScheduler
+from diffusers.schedulers import SchedulerMixin
+
+from ..schedulers.noise_schedule import sampling_times, t_to_timestep, timestep_to_t
+from ..schedulers.scheduling_ccld import CCLDScheduler
+from ..utils.errors import first_line
+
+# What the pipelines use of a scheduler; those for flow matching, for example, lack a part.
+NEEDED = ("step", "set_timesteps", "add_noise", "scale_model_input", "init_noise_sigma")
+
+# At the first step σ is so large that DDIM of diffusers, which takes √(σ² − η²σ²) in float32, has a negative root.
+LARGEST_STOCK_ETA = 1 - 1e-6
+
+
+def check_scheduler(scheduler: SchedulerMixin) -> None:
+    """Raises `ValueError` for a scheduler that lacks a part of what sampling needs."""
+    if not all(hasattr(scheduler, attribute) for attribute in NEEDED):
+        raise ValueError(
+            f"{type(scheduler).__name__} cannot sample with this network; use CCLDScheduler or another of "
+            f"docs/schedulers.md."
+        )
+
+
+def set_timesteps(
+    scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device | None = None
+) -> torch.Tensor:
+    """Sets a scheduler to a run from pure noise, and checks that it is one that the network can follow.
+
+    Args:
+        scheduler: The scheduler.
+        num_inference_steps: Number of steps.
+        device: Device of the timesteps.
+
+    Returns:
+        The timesteps.
+
+    Raises:
+        ValueError: If the scheduler cannot take that many steps, or solves another equation.
+    """
+    name = type(scheduler).__name__
+    try:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    except Exception as error:  # diffusers' schedulers raise whatever they stumble over
+        reason = first_line(error).rstrip(".")
+        raise ValueError(
+            f"{name} cannot take {num_inference_steps} steps; give another number, or use CCLDScheduler. ({reason})"
+        ) from error
+    timesteps = scheduler.timesteps
+    if not torch.isfinite(timesteps).all():
+        raise ValueError(
+            f"{name} cannot take {num_inference_steps} steps: the times between them are not numbers. Give another "
+            f"number, best above 10, or use CCLDScheduler."
+        )
+    num_train_timesteps = getattr(scheduler.config, "num_train_timesteps", 1000)
+    if timesteps.min() < -1 or timesteps.max() >= num_train_timesteps or timesteps[0] < max(timesteps[-1], 1):
+        raise ValueError(
+            f"{name} has timesteps from {timesteps[0]:g} to {timesteps[-1]:g}, not from {num_train_timesteps - 1} to "
+            f"0 as the network; use CCLDScheduler or another of docs/schedulers.md."
+        )
+    return timesteps
+
+
+def set_start(
+    scheduler: SchedulerMixin, num_inference_steps: int, strength: float, device: torch.device | None = None
+) -> torch.Tensor:
+    """Sets a scheduler to the steps that begin at or below a time.
+
+    Args:
+        scheduler: The scheduler.
+        num_inference_steps: Number of steps from pure noise.
+        strength: The time, in (0, 1].
+        device: Device of the timesteps.
+
+    Returns:
+        The timesteps of these steps.
+
+    Raises:
+        ValueError: If no step begins below that time, or the scheduler cannot begin in the middle.
+    """
+    if isinstance(scheduler, CCLDScheduler):
+        times = sampling_times(num_inference_steps, scheduler.config.timestep_schedule)
+        kept = times[times <= strength]
+        if len(kept):
+            scheduler.set_timesteps(timesteps=t_to_timestep(kept), device=device)
+            return scheduler.timesteps
+    else:
+        set_timesteps(scheduler, num_inference_steps, device)
+        begin = int((timestep_to_t(scheduler.timesteps) > strength).sum())
+        begin = math.ceil(begin / scheduler.order) * scheduler.order  # in the middle of a run, not of a step
+        if begin < len(scheduler.timesteps):
+            return _begin_at(scheduler, begin, strength)
+    raise ValueError(
+        f"strength={strength} is below the last of {num_inference_steps} steps; raise strength or num_inference_steps."
+    )
+
+
+def _begin_at(scheduler, begin, strength):
+    """Starts one of diffusers' schedulers at an index of its timesteps, and returns the timesteps of the run."""
+    timesteps = scheduler.timesteps[begin:]
+    if begin and isinstance(scheduler, PNDMScheduler):
+        if not scheduler.config.skip_prk_steps:
+            raise ValueError(
+                f"PNDMScheduler cannot begin at strength={strength}, after its warm-up. Make it with "
+                f"skip_prk_steps=True, or use CCLDScheduler."
+            )
+        steps = timesteps.unique().flip(0)
+        return torch.cat([steps[:2], steps[1:]])  # it evaluates the second step of any run twice
+    if isinstance(scheduler, LMSDiscreteScheduler):
+        # It derives the order of a step from the index, so the index must count from the start of this run.
+        scheduler.timesteps, scheduler.sigmas, begin = timesteps, scheduler.sigmas[begin:], 0
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    return timesteps

@@ -1,0 +1,108 @@
+"""Random legal calls, each illegal argument, and what the first thousands of calls have found."""
+
+import diffusers
+import pytest
+import torch
+
+from diffusers_ccld import CCLDPipeline, CCLDScheduler
+from diffusers_ccld.pipelines.timesteps import LARGEST_STOCK_ETA
+from support.random_calls.checks import Report, Runner, check, check_refusal
+from support.random_calls.drawing import PIPELINES, RandomCall, draw
+from support.random_calls.illegal import ILLEGAL
+from support.random_calls.models import components
+
+COUNT = 24  # of `make random-calls`, which draws thousands
+
+
+@pytest.mark.parametrize("number", range(COUNT))
+def test_a_random_call(number):
+    report = check(draw("suite", number))
+    assert not report.complaints, report.code()
+
+
+PLAIN = {
+    "prompt": {"prompt": "'a fox'"},
+    "conditions": {"conditions": "[('a fox', 2.0)]"},
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_illegal_argument_is_refused_in_a_sentence(pipeline, kind):
+    arguments = {**PLAIN[kind], "num_inference_steps": "2"}
+    if pipeline != "CCLDPipeline":
+        arguments["image"] = "pil('RGB', 16, 16, 0)"
+    if pipeline == "CCLDInpaintPipeline":
+        arguments["mask_image"] = "mask_pil('L', 16, 16, 0)"
+    call = RandomCall(pipeline, "ours", "float32", "CCLDScheduler", {"algorithm_type": "dpmpp"}, arguments)
+    runner, report = Runner(call), Report(call)
+    runner.images()
+    for _, make, applies in ILLEGAL:
+        if applies(call, call.values()):
+            check_refusal(runner, report, make(call, call.values()))
+    assert not report.complaints
+
+
+def text_to_image(scheduler, **arguments):
+    """The latents of two images, of a generator each."""
+    pipe = CCLDPipeline(**components("ours", "float64"), scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    arguments = {"prompt": "a fox", "num_inference_steps": 4, "output_type": "latent", **arguments}
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    return pipe(num_images_per_prompt=2, generator=generators, **arguments).images
+
+
+def stock(name, **options):
+    return getattr(diffusers, name).from_config(CCLDScheduler().config, **options)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDIMParallelScheduler"])
+@pytest.mark.parametrize("num_steps", [2, 3, 5])
+def test_all_of_the_noise_in_stock_ddim(name, num_steps):
+    """The root of a rounding error below zero would make every pixel NaN."""
+    images = text_to_image(stock(name), eta=1, num_inference_steps=num_steps)
+    assert torch.isfinite(images).all()
+    nearly = text_to_image(stock(name), eta=LARGEST_STOCK_ETA, num_inference_steps=num_steps)
+    assert torch.equal(images, nearly)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_dpm_solver_sde_follows_the_generators(seed):
+    torch.manual_seed(0)
+    both = text_to_image(stock("DPMSolverSDEScheduler", noise_sampler_seed=seed))
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    again = text_to_image(stock("DPMSolverSDEScheduler", noise_sampler_seed=seed))
+    assert torch.equal(both, again)
+    pipe = CCLDPipeline(
+        **components("ours", "float64"), scheduler=stock("DPMSolverSDEScheduler", noise_sampler_seed=seed)
+    )
+    pipe.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 4, "output_type": "latent"}
+    alone = pipe("a fox", generator=[torch.Generator().manual_seed(2)], **options).images
+    torch.testing.assert_close(alone, both[1:], atol=1e-4, rtol=0)
+    other = pipe("a fox", generator=[torch.Generator().manual_seed(3)], **options).images
+    assert not torch.equal(alone, other)
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "name, options, num_steps, message",
+    [
+        ("KDPM2AncestralDiscreteScheduler", {}, 6, "cannot take 6 steps: the times between them are not numbers"),
+        ("PNDMScheduler", {}, 3, "cannot take 3 steps; give another number"),
+        ("LCMScheduler", {}, 60, "cannot take 60 steps"),
+        ("DDIMScheduler", {}, 1001, "cannot take 1001 steps"),
+        ("DDIMScheduler", {"timestep_spacing": "leading"}, 1, "timesteps from 0 to 0"),
+        ("DDIMInverseScheduler", {}, 4, "cannot sample with this network"),
+        ("IPNDMScheduler", {}, 4, "cannot sample with this network"),
+        ("FlowMatchEulerDiscreteScheduler", {}, 4, "cannot sample with this network"),
+        ("EDMEulerScheduler", {}, 4, r"timesteps from 1\.25 to .*, not from 999 to 0"),
+        ("CMStochasticIterativeScheduler", {}, 4, "timesteps from 1250"),
+        ("DPMSolverMultistepInverseScheduler", {}, 4, "timesteps from 249 to 999"),
+    ],
+)
+def test_schedulers_that_cannot_sample_so_are_refused(name, options, num_steps, message):
+    with pytest.raises(ValueError, match=message):
+        text_to_image(stock(name, **options), num_inference_steps=num_steps)

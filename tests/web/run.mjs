@@ -1,0 +1,56 @@
+// Runs functions of the page in node: reads {task, …} from the standard input, writes the result as JSON.
+
+import { readFileSync } from "node:fs";
+
+import { normalise, squareCrop } from "../../web/images.js";
+import { NoiseSource } from "../../web/noise.js";
+import { readRecord, withRecord } from "../../web/png.js";
+import { sample, samplingTimes, slerp } from "../../web/sampler.js";
+import { TextEncoding, cleanText } from "../../web/text.js";
+
+const bytes = (base64) => new Uint8Array(Buffer.from(base64, "base64"));
+
+const TASKS = {
+  text({ tokenizer, contextLength, entities, texts }) {
+    const encoding = new TextEncoding(JSON.parse(readFileSync(tokenizer)), contextLength, entities);
+    return texts.map((text) => ({ clean: cleanText(text, entities), ids: encoding.encode(text) }));
+  },
+
+  noise({ seed, counts }) {
+    const source = new NoiseSource(seed);
+    return counts.map((count) => Array.from(source.normal(count)));
+  },
+
+  times: ({ numSteps, schedule }) => samplingTimes(numSteps, schedule),
+
+  // A network that mixes its inputs, the same as in the test.
+  async sample({ latents, guidance, algorithm, times, predictionType, eta, noise }) {
+    const network = async (x, timestep, conditions, scales) =>
+      Float32Array.from(
+        conditions.flatMap((condition, k) =>
+          Array.from(x, (value, i) => Math.tanh(value + condition[i % condition.length]) * scales[k] + timestep / 2000),
+        ),
+      );
+    const draws = noise.map((values) => Float32Array.from(values));
+    guidance.conditions = guidance.conditions.map((condition) => Float32Array.from(condition));
+    const run = { network, latents: Float32Array.from(latents), guidance, algorithm, times, predictionType, eta };
+    let last;
+    for await (last of sample({ ...run, draw: () => draws.shift() }));
+    return Array.from(last.latents);
+  },
+
+  crop({ width, height, pixels, size }) {
+    const square = squareCrop({ width, height, pixels: bytes(pixels) }, size);
+    return { pixels: Array.from(square.pixels), normalised: Array.from(normalise(square, [0.4, 0.5, 0.6], [0.2, 0.3, 0.1])) };
+  },
+
+  slerp: ({ a, b, fraction }) => slerp(a, b, fraction),
+
+  record({ png, record }) {
+    const written = withRecord(bytes(png), record);
+    return { png: Buffer.from(written).toString("base64"), read: readRecord(written), before: readRecord(bytes(png)) };
+  },
+};
+
+const { task, ...values } = JSON.parse(readFileSync(0, "utf8"));
+process.stdout.write(JSON.stringify(await TASKS[task](values)));

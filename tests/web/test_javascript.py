@@ -1,0 +1,176 @@
+"""The page's own mathematics, run by node: it agrees with the package's."""
+
+import base64
+import html.entities
+import io
+import json
+import random
+import shutil
+import subprocess
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_ccld import CLOOBTokenizer, default_model
+from diffusers_ccld.inference.provenance import read_provenance, save_picture
+from diffusers_ccld.models.processing_cloob import clean_text
+from diffusers_ccld.models.square_crop import resize_and_center_crop
+from diffusers_ccld.onnx.noise import NoiseSource
+from diffusers_ccld.onnx.sampler import Guidance, Sampler, sampling_times
+from diffusers_ccld.onnx.text import TextEncoding
+from support import original_files
+
+NODE = shutil.which("node")
+pytestmark = pytest.mark.skipif(NODE is None, reason="needs node")
+
+TEXTS = [case["text"] for case in original_files.read_json("tokenizer")]
+HARD = [
+    "lâ€™humanitÃ© FranÃ§ais",
+    "&#x41;&eacute &copy &notit; &amp;lt;",
+    "Ｆｏｘ ﬁn ŉ",
+    "\x1b[31mred\x1b[0m \x93quoted\x94",
+    "İstanbul ΣΑΣ",
+    "<|endoftext|> a <|startoftext|>",
+    "a\ud800b \u2028 \ufeffend",
+]
+
+
+def run(task, **values):
+    """Runs one of the tasks of `run.mjs`."""
+    request = json.dumps({"task": task, **values})
+    command = [NODE, Path(__file__).with_name("run.mjs")]
+    result = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout)
+
+
+def random_texts(count):
+    """Strings of assigned characters from all of Unicode, with spaces, entities and letters between them."""
+    chooser = random.Random(0)
+    texts = []
+    for i in range(count):
+        text = ""
+        while len(text) < 20:
+            character = chr(chooser.randrange(0x20, (0x80, 0x3000, 0x10000, 0x20000)[i % 4]))
+            if unicodedata.category(character) not in ("Cn", "Cs", "Co"):
+                text += character + chooser.choice(["", "", "", " ", "&amp;", "'s", "The ", "1"])
+        texts.append(text)
+    return texts
+
+
+@pytest.fixture(scope="module")
+def vocabularies(tmp_path_factory):
+    """The tokenizers of the published models and of the bundled one, with their files."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    published = CLOOBTokenizer()
+    published.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    bundled = Path(default_model()) / "tokenizer"
+    return [
+        (published, folder / "tokenizer.json"),
+        (CLOOBTokenizer.from_pretrained(bundled), bundled / "tokenizer.json"),
+    ]
+
+
+def test_token_ids_are_those_of_the_tokenizer(vocabularies):
+    texts = TEXTS + HARD + random_texts(1000)
+    for tokenizer, path in vocabularies:
+        length = tokenizer.model_max_length
+        entities = html.entities.html5
+        found = run("text", tokenizer=str(path), contextLength=length, entities=entities, texts=texts)
+        assert [text["clean"] for text in found] == [clean_text(text) for text in texts]
+        expected = tokenizer(texts).input_ids
+        assert [text["ids"] for text in found] == expected
+        assert TextEncoding(path, length)(texts).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**40 + 5])
+def test_noise_is_that_of_torch(seed):
+    counts = [2048, 128, 21]
+    generator, source = torch.Generator().manual_seed(seed), NoiseSource(seed)
+    for count, found in zip(counts, run("noise", seed=seed, counts=counts)):
+        expected = torch.randn(count, generator=generator).numpy()
+        np.testing.assert_allclose(source.normal((count,)), expected, atol=1e-6, rtol=0)
+        np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
+
+
+def test_times_are_those_of_the_schedule():
+    for schedule in ("spliced", "ddpm", "log", "linear"):
+        found = run("times", numSteps=7, schedule=schedule)
+        np.testing.assert_allclose(found, sampling_times(7, schedule), atol=1e-12)
+
+
+@pytest.mark.parametrize("takes_scale", [False, True])
+@pytest.mark.parametrize(
+    "algorithm, prediction_type, eta",
+    [("dpmpp", "v_prediction", 0), ("unipc", "v_prediction", 0), ("ddim", "epsilon", 0.5)],
+)
+def test_latents_are_those_of_the_sampler(algorithm, prediction_type, eta, takes_scale):
+    source = NoiseSource(3)
+    latents, conditions = source.normal((4, 2, 4)), source.normal((2, 8))
+    weights = [3.0, -1.0] if not takes_scale else [3.0, 0.0]
+    noise = [source.normal((1, 4, 2, 4)) for _ in range(6)]
+
+    def network(latents, timesteps, conditions, scales):
+        mixed = np.tanh(latents + np.tile(conditions, (1, 4)).reshape(latents.shape))
+        return mixed * scales[:, None, None, None] + timesteps[:, None, None, None] / 2000
+
+    guidance = Guidance(conditions[None], np.array([weights]), (0.1, 0.9), takes_scale)
+    times = sampling_times(6, "spliced")
+    draws = iter(noise)
+    expected = Sampler(algorithm, times, prediction_type, eta).run(
+        network, latents[None], guidance, lambda: next(draws)
+    )
+    found = run(
+        "sample",
+        latents=latents.ravel().tolist(),
+        guidance={
+            "conditions": conditions.tolist(),
+            "weights": weights,
+            "interval": [0.1, 0.9],
+            "takesScale": takes_scale,
+            "embeddingDim": 8,
+        },
+        algorithm=algorithm,
+        times=times.tolist(),
+        predictionType=prediction_type,
+        eta=eta,
+        noise=[values.ravel().tolist() for values in noise],
+    )
+    np.testing.assert_allclose(found, expected.ravel(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(200, 150), (37, 90), (128, 128), (1000, 20)])
+def test_image_prompts_are_cropped_alike(size):
+    noise = np.random.RandomState(0).randint(0, 256, (size[1] // 8 + 2, size[0] // 8 + 2, 3))
+    image = Image.fromarray(noise.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    pixels = base64.b64encode(image.tobytes()).decode()
+    found = run("crop", width=size[0], height=size[1], pixels=pixels, size=128)
+    expected = np.asarray(resize_and_center_crop(image, 128))
+    difference = np.abs(np.array(found["pixels"]).reshape(128, 128, 3) - expected)
+    assert difference.max() <= (0 if max(size) < 32 * min(size) else 255)
+    normalised = (expected / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.1]
+    if max(size) < 32 * min(size):
+        np.testing.assert_allclose(found["normalised"], normalised.transpose(2, 0, 1).ravel(), atol=1e-5)
+
+
+def test_a_mix_lies_on_the_great_circle():
+    a, b = np.eye(3)[0], np.array([0.6, 0.8, 0])
+    middle = run("slerp", a=a.tolist(), b=b.tolist(), fraction=0.5)
+    np.testing.assert_allclose(middle, (a + b) / np.linalg.norm(a + b), atol=1e-9)
+
+
+def test_a_downloaded_picture_has_its_record(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(picture, "PNG")
+    record = {"conditions": [["Théo's café 🎨", 3.0]], "seed": 7, "steps": 10}
+    found = run("record", png=base64.b64encode(picture.getvalue()).decode(), record=record)
+    assert found["read"] == record and found["before"] is None
+    (tmp_path / "web.png").write_bytes(base64.b64decode(found["png"]))
+    assert read_provenance(tmp_path / "web.png") == record
+    save_picture(Image.new("RGB", (4, 4)), tmp_path / "shell.png", record)
+    shell = base64.b64encode((tmp_path / "shell.png").read_bytes()).decode()
+    assert run("record", png=shell, record=record)["before"] == record

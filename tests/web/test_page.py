@@ -1,0 +1,324 @@
+"""The static page in a real browser, by WebAssembly, on this machine."""
+
+import functools
+import http.server
+import importlib.util
+import io
+import json
+import shutil
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusers_ccld import default_model
+from diffusers_ccld.inference.provenance import read_provenance
+from diffusers_ccld.onnx.pipeline import OnnxPipeline
+from support.scripts import ROOT
+
+CHROMIUM = Path("/usr/bin/chromium")
+SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+PROMPTS = (
+    "the moon over a landscape, oil on canvas",
+    "a winter forest, watercolor",
+    "a portrait, pastel",
+    "a rose, pointillism",
+    "Théo's café — a boat at night & fog",
+)
+PATIENCE = 120_000  # milliseconds
+FINISHED = "#gallery figure[data-state=finished]"
+
+pytestmark = pytest.mark.slow
+
+
+def load_build():
+    spec = importlib.util.spec_from_file_location("build_web", ROOT / "web" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built folder."""
+    build = load_build()
+    if shutil.which("npm") is None and not (ROOT / "outputs" / "onnxruntime-web.tgz").is_file():
+        pytest.skip("npm is needed to download onnxruntime-web.")
+    folder = tmp_path_factory.mktemp("web") / "site"
+    build.build(Path(default_model()), build.fetch_runtime(ROOT / "outputs" / "onnxruntime-web.tgz"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.is_file():
+        pytest.skip(f"There is no {CHROMIUM}.")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(SWITCHES))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def served(site, tmp_path):
+    """A copy of the folder on a server of its own: its path, its address, and the server."""
+    folder = tmp_path / "site"
+    shutil.copytree(site, folder)
+    server = load_build().make_server(folder)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}/", server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def open_page(browser, served):
+    """A function that opens the page. All requests must have gone to its own server."""
+    asked, contexts = [], []
+
+    def open_page(fragment="", ready=True, **options):
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE)
+        context.on("request", lambda request: asked.append(request.url))
+        page = context.new_page()
+        page.goto(served[1] + fragment)
+        if ready:
+            page.wait_for_selector("body[data-state=ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert asked and all(url.startswith((served[1], "data:", f"blob:{served[1]}")) for url in asked)
+
+
+def open_details(page):
+    page.get_by_text("Details").click()
+
+
+def pixels_of(page, selector):
+    """The pixels of a canvas of the page, (H, W, 3)."""
+    size = page.eval_on_selector(selector, "canvas => [canvas.height, canvas.width]")
+    rgba = page.eval_on_selector(
+        selector,
+        "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)",
+    )
+    return np.array(rgba, dtype=int).reshape(*size, 4)[..., :3]
+
+
+def paint(page, prompt, seed=0, pictures=1):
+    """Paints, and returns the pixels of the first of the new pictures, and the seconds that all took."""
+    before = page.locator(FINISHED).count()
+    page.fill("#prompt", prompt)
+    page.fill("#seed", str(seed))
+    page.fill("#pictures", str(pictures))
+    start = time.perf_counter()
+    page.click("#go")
+    page.wait_for_function(f"document.querySelectorAll('{FINISHED}').length === {before + pictures}")
+    seconds = time.perf_counter() - start
+    return pixels_of(page, f"{FINISHED} canvas >> nth=0"), seconds
+
+
+def test_pictures_are_those_of_the_shell(open_page):
+    start = time.perf_counter()
+    page = open_page()
+    open_details(page)
+    loaded = time.perf_counter() - start
+    assert "WebAssembly" in page.inner_text("#about")
+    shell = OnnxPipeline(default_model())
+    guidance, times = shell.guidance_or_default(None), []
+    for seed, prompt in enumerate(PROMPTS):
+        found, seconds = paint(page, prompt, seed)
+        (expected,) = shell.sample([seed], [(prompt, guidance)])
+        assert np.abs(found - np.asarray(expected)).max() <= 2
+        times.append(seconds)
+    print(f"loaded in {loaded:.1f} s, pictures in {', '.join(f'{seconds:.1f}' for seconds in times)} s")
+
+
+def test_several_pictures_take_the_next_seeds_and_can_be_stopped(open_page):
+    page = open_page()
+    open_details(page)
+    paint(page, PROMPTS[0], seed=5, pictures=2)
+    assert [text.split("seed ")[1].split()[0] for text in page.locator("figcaption p").all_inner_texts()] == ["5", "6"]
+    page.fill("#pictures", "16")
+    page.click("#go")
+    page.click("#stop")
+    page.wait_for_selector("#go:visible")
+    assert page.locator(FINISHED).count() < 18
+    assert page.locator("figure:not([data-state=finished])").count() == 0
+
+
+def test_a_preview_appears_while_painting(open_page):
+    page = open_page()
+    open_details(page)
+    page.fill("#pictures", "1")
+    page.fill("#steps", "60")
+    page.click("#go")
+    unfinished = "#gallery figure:not([data-state=finished])"
+    page.wait_for_selector(f"{unfinished} .bar")
+    page.wait_for_function(
+        f"""() => {{
+            const canvas = document.querySelector('{unfinished} canvas');
+            return canvas && canvas.getContext('2d').getImageData(64, 64, 1, 1).data[3] === 255;
+        }}"""
+    )
+    page.click("#stop")
+
+
+def test_a_picture_can_be_a_prompt(open_page, tmp_path):
+    page = open_page()
+    open_details(page)
+    image = Image.effect_noise((150, 100), 90).convert("RGB")
+    image.save(tmp_path / "image.png")
+    page.set_input_files("#image", tmp_path / "image.png")
+    page.wait_for_selector("#dropped:visible")
+    found, _ = paint(page, "a rose", seed=2)
+    shell = OnnxPipeline(default_model())
+    half = shell.guidance_or_default(None) / 2
+    (expected,) = shell.sample([2], [("a rose", half), (image, half)])
+    assert np.abs(found - np.asarray(expected)).max() <= 2
+    page.click("#remove-image")
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    page.set_input_files("#image", tmp_path / "broken.png")
+    page.wait_for_selector("#message:visible")
+    assert "broken.png is not a picture" in page.inner_text("#message")
+
+
+def test_a_download_has_its_settings_and_brings_them_back(open_page, tmp_path):
+    page = open_page()
+    open_details(page)
+    found, _ = paint(page, PROMPTS[1], seed=9)
+    with page.expect_download() as download:
+        page.click(f"{FINISHED} >> nth=0 >> text=Download")
+    assert download.value.suggested_filename == "a-winter-forest-watercolor-9.png"
+    path = tmp_path / "picture.png"
+    download.value.save_as(path)
+    assert np.abs(np.asarray(Image.open(path).convert("RGB")) - found).max() == 0
+    record = read_provenance(path)
+    assert record["conditions"][0][0] == PROMPTS[1] and record["seed"] == 9 and record["size"] == [128, 128]
+    page.fill("#prompt", "something else")
+    page.fill("#seed", "1")
+    page.set_input_files("#image", path)
+    page.wait_for_function(f"document.getElementById('prompt').value === {json.dumps(PROMPTS[1])}")
+    assert page.input_value("#seed") == "9"
+
+
+def test_a_link_paints_the_same_picture(open_page):
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    open_details(page)
+    found, _ = paint(page, PROMPTS[4], seed=4)
+    page.click(f"{FINISHED} >> nth=0 >> text=Copy link")
+    page.wait_for_selector("text=Copied")
+    link = page.evaluate("navigator.clipboard.readText()")
+    again = open_page(link.partition("/#")[2] and "#" + link.partition("#")[2])
+    again.wait_for_selector(FINISHED)
+    assert np.abs(pixels_of(again, f"{FINISHED} canvas") - found).max() == 0
+
+
+def test_two_prompts_are_mixed(open_page):
+    page = open_page()
+    open_details(page)
+    ends = [paint(page, text)[0] for text in ("a winter forest, oil on canvas", "an autumn forest, oil on canvas")]
+    page.click("#tab-mix")
+    page.wait_for_function("document.getElementById('mix-state').textContent.startsWith('All')")
+    for position, expected in zip(("0", "1"), ends):
+        page.evaluate(f"fraction.value = {position}; fraction.dispatchEvent(new Event('input'))")
+        assert np.abs(pixels_of(page, "#mix-picture canvas") - expected).max() <= 2
+    page.evaluate("fraction.value = 0.5; fraction.dispatchEvent(new Event('input'))")
+    middle = pixels_of(page, "#mix-picture canvas")
+    assert all(np.abs(middle - end).max() > 20 for end in ends)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_and_works_by_keyboard(open_page, scheme):
+    page = open_page(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.focus("#prompt")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("a cat, ink drawing")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(FINISHED)
+    page.click("#stop")
+    page.wait_for_selector("#go:visible")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, background[4:-1].split(","))) < 200) == (scheme == "dark")
+    page.focus("#tab-paint")
+    page.keyboard.press("ArrowRight")
+    assert page.is_visible("#mix") and not page.is_visible("#paint")
+
+
+def test_it_works_without_a_network_after_the_first_visit(browser, served):
+    _, address, server = served
+    context = browser.new_context()
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("body[data-state=ready]")
+    server.shutdown()
+    server.server_close()
+    page.reload()
+    page.wait_for_selector("body[data-state=ready]")
+    open_details(page)
+    paint(page, PROMPTS[0])
+    context.close()
+
+
+def test_threads_need_no_headers_of_the_host_after_the_first_visit(browser, served):
+    folder, address, server = served
+    server.RequestHandlerClass = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    context = browser.new_context()
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("body[data-state=ready]")
+    assert not page.evaluate("crossOriginIsolated")
+    page.reload()
+    page.wait_for_selector("body[data-state=ready]")
+    assert page.evaluate("crossOriginIsolated")
+    context.close()
+
+
+@pytest.mark.parametrize(
+    "harm, sentence",
+    [
+        (lambda site: (site / "model" / "onnx.json").unlink(), "onnx.json is missing on the server"),
+        (lambda site: (site / "model" / "onnx.json").write_text("{"), "onnx.json is damaged"),
+        (lambda site: (site / "model" / "unet.onnx").write_bytes(b"?"), "unet.onnx is damaged"),
+        (lambda site: (site / "model" / "tokenizer" / "tokenizer.json").unlink(), "is missing on the server"),
+    ],
+)
+def test_damage_is_one_sentence(open_page, served, harm, sentence):
+    harm(served[0])
+    page = open_page(ready=False)
+    page.wait_for_selector("#message:visible")
+    message = page.inner_text("#message")
+    assert sentence in message and "\n" not in message
+    assert page.is_disabled("#go")
+
+
+def test_without_webassembly_there_is_one_sentence(open_page, served):
+    worker = served[0] / "worker.js"
+    worker.write_text("delete self.WebAssembly;\n" + worker.read_text())
+    page = open_page(ready=False)
+    page.wait_for_selector("#message:visible")
+    assert page.inner_text("#message") == "This browser has no WebAssembly, which the page needs."
+
+
+def test_a_picture_of_the_shell_brings_its_settings(open_page, tmp_path):
+    page = open_page()
+    record = json.dumps({"conditions": [["a cat, charcoal", 2.5]], "seed": 11, "steps": 7}).encode()
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    body = b"tEXtccld\0" + record
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(picture.getvalue()[:33] + chunk + picture.getvalue()[33:])
+    page.set_input_files("#image", tmp_path / "a.png")
+    page.wait_for_function("document.getElementById('prompt').value === 'a cat, charcoal'")
+    assert page.input_value("#steps") == "7" and page.input_value("#guidance") == "2.5"
