@@ -377,7 +377,6 @@ class CCLDUNet2DConditionModel(SavedWithoutAdapters, UNet2DConditionModel):
         for up_block in self.up_blocks:
             hidden_states = up_block(hidden_states, emb, skips.pop())
         hidden_states = hidden_states.contiguous()
-
         return UNet2DConditionOutput(sample=hidden_states) if return_dict else (hidden_states,)
 
     def _check_inputs(self, sample, timestep, encoder_hidden_states, timestep_cond):
