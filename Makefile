@@ -1,24 +1,34 @@
-# `make paint` and `make test` install everything they need. The other targets are for developers.
+# `make` prints the targets. Each installs what it needs: painting and the demo little, the others everything.
 
 PYTHON ?= python3
 PROMPT ?= A sunset landscape painting, oil on canvas
 VENV := .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet
 
 # The environment is rebuilt when the requirements, the interpreter or the folder change.
 RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
-STAMP := $(VENV)/built-from-$(RECIPE)
+PAINTING := $(VENV)/painting-$(RECIPE)
+SERVING := $(VENV)/serving-$(RECIPE)
+STAMP := $(VENV)/developing-$(RECIPE)
+
+# On Linux, the ordinary build of torch brings gigabytes of libraries for NVIDIA's GPUs. Its CPU build has its own index.
+CPU_TORCH ?= https://download.pytorch.org/whl/cpu
+TORCH := $(if $(shell command -v nvidia-smi),,$(filter Linux,$(shell uname)))
 
 COUNT ?= 3000
 FIRST ?= 0
 
-.PHONY: paint demo web test test-slow fuzz random-calls suites quality style wheel default-model default-onnx \
-	default-teacher distillation-table clean
+.PHONY: help paint demo web test test-slow fuzz random-calls suites quality style reference wheel default-model \
+	default-onnx default-teacher distillation-table clean
 
-paint: $(STAMP)  ## sample four pictures from the bundled model
+help:  ## print this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+paint: $(PAINTING)  ## sample four pictures from the bundled model
 	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
 
-demo: $(STAMP)  ## paint in the browser
+demo: $(SERVING)  ## paint in the browser
 	$(BIN)/ccld demo
 
 web:  ## build the page that paints in the browser without a server, and serve it on this machine
@@ -28,7 +38,7 @@ test: $(STAMP)  ## the test suite in two processes, each with one thread: more w
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/usr/bin/chromium), for a nightly run
-	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,onnx,test,browser,dev]"
+	$(PIP) --editable ".[training,compare,demo,onnx,test,browser,dev]"
 	$(BIN)/python -m pytest -m slow
 
 fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`
@@ -40,7 +50,7 @@ random-calls: $(STAMP)  ## COUNT random calls of the pipelines, and what must ho
 
 suites: $(STAMP)  ## diffusers' own suites, from a checkout: make suites DIFFUSERS=path
 	@test -d "$(DIFFUSERS)/tests/pipelines" || { echo "Give DIFFUSERS=path of a checkout of diffusers." >&2; exit 2; }
-	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,test,suites,dev]"
+	$(PIP) --editable ".[training,compare,demo,test,suites,dev]"
 	PYTHONPATH=$(abspath $(DIFFUSERS)):tests/diffusers_suites $(BIN)/python -m pytest -o addopts= -rs \
 		tests/diffusers_suites
 
@@ -52,14 +62,26 @@ style: $(STAMP)  ## fix the code's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+reference: $(STAMP)  ## write docs/reference.md from the parsers
+	$(BIN)/python benchmarks/reference.py
+
 wheel: $(STAMP)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 
-$(STAMP): setup.cfg pyproject.toml
+$(PAINTING): setup.cfg pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[training,compare,demo,onnx,test,dev]"
+	$(if $(TORCH),$(PIP) --retries 0 --timeout 15 --index-url $(CPU_TORCH) "torch>=2.10" || \
+		echo "The index of torch's CPU build cannot be reached; the ordinary build takes 4 GB more.")
+	$(PIP) --editable .
+	touch $@
+
+$(SERVING): $(PAINTING)
+	$(PIP) --editable ".[demo]"
+	touch $@
+
+$(STAMP): $(PAINTING)
+	$(PIP) --editable ".[training,compare,demo,onnx,test,dev]"
 	touch $@
 
 # All steps that made the bundled model, from scratch; docs/default-model.md has their durations. The same command
@@ -127,5 +149,5 @@ src/diffusers_ccld/default_model/model_index.json: $(OUT)/fitted/model_index.jso
 		--output src/diffusers_ccld/default_model
 	$(MAKE) default-onnx
 
-clean:
+clean:  ## remove the environment and all outputs
 	rm -rf $(VENV) outputs dist build

@@ -22,7 +22,7 @@ import psutil
 from PIL import Image
 
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.demo.page import EXAMPLES
+from diffusers_ccld.demo.suggestions import EXAMPLES
 from diffusers_ccld.utils.arguments import ArgumentParser
 
 

@@ -28,7 +28,7 @@ def test_it_runs(monkeypatch, tmp_path):
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": EXAMPLES}})
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert sum(key.startswith("image/") for output in outputs for key in output.get("data", {})) == 10
+    assert sum(key.startswith("image/") for output in outputs for key in output.get("data", {})) == 11
     assert any("wrote" in output.get("text", "") for output in outputs)
 
 

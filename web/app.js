@@ -364,7 +364,7 @@ async function paintMix() {
 function showOutputs() {
   for (const output of document.querySelectorAll("output")) {
     const input = element(output.htmlFor[0]);
-    const show = () => (output.textContent = Number(input.value).toFixed(input.step === "0.1" ? 1 : 2));
+    const show = () => (output.textContent = Number(input.value).toFixed(2));
     input.addEventListener("input", show);
     show();
   }

@@ -1,19 +1,28 @@
-"""CLOOB-Conditioned Latent Diffusion for diffusers. Importing it registers its classes with diffusers."""
+"""CLOOB-Conditioned Latent Diffusion for diffusers. Importing it registers its classes with diffusers.
 
-from .inference.interpolation import interpolate
-from .inference.loading import default_model
-from .models.configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
-from .models.gumbel_vq import GumbelVQModel
-from .models.modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
-from .models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
-from .models.unet_ccld import CCLDUNet2DConditionModel
-from .pipelines.pipeline_ccld import CCLDPipeline
-from .pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
-from .pipelines.pipeline_ccld_inpaint import CCLDInpaintPipeline
-from .registration import register
-from .schedulers.scheduling_ccld import CCLDScheduler
-from .sharing.standalone import save_standalone
+Where torch is not installed, only what runs ONNX files can be imported: `diffusers_ccld.onnx.pipeline`.
+"""
+
+from importlib.util import find_spec
+
 from .version import __version__
+
+if find_spec("torch") is not None:
+    from .inference.interpolation import interpolate
+    from .inference.loading import default_model
+    from .models.configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
+    from .models.gumbel_vq import GumbelVQModel
+    from .models.modeling_cloob import CLOOBModel, CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+    from .models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
+    from .models.unet_ccld import CCLDUNet2DConditionModel
+    from .pipelines.pipeline_ccld import CCLDPipeline
+    from .pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
+    from .pipelines.pipeline_ccld_inpaint import CCLDInpaintPipeline
+    from .registration import register
+    from .schedulers.scheduling_ccld import CCLDScheduler
+    from .sharing.standalone import save_standalone
+
+    register()
 
 __all__ = [
     "CCLDImg2ImgPipeline",
@@ -36,4 +45,9 @@ __all__ = [
     "save_standalone",
 ]
 
-register()
+
+def __getattr__(name: str) -> object:
+    """Names what is missing where torch is not installed."""
+    if name in __all__:
+        raise ImportError(f"diffusers_ccld.{name} needs torch, which is not installed.")
+    raise AttributeError(f"diffusers_ccld has no {name}.")

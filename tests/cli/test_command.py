@@ -1,7 +1,9 @@
 """`ccld` before a command runs: help, spelling of options, start and interruption."""
 
 import configparser
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -43,22 +45,89 @@ def test_help_imports_no_library(arguments):
     assert len(output.splitlines()) > 1
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["paint"], "invalid choice: 'paint'"),
-        (["sample", "--stpes", "3"], "unrecognized arguments: --stpes"),
-        (["sample", "--no_such_flag"], "unrecognized arguments: --no_such_flag"),
-        (["sample", "--steps", "many"], "invalid int value: 'many'"),
-        (["sample", "--algorithm", "euler"], "invalid choice: 'euler'"),
-        (["convert"], "--output"),
-        ([], "COMMAND"),
-    ],
-)
-def test_a_wrong_option_imports_no_library(arguments, message):
-    output, error = ccld(*arguments)
-    assert output.splitlines()[-1] == "status 2 imported []"
-    assert message in error.splitlines()[-1]
+WRONG = [
+    (["smaple"], "'smaple' is not a command. Did you mean sample?"),
+    (["sample", "--stpes", "3"], "unrecognized arguments: --stpes. Did you mean --steps?"),
+    (["sample", "--no_such_flag"], "unrecognized arguments: --no-such-flag. ("),
+    (["sample", "--steps", "many"], "argument --steps: 'many' is not a whole number from 1 to 1000"),
+    (["sample", "a", "--steps", "0"], "argument --steps: '0' is not"),
+    (["sample", "a", "-n", "0"], "argument -n/--num-images"),
+    (["sample", "a", "--eta", "2"], "argument --eta: '2' is not a finite number from 0 to 1"),
+    (["sample", "a", "--seed", "-2"], "argument --seed: '-2' is not a whole number from -1 to 9223372036854775807"),
+    (["sample", "a", "--height", "100000"], "argument --height"),
+    (["sample", "a", "--init", "a.png", "--edit", "b.png"], "not allowed with"),
+    (["sample", "a", "--seed", str(2**63 - 1)], "seeds reach beyond"),
+    (["sample", "a", "--image", "nowhere.png"], "--image nowhere.png: the file does not exist."),
+    (["sample", "a", "--image", "https://example.org/fox.png"], "is not fetched"),
+    (["sample", "a", "--init", "/"], "--init /: this is a folder"),
+    (["sample", "a", "--mask", "a.png"], "--mask needs"),
+    (["sample", "a", "--strength", "0.5"], "--strength is the strength"),
+    (["sample", "--best", "1"], "--best needs a prompt"),
+    (["sample", "a", "--best", "9"], "--best 9"),
+    (["sample", "--negative-prompt", "fog"], "--negative-prompt needs a prompt"),
+    (["sample", "a", "--eta", "0.5", "--algorithm", "plms"], "--eta is an option of --algorithm ddim"),
+    (["sample", "a", "--guidance-interval", "0.5", "0.2"], "--guidance-interval 0.5 0.2"),
+    (["sample", "a", "--model", "./nowhere"], "--model ./nowhere: this is neither a folder"),
+    (["sample", "a", "--output", "/dev/null/pictures"], "--output /dev/null/pictures: /dev/null is not a folder"),
+    (["sample", "a", "-o", "fox.jpg"], "written as PNG"),
+    (["sample", "a", "-o", "fox.png", "-n", "2"], "one file, for 2 pictures"),
+    (["sample", "a cat at 10:30"], "'a cat at 10' with the weight 30"),
+    (["sample", "a", "--guidance-scale", "30"], "--guidance-scale 30 is unusual"),
+    (["sample", "a", "cat", "on", "a", "rug"], 'written "a cat on a rug"'),
+    (["sample", "fox.png"], "--image fox.png"),
+    (["sample", "fox.PNG:2"], "name of a picture"),
+    (["interpolate", "a", "@nowhere.png"], "waypoint nowhere.png: the file does not exist"),
+    (["interpolate", "a", "b", "--seed", "1,x"], "argument --seed"),
+    (["interpolate", "a", "b", "--frames", "1"], "argument --frames"),
+    (["interpolate", "a", "b", "--frame-rate", "0"], "argument --frame-rate"),
+    (["compare", "default", "--prompts", "a", "--variation", "2"], "argument --variation"),
+    (["compare", "default", "--prompts", "a", "-n", "0"], "argument -n/--seeds"),
+    (["compare", "default", "--prompts", "nowhere.txt"], "--prompts nowhere.txt"),
+    (["convert", "--unet", "nowhere.ckpt", "--output", "x"], "--unet nowhere.ckpt"),
+    (["export", "nowhere"], "nowhere: the folder does not exist"),
+    (["measure-scale", "--vae", "nowhere", "--images", "x"], "--vae nowhere"),
+    (["inspect", "nowhere"], "nowhere: the file does not exist"),
+    (["demo", "--port", "99999"], "argument --port"),
+    (["sample", "--algorithm", "euler"], "invalid choice: 'euler'"),
+    (["convert"], "--output"),
+    ([], "COMMAND"),
+]
+RUN_ALL = f"""
+import contextlib, io, json, sys
+from ccld_command import main
+answers = []
+for arguments in json.load(sys.stdin):
+    with contextlib.redirect_stderr(io.StringIO()) as error:
+        try:
+            status = main(arguments)
+        except SystemExit as exit:
+            status = exit.code
+    answers.append([status, error.getvalue(), sorted({HEAVY} & set(sys.modules))])
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """Status, errors and imports after each of the wrong command lines, all in one process."""
+    command = [sys.executable, "-c", RUN_ALL]
+    cases = json.dumps([arguments for arguments, _ in WRONG])
+    return json.loads(subprocess.run(command, input=cases, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("index", range(len(WRONG)), ids=[" ".join(arguments) for arguments, _ in WRONG])
+def test_wrong_input_is_one_line_and_imports_no_library(answers, index):
+    status, error, imported = answers[index]
+    assert (status, imported) == (2, [])
+    assert WRONG[index][1] in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_wrong_option_takes_little_time():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    output, error = ccld("sample", "a", "--image", "nowhere.png")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert output.splitlines()[-1] == "status 2 imported []" and "does not exist" in error
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 0.3
 
 
 def test_the_command_is_started_without_the_package():
@@ -100,7 +169,7 @@ def test_an_interruption_while_libraries_are_imported_is_one_line(stop, tmp_path
         "except BaseException:\n    raise ImportError('hidden')\n"
     )
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "ccld_command", "inspect", "nowhere"]
+    command = [sys.executable, "-m", "ccld_command", "inspect", __file__]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     environment = {**os.environ, "PYTHONPATH": path}
 

@@ -19,7 +19,7 @@ def interpolate(folder, output, *arguments):
 @pytest.fixture
 def painted(monkeypatch):
     """The number of sampled pictures. "interrupt_after" is the number after which the run is interrupted."""
-    paint, state = interpolation._sample, {"count": 0, "interrupt_after": None}
+    paint, state = interpolation.sample_at, {"count": 0, "interrupt_after": None}
 
     def counting(pipe, path, positions, *arguments):
         if state["interrupt_after"] is not None and state["count"] >= state["interrupt_after"]:
@@ -27,7 +27,7 @@ def painted(monkeypatch):
         state["count"] += len(positions)
         return paint(pipe, path, positions, *arguments)
 
-    monkeypatch.setattr(interpolation, "_sample", counting)
+    monkeypatch.setattr(interpolation, "sample_at", counting)
     return state
 
 
@@ -156,9 +156,7 @@ def test_a_dry_run_describes_the_work_and_does_none(pipeline_folder, tmp_path, p
         (("a fox", __file__), "write '@"),
         (("a fox", f"{__file__}:2"), "write '@"),
         (("a fox", ":3"), "before the colon"),
-        (("a fox", "snow", "--frames", "1"), "fewer than the 2 waypoints"),
-        (("a fox", "snow", "--frame-rate", "0"), "--frame-rate"),
-        (("a fox", "snow", "--steps", "0"), "num_inference_steps=0"),
+        (("a fox", "snow", "rain", "--frames", "2"), "fewer than the 3 waypoints"),
         (("a fox", "snow", "--height", "100"), "multiples of 64"),
         (("a fox", "snow", "--device", "banana"), "banana"),
     ],

@@ -1,6 +1,12 @@
 """The page in a real browser."""
 
+import contextlib
 import io
+import re
+import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +17,8 @@ from PIL import Image
 
 from diffusers_ccld import CCLDPipeline, default_model
 from diffusers_ccld.demo.painter import Painter
-from support.demo_calls import png
+from diffusers_ccld.inference.provenance import save_picture
+from support.demo_calls import inputs, png
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -86,13 +93,14 @@ def next_picture(tab) -> np.ndarray:
 def shown(tab) -> np.ndarray:
     """Waits for the picture in the gallery, and returns it."""
     tab.wait_for_function("document.querySelector('#note')?.innerText.includes('Seed')")
+    tab.wait_for_selector(".running", state="detached")
     address = tab.locator("#gallery img").first.get_attribute("src")
     return np.asarray(Image.open(io.BytesIO(httpx.get(address).content)))
 
 
 @pytest.mark.slow
 def test_a_person_paints_and_opens_the_link(tab, browser, bundled_server):
-    tab.get_by_label("Prompt", exact=True).fill("a rose & a cat, oil on canvas")
+    tab.locator("#prompt textarea").fill("a rose & a cat, oil on canvas")
     press(tab)
     picture = shown(tab)
     link = tab.locator("#note a")
@@ -101,7 +109,7 @@ def test_a_person_paints_and_opens_the_link(tab, browser, bundled_server):
     other = browser.new_page()
     other.goto(bundled_server + link.get_attribute("href"))
     assert np.array_equal(shown(other), picture)
-    assert other.get_by_label("Prompt", exact=True).input_value() == "a rose & a cat, oil on canvas"
+    assert other.locator("#prompt textarea").input_value() == "a rose & a cat, oil on canvas"
     assert other.locator("#note a").get_attribute("href") == link.get_attribute("href")
     other.close()
 
@@ -109,7 +117,7 @@ def test_a_person_paints_and_opens_the_link(tab, browser, bundled_server):
 @pytest.mark.slow
 def test_a_person_uses_an_image_prompt_edits_and_inpaints(tab, bundled_server, tmp_path):
     (tmp_path / "red.png").write_bytes(png((128, 128)))
-    tab.locator("#details input[type=file]").set_input_files(tmp_path / "red.png")
+    tab.locator("#details input[type=file]").first.set_input_files(tmp_path / "red.png")
     tab.wait_for_selector("#details img")
     press(tab)
     shown(tab)
@@ -118,7 +126,7 @@ def test_a_person_uses_an_image_prompt_edits_and_inpaints(tab, bundled_server, t
     tab.get_by_role("tab", name="Edit").click()
     tab.get_by_role("tabpanel").locator("input[type=file]").first.set_input_files(tmp_path / "red.png")
     tab.wait_for_selector("#form img >> visible=true")
-    tab.get_by_label("Prompt", exact=True).fill("a seascape, watercolor")
+    tab.locator("#prompt textarea").fill("a seascape, watercolor")
     edited = next_picture(tab)
     assert edited.shape == (128, 128, 3)
 
@@ -149,7 +157,7 @@ def test_a_person_cancels_and_leaves(tab, browser, bundled_server, bundled_paint
     try:
         tab.get_by_label("number input for Steps").fill("150")
         tab.get_by_label("number input for Pictures").fill("4")
-        tab.get_by_label("Prompt", exact=True).fill("a rose")
+        tab.locator("#prompt textarea").fill("a rose")
         for leave in (lambda: tab.locator("#cancel").click(), lambda: tab.goto("about:blank")):
             begin = len(evaluations)
             press(tab)
@@ -162,3 +170,158 @@ def test_a_person_cancels_and_leaves(tab, browser, bundled_server, bundled_paint
             assert begin + 5 <= seen == len(evaluations) < begin + 150
     finally:
         hook.remove()
+
+
+def write(tab, text):
+    tab.locator("#prompt textarea").fill(text)
+
+
+@pytest.mark.slow
+def test_enter_paints_and_shift_enter_breaks_the_line(tab):
+    field = tab.locator("#prompt textarea")
+    write(tab, "a rose")
+    field.press("Shift+Enter")
+    field.press_sequentially("in bloom")
+    assert field.input_value() == "a rose\nin bloom" and tab.locator(".running").count() == 0
+    field.press("Enter")
+    shown(tab)
+    assert field.input_value() == "a rose\nin bloom"
+
+
+@pytest.mark.slow
+def test_an_example_and_chips_fill_the_prompt_at_once(tab):
+    tab.locator(".example").nth(1).click()
+    press(tab)
+    shown(tab)
+    assert "moon" in tab.locator("#note a").get_attribute("href")
+    assert "moon" in tab.url  # the address bar holds the link
+    assert tab.locator("#gallery img").first.get_attribute("alt").startswith("the moon over a lake")
+    for chip in ("cat", "winter", "pastel", "rose"):
+        tab.locator(".chip", has_text=re.compile(f"^{chip}$")).click()
+    assert tab.locator("#prompt textarea").input_value() == "a rose in winter, pastel on paper"
+
+
+@pytest.mark.slow
+def test_the_picture_appears_while_it_is_painted_and_cancel_keeps_the_link(tab):
+    write(tab, "a rose")
+    assert not tab.locator("#cancel").is_visible()
+    press(tab)
+    shown(tab)
+    link, source = (
+        tab.locator(at).first.get_attribute(of) for at, of in (("#note a", "href"), ("#gallery img", "src"))
+    )
+    assert not tab.locator("#cancel").is_visible()
+    tab.get_by_label("number input for Steps").fill("150")
+    press(tab)
+    frames = set()
+    while len(frames) < 3:
+        frames |= {image.get_attribute("src") for image in tab.locator(".frames img").all()}
+        tab.wait_for_timeout(50)
+    assert "left" in tab.locator("#progress").inner_text()
+    tab.locator("#cancel").click()
+    tab.wait_for_selector(".running", state="detached")
+    assert not tab.locator("#cancel").is_visible()
+    assert tab.locator("#note a").get_attribute("href") == link
+    assert tab.locator("#gallery img").first.get_attribute("src") == source
+
+
+@pytest.mark.slow
+def test_an_error_leaves_the_pictures(tab):
+    write(tab, "a rose")
+    press(tab)
+    shown(tab)
+    write(tab, "")
+    press(tab)
+    tab.get_by_text("Write a prompt, or give an image prompt.").wait_for()
+    tab.wait_for_selector(".running", state="detached")
+    assert tab.locator("#gallery img").first.is_visible() and tab.locator("#note a").count() == 1
+    assert tab.locator("#gallery button[title*=Share i], #gallery button[aria-label*=Share i]").count() == 0
+
+
+@pytest.mark.slow
+def test_a_picture_is_sent_on_and_remembered(tab, bundled_server):
+    write(tab, "a cottage")
+    press(tab)
+    shown(tab)
+    for name, selected in (("Edit", "Edit"), ("Repaint", "Repaint"), ("Inpaint", "Inpaint")):
+        tab.locator("#actions button", has_text=name).click()
+        tab.locator(f'[role="tab"][aria-selected="true"]:has-text("{selected}")').wait_for()
+        if name != "Inpaint":
+            tab.wait_for_selector("[role=tabpanel] img >> visible=true")
+    tab.locator("#actions button", has_text="Variations").click()
+    tab.wait_for_selector("#compare img >> visible=true")
+    tab.reload()
+    tab.wait_for_selector("#history img")
+    assert tab.locator("#history img").first.get_attribute("alt") == "a cottage"
+
+
+@pytest.mark.slow
+def test_a_dropped_picture_fills_the_form(tab, tmp_path):
+    record = {"conditions": [["a cat on a rug", 2.0]], "seed": 77, "steps": 9, "algorithm": "ddim"}
+    save_picture(Image.new("RGB", (8, 8)), tmp_path / "ours.png", record)
+    tab.locator("#details input[type=file][accept*=png]").last.set_input_files(tmp_path / "ours.png")
+    tab.wait_for_function("document.querySelector('#prompt textarea').value === 'a cat on a rug'")
+    assert tab.get_by_label("number input for Steps").input_value() == "9"
+    assert tab.get_by_label("Seed", exact=True).input_value() == "77"
+
+
+CONTRAST = """([front, back]) => {
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).map((x) => x / 255)
+      .map((x) => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const [a, b] = [light(front), light(back)].sort().reverse();
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""
+COLOURS = """(element) => {
+  let ground = element;
+  const isClear = (at) => /rgba\\(0, 0, 0, 0\\)|transparent/.test(getComputedStyle(at).backgroundColor);
+  while (ground && isClear(ground)) ground = ground.parentElement;
+  return [getComputedStyle(element).color, ground ? getComputedStyle(ground).backgroundColor : "rgb(255, 255, 255)"];
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_texts_can_be_read_and_nothing_is_cut_off(browser, bundled_server, scheme, width):
+    tab = browser.new_page(viewport={"width": width, "height": 850}, color_scheme=scheme)
+    tab.goto(f"{bundled_server}?__theme={scheme}")
+    tab.wait_for_selector("#prompt textarea")
+    tab.get_by_text("Details").click()
+    for selector in ('button[role="tab"]', ".chip", ".example span", "#title p", "#details span", ".paint-button"):
+        for element in tab.locator(f"{selector} >> visible=true").all()[:12]:
+            assert tab.evaluate(CONTRAST, element.evaluate(COLOURS)) >= 4.5, (selector, element.inner_text())
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    tab.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("painting", [False, True])
+def test_an_interruption_ends_the_server(painting):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ccld_command", "demo", "--port", str(port)]
+
+    def accept_interrupts():  # a suite in the background of a shell ignores SIGINT, and so would its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, preexec_fn=accept_interrupts)
+    assert process.stdout.readline().startswith("http://127.0.0.1")
+    address = f"http://127.0.0.1:{port}"
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.get(address)
+            break
+        time.sleep(0.2)
+    if painting:
+        event = httpx.post(f"{address}/gradio_api/call/paint", json={"data": inputs(steps=150)}).json()["event_id"]
+        stream = httpx.stream("GET", f"{address}/gradio_api/call/paint/{event}", timeout=60)
+        next(stream.__enter__().iter_lines())
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert time.monotonic() - begin < 2
+    assert error.splitlines()[-1] == "interrupted"

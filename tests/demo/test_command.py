@@ -11,8 +11,6 @@ from diffusers_ccld.cli import main
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("--port", "99999"), "--port"),
-        (("--queue-size", "0"), "--queue-size"),
         (("--port", "7899", "--device", "banana"), "banana"),
         (("--port", "7899", "--model", "nowhere"), "nowhere"),
     ],
@@ -33,4 +31,4 @@ def test_a_port_that_is_taken_is_one_line(capsys):
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", "--port", "7899"]) == 2
-    assert "diffusers-ccld[demo]" in capsys.readouterr().err
+    assert 'pip install "gradio' in capsys.readouterr().err

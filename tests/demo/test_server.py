@@ -39,7 +39,7 @@ def upload(server, content) -> dict:
 
 
 def test_a_call_paints_and_its_link_paints_the_same_again(server, painter):
-    event, (gallery, seed, note) = call(server, inputs("rose & fog", images=2, seed=11))
+    event, (gallery, seed, note, _) = call(server, inputs("rose & fog", images=2, seed=11))
     assert (event, seed) == ("complete", 11)
     pictures = [fetch(server, item["image"]) for item in gallery]
     query = re.search(r'href="\?([^"]*)"', note).group(1).replace("&amp;", "&")
@@ -51,7 +51,7 @@ def test_a_call_paints_and_its_link_paints_the_same_again(server, painter):
 
 def test_a_call_paints_from_an_uploaded_picture(server):
     file = upload(server, png())
-    event, (gallery, _, note) = call(server, inputs("", image_prompt=file))
+    event, (gallery, _, note, _) = call(server, inputs("", image_prompt=file))
     assert event == "complete" and "href" not in note
     plain = call(server, inputs("a rose"))[1][0]
     assert not np.array_equal(fetch(server, gallery[0]["image"]), fetch(server, plain[0]["image"]))

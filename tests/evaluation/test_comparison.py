@@ -88,7 +88,7 @@ def test_a_comparison_from_the_command_line(trainable_folder, other_folder, prom
     assert HOSTILE in page.text and "in <b>" in page.text and "<other>" in page.text
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert [tag for tag, _ in page.tags].count("script") == 1 and "b" not in dict(page.tags)
-    files = [address for address in page.addresses if not address.startswith("data:image/jpeg;base64,")]
+    files = [address for address in page.addresses if not address.startswith(("data:image/jpeg;base64,", "#"))]
     assert len(files) == 12 and all((output / address).is_file() for address in files)
 
     # The same images on both sides cannot serve as a baseline; the pictures are kept.
@@ -173,7 +173,7 @@ def test_copies_are_flagged_and_fresh_pictures_are_not(trainable_folder, prompts
         ("# nothing\n", "no prompts"),
         ("[group]\n", "line 1: the group has no prompt"),
         ("a\nb\n[g] a\n", "line 3: the prompt 'a' appears twice"),
-        (None, "cannot be read"),
+        (None, "does not exist"),
     ],
 )
 def test_wrong_prompts(tmp_path, capsys, text, message):
@@ -196,15 +196,17 @@ def test_prompts_have_groups_if_they_say_so(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("-n", 0), "at least 1"),
         (("--device", "banana"), "banana"),
         (("--open-clip", "ViT-B-32"), "go together"),
         (("--open-clip", "ViT-9", "--open-clip-weights", __file__), "not a model of open_clip"),
-        (("--open-clip", "ViT-B-32", "--open-clip-weights", "nowhere"), "nowhere: not a file"),
+        (
+            ("--open-clip", "ViT-B-32", "--open-clip-weights", "nowhere"),
+            "weights nowhere: the file does not exist",
+        ),
         (("--train-images", "./nowhere"), "no such folder"),
         (("--inception-weights", __file__), "needs --held-out-images"),
-        (("--scorer", "./nowhere"), "no model was found"),
-        (("--styles", __file__ + ".txt"), "cannot be read"),
+        (("--scorer", "./nowhere"), "--scorer ./nowhere: this is neither a folder"),
+        (("--styles", __file__ + ".txt"), "does not exist"),
         (("default",), "More than one model would be called default"),
         (("second=./nowhere",), "./nowhere"),
     ],
@@ -324,7 +326,6 @@ def test_a_variation_needs_fitted_models(trainable_folder, fitted_folder, prompt
     assert main(["compare", models[0], *options, "--variation", "0.5"]) == 0
     assert main(["compare", *models, *options, "--variation", "0.5"]) == 2
     assert "that of plain was not fitted" in capsys.readouterr().err
-    assert main(["compare", models[0], *options, "--variation", "2"]) == 2
 
 
 def test_a_byte_order_mark_is_not_part_of_a_prompt(tmp_path):

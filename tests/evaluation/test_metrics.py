@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from scipy import stats
 from torch.nn import functional as F
 
 from diffusers_ccld.evaluation.metrics import (
     embedding_diversity,
     frechet_distance,
     mean_over_prompts,
+    paired_p_value,
     pixel_diversity,
     prompt_similarity,
     style_shares,
@@ -70,3 +72,12 @@ def test_the_frechet_distance_is_that_of_normal_distributions():
     # tr(Σ + 9Σ − 2·3Σ) = 4·tr Σ, and the means differ by twice the first one.
     expected = 4 * features.double().T.cov().trace() + 4 * features.double().mean(0).square().sum()
     assert frechet_distance(features, 3 * features) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_difference_is_tested_by_student_from_ten_prompts_on():
+    differences = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)) + 0.4
+    expected = stats.ttest_1samp(differences.mean(dim=1).numpy(), 0).pvalue
+    assert paired_p_value(differences) == pytest.approx(expected, rel=1e-5)
+    assert paired_p_value(differences[:9]) is None
+    assert paired_p_value(torch.zeros(10)) == 1
+    assert paired_p_value(torch.full((10,), 0.5)) == 0

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +70,11 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_pictures_are_those_of_torch(name, onnx_pipe, pipe):
     conditions, options = CALLS[name]
-    found = list(onnx_pipe.sample([0, 5], conditions, **options))
     options = dict(options)
     algorithm = options.pop("algorithm_type", "dpmpp")
+    onnx_pipe.scheduler = replace(onnx_pipe.scheduler, algorithm_type=algorithm)
     pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, algorithm_type=algorithm)
+    found = list(onnx_pipe.sample([0, 5], conditions, **options))
     expected = list(sample(pipe, [0, 5], conditions=conditions, **options))
     assert largest_difference(found, expected) <= 1
 
@@ -123,16 +125,22 @@ def test_steps_are_counted_over_all_batches(onnx_pipe):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"algorithm_type": "plms"}, "dpmpp, unipc, ddim, not plms"),
         ({"eta": 0.5}, 'option of "ddim"'),
         ({"height": 100}, "multiples of"),
-        ({"timestep_schedule": "karras"}, "Unknown timestep schedule"),
         ({"variation": 2}, r"in \[0, 1\]"),
     ],
 )
 def test_wrong_arguments_are_refused(onnx_pipe, options, message):
+    onnx_pipe.scheduler = replace(onnx_pipe.scheduler, algorithm_type="dpmpp")
     with pytest.raises(ValueError, match=message):
         next(onnx_pipe.sample([0], [], **options))
+
+
+def test_unknown_samplers_are_refused(onnx_pipe):
+    with pytest.raises(ValueError, match="dpmpp, unipc, ddim, not plms"):
+        replace(onnx_pipe.scheduler, algorithm_type="plms")
+    with pytest.raises(ValueError, match="Unknown timestep schedule"):
+        sampling_times(3, "karras")
 
 
 def damage(folder, name):

@@ -30,9 +30,11 @@ def inputs(prompt="a rose", steps=2, images=1, seed=3, image_prompt=None, variat
         "num_images": images,
         "seed": seed,
         "random_seed": False,
-        **({} if variation is None else {"variation": variation}),
+        "variation": variation or 0,
         "image_prompt": image_prompt,
         "image_prompt_weight": 0.5,
+        "guidance_from": 0,
+        "guidance_to": 1,
     }
     return list((values | changes).values())
 

@@ -3,44 +3,54 @@
 import argparse
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..inference.names import PRECISIONS
 from ..schedulers.names import ALGORITHMS
+from ..utils.arguments import number, whole
 
 if TYPE_CHECKING:
     from PIL import Image
+
+LAST_SEED = 2**63 - 1  # the generators' largest one that has a sign
+LONGEST_SIDE = 4096
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+pixels = whole(8, LONGEST_SIDE)
 
 # The options that several commands have.
 OPTIONS: dict[str, dict[str, Any]] = {
     "--model": {"metavar": "DIR", "help": "folder or Hub name of a pipeline (default: the bundled small model)"},
     "--steps": {
-        "type": int,
+        "type": whole(1, 1000),
         "metavar": "N",
         "help": "number of sampling steps (default: the model's; without one 10 for dpmpp and unipc, 50 for others)",
     },
     "--seed": {
-        "type": int,
+        "type": whole(0, LAST_SEED),
         "default": 0,
+        "metavar": "SEED",
         "help": "seed of the first picture; each further picture takes the next seed (default: %(default)s)",
     },
     "--guidance-scale": {
-        "type": float,
+        "type": number(),
         "metavar": "G",
         "help": "guidance scale of prompts without a weight (default: the model's, without one 3)",
     },
     "--variation": {
-        "type": float,
+        "type": number(0, 1),
         "metavar": "V",
         "help": "spread of the pictures around a prompt, 0 to 1, for models with a fitted text encoder (default: the "
         "model's, without one 0)",
     },
     "--algorithm": {"choices": ALGORITHMS, "help": "sampling algorithm (default: the model's)"},
-    "--height": {"type": int, "metavar": "PIXELS", "help": "height of the pictures (default: the model's)"},
-    "--width": {"type": int, "metavar": "PIXELS", "help": "width of the pictures (default: the model's)"},
+    "--height": {"type": pixels, "metavar": "PIXELS", "help": "height of the pictures (default: the model's)"},
+    "--width": {"type": pixels, "metavar": "PIXELS", "help": "width of the pictures (default: the model's)"},
     "--batch-size": {
-        "type": int,
+        "type": whole(1),
         "default": 4,
         "metavar": "N",
         "help": "number of pictures to sample at once (default: %(default)s)",
@@ -60,9 +70,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+SHORT = {"--output": ("-o",)}
+
+
 def add_option(parser: argparse.ArgumentParser, name: str, **changes: Any) -> None:
     """Adds one of `OPTIONS` to a parser; `changes` replace its settings."""
-    parser.add_argument(name, **(OPTIONS[name] | changes))
+    parser.add_argument(*SHORT.get(name, ()), name, **(OPTIONS[name] | changes))
 
 
 def parse_weighted(text: str) -> tuple[str, float | None]:
@@ -91,20 +104,50 @@ def parse_weighted_file(text: str) -> tuple[Path, float | None]:
     return Path(head), weight
 
 
-def open_image(path: Path) -> "Image.Image":
+def require_file(path: Path, option: str) -> None:
+    """Raises `ValueError` unless there is a file at a path that an option gave."""
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: this is a folder, not a file.")
+    if not path.is_file():
+        advice = " An address is not fetched; download it first." if "://" in str(path) or ":/" in str(path) else ""
+        raise ValueError(f"{option} {path}: the file does not exist.{advice}")
+
+
+def require_folder(path: Path, option: str) -> None:
+    """Raises `ValueError` unless there is a folder at a path that an option gave."""
+    if not path.is_dir():
+        raise ValueError(
+            f"{option} {path}: " + ("this is not a folder." if path.exists() else "the folder does not exist.")
+        )
+
+
+def require_model(name: str | None, option: str = "--model") -> None:
+    """Raises `ValueError` if an option gave neither an existing folder nor a possible name on the Hub."""
+    if name is None or Path(name).expanduser().is_dir():
+        return
+    if Path(name).is_file():
+        raise ValueError(f"{option} {name}: this is a file; `ccld convert` makes a pipeline's folder.")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith((".", "/")):
+        raise ValueError(f"{option} {name}: this is neither a folder nor the name of a Hub model.")
+
+
+def open_image(path: Path, option: str = "--image") -> "Image.Image":
     """Decodes an image file to RGB as training does, so that an unusable one is found before any work.
+
+    Args:
+        path: The file.
+        option: The option that gave it, for messages.
 
     Raises:
         ValueError: If the file does not exist or cannot be decoded.
     """
+    require_file(path, option)
     from ..data.decoding import BadImageError, ImageLimits, open_picture
 
-    if not path.is_file():
-        raise ValueError(f"{path}: the file does not exist. (An address is not fetched; download it first.)")
     try:
         return open_picture({"path": path}, ImageLimits(min_side=1))
     except BadImageError as error:
-        raise ValueError(f"{path}: the file is not an image, or not a usable one. ({error})") from error
+        raise ValueError(f"{option} {path}: the file is not an image, or not a usable one. ({error})") from error
 
 
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,11 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from ..utils.arguments import whole
+from ..utils.extras import install_command
 from ..version import __version__
-from .arguments import add_option
+from .arguments import add_option, require_file, require_model
+from .outputs import require_writable
 
 HELP = "compare models by their samples"
 
@@ -20,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="text file with a prompt on every line, optionally with a group before it: [wikiart] a sunset",
     )
-    add("-n", "--seeds", type=int, default=4, metavar="N", help="pictures for each prompt (default: %(default)s)")
+    add("-n", "--seeds", type=whole(1), default=4, metavar="N", help="pictures for each prompt (default: %(default)s)")
     add_shared("--seed")
     add_shared("--steps")
     add_shared("--guidance-scale", help="guidance scale (default: each model's, without one 3)")
@@ -34,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--held-out-images", metavar="DIR", help="images of the same kind that were not trained on")
     add(
         "--max-images",
-        type=int,
+        type=whole(1),
         default=2000,
         metavar="N",
         help="maximum number of images to read of each kind (default: %(default)s)",
@@ -53,6 +56,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--dry-run")
 
 
+def check(args: argparse.Namespace) -> argparse.Namespace:
+    if (args.open_clip is None) != (args.open_clip_weights is None):
+        raise ValueError("--open-clip and --open-clip-weights go together.")
+    files = {
+        "--prompts": args.prompts,
+        "--styles": args.styles,
+        "--open-clip-weights": args.open_clip_weights,
+        "--inception-weights": args.inception_weights,
+    }
+    for option, path in files.items():
+        if path is not None:
+            require_file(path, option)
+    if args.scorer != "default":
+        require_model(args.scorer, "--scorer")
+    require_writable(args.output)
+    return args
+
+
 def run(args: argparse.Namespace) -> None:
     """Sample the same prompts from the same seeds with several models, and score the pictures. Writes a sheet of
     pictures for each prompt, scores.json, and index.html, which shows everything. The same command resumes an
@@ -60,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         from ..evaluation.comparison import load_comparison, parse_styles
     except ModuleNotFoundError as error:
-        raise ValueError(f"{error}; pip install 'diffusers-ccld[compare]' has what ccld compare needs.") from error
+        raise ValueError(f"{error}. ccld compare needs more libraries: {install_command('compare')}") from error
     from ..evaluation.compared_models import find_models, num_evaluations
     from ..evaluation.gallery import Gallery, parse_prompts
     from ..evaluation.scores import STYLES
@@ -68,7 +89,6 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.loading import find_model
     from ..utils.locks import lock_path, refuse_if_in_use
 
-    _check(args)
     if not args.dry_run:
         refuse_if_in_use(lock_path(args.output))
     device = usable_device(args.device)
@@ -105,16 +125,6 @@ def run(args: argparse.Namespace) -> None:
         _print_plan(comparison, evaluations)
     else:
         print(comparison.run())
-
-
-def _check(args):
-    """Raises `ValueError` for numbers out of bounds, and for half of a pair of options."""
-    if min(args.seeds, 1 if args.steps is None else args.steps, args.batch_size, args.max_images) < 1:
-        raise ValueError("--seeds, --steps, --batch-size and --max-images must be at least 1.")
-    if args.seed < 0:
-        raise ValueError("--seed must not be negative.")
-    if (args.open_clip is None) != (args.open_clip_weights is None):
-        raise ValueError("--open-clip and --open-clip-weights go together.")
 
 
 def _print_plan(comparison, evaluations):

@@ -9,6 +9,9 @@ from typing import Any
 from ..inference.names import PRECISIONS
 from ..original.published.cloob_configs import PUBLISHED_CONFIGS
 from ..original.published.presets import PRESETS
+from ..utils.arguments import whole
+from .arguments import require_file, require_folder
+from .outputs import require_writable
 
 HELP = "convert the original's checkpoints to a diffusers folder"
 
@@ -56,10 +59,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=PRECISIONS, default="fp32", help="precision of the saved weights (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace components that the folder already has")
     add("--standalone", action="store_true", help="add code, so that the folder can be used without this package")
-    add("--card-samples", type=int, default=0, metavar="N", help="sample N pictures for the model card (default: 0)")
+    add(
+        "--card-samples",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="sample N pictures for the model card (default: 0)",
+    )
     add("--push-to-hub", metavar="REPO_ID", help="upload the folder to this repository of the Hub")
     add("--private", action="store_true", help="create the repository as a private one")
     add("--output", type=Path, metavar="DIR", required=True, help="folder to write")
+
+
+def check(args: argparse.Namespace) -> argparse.Namespace:
+    if args.private and args.push_to_hub is None:
+        raise ValueError("--private says how to upload: give --push-to-hub, too.")
+    for option in ("unet", "cloob", "autoencoder", "autoencoder_config"):
+        path = getattr(args, option)
+        if path is not None:
+            require_file(path, f"--{option.replace('_', '-')}")
+    if args.source_dir is not None:
+        require_folder(args.source_dir, "--source-dir")
+    require_writable(args.output)
+    return args
 
 
 def run(args: argparse.Namespace) -> None:
@@ -69,8 +91,6 @@ def run(args: argparse.Namespace) -> None:
     from ..original.request import ConversionRequest
     from ..sharing.hub import prepare_repository, push_folder
 
-    if args.private and args.push_to_hub is None:
-        raise ValueError("--private says how to upload: give --push-to-hub, too.")
     options = {field.name: getattr(args, field.name) for field in fields(ConversionRequest) if field.name in args}
     request = ConversionRequest(**options)  # checked before a repository is created
     if args.push_to_hub is not None:

@@ -1,12 +1,17 @@
 """`ccld demo`."""
 
 import argparse
+import importlib.util
 import os
+import shutil
 import socket
+import sys
 import tempfile
 from functools import partial
 
-from .arguments import add_option
+from ..utils.arguments import whole
+from ..utils.extras import install_command
+from .arguments import add_option, require_model
 
 HELP = "serve a page to paint in the browser"
 
@@ -15,24 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, add_shared = parser.add_argument, partial(add_option, parser)
     add_shared("--model")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: %(default)s)")
-    add("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
+    add("--port", type=whole(1, 65535), default=7860, help="port to listen on (default: %(default)s)")
     add(
         "--queue-size",
-        type=int,
+        type=whole(1),
         default=20,
         metavar="N",
         help="maximum number of waiting requests (default: %(default)s)",
     )
     add(
         "--max-steps",
-        type=int,
+        type=whole(1),
         default=150,
         metavar="N",
         help="maximum number of steps of a request (default: %(default)s)",
     )
     add(
         "--max-images",
-        type=int,
+        type=whole(1),
         default=4,
         metavar="N",
         help="maximum number of pictures of a request (default: %(default)s)",
@@ -42,15 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--compile")
 
 
+def check(args: argparse.Namespace) -> argparse.Namespace:
+    require_model(args.model)
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError(f"The demo needs Gradio: {install_command('demo')}")
+    _check_address(args.host, args.port)
+    return args
+
+
 def run(args: argparse.Namespace) -> None:
     """Serve a page that paints from prompts and pictures, edits and inpaints. It fetches nothing from elsewhere and
     sends no telemetry. Uploads are removed after an hour, and when the server ends."""
-    _check(args)
-    try:
-        import gradio  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ValueError("The demo needs Gradio: pip install 'diffusers-ccld[demo]'") from error
-
     from ..inference.devices import usable_device
     from ..inference.loading import load_pipeline
 
@@ -68,20 +75,21 @@ def run(args: argparse.Namespace) -> None:
         page = build(Painter(pipe), limits, is_bundled=args.model is None)
         host = f"[{args.host}]" if ":" in args.host else args.host
         print(f"http://{host}:{args.port}", flush=True)
-        launch(page, limits, args.host, args.port, args.queue_size)
+        try:
+            launch(page, limits, args.host, args.port, args.queue_size)
+        except KeyboardInterrupt:
+            shutil.rmtree(folder, ignore_errors=True)
+            print("interrupted", file=sys.stderr, flush=True)
+            os._exit(130)  # a regular end would wait for open pages and for the painting
 
 
-def _check(args):
-    """Raises `ValueError` for numbers out of bounds, or if nothing can listen at the address."""
-    if not 1 <= args.port <= 65535:
-        raise ValueError("--port must be a number from 1 to 65535.")
-    if min(args.queue_size, args.max_steps, args.max_images) < 1:
-        raise ValueError("--queue-size, --max-steps and --max-images must be at least 1.")
+def _check_address(host, port):
+    """Raises `ValueError` if nothing can listen at the address."""
     try:
-        family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-        socket.create_server((args.host, args.port), family=family).close()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
-        raise ValueError(f"--host {args.host} --port {args.port}: nothing can listen there. ({error})") from error
+        raise ValueError(f"--host {host} --port {port}: nothing can listen there. ({error})") from error
 
 
 def _compile(pipe, max_images):

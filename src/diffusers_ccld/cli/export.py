@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from .arguments import require_folder
+from .outputs import require_writable
+
 HELP = "convert a diffusers folder to the original's checkpoints"
 
 
@@ -16,6 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the autoencoder to this file, and its settings to a YAML file of the same name",
     )
+
+
+def check(args: argparse.Namespace) -> argparse.Namespace:
+    require_folder(args.folder, "DIR")
+    for option in ("unet", "autoencoder"):
+        path = getattr(args, option)
+        if path is not None:
+            require_writable(path.parent, f"--{option}")
+    return args
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,6 +3,10 @@
 import argparse
 from pathlib import Path
 
+from ..utils.extras import install_command
+from .arguments import require_model
+from .outputs import require_writable
+
 HELP = "convert a pipeline to ONNX files, for runtimes without torch"
 
 
@@ -25,6 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--encoder", action="store_true", help="export the autoencoder's encoder, too")
 
 
+def check(args: argparse.Namespace) -> argparse.Namespace:
+    if args.folder != "default":
+        require_model(args.folder, "DIR")
+    if args.output is not None:
+        require_writable(args.output)
+    return args
+
+
 def run(args: argparse.Namespace) -> None:
     """Write the networks of a pipeline as ONNX files, with a manifest that the ONNX runtime and the page in web/ read.
     Each network is compared with torch; one that differs is not written."""
@@ -34,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("onnx", "onnx_ir", "onnxscript", "onnxruntime"):
             raise
-        raise ValueError(f'The export needs {error.name}: pip install "diffusers-ccld[onnx]"') from error
+        raise ValueError(f"The export needs {error.name}: {install_command('onnx')}") from error
 
     manifest = export(ExportRequest(args.folder, args.output, args.dtype, args.encoder))
     print("network          graph, kB   weights, MB   largest difference   relative error")

@@ -3,19 +3,77 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-HELP = "describe a checkpoint or a pipeline folder"
+from ..utils.words import SMALL_VOCABULARY, vocabulary_of
+from .command_lines import command_of
+
+HELP = "describe a picture, a model or a checkpoint"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, metavar="FILE|DIR", help="the original's checkpoint, or a diffusers folder")
+    parser.add_argument(
+        "path",
+        type=Path,
+        metavar="FILE|DIR",
+        help="a picture that ccld painted, a pipeline's folder, default for the bundled model, or one of the "
+        "original's checkpoints",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def check(args: argparse.Namespace) -> argparse.Namespace:
+    if not args.path.exists() and str(args.path) != "default":
+        raise ValueError(f"{args.path}: the file does not exist.")
+    return args
+
+
 def run(args: argparse.Namespace) -> None:
-    """Describe a file or folder, and print the command that converts it. No code in it is executed."""
+    """Describe a file or folder. Of a picture, print its settings and the command that paints it again; of a model,
+    its parts and the words that it knows; of a checkpoint, the command that converts it. No code in it is executed."""
+    from ..inference.loading import default_model
     from ..original.inspection import as_lines
     from ..original.inspection import inspect as inspect_path
 
-    facts = inspect_path(args.path)
+    path = args.path
+    if path.suffix.lower() == ".png" and path.is_file():
+        facts = picture_facts(path)
+    elif path.is_dir() or path.exists():
+        facts = inspect_path(path) | words_of(path)
+    else:
+        facts = inspect_path(Path(default_model())) | bundled_words()
     print(json.dumps(facts, indent=2) if args.json else "\n".join(as_lines(facts)))
+
+
+def picture_facts(path: Path) -> dict[str, Any]:
+    """The settings of a picture, and the command that paints it again.
+
+    Raises:
+        ValueError: If the file has no record of its settings.
+    """
+    from ..inference.provenance import read_provenance
+
+    record = read_provenance(path)
+    if record is None:
+        raise ValueError(f"{path}: this picture has no record of how it was painted; it may have been saved again.")
+    facts = {"kind": "picture", **{name: value for name, value in record.items() if value is not None}}
+    facts["conditions"] = [f"{text}, weight {weight:g}" for text, weight in record.get("conditions", [])]
+    return {name: value for name, value in facts.items() if value != []} | {"command": command_of(record)}
+
+
+def bundled_words() -> dict[str, Any]:
+    """The phrases that the bundled model was trained on, by kind, and all its words."""
+    from ..paintings.captions import MOODS, SUBJECT_PHRASES, TECHNIQUES, VOCABULARY
+
+    return {
+        "subjects": [phrase for phrases in SUBJECT_PHRASES.values() for phrase in phrases],
+        "media": [phrase for phrases in TECHNIQUES.values() for phrase in phrases],
+        "moods": [mood for moods in MOODS.values() for mood in moods],
+        "words": list(VOCABULARY),
+    }
+
+
+def words_of(folder: Path) -> dict[str, Any]:
+    """The size of a model's vocabulary, if it is a small one."""
+    vocabulary = vocabulary_of(folder)
+    return {"tokens": len(vocabulary)} if 0 < len(vocabulary) < SMALL_VOCABULARY else {}

@@ -8,8 +8,18 @@ from functools import partial
 from pathlib import Path
 
 from ..inference.names import ANIMATION_FORMATS
+from ..utils.arguments import number, whole
 from ..version import __version__
-from .arguments import add_option, open_image, parse_weighted, parse_weighted_file
+from .arguments import (
+    LAST_SEED,
+    add_option,
+    open_image,
+    parse_weighted,
+    parse_weighted_file,
+    require_file,
+    require_model,
+)
+from .outputs import require_writable
 
 HELP = "interpolate between prompts, pictures and seeds"
 
@@ -24,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "weight 2.5",
     )
     add_shared("--model")
-    add("--frames", type=int, default=24, metavar="N", help="total number of frames (default: %(default)s)")
+    add("--frames", type=whole(2), default=24, metavar="N", help="total number of frames (default: %(default)s)")
     add(
         "--seed",
         type=seeds_of,
@@ -42,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--width")
     add(
         "--max-pictures",
-        type=int,
+        type=whole(2),
         metavar="N",
         help="number of pictures to sample at most to find evenly spaced frames (default: four times --frames); the "
         "number of frames itself gives even steps of the angle",
@@ -52,10 +62,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--dtype")
     add_shared("--compile")
     add("--format", choices=ANIMATION_FORMATS, default="gif", help="format of the animation (default: %(default)s)")
-    add("--frame-rate", type=float, default=12.0, metavar="N", help="frames per second (default: %(default)g)")
+    add(
+        "--frame-rate",
+        type=number(0.1, 100),
+        default=12.0,
+        metavar="N",
+        help="frames per second (default: %(default)g)",
+    )
     add_shared("--output", default=Path("outputs/interpolation"))
     add("--overwrite", action="store_true", help="replace existing pictures that have other settings")
     add_shared("--dry-run")
+
+
+def check(args: argparse.Namespace) -> argparse.Namespace:
+    for source, _ in map(parse_waypoint, args.waypoints):
+        if isinstance(source, Path):
+            require_file(source, "waypoint")
+    require_model(args.model)
+    require_writable(args.output)
+    return args
 
 
 def run(args: argparse.Namespace) -> None:
@@ -70,9 +95,7 @@ def run(args: argparse.Namespace) -> None:
     from ..utils.locks import exclusive
 
     given = [parse_waypoint(text) for text in args.waypoints]
-    sources = [open_image(source) if isinstance(source, Path) else source for source, _ in given]
-    if not 0.1 <= args.frame_rate <= 100:
-        raise ValueError("--frame-rate must lie between 0.1 and 100.")
+    sources = [open_image(source, "waypoint") if isinstance(source, Path) else source for source, _ in given]
     device = usable_device(args.device)
     dtype = usable_dtype(args.dtype, device)
     pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, algorithm_type=args.algorithm)
@@ -149,7 +172,7 @@ def _save(args, pictures, positions, frames):
 
 def seeds_of(text: str) -> list[int]:
     """Parses "1" or "1,2,3"."""
-    return [int(seed) for seed in text.split(",")]
+    return [whole(0, LAST_SEED)(seed) for seed in text.split(",")]
 
 
 def parse_waypoint(text: str) -> tuple[str | Path, float | None]:

@@ -6,12 +6,18 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from types import ModuleType
 
-from ..utils.arguments import ArgumentParser
+from ..utils.arguments import ArgumentParser, CommandParser, suggestion
 from ..version import __version__
 from . import compare, convert, demo, export, export_onnx, inspect, interpolate, measure_scale, sample
+from .messages import quiet_libraries
 
+# Each has HELP, add_arguments(parser), check(args) and run(checked), which gets what the check returns. A check finds
+# wrong input without importing torch.
 COMMANDS = (sample, interpolate, compare, demo, convert, inspect, export, export_onnx, measure_scale)
+
+LONGEST_MESSAGE = 1000  # longer ones are the dumps of libraries
 
 
 def main(argv: list[str] | None = None, load: Callable[[], None] | None = None) -> int:
@@ -19,35 +25,75 @@ def main(argv: list[str] | None = None, load: Callable[[], None] | None = None) 
 
     Args:
         argv: The arguments (default: those of the process).
-        load: Called between parsing the arguments and running the command.
+        load: Called between checking the arguments and running the command.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    args = make_parser(argv).parse_args(argv)
+    return run_reporting_errors(_run, args, load or (lambda: None), verbose=args.verbose)
+
+
+def make_parser(argv: list[str] = ()) -> ArgumentParser:
+    """The parser of `ccld`. It refuses the arguments if they begin with a word that is not a command."""
     parser = ArgumentParser(prog="ccld", description="CLOOB-Conditioned Latent Diffusion for diffusers.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2].replace("_", "-")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=CommandParser)
+    names = [name_of(command) for command in COMMANDS]
+    for name, command in zip(names, COMMANDS):
         command_parser = commands.add_parser(
             name, help=command.HELP, description=command.run.__doc__, formatter_class=argparse.HelpFormatter
         )
         command.add_arguments(command_parser)
-        command_parser.set_defaults(run=command.run)
-    args = parser.parse_args(argv)
-    if load is not None:
+        command_parser.add_argument("--verbose", action="store_true", help="show the messages of the libraries, too")
+        command_parser.set_defaults(command=command)
+    if argv and not argv[0].startswith("-") and argv[0] not in names:
+        parser.error(f"{argv[0]!r} is not a command.{suggestion(argv[:1], names)} Commands are {', '.join(names)}.")
+    return parser
+
+
+def name_of(command: ModuleType) -> str:
+    """The name of a command on the command line."""
+    return command.__name__.rpartition(".")[2].replace("_", "-")
+
+
+def _run(args: argparse.Namespace, load: Callable[[], None]) -> int | None:
+    checked = args.command.check(args)
+
+    def load_interruptibly() -> None:
         load()
-    return run_reporting_errors(args.run, args)
+        _stop_at_sigterm()
+
+    if args.verbose:
+        load_interruptibly()
+        return args.command.run(checked)
+    with quiet_libraries(load_interruptibly):
+        return args.command.run(checked)
 
 
-def run_reporting_errors(run: Callable[..., int | None], *args: object) -> int:
-    """Runs a command and returns its exit status. Prints a user's error as one line."""
-    # SIGTERM is handled like Ctrl-C, so that no file stays half-written.
+def _stop_at_sigterm() -> None:
+    """SIGTERM is handled like Ctrl-C, so that no file stays half-written."""
     if threading.current_thread() is threading.main_thread():  # no other may set handlers
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose: bool = True) -> int:
+    """Runs a command and returns its exit status. Prints a user's error as one line.
+
+    Args:
+        run: The command.
+        args: Its arguments.
+        verbose: False to shorten the long messages of libraries.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # `ccld` has its own handler until libraries are imported
+        _stop_at_sigterm()
     try:
         return run(*args) or 0
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("CCLD_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        message = str(error)
+        if len(message) > LONGEST_MESSAGE and not verbose:
+            message = f"{message[:LONGEST_MESSAGE]}… (--verbose shows the whole message.)"
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,12 +1,14 @@
 """`ccld measure-scale`."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_option
+from ..utils.arguments import whole
+from .arguments import add_option, require_folder
 
 if TYPE_CHECKING:
     import torch
@@ -20,11 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", required=True, help="a folder, a text file of paths, a folder saved by datasets, or a Hub name")
     add("--dataset-split", default="train", help="split of the dataset (default: %(default)s)")
     add("--image-column", default="image", help="column of the dataset with the images (default: %(default)s)")
-    add("--num-images", type=int, default=1000, metavar="N", help="number of random images (default: %(default)s)")
-    add("--resolution", type=int, metavar="PIXELS", help="size of the images (default: the autoencoder's)")
+    add(
+        "--num-images", type=whole(1), default=1000, metavar="N", help="number of random images (default: %(default)s)"
+    )
+    add("--resolution", type=whole(1), metavar="PIXELS", help="size of the images (default: the autoencoder's)")
     add_shared("--batch-size", default=8, help="number of images to encode at once (default: %(default)s)")
     add_shared("--seed", help="seed of the choice of images and of the interval (default: %(default)s)")
     add_shared("--device")
+
+
+def check(args: argparse.Namespace) -> argparse.Namespace:
+    require_folder(args.vae, "--vae")
+    return args
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,15 +48,13 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.devices import usable_device
     from ..training.latent_scale import CONFIDENCE, measure_scale
 
-    if min(args.num_images, args.batch_size, 1 if args.resolution is None else args.resolution) < 1:
-        raise ValueError("--num-images, --batch-size and --resolution must be positive.")
     vae = load_vae(args.vae).eval().to(usable_device(args.device))
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     size = vae.config.sample_size if args.resolution is None else args.resolution
     if size % factor:
         raise ValueError(f"--resolution must be a multiple of {factor}, the autoencoder's factor.")
     source = find_images(canonical_source(args.images), args.dataset_split, args.image_column)
-    print(source.description)
+    print(source.description, file=sys.stderr)
     found = source.examples
     images = TrainingImages(found, Preparation(size, False, False, ImageLimits()), args.seed)
     count = min(args.num_images, len(found))

@@ -2,24 +2,59 @@
 
 import argparse
 import math
+import secrets
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..schedulers.names import TIMESTEP_SCHEDULES
-from ..version import __version__
-from .arguments import add_option, open_image, parse_weighted, parse_weighted_file
+from ..utils.arguments import number, whole
+from .arguments import LAST_SEED, add_option
+from .sample_record import description, negative_weight, record_of, size_of
+from .sample_request import SampleRequest, check_request
 
-HELP = "sample pictures from prompts"
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..inference.provenance import Provenance
+    from ..pipelines.conditions import Condition
+    from ..pipelines.pipeline_ccld import CCLDPipeline
+
+HELP = "sample pictures from prompts, and change pictures"
+LARGEST_RANDOM_SEED = 2**32 - 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, add_shared = parser.add_argument, partial(add_option, parser)
     add("prompts", nargs="*", metavar="PROMPT", help='a prompt; "a red fox:2.5" has the weight 2.5')
+    add("--negative-prompt", metavar="PROMPT", help="prompt to steer away from")
     add("--image", action="append", default=[], metavar="FILE[:WEIGHT]", help="an image prompt; can be repeated")
+    begin = parser.add_mutually_exclusive_group().add_argument
+    begin("--init", type=Path, metavar="FILE", help="begin with this picture and noise, to paint it anew")
+    begin("--edit", type=Path, metavar="FILE", help="change this picture and keep its composition, by inversion")
+    add("--mask", type=Path, metavar="FILE", help="paint only where this picture is white; with --init")
+    add(
+        "--strength",
+        type=number(0.01, 1),
+        metavar="X",
+        help="how much --init or --edit changes, up to 1 (default: 0.8 for --init, 1 with --mask, 0.9 for --edit)",
+    )
     add_shared("--model")
-    add("-n", "--num-images", type=int, default=4, metavar="N", help="number of pictures (default: %(default)s)")
+    add(
+        *("-n", "--num-images"),
+        type=whole(1),
+        metavar="N",
+        help="number of pictures (default: 4; 1 for --edit or if --output is a file)",
+    )
+    add("--best", type=whole(1), metavar="K", help="write only the K pictures most similar to the prompts, by CLOOB")
     add_shared("--steps")
-    add_shared("--seed")
+    add_shared(
+        "--seed",
+        type=seed_or_random,
+        help="seed of the first picture; each further picture takes the next seed; -1 for a random one (default: 0)",
+    )
     add_shared(
         "--guidance-scale",
         help="guidance scale, shared evenly by all prompts without a weight of their own (default: the model's, "
@@ -28,80 +63,151 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--variation")
     add(
         "--guidance-interval",
-        type=float,
+        type=number(0, 1),
         nargs=2,
         metavar=("FROM", "TO"),
         help="apply guidance only between these times, from 0 (the image) to 1 (the noise) (default: always)",
     )
     add_shared("--algorithm")
     add("--timestep-schedule", choices=TIMESTEP_SCHEDULES, help="spacing of the steps (default: the model's)")
-    add("--eta", type=float, default=0.0, help="share of fresh noise for ddim, 0 to 1 (default: %(default)g)")
+    add("--eta", type=number(0, 1), default=0.0, help="share of fresh noise for ddim, 0 to 1 (default: %(default)g)")
     add_shared("--height")
     add_shared("--width")
     add_shared("--batch-size")
     add_shared("--device")
     add_shared("--dtype")
     add_shared("--compile")
-    add_shared("--output", default=Path("outputs"))
+    add_shared(
+        "--output",
+        default=Path("outputs"),
+        metavar="DIR|FILE",
+        help="folder to write to, or a .png file for one picture; existing files are kept (default: %(default)s)",
+    )
+    add("-y", "--yes", action="store_true", help="paint prompts that look like a mistake, too")
+    add("-q", "--quiet", action="store_true", help="print only the names of the files")
+    add_shared("--dry-run")
 
 
-def run(args: argparse.Namespace) -> None:
+def seed_or_random(text: str) -> int:
+    """Parses a seed; −1 becomes a random one."""
+    seed = whole(-1, LAST_SEED)(text)
+    return secrets.randbelow(LARGEST_RANDOM_SEED) if seed == -1 else seed
+
+
+def check(args: argparse.Namespace) -> SampleRequest:
+    return check_request(args)
+
+
+def run(request: SampleRequest) -> None:
     """Sample pictures that match all prompts and image prompts at once, and write them as PNG files and a grid.
     Without a prompt, sample unconditionally. A prompt that looks like an address is only text: nothing is fetched."""
     from ..inference.devices import usable_device, usable_dtype
     from ..inference.loading import load_pipeline
-    from ..inference.provenance import save_picture
-    from ..inference.sampling import sample, share_guidance
-    from ..utils.pictures import image_grid, save_image
+    from ..inference.sampling import share_guidance
 
-    given = [parse_weighted(text) for text in args.prompts] + [parse_weighted_file(text) for text in args.image]
-    sources = [open_image(source) if isinstance(source, Path) else source for source, _ in given]
-    if args.num_images < 1 or args.batch_size < 1:
-        raise ValueError("--num-images and --batch-size must be at least 1.")
-
-    sampler = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
+    args = request.args
     device = usable_device(args.device)
     dtype = usable_dtype(args.dtype, device)
+    sampler = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
     pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, **sampler)
-    named = share_guidance(given, pipe.guidance_or_default(args.guidance_scale))
-    provenance = _provenance(args, pipe, named, dtype)
-    seeds = range(args.seed, args.seed + args.num_images)
-    pictures = sample(
-        pipe,
-        seeds,
-        batch_size=args.batch_size,
-        conditions=[(source, weight) for source, (_, weight) in zip(sources, named)],
-        variation=provenance["variation"],
-        num_inference_steps=args.steps,
-        guidance_interval=args.guidance_interval,
-        eta=args.eta,
-        height=args.height,
-        width=args.width,
-    )
-    saved = []
-    for seed, picture in zip(seeds, pictures):
-        args.output.mkdir(parents=True, exist_ok=True)
-        path = args.output / f"{seed:05d}.png"
-        save_picture(picture, path, {**provenance, "seed": seed, "size": list(picture.size)})
-        print(path)
-        saved.append(picture)
-    save_image(image_grid(saved, columns=math.ceil(math.sqrt(len(saved)))), args.output / "grid.png")
-    print(args.output / "grid.png")
+    named = share_guidance(request.given, pipe.guidance_or_default(args.guidance_scale))
+    negative = negative_weight(args.negative_prompt, sum(weight for _, weight in named))
+    size = size_of(request, pipe)
+    record = record_of(request, pipe, named, size, dtype)
+    if not args.quiet:
+        print(*description(request, record, negative), sep="\n", file=sys.stderr)
+    if args.dry_run:
+        return
+    conditions = [(request.images.get(source, source), weight) for source, weight in named]
+    if negative is not None:
+        conditions.append((args.negative_prompt, negative))
+    painted = zip(request.seeds, request.paths, paint(request, pipe, conditions, size))
+    save(request, best_of(request, pipe, painted, conditions) if args.best else painted, record)
 
 
-def _provenance(args, pipe, named, dtype):
-    """The part of the record that all pictures of a command share."""
-    config = pipe.scheduler.config
-    return {
-        "conditions": [[str(source), weight] for source, weight in named],
+def paint(
+    request: SampleRequest,
+    pipe: "CCLDPipeline",
+    conditions: "Sequence[tuple[Condition, float]]",
+    size: tuple[int, int],
+) -> "Iterator[Image.Image]":
+    """Samples the pictures of a request, with one progress bar for all.
+
+    Args:
+        request: The request.
+        pipe: The pipeline of the model.
+        conditions: All conditions, the negative prompt included.
+        size: Width and height in pixels.
+
+    Yields:
+        The picture of each seed.
+    """
+    from tqdm import tqdm
+
+    from ..inference.sampling import sample
+    from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, reporting, widened
+
+    args, count = request.args, len(request.seeds)
+    options = {
+        "conditions": list(conditions),
         "variation": pipe.variation_or_default(args.variation),
-        "model": "default" if args.model is None else args.model,
-        "steps": pipe.steps_or_default(args.steps),
+        "num_inference_steps": args.steps,
         "guidance_interval": args.guidance_interval,
-        "algorithm": config.get("algorithm_type", type(pipe.scheduler).__name__),
-        "timestep_schedule": config.get("timestep_schedule"),
         "eta": args.eta,
-        "dtype": dtype,
-        "compiled": args.compile,
-        "version": __version__,
     }
+    if request.picture is None:
+        options |= {"width": size[0], "height": size[1]}
+    else:
+        picture = fitted(request.picture, size)
+        options |= {"image": picture} | ({} if args.strength is None else {"strength": args.strength})
+    if request.mask is not None:
+        mask = fitted(request.mask.resize(request.picture.size), size)
+        options["mask_image"] = widened(mask)
+    if request.task != "paint":
+        pipe = PIPELINES[request.task].from_pipe(pipe)
+    pipe.set_progress_bar_config(disable=True)
+    finished = 0
+    bar_format = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
+    with tqdm(total=count, desc="Painting", bar_format=bar_format, disable=True if args.quiet else None) as bar:
+
+        def on_step(progress: Progress) -> None:
+            bar.update(finished + progress.share * min(args.batch_size, count - finished) - bar.n)
+
+        call, options = call_of(request.task, pipe), options | reporting(request.task, on_step)
+        for image in sample(call, request.seeds, batch_size=args.batch_size, **options):
+            finished += 1
+            yield image if request.mask is None else feathered(image, picture, mask)
+
+
+def best_of(
+    request: SampleRequest,
+    pipe: "CCLDPipeline",
+    painted: "Iterable[tuple[int, Path, Image.Image]]",
+    conditions: "Sequence[tuple[Condition, float]]",
+) -> "list[tuple[int, Path, Image.Image]]":
+    """The pictures that are most similar to their conditions, best first, of seeds, files and pictures."""
+    from ..inference.ranking import similarities
+
+    painted = list(painted)
+    scores = similarities(pipe, [picture for *_, picture in painted], conditions)
+    order = sorted(range(len(painted)), key=lambda i: -scores[i])[: request.args.best]
+    if not request.args.quiet:
+        kept = ", ".join(f"{painted[i][0]} ({scores[i]:.3f})" for i in order)
+        print(f"best of {len(painted)}, by seed and similarity: {kept}", file=sys.stderr)
+    return [painted[i] for i in order]
+
+
+def save(request: SampleRequest, painted: "Iterable[tuple[int, Path, Image.Image]]", record: "Provenance") -> None:
+    """Writes pictures, given with their seeds and files, and the grid of several; prints the names of the files."""
+    from ..inference.provenance import save_picture
+    from ..utils.pictures import image_grid, save_image
+
+    saved = []
+    for seed, path, picture in painted:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(picture, path, {**record, "seed": seed})
+        print(path, flush=True)
+        saved.append(picture)
+    if request.grid is not None:
+        save_image(image_grid(saved, columns=math.ceil(math.sqrt(len(saved)))), request.grid)
+        print(request.grid)

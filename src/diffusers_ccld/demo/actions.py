@@ -3,6 +3,8 @@
 import asyncio
 import html
 import logging
+import tempfile
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +12,17 @@ from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from PIL import Image
 
+from ..inference.provenance import read_provenance
+from ..inference.tasks import Progress, fitted
 from .painter import Painter, PaintingCancelledError
-from .requests import LINKED, Limits, PaintingRequest, parse_link, parse_request
+from .requests import LINKED, Limits, PaintingRequest, parse_link, parse_request, request_of_record, uploaded_file
+from .results import link_html, progress_html, save_pictures
 
 FORM_OF_LINK = (*LINKED, "random_seed")
+SECONDS_BETWEEN_PREVIEWS = 0.2
+PREVIEW_SHARE = 0.2  # of the time at most
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +42,13 @@ class Studio:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="painter")
 
     async def run(self, task: str, image_prompt: Any = None, **values: Any) -> AsyncIterator[tuple]:
-        """Samples the pictures of a form. Yields gallery, seed and note after every step.
+        """Samples the pictures of a form. Yields gallery, seed, note and progress, and the comparison of two pictures
+        for tasks that begin with one.
 
         Gradio closes the generator when the client cancels or leaves. Sampling then ends at its next step.
 
         Args:
-            task: One of `PIPELINES`.
+            task: As in `PaintingRequest`.
             image_prompt: The uploaded image prompt, if the model takes one.
             values: The other values of the form, by the names of its fields.
 
@@ -51,27 +60,18 @@ class Studio:
             request = await asyncio.to_thread(parse_request, task, fields, self.limits, folder)
         except ValueError as error:
             raise _for_user(error) from error
-        loop, shares, is_left = asyncio.get_running_loop(), asyncio.Queue(), False
-
-        def on_step(share: float) -> None:
-            if is_left:
-                raise PaintingCancelledError
-            loop.call_soon_threadsafe(shares.put_nowait, share)
-
-        def on_end(painting: asyncio.Future) -> None:
-            if not painting.cancelled():
-                painting.exception()  # asyncio warns of exceptions that nobody retrieves
-            shares.put_nowait(None)
-
-        painting = loop.run_in_executor(self._worker, self.painter.paint, request, on_step)
-        painting.add_done_callback(on_end)
-        share: float | None = 0.0
+        compares = [gr.skip()] if request.picture is not None else []
+        updates: asyncio.Queue = asyncio.Queue()
+        watch = Watch(self.painter, updates)
+        painting = asyncio.get_running_loop().run_in_executor(self._worker, self.painter.paint, request, watch.on_step)
+        painting.add_done_callback(watch.on_end)
         try:
-            while share is not None:
-                yield gr.skip(), gr.skip(), _progress_bar(share)
-                share = await shares.get()
-                while not shares.empty():  # only the latest is shown
-                    share = shares.get_nowait()
+            shown = progress_html(None, 0, [])
+            while shown is not None:
+                yield gr.skip(), gr.skip(), gr.skip(), shown, *compares
+                shown = await updates.get()
+                while not updates.empty():  # only the latest is shown
+                    shown = updates.get_nowait()
             pictures = painting.result()
         except ValueError as error:
             raise _for_user(error) from error
@@ -79,8 +79,12 @@ class Studio:
             logger.exception("A painting failed.")
             raise _for_user("The picture could not be painted.") from error
         finally:
-            is_left = True
-        yield pictures, request.seed, _note(request)
+            watch.is_left = True
+        if compares:
+            compares = [gr.update(value=(fitted(request.picture, pictures[0].size), pictures[0]), visible=True)]
+        with tempfile.TemporaryDirectory() as folder:  # Gradio copies the files into its own
+            files = save_pictures(request, pictures, Path(folder))
+            yield files, request.seed, link_html(request, pictures[0].size), "", *compares
 
     def open_link(self, request: gr.Request) -> list[Any]:
         """Values for the form from a link that `PaintingRequest.link` made, and the link; without one, no changes."""
@@ -91,8 +95,69 @@ class Studio:
             linked = None
         if linked is None:
             return [gr.skip()] * (len(FORM_OF_LINK) + 1)
-        form = {"random_seed": False} | {name: getattr(linked, name) for name in FORM_OF_LINK if name != "random_seed"}
-        return [*(form[name] for name in FORM_OF_LINK), linked.link()]
+        return [*_form_of(linked), linked.link()]
+
+    def read_settings(self, file: Any) -> list[Any]:
+        """Values for the form from a picture of ours; no changes without a file."""
+        if not file:
+            return [gr.skip()] * len(FORM_OF_LINK)
+        file = file[0] if isinstance(file, list) else file
+        try:
+            record = read_provenance(uploaded_file(file, Path(get_upload_folder())))
+            if record is None:
+                raise ValueError("The picture does not say how it was painted.")
+            return _form_of(request_of_record(record, self.limits))
+        except ValueError as error:
+            raise _for_user(error) from error
+
+
+class Watch:
+    """Turns the progress of a painting, in its thread, into HTML for the page.
+
+    Args:
+        painter: The painter, for previews.
+        updates: Where the HTML goes; `None` at the end.
+    """
+
+    def __init__(self, painter: Painter, updates: asyncio.Queue):
+        self.is_left = False
+        self._painter = painter
+        self._updates = updates
+        self._loop = asyncio.get_running_loop()
+        self._began: float | None = None
+        self._next_preview = 0.0
+        self._previews: list[Image.Image] = []
+
+    def on_step(self, progress: Progress) -> None:
+        """Reports a step. Raises `PaintingCancelledError` if nobody waits for the painting."""
+        if self.is_left:
+            raise PaintingCancelledError
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        elapsed = now - self._began
+        if progress.denoised is not None and now >= self._next_preview:
+            self._previews = self._painter.previews(progress.denoised)
+            end = time.monotonic()
+            self._next_preview = max(now + SECONDS_BETWEEN_PREVIEWS, end + (end - now) * (1 / PREVIEW_SHARE - 1))
+        # The first step is not in the time that has elapsed.
+        finished = progress.share - 1 / progress.num_steps
+        left = elapsed / finished * (1 - progress.share) if finished > 0 else None
+        self._send(progress_html(progress, left, self._previews))
+
+    def on_end(self, painting: asyncio.Future) -> None:
+        """Ends the updates."""
+        if not painting.cancelled():
+            painting.exception()  # asyncio warns of exceptions that nobody retrieves
+        self._updates.put_nowait(None)
+
+    def _send(self, update: str) -> None:
+        self._loop.call_soon_threadsafe(self._updates.put_nowait, update)
+
+
+def _form_of(request: PaintingRequest) -> list[Any]:
+    form = {name: getattr(request, name) for name in LINKED} | {"random_seed": False}
+    return [form[name] for name in FORM_OF_LINK]
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
@@ -109,15 +174,3 @@ def _fields(values: dict[str, Any]) -> dict[str, Any]:
 
 def _for_user(error: ValueError | str) -> gr.Error:
     return gr.Error(html.escape(str(error)), print_exception=False)
-
-
-def _progress_bar(share: float) -> str:
-    return f'<div class="progress" role="progressbar"><div style="width: {share:.1%}"></div></div>'
-
-
-def _note(request: PaintingRequest) -> str:
-    last = f"–{request.seeds[-1]}" if request.num_images > 1 else ""
-    link = request.link()
-    if link is None:
-        return f"Seed {request.seed}{last}"
-    return f'Seed {request.seed}{last} · <a href="{html.escape(link)}" target="_blank">link that paints this again</a>'

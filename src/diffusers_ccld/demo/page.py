@@ -1,47 +1,55 @@
 """The demo's web page, made with Gradio."""
 
-import json
-import math
+import threading
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.data_classes import GradioRootModel
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
-from ..schedulers.scheduling_ccld import ALGORITHMS
 from .actions import FORM_OF_LINK, Studio
+from .form import Inputs, Tab, make_details, make_prompt, make_tabs
 from .gate import Gate
 from .painter import Painter
-from .requests import LAST_SEED, Limits
+from .requests import BETWEEN, Limits
+from .suggestions import chips_html, examples_html
 
 TITLE = "CLOOB-Conditioned Latent Diffusion"
 ABOUT = "Paints from prompts. Its diffusion network has never seen a caption: it was trained on pictures alone. "
 ABOUT_BUNDLED = "This small model knows a dozen subjects, six media and eight palettes."
-EXAMPLES = (
-    "a forest in autumn, watercolor",
-    "the moon over a lake, pastel",
-    "a sunset landscape painting, oil on canvas",
-    "a city skyline at night, pointillism",
-    "a cat on a rug, charcoal drawing",
-    "a sailing boat in the fog, ink on paper",
-)
 MINUTES_KEPT = 60  # pictures and uploads
 
 # System fonts: the page loads nothing from other servers.
 THEME = gr.themes.Base(
-    primary_hue="stone",
+    primary_hue="amber",
     neutral_hue="stone",
-    radius_size="sm",
+    radius_size="md",
     font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
+).set(
+    button_primary_background_fill="#b45309",
+    button_primary_background_fill_hover="#92400e",
+    button_primary_background_fill_dark="#b45309",
+    button_primary_background_fill_hover_dark="#92400e",
+    button_primary_text_color="white",
+    button_primary_text_color_dark="white",
 )
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 
-# Presses the button of the open tab: for Enter in the prompt, and for links.
-PRESS = """[...document.querySelectorAll(".paint-button")].find((button) => button.offsetParent !== null)?.click()"""
+
+class Wall(NamedTuple):
+    """The part of the page that shows pictures."""
+
+    gallery: gr.Gallery
+    compare: gr.ImageSlider
+    progress: gr.HTML
+    note: gr.HTML
+    cancel: gr.Button
+    actions: dict[str, gr.Button]
 
 
 def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = True) -> gr.Blocks:
@@ -60,54 +68,96 @@ def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = Tru
         gr.Markdown(f"# {TITLE}\n{ABOUT}{ABOUT_BUNDLED if is_bundled else ''}", elem_id="title")
         with gr.Row(elem_id="studio"):
             with gr.Column(elem_id="form"):
-                prompt = _prompt(limits)
-                tabs = _tabs()
+                prompt = make_prompt(limits)
                 if is_bundled:
-                    examples = [[example] for example in EXAMPLES]
-                    gr.Examples(examples, prompt, label="Try", elem_id="examples", api_visibility="private")
+                    gr.HTML(chips_html(), elem_id="chips", padding=False)
+                container, tabs = make_tabs(limits)
             with gr.Column(elem_id="wall"):
-                gallery, note, cancel = _wall()
+                wall = _wall()
             with gr.Accordion("Details", open=False, elem_id="details"):
-                details = _details(painter, limits)
-
+                details = make_details(painter, limits)
+                dropped = gr.File(
+                    label="Settings from a picture: drop one of this page", file_types=[".png"], height=120
+                )
+            if is_bundled:
+                with gr.Column(elem_id="examples"):
+                    gr.HTML(examples_html(), padding=False)
+        shared = {"prompt": prompt, **details}
+        runs = _connect(studio, tabs, shared, wall)
+        wall.cancel.click(lambda: "", outputs=wall.progress, cancels=runs, queue=False, api_visibility="private")
+        _connect_actions(wall, container, tabs, details)
+        form = [shared[name] for name in FORM_OF_LINK]
+        quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+        dropped.upload(studio.read_settings, dropped, form, preprocess=False, **quiet)
+        dropped.data_model = Unchecked
         linked = gr.Textbox(visible="hidden")
-        runs = _connect(studio, tabs, {"prompt": prompt, **details}, gallery, note)
-        prompt.submit(js=f"() => {{ {PRESS}; }}")
-        cancel.click(lambda: "Cancelled.", outputs=note, cancels=runs, queue=False, api_visibility="private")
-        form = [details.get(name, prompt) for name in FORM_OF_LINK]
-        opened = page.load(studio.open_link, outputs=[*form, linked], queue=False, api_visibility="private")
-        opened.then(inputs=linked, js=f"(link) => {{ if (link) {PRESS}; }}")
+        opened = page.load(studio.open_link, outputs=[*form, linked], **quiet)
+        opened.then(inputs=linked, js="(link) => { if (link) ccld.press(); }")
     return page
 
 
-def _connect(
-    studio: Studio,
-    tabs: dict[str, tuple[gr.Button, dict[str, gr.components.Component]]],
-    shared: dict[str, gr.components.Component],
-    gallery: gr.Gallery,
-    note: gr.HTML,
-) -> list[gr.events.Dependency]:
+def _connect(studio: Studio, tabs: dict[str, Tab], shared: Inputs, wall: Wall) -> list[gr.events.Dependency]:
     """Connects the button of each tab with the studio, and returns the events."""
     runs = []
-    for task, (button, inputs) in tabs.items():
-        inputs = {**shared, **inputs}
-        if task == "edit":
-            del inputs["num_images"]
+    for task, tab in tabs.items():
+        inputs = {**shared, **tab.inputs}
+        for name in ("num_images",) if task in ("edit", *BETWEEN) else ():
+            del inputs[name]
+        for name in ("image_prompt", "image_prompt_weight") if task in BETWEEN else ():
+            inputs.pop(name, None)
         for component in inputs.values():
             if component.data_model is not None:
                 component.data_model = Unchecked
-        run = button.click(
+        begins_with_picture = task not in ("paint", *BETWEEN)
+        tab.button.click(outputs=[wall.progress, wall.compare], js=f"() => [ccld.waiting, {HIDE}]")
+        run = tab.button.click(
             partial(studio.run, task),
             inputs_kwargs=inputs,
-            outputs=[gallery, shared["seed"], note],
+            outputs=[
+                *(wall.gallery, shared["seed"], wall.note, wall.progress),
+                *([wall.compare] if begins_with_picture else []),
+            ],
             api_name=task,
+            api_description=tab.description,
             preprocess=False,  # parse_request checks more, with clearer messages
             concurrency_limit=1,
             concurrency_id="painter",
-            show_progress_on=gallery,
+            show_progress="hidden",
         )
+        run.success(
+            inputs=[wall.gallery, shared["prompt"]], js="(gallery, prompt) => { ccld.finish(gallery, prompt); }"
+        )
+        run.failure(outputs=wall.progress, js='() => ""')
         runs.append(run)
     return runs
+
+
+HIDE = '({ __type__: "update", visible: false })'
+
+
+def _connect_actions(wall: Wall, container: gr.Tabs, tabs: dict[str, Tab], details: Inputs) -> None:
+    """Connects the buttons under the pictures. They work in the browser alone."""
+    for task in ("image_to_image", "edit", "inpaint"):
+        target = tabs[task].inputs.get("picture") or tabs[task].inputs["masked_picture"]
+        js = f'(gallery) => ccld.send(gallery, "{task}")'
+        wall.actions[task].click(inputs=wall.gallery, outputs=[target, container], js=js)
+    if "image_prompt" in details:
+        js = '(gallery) => ccld.send(gallery, "paint")'
+        wall.actions["image_prompt"].click(inputs=wall.gallery, outputs=[details["image_prompt"], container], js=js)
+    else:
+        wall.actions["image_prompt"].visible = False
+    repaint = tabs["image_to_image"].inputs
+    varied = wall.actions["variations"].click(
+        inputs=wall.gallery,
+        outputs=[repaint["picture"], container, repaint["strength"], details["random_seed"]],
+        js='(gallery) => [...ccld.send(gallery, "image_to_image"), 0.6, true]',
+    )
+    varied.then(js="() => { setTimeout(ccld.press, 300); }")
+    wall.actions["seed"].click(
+        inputs=wall.gallery,
+        outputs=[details["seed"], details["random_seed"]],
+        js="(gallery) => [ccld.seedOf(gallery), false]",
+    )
 
 
 class Unchecked(GradioRootModel):
@@ -116,120 +166,34 @@ class Unchecked(GradioRootModel):
     root: Any
 
 
-def _picture_input(label: str, height: int) -> gr.Image:
-    return gr.Image(label=label, type="filepath", sources=["upload", "clipboard"], height=height)
-
-
-def _prompt(limits: Limits) -> gr.Textbox:
-    return gr.Textbox(
-        label="Prompt",
-        placeholder="a sunset landscape painting, oil on canvas",
-        lines=2,
-        max_lines=4,
-        max_length=limits.prompt_length,
-        submit_btn=False,
-    )
-
-
-def _wall() -> tuple[gr.Gallery, gr.HTML, gr.Button]:
-    """The pictures, with a note and the button that cancels below them."""
+def _wall() -> Wall:
+    progress = gr.HTML(elem_id="progress", label="Progress", padding=False)
     gallery = gr.Gallery(
-        show_label=False, format="png", columns=2, object_fit="contain", elem_id="gallery", interactive=False
+        label="Pictures",
+        show_label=False,
+        format="png",
+        columns=2,
+        object_fit="contain",
+        elem_id="gallery",
+        interactive=False,
+        buttons=["download", "download_all", "fullscreen"],
     )
     with gr.Row(elem_id="below"):
-        note = gr.HTML(elem_id="note")
+        note = gr.HTML(elem_id="note", label="Link", padding=False)
         cancel = gr.Button("Cancel", size="sm", elem_id="cancel", min_width=80)
-    return gallery, note, cancel
-
-
-def _tabs() -> dict[str, tuple[gr.Button, dict[str, gr.components.Component]]]:
-    """A tab for each task: its button, and its inputs besides the prompt."""
-
-    def strength(value: float, info: str) -> gr.Slider:
-        return gr.Slider(0.02, 1, value, step=0.01, label="Strength", info=info)
-
-    def button(text: str) -> gr.Button:
-        return gr.Button(text, variant="primary", elem_classes="paint-button")
-
-    with gr.Tabs():
-        with gr.Tab("Paint"):
-            tabs = {"paint": (button("Paint"), {})}
-        with gr.Tab("Repaint"):
-            inputs = {
-                "picture": _picture_input("Picture", 240),
-                "strength": strength(0.7, "Amount of noise to start from; 1 ignores the picture."),
-            }
-            tabs["image_to_image"] = (button("Repaint"), inputs)
-        with gr.Tab("Edit"):
-            inputs = {
-                "picture": _picture_input("Picture", 240),
-                "strength": strength(0.8, "How far the picture is inverted before it is sampled again."),
-            }
-            tabs["edit"] = (button("Edit"), inputs)
-        with gr.Tab("Inpaint"):
-            editor = gr.ImageEditor(
-                label="Picture",
-                show_label=False,
-                placeholder="Upload a picture and\ndraw where to paint",
-                type="filepath",
-                sources=["upload", "clipboard"],
-                transforms=(),
-                layers=False,
-                brush=gr.Brush(default_size=30, colors=["#ffffff"], color_mode="fixed"),
-                height=380,
-            )
-            inputs = {
-                "masked_picture": editor,
-                "strength": strength(1, "Below 1, part of the masked picture remains."),
-            }
-            tabs["inpaint"] = (button("Inpaint"), inputs)
-    return tabs
-
-
-def _details(painter: Painter, limits: Limits) -> dict[str, gr.components.Component]:
-    """The inputs that all tasks share, besides the prompt."""
-    # At most 30 by default, to keep waiting times short.
-    steps = {name: min(30, painter.steps_of(name), limits.num_inference_steps) for name in ALGORITHMS}
-    most_guidance = min(limits.guidance_scale, painter.max_guidance_scale or math.inf)
-
-    def count(most: int, value: int, label: str) -> gr.components.Component:
-        if most == 1:  # a slider needs two ends
-            return gr.Number(1, label=label, visible=False)
-        return gr.Slider(1, most, value, step=1, label=label)
-
-    with gr.Row():
-        with gr.Column():
-            negative_prompt = gr.Textbox(
-                "", label="Negative prompt", max_length=limits.prompt_length, placeholder="fog"
-            )
-            num_inference_steps = count(limits.num_inference_steps, steps[painter.algorithm], "Steps")
-            own_guidance = min(painter.guidance_scale, most_guidance)
-            guidance_scale = gr.Slider(0, most_guidance, own_guidance, step=0.05, label="Guidance")
-        with gr.Column():
-            algorithm = gr.Dropdown(ALGORITHMS, value=painter.algorithm, label="Algorithm")
-            algorithm.input(None, algorithm, num_inference_steps, js=f"(name) => ({json.dumps(steps)})[name]")
-            num_images = count(limits.num_images, limits.num_images, "Pictures")
-            with gr.Row():
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LAST_SEED)
-                random_seed = gr.Checkbox(True, label="Random seed")
-        details = {
-            "negative_prompt": negative_prompt,
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "algorithm": algorithm,
-            "num_images": num_images,
-            "seed": seed,
-            "random_seed": random_seed,
-        }
-        if painter.variation is not None:
-            with gr.Column():
-                info = "How much pictures of one prompt differ."
-                details["variation"] = gr.Slider(0, 1, painter.variation, step=0.05, label="Variation", info=info)
-        if painter.takes_image_prompts:
-            with gr.Column():
-                details["image_prompt"] = _picture_input("Image prompt: a picture to resemble", 220)
-                details["image_prompt_weight"] = gr.Slider(0, 1, 0.5, step=0.05, label="Share of the image prompt")
-    return details
+    names = {
+        "image_prompt": "Use as image prompt",
+        "image_to_image": "Repaint",
+        "edit": "Edit",
+        "inpaint": "Inpaint",
+        "variations": "Variations",
+        "seed": "Keep the seed",
+    }
+    with gr.Row(elem_id="actions"):
+        actions = {name: gr.Button(text, size="sm", min_width=90) for name, text in names.items()}
+    compare = gr.ImageSlider(label="Before and after", visible=False, elem_id="compare", buttons=["fullscreen"])
+    gr.HTML('<div class="chips"><h4>Painted before</h4></div><div class="entries"></div>', elem_id="history")
+    return Wall(gallery, compare, progress, note, cancel, actions)
 
 
 def launch(
@@ -248,7 +212,7 @@ def launch(
         host: Address to listen on.
         port: Port to listen on (default: the first free one from 7860).
         queue_size: Maximum number of waiting requests. Others are refused, because the queue is full.
-        block: True to return only after an interruption.
+        block: True to serve until an interruption, which is raised as `KeyboardInterrupt`.
 
     Returns:
         The page's address.
@@ -267,9 +231,10 @@ def launch(
         server_port=port,
         app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None, "openapi_url": None},
         max_file_size=limits.image_bytes,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         theme=THEME,
         css=CSS,
+        head=f"<script>{SCRIPT}</script>",
         share=False,
         state_session_capacity=200,  # sessions hold nothing, but each call of the API opens one
         show_error=False,
@@ -280,4 +245,6 @@ def launch(
         footer_links=[],
         quiet=True,
     )
+    if block:
+        threading.Event().wait()  # Gradio's own wait ends with a wait for all connections
     return address

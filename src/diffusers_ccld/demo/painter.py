@@ -1,28 +1,26 @@
 """Samples the pictures of requests, one request at a time."""
 
+import math
 import threading
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from diffusers import DiffusionPipeline, ImagePipelineOutput
-from PIL import Image, ImageOps
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
 
+from ..inference.interpolation import prepare_path, sample_at
 from ..inference.provenance import TEXT_CHUNK, Provenance, provenance_text
 from ..inference.sampling import sample
+from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, reporting, size_like, widened
 from ..pipelines.pipeline_ccld import CCLDPipeline
-from ..pipelines.pipeline_ccld_img2img import CCLDImg2ImgPipeline
-from ..pipelines.pipeline_ccld_inpaint import CCLDInpaintPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..version import __version__
-from .requests import LINKED, PaintingRequest
+from .requests import BETWEEN, LINKED, PaintingRequest
 
-PIPELINES = {
-    "paint": CCLDPipeline,
-    "image_to_image": CCLDImg2ImgPipeline,
-    "edit": CCLDImg2ImgPipeline,
-    "inpaint": CCLDInpaintPipeline,
-}
+PREVIEW_SIDE = 256
+FRAMES_AT_ONCE = 4
 
 
 class PaintingCancelledError(Exception):
@@ -69,13 +67,13 @@ class Painter:
         """True if the model has an image encoder."""
         return self.pipe.image_encoder is not None
 
-    def paint(self, request: PaintingRequest, on_step: Callable[[float], None]) -> list[Image.Image]:
+    def paint(self, request: PaintingRequest, on_step: Callable[[Progress], None]) -> list[Image.Image]:
         """Samples the pictures of a request. Calls from other threads wait for their turn.
 
         Args:
             request: The request.
-            on_step: Called after every evaluation of the network with the finished share, 0 to 1. An exception that
-                it raises ends sampling.
+            on_step: Called after every evaluation of the network with the progress. An exception that it raises ends
+                sampling.
 
         Returns:
             The pictures. Their PNG text "ccld" records how they were made.
@@ -84,12 +82,26 @@ class Painter:
             ValueError: If the model does not support the request.
         """
         with self._lock:
-            pipe = self._pipeline(request.task, request.algorithm)
+            pipe = self._pipeline("paint" if request.task in BETWEEN else request.task, request.algorithm)
             pipe.set_progress_bar_config(disable=True)
-            call = _inversion_and_edit(pipe) if request.task == "edit" else pipe
-            pictures = list(sample(call, request.seeds, **_arguments(pipe, request), **_reporting(request, on_step)))
+            if request.task in BETWEEN:
+                return _painted_between(pipe, request, on_step)
+            options = _arguments(pipe, request) | reporting(request.task, on_step)
+            pictures = list(sample(call_of(request.task, pipe), request.seeds, **options))
+        if request.mask is not None:
+            whole, mask = fitted(request.picture, pictures[0].size), fitted(request.mask, pictures[0].size)
+            pictures = [feathered(picture, whole, mask) for picture in pictures]
         for seed, picture in zip(request.seeds, pictures):
             picture.info[TEXT_CHUNK] = provenance_text({**_settings(request), "seed": seed})
+        return pictures
+
+    def previews(self, denoised: torch.Tensor) -> list[Image.Image]:
+        """Pictures of latents, (N, C, H, W), at most `PREVIEW_SIDE` pixels wide and high."""
+        with torch.no_grad():
+            pixels = self.pipe.decode_latents(denoised)
+        pictures = self.pipe.image_processor.postprocess(pixels, output_type="pil")
+        for picture in pictures:
+            picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
         return pictures
 
     @cached_property
@@ -102,15 +114,6 @@ class Painter:
         return PIPELINES[task](**self._components, scheduler=scheduler, **self.pipe.settings)
 
 
-def _inversion_and_edit(pipe: CCLDImg2ImgPipeline) -> Callable[..., ImagePipelineOutput]:
-    """Adapts `edit`, which returns one picture per image, to the arguments of `sample`."""
-
-    def edit(num_images_per_prompt: int, **arguments: Any) -> ImagePipelineOutput:
-        return pipe.edit(**arguments)
-
-    return edit
-
-
 def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, Any]:
     """The arguments of a pipeline's call, without generators and callbacks."""
     arguments = {
@@ -120,42 +123,49 @@ def _arguments(pipe: DiffusionPipeline, request: PaintingRequest) -> dict[str, A
         "image_prompt_weight": request.image_prompt_weight,
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
+        "guidance_interval": request.interval,
         "variation": request.variation,
     }
     if request.picture is not None:
-        size = _size_like(request.picture, pipe)
-        arguments |= {"image": ImageOps.fit(request.picture, size), "strength": request.strength}
+        size = size_like(request.picture, pipe)
+        arguments |= {"image": fitted(request.picture, size), "strength": request.strength}
     if request.mask is not None:
-        arguments["mask_image"] = ImageOps.fit(request.mask, size)
+        arguments["mask_image"] = widened(fitted(request.mask, size))
     return arguments
 
 
-def _reporting(request: PaintingRequest, on_step: Callable[[float], None]) -> dict[str, Any]:
-    """The callback of a pipeline's call that reports the finished share."""
-    runs = 2 if request.task == "edit" else 1  # inversion, then sampling
-    finished = 0
+def _painted_between(
+    pipe: CCLDPipeline, request: PaintingRequest, on_step: Callable[[Progress], None]
+) -> list[Image.Image]:
+    """The picture at a position between two prompts, or the frames of an animation from one to the other."""
+    path = prepare_path(
+        pipe,
+        [request.prompt, request.second_prompt],
+        request.seed,
+        guidance_scale=request.guidance_scale,
+        negative_prompt=request.negative_prompt or None,
+        variation=request.variation,
+    )
+    count = request.num_frames if request.task == "animate" else 1
+    positions = [i / (count - 1) for i in range(count)] if count > 1 else [request.position]
+    pictures = []
 
-    def report(pipe, index, timestep, tensors):
-        nonlocal finished
-        on_step((finished + (index + 1) / pipe.num_timesteps) / runs)
-        finished += index + 1 == pipe.num_timesteps
-        return {}
+    def on_frame(progress: Progress) -> None:
+        size = min(FRAMES_AT_ONCE, count - len(pictures))
+        share = (len(pictures) + progress.share * size) / count
+        num_steps = progress.num_steps * math.ceil(count / FRAMES_AT_ONCE)
+        on_step(progress._replace(share=share, step=round(share * num_steps), num_steps=num_steps))
 
-    return {"callback_on_step_end": report}
-
-
-def _size_like(picture, pipe):
-    """Width and height with about the model's own area and a picture's aspect ratio, as far as sizes allow."""
-    own_height, own_width = pipe.default_size
-    side = (own_height * own_width) ** 0.5
-    # Longer pictures are cropped to 1 : 4.
-    stretch = min(max(picture.width / picture.height, 1 / 4), 4) ** 0.5
-    multiple = pipe.size_multiple
-    return tuple(max(round(length / multiple), 1) * multiple for length in (side * stretch, side / stretch))
+    options = {"guidance_interval": request.interval, **reporting("paint", on_frame)}
+    for first in range(0, count, FRAMES_AT_ONCE):
+        part = positions[first : first + FRAMES_AT_ONCE]
+        pictures += sample_at(pipe, path, part, request.num_inference_steps, **options)
+    return pictures
 
 
 def _settings(request: PaintingRequest) -> Provenance:
-    names = ("task", *LINKED, "image_prompt_weight", "strength")
-    settings = {name: getattr(request, name) for name in names} | {"version": __version__}
+    names = [name for name in LINKED if name not in ("guidance_from", "guidance_to")]
+    settings = {name: getattr(request, name) for name in ("task", *names, "image_prompt_weight", "strength")}
+    settings |= {"guidance_interval": request.interval, "version": __version__}
     settings["steps"] = settings.pop("num_inference_steps")
     return settings

@@ -17,6 +17,7 @@ from ..utils.rgb import to_rgb, upright
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 LAST_SEED = 2**32 - 1  # JavaScript's numbers would round much larger seeds
+RANDOM_SEEDS = 10**6  # short enough to be read and typed
 LINKED = (
     "prompt",
     "negative_prompt",
@@ -26,8 +27,15 @@ LINKED = (
     "algorithm",
     "seed",
     "num_images",
+    "guidance_from",
+    "guidance_to",
 )
-ADDED_TO_LINKS = {"variation": "0"}  # what older links do not say, and what they mean
+ADDED_TO_LINKS = {
+    "variation": "0",
+    "guidance_from": "0",
+    "guidance_to": "1",
+}  # what older links do not say, and what they mean
+BETWEEN = ("between", "animate")
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Limits:
         num_inference_steps: Number of sampling steps.
         guidance_scale: Guidance scale.
         num_images: Number of pictures.
+        num_frames: Number of frames of an animation.
         image_bytes: Size of an uploaded file in bytes.
         image_pixels: Number of pixels of an uploaded picture, checked before it is decoded.
     """
@@ -47,6 +56,7 @@ class Limits:
     num_inference_steps: int = 150
     guidance_scale: float = 15.0
     num_images: int = 4
+    num_frames: int = 48
     image_bytes: int = 10 * 2**20
     image_pixels: int = 20_000_000
 
@@ -56,7 +66,7 @@ class PaintingRequest:
     """A valid request, made by `parse_request`. The other fields are arguments of the pipelines.
 
     Attributes:
-        task: One of `PIPELINES`.
+        task: One of `inference.tasks.PIPELINES`, "between" for one picture between two prompts, or "animate" for all.
         seed: Seed of the first picture. Each further picture takes the next seed.
         picture: The picture to start from; `None` for "paint".
         mask: Mask for "inpaint", white where new content is sampled.
@@ -76,6 +86,17 @@ class PaintingRequest:
     picture: Image.Image | None = None
     mask: Image.Image | None = None
     strength: float = 1.0
+    guidance_from: float = 0.0
+    guidance_to: float = 1.0
+    second_prompt: str = ""
+    position: float = 0.5
+    num_frames: int = 16
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The times between which there is guidance; `None` for always."""
+        interval = (self.guidance_from, self.guidance_to)
+        return None if interval == (0, 1) else interval
 
     @property
     def seeds(self) -> range:
@@ -84,7 +105,7 @@ class PaintingRequest:
 
     def link(self) -> str | None:
         """The query of a link that samples the same pictures; `None` if the request has an upload."""
-        if self.image_prompt is not None or self.picture is not None:
+        if self.image_prompt is not None or self.picture is not None or self.second_prompt:
             return None
         return "?" + urlencode({name: getattr(self, name) for name in LINKED})
 
@@ -95,7 +116,7 @@ def parse_request(
     """Checks the values of a form or a call.
 
     Args:
-        task: One of `PIPELINES`.
+        task: As in `PaintingRequest`.
         values: Values of any type, by the names of `PaintingRequest`'s fields. Missing ones have defaults. "picture"
             and "image_prompt" are uploads (`read_image`); "mask" is a list of uploads, opaque where something was
             drawn. For a seed of `None` a random one is chosen.
@@ -109,7 +130,7 @@ def parse_request(
     negative_prompt = _text("negative prompt", values.get("negative_prompt"), limits.prompt_length)
     num_images = _whole("number of pictures", values.get("num_images", 1), 1, limits.num_images)
     seed = values.get("seed")
-    seed = secrets.randbelow(LAST_SEED) if seed is None else _whole("seed", seed, 0, LAST_SEED)
+    seed = secrets.randbelow(RANDOM_SEEDS) if seed is None else _whole("seed", seed, 0, LAST_SEED)
     algorithm = values.get("algorithm", RECOMMENDED_ALGORITHM)
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(f"The algorithm must be one of {', '.join(ALGORITHMS)}.")
@@ -123,17 +144,29 @@ def parse_request(
         ),
         "variation": _number("variation", values.get("variation", 0.0), 0, 1),
         "strength": _number("strength", values.get("strength", 1.0), 0.02, 1),
+        "guidance_from": _number("beginning of the guidance", values.get("guidance_from", 0.0), 0, 1),
+        "guidance_to": _number("end of the guidance", values.get("guidance_to", 1.0), 0, 1),
+        "position": _number("position", values.get("position", 0.5), 0, 1),
+        "num_frames": _whole("number of frames", values.get("num_frames", 16), 2, limits.num_frames),
     }
+    if numbers["guidance_from"] > numbers["guidance_to"]:
+        raise ValueError("The guidance must begin before it ends.")
+    second_prompt = ""
+    if task in BETWEEN:
+        second_prompt = _text("second prompt", values.get("second_prompt"), limits.prompt_length)
+        if not prompt or not second_prompt:
+            raise ValueError("Write two prompts, to paint between them.")
     if not prompt and values.get("image_prompt") is None:
         raise ValueError("Write a prompt, or give an image prompt.")
-    if task != "paint" and values.get("picture") is None:
+    starts_with_picture = task not in ("paint", *BETWEEN)
+    if starts_with_picture and values.get("picture") is None:
         raise ValueError("Give a picture to start from.")
 
     def read(source: Any) -> Image.Image | None:
         return None if source is None else read_image(source, limits, upload_folder)
 
     picture = mask = None
-    if task != "paint":
+    if starts_with_picture:
         picture = read(values["picture"])
     if task == "inpaint":
         mask = _drawn_on([read(layer) for layer in _list("mask", values.get("mask"))], picture.size)
@@ -147,8 +180,34 @@ def parse_request(
         num_images=num_images,
         picture=_rgb(picture),
         mask=mask,
+        second_prompt=second_prompt,
         **numbers,
     )
+
+
+def request_of_record(record: Mapping[str, Any], limits: Limits) -> PaintingRequest:
+    """The request that paints a picture again, from the record in its file.
+
+    Raises:
+        ValueError: If it mixes conditions, which the form cannot say, or a value is out of bounds.
+    """
+    prompt, guidance_scale = record.get("prompt"), record.get("guidance_scale")
+    if "conditions" in record:
+        conditions = record["conditions"]
+        if len(conditions) != 1 or conditions[0][0] in record.get("images", ()):
+            raise ValueError("The picture was painted from several conditions; the form takes one prompt.")
+        prompt, guidance_scale = conditions[0]
+    begin, end = record.get("guidance_interval") or (0.0, 1.0)
+    values = {
+        **{name: record[name] for name in ("negative_prompt", "algorithm", "seed") if name in record},
+        "prompt": prompt,
+        "guidance_scale": guidance_scale,
+        "num_inference_steps": record.get("steps"),
+        "variation": record.get("variation", 0.0),
+        "guidance_from": begin,
+        "guidance_to": end,
+    }
+    return parse_request("paint", values, limits)
 
 
 def parse_link(query: Mapping[str, str], limits: Limits) -> PaintingRequest | None:

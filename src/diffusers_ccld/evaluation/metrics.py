@@ -28,6 +28,27 @@ def mean_over_prompts(values: torch.Tensor) -> Estimate:
     return Estimate(means.mean().item(), error)
 
 
+FEWEST_PROMPTS = 10  # from which a difference is tested
+LARGEST_P_VALUE = 0.05  # of a difference that is called significant
+
+
+def paired_p_value(differences: torch.Tensor) -> float | None:
+    """Two-sided p-value of Student's t-test that the prompts' mean differences are zero; `None` for too few prompts.
+
+    Args:
+        differences: Differences of two models for every prompt and seed, (P, S), or for every prompt, (P,). The test
+            has P − 1 degrees of freedom.
+    """
+    if len(differences) < FEWEST_PROMPTS:
+        return None
+    from scipy.stats import t
+
+    mean, error = mean_over_prompts(differences)
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * t.sf(abs(mean) / error, df=len(differences) - 1))
+
+
 def prompt_similarity(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
     """Cosine of each picture and its prompt, as in Hessel et al. 2021 ("CLIPScore"), but neither scaled nor clipped.
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from .copying import COPY_RATIO
+from .metrics import FEWEST_PROMPTS, LARGEST_P_VALUE
 
 THUMBNAIL = 192  # pixels across
 
@@ -93,6 +94,8 @@ def comparison_page(
         title=escape(title),
         summary=escape(summary),
         first=escape(next(iter(models))),
+        fewest=FEWEST_PROMPTS,
+        significance=LARGEST_P_VALUE,
         scores=_score_table(models),
         copying=_copying(models, pairs, scores["notes"]),
         styles=_style_table(scores["styles"]),
@@ -138,8 +141,8 @@ def _estimate(value: dict[str, Any], form: str) -> str:
     difference = value.get("difference")
     if difference is None:
         return text
-    error = difference["standard_error"]
-    kind = "clear" if error is not None and abs(difference["mean"]) > 2 * error else "unclear"
+    p_value = difference["p_value"]
+    kind = "clear" if p_value is not None and p_value < LARGEST_P_VALUE else "unclear"
     return f"{text}<small class='{kind}'>{_signed(difference['mean'], form)}{_error(difference, form)}</small>"
 
 

@@ -11,6 +11,7 @@ from .metrics import (
     embedding_diversity,
     frechet_distance,
     mean_over_prompts,
+    paired_p_value,
     pixel_diversity,
     prompt_similarity,
     style_shares,
@@ -77,7 +78,7 @@ def summarized(
 def _estimates(values: torch.Tensor, difference: torch.Tensor | None) -> dict[str, Any]:
     estimate = mean_over_prompts(values)._asdict()
     if difference is not None:
-        estimate["difference"] = mean_over_prompts(difference)._asdict()
+        estimate["difference"] = {**mean_over_prompts(difference)._asdict(), "p_value": paired_p_value(difference)}
     return estimate
 
 

@@ -1,9 +1,11 @@
 """Interpolation between prompts, image prompts, embeddings and seeds, in even steps."""
 
 import math
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -213,7 +215,7 @@ def sample_path(
     check_counts(path, num_frames, batch_size, max_pictures)
     max_pictures = 4 * num_frames if max_pictures is None else max_pictures
     known: dict[tuple[float, float], float] = {}
-    with tqdm(desc="Sampling", unit="picture", total=0) as progress_bar:
+    with _without_its_bar(pipe), tqdm(desc="Sampling", unit="picture", total=0) as progress_bar:
 
         def distances(positions: list[float]) -> list[float]:
             positions = [path.canonical(position) for position in positions]
@@ -221,7 +223,7 @@ def sample_path(
             progress_bar.total += len(missing)
             for first in range(0, len(missing), batch_size):
                 part = missing[first : first + batch_size]
-                for position, picture in zip(part, _sample(pipe, path, part, num_inference_steps)):
+                for position, picture in zip(part, sample_at(pipe, path, part, num_inference_steps)):
                     pictures[position] = picture
                 progress_bar.update(len(part))
             for pair in pairwise(positions):
@@ -231,6 +233,17 @@ def sample_path(
 
         is_closed = int(path.is_closed)
         return even_frames(distances, path.num_legs, num_frames - 1 + is_closed, max_pictures + is_closed)
+
+
+@contextmanager
+def _without_its_bar(pipe: CCLDPipeline) -> Iterator[None]:
+    """Context in which a pipeline shows no bar of its own: one bar counts all pictures."""
+    config = getattr(pipe, "_progress_bar_config", {})  # diffusers' own; it has no public name
+    pipe.set_progress_bar_config(**{**config, "disable": True})
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**config)
 
 
 def check_counts(path: InterpolationPath, num_frames: int, batch_size: int, max_pictures: int | None) -> None:
@@ -306,8 +319,14 @@ def interpolate(
     return [pictures[path.canonical(position)] for position in frames.positions[:num_frames]]
 
 
-def _sample(pipe, path, positions, num_inference_steps):
-    """Samples the pictures at some positions in one batch."""
+def sample_at(
+    pipe: CCLDPipeline,
+    path: InterpolationPath,
+    positions: Sequence[float],
+    num_inference_steps: int | None = None,
+    **options: Any,
+) -> list[Image.Image]:
+    """Samples the pictures at some positions of a path in one batch; `options` are arguments of the pipeline."""
     conditions, noise = zip(*(path.at(position) for position in positions))
     return finite_pictures(
         pipe,
@@ -317,4 +336,5 @@ def _sample(pipe, path, positions, num_inference_steps):
         width=path.width,
         num_inference_steps=num_inference_steps,
         generator=[torch.Generator().set_state(path.generator_state) for _ in positions],
+        **options,
     )

@@ -26,14 +26,13 @@ def load_pipeline(
         sampler: Options of `CCLDScheduler` that override the model's own; `None` keeps the model's.
 
     Raises:
-        ValueError: If compilation needs a C++ compiler that is not installed.
+        ValueError: If there is no such model, or compilation needs a C++ compiler that is not installed.
     """
     if compiled and device.type == "cpu":
         require_compiler()
     diffusers.utils.logging.disable_progress_bar()
-    pipe = CCLDPipeline.from_pretrained(
-        default_model() if model is None else model, dtype=DTYPES[usable_dtype(dtype, device)]
-    ).to(device)
+    folder = find_model("default" if model is None else str(model))
+    pipe = CCLDPipeline.from_pretrained(folder, dtype=DTYPES[usable_dtype(dtype, device)]).to(device)
     if compiled:
         compile_networks(pipe)
     changes = {name: value for name, value in sampler.items() if value is not None}
@@ -57,8 +56,10 @@ def find_folder(source: str) -> Path:
     if not folder.is_dir():
         try:
             folder = Path(CCLDPipeline.download(source))
-        except Exception as error:  # offline, an unknown name, and so on
-            raise ValueError(f"{source}: no model was found. ({first_line(error)})") from error
+        except OSError as error:  # an unknown name, or no connection
+            raise ValueError(f"{source}: this is neither a folder nor a model that was found on the Hub.") from error
+        except Exception as error:
+            raise ValueError(f"{source}: the model cannot be had from the Hub. ({first_line(error)})") from error
     return folder
 
 

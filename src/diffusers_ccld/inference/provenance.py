@@ -17,16 +17,19 @@ class Provenance(TypedDict, total=False):
     """Record of how a picture was made. Writers omit the fields that do not apply. The JSON keeps this order.
 
     Attributes:
-        task: The demo's task: "paint", "image_to_image", "edit" or "inpaint".
+        task: "paint", "image_to_image", "edit" or "inpaint".
         conditions: Pairs of a text or an image's path, and its weight.
         prompt: The demo's prompt.
         waypoints: Those of an interpolation, like conditions; images have part of their hash as a third entry.
         seeds: Seeds of the waypoints.
+        images: The paths among the conditions.
         negative_prompt: The negative prompt, or `None`.
         image_prompt_weight: Share of the guidance scale that the demo's image prompt has.
         guidance_scale: The demo's guidance scale.
         variation: Spread around the texts.
-        strength: The demo's strength of a change.
+        picture: Path of the picture that it began with.
+        mask: Path of the mask of the part that was painted.
+        strength: Strength of the change.
         model: A folder, a name on the Hub, or "default".
         identity: Hash of the model's files.
         steps: Number of sampling steps.
@@ -50,10 +53,13 @@ class Provenance(TypedDict, total=False):
     prompt: str
     waypoints: list[list[Any]]
     seeds: list[int]
+    images: list[str]
     negative_prompt: str | None
     image_prompt_weight: float
     guidance_scale: float
     variation: float
+    picture: str
+    mask: str
     strength: float
     model: str
     identity: str

@@ -16,15 +16,14 @@ from tqdm import tqdm
 from ..inference.loading import find_model
 from ..models.prediction import is_guidance_distilled
 from ..pipelines.pipeline_ccld import CCLDPipeline
+from ..schedulers.names import ONNX_ALGORITHMS
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..sharing.model_cards import CARD_NAME
 from ..utils.files import folder_moved_into_place
-from ..utils.locks import exclusive
 from ..version import __version__
 from .graphs import PREFIX, NetworkSpec, networks_of, trace
 from .manifest import FORMAT, MANIFEST_NAME, ExportError, File, Manifest, Network
 from .networks import load_session
-from .sampler import ALGORITHMS
 from .weights import connect, store
 
 DTYPES = ("fp32", "fp16", "int8")
@@ -102,7 +101,7 @@ def _named(network, target):
 
 
 def _require_supported(pipe):
-    if not isinstance(pipe.scheduler, CCLDScheduler) or pipe.scheduler.config.algorithm_type not in ALGORITHMS:
+    if not isinstance(pipe.scheduler, CCLDScheduler) or pipe.scheduler.config.algorithm_type not in ONNX_ALGORITHMS:
         pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmpp")
     if pipe.scheduler.config.num_train_timesteps != 1000:
         raise ValueError("Pipelines with other timesteps than 0 to 999 cannot be exported.")
@@ -116,8 +115,7 @@ def _target(folder, output):
             yield temporary
         return
     try:
-        with exclusive(folder):
-            yield folder
+        yield folder
     finally:
         for path in folder.glob(f".*{UNFINISHED}"):
             path.unlink()

@@ -54,6 +54,8 @@ def load_session(path: Path, num_threads: int | None = None) -> onnxruntime.Infe
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Threads that wait for the next call by spinning take the cores from the other networks' threads.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     try:

@@ -5,40 +5,78 @@ pipe = OnnxPipeline("my-model-onnx")
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..models.square_crop import resize_and_center_crop
+from ..schedulers.names import ONNX_ALGORITHMS
 from ..schedulers.solvers import METHODS
 from ..utils.rgb import to_rgb
 from .manifest import Manifest
 from .networks import Networks
 from .noise import NoiseSource
-from .sampler import ALGORITHMS, Guidance, Sampler, sampling_times
+from .sampler import Guidance, Sampler, sampling_times
 from .text import TextEncoding
 
 Condition = str | Image.Image | np.ndarray
+BUNDLED = Path(__file__).parents[1] / "default_model"
 USUAL_GUIDANCE_SCALE = 3.0
 
 StepCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """Settings of the sampler, by the names of `CCLDScheduler`.
+
+        pipe.scheduler = dataclasses.replace(pipe.scheduler, algorithm_type="unipc")
+
+    Attributes:
+        algorithm_type: "dpmpp", "unipc" or "ddim".
+        timestep_schedule: "spliced", "ddpm", "log" or "linear".
+        prediction_type: The network's output: "v_prediction" or "epsilon".
+
+    Raises:
+        ValueError: If the algorithm is another one.
+    """
+
+    algorithm_type: str
+    timestep_schedule: str
+    prediction_type: str
+
+    def __post_init__(self):
+        if self.algorithm_type not in ONNX_ALGORITHMS:
+            names = ", ".join(ONNX_ALGORITHMS)
+            raise ValueError(f"The algorithms of the ONNX runtime are {names}, not {self.algorithm_type}.")
+
+    @property
+    def config(self) -> dict[str, str]:
+        """The settings by name."""
+        return dict(vars(self))
+
+    def accepts_eta(self, eta: float) -> bool:
+        """True if the algorithm can add this share of noise."""
+        return self.algorithm_type == "ddim"
 
 
 class OnnxPipeline:
     """A pipeline of ONNX files. Its pictures are those of the exported pipeline, up to rounding.
 
     Args:
-        folder: A folder that `ccld export-onnx` wrote.
+        folder: A folder that `ccld export-onnx` wrote; `None` for the bundled model.
         num_threads: Threads of a network; by default onnxruntime chooses.
 
     Raises:
         ExportError: If the folder cannot be used.
     """
 
-    def __init__(self, folder: str | Path, num_threads: int | None = None):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path | None = None, num_threads: int | None = None):
+        self.folder = BUNDLED if folder is None else Path(folder)
         self.manifest = Manifest.read(self.folder)
+        self.scheduler = SchedulerSettings(**self.manifest.scheduler)
         self.networks = Networks(self.folder, self.manifest, num_threads)
         self._tokenize: TextEncoding | None = None
 
@@ -71,11 +109,23 @@ class OnnxPipeline:
         pixels = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
         return [Image.fromarray(image) for image in pixels.transpose(0, 2, 3, 1)]
 
-    def steps_or_default(self, num_inference_steps: int | None, algorithm_type: str | None = None) -> int:
-        """Returns the given number of sampling steps, or else the model's own, or else the algorithm's usual one."""
-        own = self.manifest.defaults["num_inference_steps"]
-        algorithm_type = algorithm_type or self.manifest.scheduler["algorithm_type"]
-        return next(n for n in (num_inference_steps, own, METHODS[algorithm_type].num_steps) if n is not None)
+    @property
+    def size_multiple(self) -> int:
+        """The number that heights and widths in pixels must be multiples of."""
+        return self.manifest.size_multiple
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Height and width of the training images in pixels."""
+        return self.manifest.height, self.manifest.width
+
+    def steps_or_default(self, num_inference_steps: int | None, usual: int | None = None) -> int:
+        """Returns the given number of sampling steps, or else the model's own, or else the usual one."""
+        own, of_algorithm = (
+            self.manifest.defaults["num_inference_steps"],
+            METHODS[self.scheduler.algorithm_type].num_steps,
+        )
+        return next(number for number in (num_inference_steps, own, usual, of_algorithm) if number is not None)
 
     def sample(
         self,
@@ -85,8 +135,6 @@ class OnnxPipeline:
         num_inference_steps: int | None = None,
         guidance_interval: tuple[float, float] | None = None,
         variation: float | None = None,
-        algorithm_type: str | None = None,
-        timestep_schedule: str | None = None,
         eta: float = 0.0,
         height: int | None = None,
         width: int | None = None,
@@ -102,8 +150,6 @@ class OnnxPipeline:
             num_inference_steps: Number of steps; by default the model's own.
             guidance_interval: Times between which guidance applies; by default all.
             variation: Spread around texts, 0 to 1; by default the model's own.
-            algorithm_type: "dpmpp", "unipc" or "ddim"; by default the model's own.
-            timestep_schedule: Spacing of the steps; by default the model's own.
             eta: Share of fresh noise of "ddim", 0 to 1.
             height: Height in pixels; by default the model's own.
             width: Width in pixels; by default the model's own.
@@ -117,21 +163,11 @@ class OnnxPipeline:
             ValueError: If an argument is wrong, or pixels are not finite.
             ExportError: If a file of the folder is missing or damaged.
         """
-        manifest = self.manifest
-        algorithm_type = algorithm_type or manifest.scheduler["algorithm_type"]
-        if algorithm_type not in ALGORITHMS:
-            raise ValueError(f"The algorithms of the ONNX runtime are {', '.join(ALGORITHMS)}, not {algorithm_type}.")
-        if eta and algorithm_type != "ddim":
-            raise ValueError(f'eta={eta} is an option of "ddim", not of "{algorithm_type}".')
-        sampler = Sampler(
-            algorithm_type,
-            sampling_times(
-                self.steps_or_default(num_inference_steps, algorithm_type),
-                timestep_schedule or manifest.scheduler["timestep_schedule"],
-            ),
-            manifest.scheduler["prediction_type"],
-            eta,
-        )
+        manifest, settings = self.manifest, self.scheduler
+        if eta and not settings.accepts_eta(eta):
+            raise ValueError(f'eta={eta} is an option of "ddim", not of "{settings.algorithm_type}".')
+        times = sampling_times(self.steps_or_default(num_inference_steps), settings.timestep_schedule)
+        sampler = Sampler(settings.algorithm_type, times, settings.prediction_type, eta)
         shape = self._latent_shape(height or manifest.height, width or manifest.width)
         variation = self.variation_or_default(variation)
         embeds, weights = self._terms(conditions)

@@ -20,8 +20,6 @@ from ..schedulers.solvers import (
     split_prediction,
 )
 
-ALGORITHMS = ("dpmpp", "unipc", "ddim")  # those of one evaluation a step that need no start of their own
-
 # The spliced schedule passes from "cosine" to "ddpm" at these times: `schedulers.noise_schedule`.
 COSINE_CROSSOVER = 0.80074257
 DDPM_CROSSOVER = 0.48536712
@@ -110,7 +108,7 @@ class Sampler:
     """How to sample.
 
     Attributes:
-        algorithm_type: One of `ALGORITHMS`.
+        algorithm_type: One of `ONNX_ALGORITHMS`.
         times: Times at which the steps begin, from `sampling_times`.
         prediction_type: The network's output: "v_prediction" or "epsilon".
         eta: Share of DDPM's noise that "ddim" adds, 0 to 1.

@@ -65,7 +65,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
 
     model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
     _optional_components = ["image_encoder", "feature_extractor"]
-    _callback_tensor_inputs = ["latents", "condition_embeds"]
+    _callback_tensor_inputs = ["latents", "condition_embeds", "denoised"]
 
     def __init__(
         self,
@@ -365,12 +365,14 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                 model_input = scheduler.scale_model_input(latents, t)
                 weights = guidance.weights_at(float(timestep_to_t(t, num_train_timesteps)), run.guidance_scale)
                 prediction = guided_prediction(self.unet, model_input, t, condition_embeds, weights)
-                latents = scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
+                step = scheduler.step(prediction, t, latents, **step_kwargs)
+                latents = step.prev_sample
                 if keep is not None:
                     latents = keep(latents, i)
 
                 if call.callback_on_step_end is not None:
                     tensors = {"latents": latents, "condition_embeds": condition_embeds}
+                    tensors["denoised"] = getattr(step, "pred_original_sample", None)
                     tensors = {name: tensors[name] for name in call.callback_on_step_end_tensor_inputs}
                     changed = call.callback_on_step_end(self, i, t, tensors) or {}
                     latents = changed.pop("latents", latents)

@@ -98,7 +98,9 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
             return_dict: Returns an output object if true, else a tuple.
             callback_on_step_end: Called as callback(pipeline, index, timestep, tensors) after every evaluation; the
                 tensors that it returns replace the given ones.
-            callback_on_step_end_tensor_inputs: Names of the tensors it gets: "latents", "condition_embeds".
+            callback_on_step_end_tensor_inputs: Names of the tensors it gets: "latents", "condition_embeds", and
+                "denoised", the latents without noise that the evaluation predicts (`None` if the scheduler does not
+                say).
 
         Returns:
             `ImagePipelineOutput` with `images`, or a tuple with just these.

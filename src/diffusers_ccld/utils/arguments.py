@@ -1,13 +1,18 @@
 """Command lines whose options are spelt with hyphens. Underscores are accepted, as in YAML files of settings."""
 
 import argparse
+import difflib
+import math
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Shows `--max-steps` and accepts `--max_steps`, too. Help texts keep the line breaks of the description."""
+    """Shows `--max-steps` and accepts `--max_steps`, too. Help texts keep the line breaks of the description.
+
+    An error is one line.
+    """
 
     def __init__(self, *args: Any, formatter_class: Any = argparse.RawDescriptionHelpFormatter, **options: Any):
         super().__init__(*args, formatter_class=formatter_class, **options)
@@ -25,6 +30,64 @@ class ArgumentParser(argparse.ArgumentParser):
         as_typed = {_with_hyphens(argument): argument for argument in args[:end]}
         namespace, unknown = super().parse_known_args([*map(_with_hyphens, args[:end]), *args[end:]], namespace)
         return namespace, [as_typed.get(argument, argument) for argument in unknown]
+
+    def error(self, message: str) -> NoReturn:
+        """Prints an error as one line, and exits with status 2."""
+        self.exit(2, f"error: {message} (`{self.prog} --help` lists the options.)\n")
+
+
+class CommandParser(ArgumentParser):
+    """The parser of one command. It refuses unknown arguments itself, and names the options that resemble them."""
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parses arguments, like the parent, and exits with status 2 if some are unknown."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = [option for action in self._actions for option in action.option_strings]
+            given = [argument.partition("=")[0] for argument in unknown if argument.startswith("-")]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{suggestion(given, options)}")
+        return namespace, unknown
+
+
+def suggestion(given: Sequence[str], known: Sequence[str]) -> str:
+    """ " Did you mean …?" with the known words that resemble the given ones; empty if none does."""
+    similar = [match for word in given for match in difflib.get_close_matches(_with_hyphens(word), known, n=1)]
+    return f" Did you mean {' '.join(similar)}?" if similar else ""
+
+
+def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    """Returns the type of an option that takes a whole number in a range, for `add_argument`."""
+    bounds = f"from {lowest}" if highest is None else f"from {lowest} to {highest}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if not lowest <= value <= (value if highest is None else highest):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
+        return value
+
+    return parse
+
+
+def number(lowest: float = -math.inf, highest: float = math.inf) -> Callable[[str], float]:
+    """Returns the type of an option that takes a finite number in a range, for `add_argument`."""
+    bounds = {(True, True): f" from {lowest:g} to {highest:g}", (True, False): f" from {lowest:g}"}
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and lowest <= value <= highest):
+            limits = bounds.get((math.isfinite(lowest), math.isfinite(highest)), "")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a finite number{limits}")
+        return value
+
+    return parse
 
 
 def _with_hyphens(argument):

@@ -1,0 +1,66 @@
+"""Messages on the terminal: those of libraries are hidden, our own warnings are one line each."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+OURS = "diffusers_ccld"
+LIBRARIES = ("torch", "diffusers", "transformers", "huggingface_hub")
+
+
+@contextmanager
+def quiet_libraries(load: Callable[[], None]) -> Iterator[None]:
+    """Hides warnings and progress bars of libraries inside the context, and shows our own warnings.
+
+    Args:
+        load: Imports the libraries. Some log while they are imported, before they can be set.
+    """
+    with warnings.catch_warnings(), _own_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            load()
+        finally:
+            logging.disable(logging.NOTSET)
+        loggers = [logging.getLogger(name) for name in LIBRARIES]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        _show_loading_bars(False)
+        try:
+            yield
+        finally:
+            _show_loading_bars(True)
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _own_warnings():
+    """Context in which warnings of this package are one line on the standard error."""
+    logger = logging.getLogger(OURS)
+    handler, propagate = logging.StreamHandler(sys.stderr), logger.propagate
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+def _show_loading_bars(shown: bool) -> None:
+    """Shows or hides transformers' bars while weights are loaded. Those of downloads are always shown."""
+    if "transformers" not in sys.modules:
+        return
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    if shown:
+        transformers_logging.enable_progress_bar()
+    else:
+        transformers_logging.disable_progress_bar()
+        enable_progress_bars()

@@ -1,0 +1,140 @@
+"""Lines that say how `ccld sample` was understood, and the record in its pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..utils.words import unknown_words, vocabulary_of
+from ..version import __version__
+from .sample_request import SampleRequest
+
+if TYPE_CHECKING:
+    from ..inference.provenance import Provenance
+    from ..pipelines.pipeline_ccld import CCLDPipeline
+
+
+def negative_weight(negative_prompt: str | None, total: float) -> float | None:
+    """Weight of a negative prompt, as in the pipelines, beside prompts of a total weight; `None` without one.
+
+    Raises:
+        ValueError: If the total is at most 1: there is no guidance to turn around.
+    """
+    if negative_prompt is None:
+        return None
+    if total <= 1:
+        raise ValueError(f"--negative-prompt needs prompts of a weight over 1 in sum, and theirs is {total:g}.")
+    return 1 - total
+
+
+def size_of(request: SampleRequest, pipe: "CCLDPipeline") -> tuple[int, int]:
+    """Width and height in pixels: as given, or like the picture to begin with, or the model's own.
+
+    Raises:
+        ValueError: If the networks do not take that size.
+    """
+    from ..inference.tasks import size_like
+
+    height, width = pipe.default_size
+    if request.picture is not None:
+        width, height = size_like(request.picture, pipe)
+    sides = {"--width": request.args.width or width, "--height": request.args.height or height}
+    multiple = pipe.size_multiple
+    for option, side in sides.items():
+        if side % multiple:
+            raise ValueError(f"{option} {side}: sizes are multiples of {multiple} pixels with this model.")
+    return sides["--width"], sides["--height"]
+
+
+def record_of(
+    request: SampleRequest, pipe: "CCLDPipeline", named: list[tuple], size: tuple[int, int], dtype: str
+) -> "Provenance":
+    """The part of the record that all pictures of a command share."""
+    from ..schedulers.scheduling_ccld import USUAL_STEPS
+
+    args, config = request.args, pipe.scheduler.config
+    algorithm = config.get("algorithm_type", type(pipe.scheduler).__name__)
+    if args.eta and hasattr(pipe.scheduler, "accepts_eta") and not pipe.scheduler.accepts_eta(args.eta):
+        raise ValueError(f"--eta is an option of --algorithm ddim, not of {algorithm}.")
+    record = {
+        "task": request.task,
+        "conditions": [[str(source), weight] for source, weight in named],
+        "images": [str(source) for source, _ in named if isinstance(source, Path)],
+        "negative_prompt": args.negative_prompt,
+        "variation": pipe.variation_or_default(args.variation),
+        "model": "default" if args.model is None else args.model,
+        "steps": pipe.steps_or_default(args.steps, USUAL_STEPS if request.task == "edit" else None),
+        "guidance_interval": args.guidance_interval,
+        "algorithm": algorithm,
+        "timestep_schedule": config.get("timestep_schedule"),
+        "eta": args.eta,
+        "dtype": dtype,
+        "compiled": args.compile,
+        "version": __version__,
+        "size": list(size),
+    }
+    if request.picture is not None:
+        record |= {"picture": str(args.init or args.edit), "strength": strength_of(request)}
+    if request.task == "edit" and len(request.seeds) > 1 and not (record["variation"] or args.eta):
+        raise ValueError(f"-n {len(request.seeds)}: --edit takes no noise; give --variation, or several are the same.")
+    if request.mask is not None:
+        record["mask"] = str(args.mask)
+    return record
+
+
+def strength_of(request: SampleRequest) -> float:
+    """The strength of a change, as given or the task's own."""
+    usual = {"image_to_image": 0.8, "inpaint": 1.0, "edit": 0.9}
+    return request.args.strength or usual[request.task]
+
+
+def description(request: SampleRequest, record: "Provenance", negative: float | None) -> list[str]:
+    """Lines that say how the command was understood.
+
+    Args:
+        request: The request.
+        record: Its record.
+        negative: Weight of the negative prompt, if there is one.
+    """
+    args = request.args
+    kinds = ["prompt" if isinstance(source, str) else "image" for source, _ in request.given]
+    lines = [(kind, f"{text}, weight {weight:g}") for kind, (text, weight) in zip(kinds, record["conditions"])]
+    if negative is not None:
+        lines.append(("negative", f"{args.negative_prompt}, weight {negative:g}"))
+    if not lines:
+        lines.append(("prompt", "none: the pictures follow the training images"))
+    if "picture" in record:
+        verb = {"image_to_image": "repaint", "inpaint": "inpaint", "edit": "edit"}[request.task]
+        where = f" where {record['mask']} is white" if "mask" in record else ""
+        lines.append((verb, f"{record['picture']}{where}, strength {record['strength']:g}"))
+    interval = record["guidance_interval"]
+    between = f", guidance from {interval[0]:g} to {interval[1]:g}" if interval else ""
+    varied = f", variation {record['variation']:g}" if record["variation"] else ""
+    model = "the bundled model" if args.model is None else args.model
+    width, height = record["size"]
+    lines += [
+        ("model", f"{model}, {record['steps']} steps of {record['algorithm']}{between}{varied}, {record['dtype']}"),
+        ("size", f"{width} × {height} pixels"),
+        ("seeds" if len(request.seeds) > 1 else "seed", _range(request.seeds)),
+        ("files", _files(request)),
+    ]
+    texts = " ".join([*(text for text, _ in request.given if isinstance(text, str)), args.negative_prompt or ""])
+    if unknown := unknown_words(texts, vocabulary_of(_folder(args.model))):
+        lines.append(("unknown", f"{model} does not know: {', '.join(unknown)}"))
+        lines.append(("", f"`ccld inspect {args.model or 'default'}` lists the words that it knows."))
+    return [f"{name:10}{value}".rstrip() for name, value in lines]
+
+
+def _folder(model: str | None) -> Path:
+    return Path(__file__).parents[1] / "default_model" if model is None else Path(model).expanduser()
+
+
+def _range(values: Sequence[object]) -> str:
+    return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+
+def _files(request: SampleRequest) -> str:
+    if len(set(request.paths)) == 1:
+        return str(request.paths[0])
+    if request.args.best:
+        return f"the best {request.args.best} of {len(request.paths)}, in {request.paths[0].parent}"
+    return f"{_range(request.paths)}, {request.grid.name}"

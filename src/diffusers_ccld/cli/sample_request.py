@@ -1,0 +1,136 @@
+"""The request of `ccld sample`, checked before torch is imported."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .arguments import LAST_SEED, PICTURE_SUFFIXES, open_image, parse_weighted, parse_weighted_file, require_model
+from .doubts import doubts_about, refuse_file_names, settle
+from .outputs import require_writable, unused_paths
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+USUAL_NUM_IMAGES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """A checked request.
+
+    Attributes:
+        args: The arguments of the command.
+        task: One of `inference.tasks.PIPELINES`.
+        given: Prompts and paths of image prompts with their weights, `None` where none was given.
+        images: The image prompts by their paths.
+        picture: The picture to begin with, or `None`.
+        mask: The mask, white where to paint, or `None`.
+        seeds: The seed of each picture.
+        paths: The file of each picture.
+        grid: The file of the grid, or `None` for a single picture.
+    """
+
+    args: argparse.Namespace
+    task: str
+    given: list[tuple[str | Path, float | None]]
+    images: dict[Path, "Image.Image"]
+    picture: "Image.Image | None"
+    mask: "Image.Image | None"
+    seeds: range
+    paths: list[Path]
+    grid: Path | None
+
+    @property
+    def num_kept(self) -> int:
+        """Number of pictures that are written."""
+        return self.args.best or len(self.seeds)
+
+
+def check_request(args: argparse.Namespace) -> SampleRequest:
+    """Checks the arguments of `ccld sample`, and asks about doubtful ones.
+
+    Raises:
+        ValueError: If they contradict one another, or a file cannot be read or written.
+    """
+    refuse_file_names(args.prompts)
+    given = [parse_weighted(text) for text in args.prompts] + [parse_weighted_file(text) for text in args.image]
+    _check_options(args, bool(given))
+    settle(doubts_about(args.prompts, args.guidance_scale), args.yes)
+    require_model(args.model)
+    is_file = args.output.suffix.lower() == ".png" and not args.output.is_dir()
+    num_images = args.num_images
+    if num_images is None:
+        num_images = 1 if args.edit or (is_file and not args.best) else USUAL_NUM_IMAGES
+    if args.best and args.best > num_images:
+        raise ValueError(f"--best {args.best}: more than the {num_images} pictures; raise -n.")
+    if args.seed + num_images - 1 > LAST_SEED:
+        raise ValueError(f"--seed {args.seed}: with {num_images} pictures, seeds reach beyond {LAST_SEED}.")
+    seeds = range(args.seed, args.seed + num_images)
+    paths, grid = _paths(args, seeds, is_file)
+    begin = args.init or args.edit
+    return SampleRequest(
+        args=args,
+        task="edit" if args.edit else "inpaint" if args.mask else "image_to_image" if args.init else "paint",
+        given=given,
+        images={source: open_image(source) for source, _ in given if isinstance(source, Path)},
+        picture=begin and open_image(begin, "--edit" if args.edit else "--init"),
+        mask=args.mask and _open_mask(args.mask),
+        seeds=seeds,
+        paths=paths,
+        grid=grid,
+    )
+
+
+def _check_options(args: argparse.Namespace, has_prompts: bool) -> None:
+    """Raises `ValueError` for options that contradict one another or lack a partner."""
+    if args.mask and not args.init:
+        raise ValueError("--mask needs the picture that it belongs to: give --init FILE, too.")
+    if args.strength is not None and not (args.init or args.edit):
+        raise ValueError("--strength is the strength of a change: give --init FILE or --edit FILE, too.")
+    if args.strength == 1 and args.edit:
+        raise ValueError("--strength 1: give less than 1 with --edit; at 1 nothing of the picture is left.")
+    for option, value in (("--negative-prompt", args.negative_prompt), ("--best", args.best)):
+        if value is not None and not has_prompts:
+            raise ValueError(f"{option} needs a prompt or an image prompt.")
+    if args.eta and args.algorithm not in (None, "ddim"):
+        raise ValueError(f"--eta is an option of --algorithm ddim, not of {args.algorithm}.")
+    interval = args.guidance_interval
+    if interval is not None and interval[0] > interval[1]:
+        raise ValueError(f"--guidance-interval {interval[0]:g} {interval[1]:g}: the first time is the smaller one.")
+
+
+def _paths(args: argparse.Namespace, seeds: range, is_file: bool) -> tuple[list[Path], Path | None]:
+    """The unused files of the pictures and of the grid."""
+    kept = args.best or len(seeds)
+    if is_file:
+        if kept > 1:
+            raise ValueError(f"--output {args.output}: this is one file, for {kept} pictures. Give a folder, or -n 1.")
+        require_writable(args.output.parent)
+        return unused_paths(args.output.parent, [args.output.name]) * len(seeds), None
+    if args.output.suffix.lower() in PICTURE_SUFFIXES and not args.output.is_dir():
+        raise ValueError(f"--output {args.output}: pictures are written as PNG files; give a name with .png.")
+    require_writable(args.output)
+    names = [f"{seed:05d}.png" for seed in seeds]
+    if kept == 1:
+        return unused_paths(args.output, names), None
+    *paths, grid = unused_paths(args.output, [*names, "grid.png"])
+    return paths, grid
+
+
+def _open_mask(path: Path) -> "Image.Image":
+    """A mask as a grey image; transparent parts are black.
+
+    Raises:
+        ValueError: If it cannot be read, or nothing in it is white.
+    """
+    from PIL import Image
+
+    from ..utils.rgb import to_rgb
+
+    open_image(path, "--mask")
+    with Image.open(path) as image:
+        mask = to_rgb(image, background=0).convert("L")
+    if mask.getbbox() is None:
+        raise ValueError(f"--mask {path}: all of it is black, and nothing would be painted. White parts are painted.")
+    return mask

@@ -1,0 +1,163 @@
+"""The inputs of the demo's page."""
+
+import json
+import math
+from typing import NamedTuple
+
+import gradio as gr
+
+from ..schedulers.scheduling_ccld import ALGORITHMS
+from .painter import Painter
+from .requests import LAST_SEED, Limits
+
+Inputs = dict[str, gr.components.Component]
+
+
+class Tab(NamedTuple):
+    """A tab of the form.
+
+    Attributes:
+        button: The button that paints.
+        inputs: Its inputs besides those that all tabs share, by the names of a request's fields.
+        description: Of its function in the API.
+    """
+
+    button: gr.Button
+    inputs: Inputs
+    description: str
+
+
+def make_prompt(limits: Limits) -> gr.Textbox:
+    """The field for the prompt."""
+    return gr.Textbox(
+        label="Prompt",
+        placeholder="a sunset landscape painting, oil on canvas",
+        info="Enter paints.",
+        lines=2,
+        max_lines=4,
+        max_length=limits.prompt_length,
+        submit_btn=False,
+        elem_id="prompt",
+    )
+
+
+def picture_input(label: str, height: int) -> gr.Image:
+    """An input for a picture's file."""
+    return gr.Image(
+        label=label, type="filepath", sources=["upload", "clipboard"], height=height, buttons=["fullscreen"]
+    )
+
+
+def make_tabs(limits: Limits) -> tuple[gr.Tabs, dict[str, Tab]]:
+    """The tabs, one for each task but "animate", whose button is in the tab of "between"."""
+
+    def strength(value: float, info: str) -> gr.Slider:
+        return gr.Slider(0.02, 1, value, step=0.01, label="Strength", info=info)
+
+    def button(text: str, **options: str) -> gr.Button:
+        return gr.Button(text, **({"variant": "primary", "elem_classes": "paint-button"} | options))
+
+    tabs = {}
+    with gr.Tabs(elem_id="tabs") as container:
+        with gr.Tab("Paint", id="paint"):
+            tabs["paint"] = Tab(button("Paint"), {}, "Paints pictures from a prompt.")
+        with gr.Tab("Repaint", id="image_to_image"):
+            inputs = {
+                "picture": picture_input("Picture", 240),
+                "strength": strength(0.7, "Amount of noise to start from; 1 ignores the picture."),
+            }
+            tabs["image_to_image"] = Tab(button("Repaint"), inputs, "Paints a picture anew, from a noisy version.")
+        with gr.Tab("Edit", id="edit"):
+            inputs = {
+                "picture": picture_input("Picture", 240),
+                "strength": strength(0.8, "How far the picture is inverted before it is sampled again."),
+            }
+            tabs["edit"] = Tab(button("Edit"), inputs, "Changes a picture and keeps its composition.")
+        with gr.Tab("Inpaint", id="inpaint"):
+            inputs = {
+                "masked_picture": _editor(),
+                "strength": strength(1, "Below 1, part of the masked picture remains."),
+            }
+            tabs["inpaint"] = Tab(button("Inpaint"), inputs, "Paints the part of a picture that was drawn on.")
+        with gr.Tab("Between", id="between"):
+            second = gr.Textbox(label="Second prompt", max_length=limits.prompt_length, placeholder="a winter forest")
+            info = "0 is the first prompt, 1 the second."
+            position = gr.Slider(0, 1, 0.5, step=0.05, label="Position", info=info, elem_id="position")
+            tabs["between"] = Tab(
+                button("Paint between"),
+                {"second_prompt": second, "position": position},
+                "Paints a picture between two prompts.",
+            )
+            frames = gr.Slider(2, limits.num_frames, min(16, limits.num_frames), step=1, label="Frames")
+            animate = button("Animate", variant="secondary", elem_classes="animate-button")
+            inputs = {"second_prompt": second, "num_frames": frames}
+            tabs["animate"] = Tab(animate, inputs, "Animates the way from one prompt to another.")
+    return container, tabs
+
+
+def _editor() -> gr.ImageEditor:
+    return gr.ImageEditor(
+        label="Picture",
+        show_label=False,
+        placeholder="Upload a picture and\ndraw where to paint",
+        type="filepath",
+        sources=["upload", "clipboard"],
+        transforms=(),
+        layers=False,
+        brush=gr.Brush(default_size="auto", colors=[("#f59e0b", 0.6)], color_mode="fixed"),
+        buttons=["fullscreen"],
+        height=380,
+        elem_id="editor",
+    )
+
+
+def make_details(painter: Painter, limits: Limits) -> dict[str, gr.components.Component]:
+    """The inputs that all tasks share, besides the prompt."""
+    # At most 30 by default, to keep waiting times short.
+    steps = {name: min(30, painter.steps_of(name), limits.num_inference_steps) for name in ALGORITHMS}
+    most_guidance = min(limits.guidance_scale, painter.max_guidance_scale or math.inf)
+
+    def count(most: int, value: int, label: str) -> gr.components.Component:
+        if most == 1:  # a slider needs two ends
+            return gr.Number(1, label=label, visible=False)
+        return gr.Slider(1, most, value, step=1, label=label)
+
+    with gr.Row():
+        with gr.Column():
+            negative_prompt = gr.Textbox(
+                "", label="Negative prompt", max_length=limits.prompt_length, placeholder="fog"
+            )
+            num_inference_steps = count(limits.num_inference_steps, steps[painter.algorithm], "Steps")
+            own_guidance = min(painter.guidance_scale, most_guidance)
+            guidance_scale = gr.Slider(0, most_guidance, own_guidance, step=0.05, label="Guidance")
+        with gr.Column():
+            algorithm = gr.Dropdown(ALGORITHMS, value=painter.algorithm, label="Algorithm")
+            algorithm.input(None, algorithm, num_inference_steps, js=f"(name) => ({json.dumps(steps)})[name]")
+            num_images = count(limits.num_images, limits.num_images, "Pictures")
+            with gr.Row():
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LAST_SEED)
+                random_seed = gr.Checkbox(True, label="Random seed")
+        details = {
+            "negative_prompt": negative_prompt,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "algorithm": algorithm,
+            "num_images": num_images,
+            "seed": seed,
+            "random_seed": random_seed,
+        }
+        if painter.variation is None:
+            details["variation"] = gr.Number(0, visible=False)
+        else:
+            with gr.Column():
+                info = "How much pictures of one prompt differ."
+                details["variation"] = gr.Slider(0, 1, painter.variation, step=0.05, label="Variation", info=info)
+        if painter.takes_image_prompts:
+            with gr.Column():
+                details["image_prompt"] = picture_input("Image prompt: a picture to resemble", 220)
+                details["image_prompt_weight"] = gr.Slider(0, 1, 0.5, step=0.05, label="Share of the image prompt")
+        with gr.Column():
+            info = "Guidance applies between two times, from 0, the picture, to 1, the noise."
+            details["guidance_from"] = gr.Slider(0, 1, 0, step=0.05, label="Guidance from", info=info)
+            details["guidance_to"] = gr.Slider(0, 1, 1, step=0.05, label="Guidance to")
+    return details

@@ -1,0 +1,84 @@
+"""Progress, files and link of a painting, for the page."""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from ..inference.animation import save_animation
+from ..inference.provenance import TEXT_CHUNK
+from ..inference.tasks import Progress
+from .requests import PaintingRequest
+
+FRAME_RATE = 8.0
+
+
+def progress_html(progress: Progress | None, seconds_left: float | None, previews: Sequence[Image.Image]) -> str:
+    """The progress as HTML: the pictures so far, a bar, the step, and the time that is left.
+
+    Args:
+        progress: The progress; `None` before the first step.
+        seconds_left: The time that is left, if it is known.
+        previews: The pictures so far.
+    """
+    images = "".join(f'<img src="{data_uri(picture)}" alt="unfinished picture">' for picture in previews)
+    if progress is None:
+        text, share = "Starting", 0.0
+    else:
+        left = "" if seconds_left is None else f", about {max(round(seconds_left), 1)} s left"
+        text, share = f"Step {progress.step} of {progress.num_steps}{left}", progress.share
+    bar = f'<div class="bar" role="progressbar" aria-label="{text}"><div style="width: {share:.1%}"></div></div>'
+    return f'<div class="running"><div class="frames">{images}</div>{bar}<p>{text}</p></div>'
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as an address that contains it."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def save_pictures(request: PaintingRequest, pictures: Sequence[Image.Image], folder: Path) -> list[tuple[str, str]]:
+    """Saves the pictures of a request, or the animation that they are.
+
+    Args:
+        request: The request.
+        pictures: Its pictures; those of `Painter.paint` record how they were made.
+        folder: The folder to write to.
+
+    Returns:
+        Each file with its caption.
+    """
+    stem = _stem(request)
+    if request.task == "animate":
+        path = folder / f"{stem}-{request.seed}.webp"
+        save_animation(pictures, path, "webp", FRAME_RATE)
+        return [(str(path), f"{len(pictures)} frames, seed {request.seed}")]
+    files = []
+    for seed, picture in zip(request.seeds, pictures):
+        path, info = folder / f"{stem}-{seed}.png", PngImagePlugin.PngInfo()
+        if TEXT_CHUNK in picture.info:
+            info.add_text(TEXT_CHUNK, picture.info[TEXT_CHUNK])
+        picture.save(path, pnginfo=info)
+        files.append((str(path), f"seed {seed}"))
+    return files
+
+
+def _stem(request: PaintingRequest) -> str:
+    texts = " to ".join(filter(None, [request.prompt, request.second_prompt]))
+    return re.sub(r"[^a-z0-9]+", "-", texts.lower()).strip("-")[:60] or "picture"
+
+
+def link_html(request: PaintingRequest, size: tuple[int, int]) -> str:
+    """The seeds, the size and the link of finished pictures as HTML."""
+    last = f"–{request.seeds[-1]}" if request.num_images > 1 else ""
+    seeds = f"Seed {request.seed}{last}"
+    link = request.link()
+    linked = (
+        "" if link is None else f' · <a href="{html.escape(link)}" target="_blank">link that paints this again</a>'
+    )
+    return f'{seeds}{linked}<br><span class="hint">{size[0]} × {size[1]} pixels, shown enlarged</span>'

@@ -1,0 +1,175 @@
+"""`ccld sample` with pictures to begin with, its files and its messages; `ccld inspect` of a picture."""
+
+import os
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_ccld import CCLDPipeline
+from diffusers_ccld.cli import main
+from diffusers_ccld.cli.command_lines import command_of
+from diffusers_ccld.cli.doubts import settle
+from diffusers_ccld.cli.outputs import require_writable, unused_paths
+from diffusers_ccld.cli.sample import seed_or_random
+from diffusers_ccld.inference.provenance import read_provenance
+from diffusers_ccld.inference.ranking import similarities
+from diffusers_ccld.inference.tasks import feathered, widened
+from diffusers_ccld.utils.words import unknown_words
+
+SMALL = ("--steps", "4", "--dtype", "fp32")
+
+
+@pytest.fixture
+def sample(trainable_folder, tmp_path, monkeypatch):
+    """Runs `ccld sample` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("red.png")
+    return lambda *arguments: main(["sample", *arguments, "--model", str(trainable_folder), *SMALL])
+
+
+def pixels(path):
+    return np.asarray(Image.open(path), dtype=int)
+
+
+def test_files_are_numbered_on_and_one_picture_may_have_a_name(sample, capsys):
+    assert sample("a rose", "-n", "2", "-o", "out") == sample("a cat", "-n", "2", "-o", "out") == 0
+    names = ["00000-2.png", "00000.png", "00001-2.png", "00001.png", "grid-2.png", "grid.png"]
+    assert sorted(os.listdir("out")) == names
+    assert read_provenance("out/00000.png")["conditions"][0][0] == "a rose"
+    assert sample("a rose", "-o", "new/rose.png") == sample("a rose", "-o", "new/rose.png", "--quiet") == 0
+    assert sorted(os.listdir("new")) == ["rose-2.png", "rose.png"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["new/rose.png", "new/rose-2.png"]
+
+
+def test_the_command_says_what_it_understood(sample, capsys):
+    assert sample("a red fox:2.5", "snow falls", "--image", "red.png:1", "--negative-prompt", "fog", "--dry-run") == 0
+    printed = capsys.readouterr()
+    for line in ("a red fox, weight 2.5", "snow falls, weight 3", "red.png, weight 1", "fog, weight -5.5", "0 to 3"):
+        assert line in printed.err
+    assert "4 steps of dpmpp" in printed.err and not printed.out and not os.path.exists("outputs")
+    assert sample("a rose", "-n", "1", "--quiet") == 0
+    printed = capsys.readouterr()
+    assert printed.out == "outputs/00000.png\n" and not printed.err
+
+
+def test_a_picture_is_changed_as_by_the_pipelines(sample, trainable_folder):
+    assert sample("a rose", "--init", "red.png", "--strength", "0.7", "-o", "a.png", "--seed", "3") == 0
+    assert sample("a rose", "--edit", "red.png", "-o", "b.png") == 0
+    from diffusers_ccld import CCLDImg2ImgPipeline
+
+    pipe = CCLDImg2ImgPipeline.from_pretrained(trainable_folder)
+    red, options = Image.open("red.png").resize((32, 32)), {"conditions": [("a rose", 3.0)], "num_inference_steps": 4}
+    expected = pipe(image=red, strength=0.7, generator=torch.Generator().manual_seed(3), **options).images[0]
+    assert np.abs(pixels("a.png") - np.asarray(expected, dtype=int)).max() <= 1
+    expected = pipe.edit(red, **options).images[0]
+    assert np.abs(pixels("b.png") - np.asarray(expected, dtype=int)).max() <= 1
+
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save("mask.png")
+    assert sample("a rose", "--init", "red.png", "--mask", "mask.png", "-o", "c.png") == 0
+    assert (pixels("c.png")[:, 20:] == (255, 0, 0)).all() and (pixels("c.png")[:, :10] != (255, 0, 0)).any()
+
+
+def test_the_best_are_the_most_similar(sample, trainable_folder, capsys):
+    assert sample("a rose", "-n", "4", "-o", "all", "--quiet") == 0
+    assert sample("a rose", "-n", "4", "--best", "2", "-o", "best") == 0
+    pipe = CCLDPipeline.from_pretrained(trainable_folder)
+    pictures = [Image.open(f"all/{seed:05d}.png") for seed in range(4)]
+    embeds = pipe.encode_image(pictures) @ pipe.encode_prompt("a rose")[0].T
+    scores = similarities(pipe, pictures, [("a rose", 3.0), ("fog", -2.0)], batch_size=3)
+    assert np.allclose(scores, embeds[:, 0].tolist(), atol=1e-5)
+    best = sorted(np.argsort(scores)[-2:])
+    assert sorted(os.listdir("best")) == [f"{seed:05d}.png" for seed in best] + ["grid.png"]
+    assert "best of 4" in capsys.readouterr().err
+
+
+def test_the_command_in_a_picture_paints_it_again(sample, capsys):
+    text = "a cat at 10:30:2"
+    arguments = (text, "a rose:1.5", "--image", "red.png", "--negative-prompt", "fog", "--algorithm", "ddim")
+    assert sample(*arguments, "--eta", "0.5", "--seed", "7", "-n", "2", "--guidance-interval", "0.1", "0.9") == 0
+    capsys.readouterr()
+    assert main(["inspect", "outputs/00008.png"]) == 0
+    printed = capsys.readouterr().out
+    assert "a cat at 10:30, weight 2" in printed
+    command = printed.splitlines()[-1].removeprefix("command: ")
+    assert main([*shlex.split(command)[1:], "-o", "again.png"]) == 0
+    assert np.abs(pixels("again.png") - pixels("outputs/00008.png")).max() <= 1
+    assert main(["inspect", "red.png"]) == 2 and "no record" in capsys.readouterr().err
+
+
+def test_commands_of_other_records():
+    demo = {"task": "edit", "prompt": "a cat", "guidance_scale": 2.0, "seed": 4, "steps": 9, "algorithm": "pie"}
+    expected = "ccld sample 'a cat:2' --edit PICTURE --steps 9 --algorithm pie --seed 4 -n 1"
+    assert command_of(demo) == expected
+    path = {"waypoints": [["a", 3.0], ["@b.png", 2.0, "0f"]], "seeds": [1], "steps": 5, "model": "default"}
+    assert command_of(path) == "ccld interpolate a:3 @b.png:2 --seed 1 --steps 5"
+
+
+def test_random_seeds_differ():
+    seeds = {seed_or_random("-1") for _ in range(5)}
+    assert len(seeds) == 5 and all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_doubts_are_asked_about_at_a_terminal(monkeypatch, capsys):
+    class Terminal:
+        def __init__(self, answer):
+            self.answer = answer
+
+        def isatty(self):
+            return True
+
+        def readline(self):
+            return self.answer
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    settle(["Really?"], agreed=False)
+    assert "Really?" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin", Terminal("\n"))
+    with pytest.raises(ValueError, match="Nothing was painted"):
+        settle(["Really?"], agreed=False)
+    settle(["Really?"], agreed=True)
+
+
+def test_unknown_words_are_those_of_a_small_vocabulary():
+    vocabulary = {"cat</w>", "a</w>", "on</w>"}
+    assert unknown_words("A cat, on Mars on a Mars-rover 7", vocabulary) == ["mars", "rover"]
+    assert unknown_words("a dragon", set()) == []
+    assert unknown_words("a dragon", {str(i) for i in range(20_000)}) == []
+
+
+def test_the_bundled_model_knows_its_words(capsys):
+    assert main(["inspect", "default"]) == 0
+    printed = capsys.readouterr().out
+    assert "a sitting cat" in printed and "pointillism" in printed
+    from diffusers_ccld.inference.loading import default_model
+    from diffusers_ccld.paintings.captions import VOCABULARY
+    from diffusers_ccld.utils.words import vocabulary_of
+
+    assert unknown_words(" ".join(VOCABULARY), vocabulary_of(default_model())) == []
+
+
+def test_unused_paths_share_a_number(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b-2.png").touch()
+    assert unused_paths(tmp_path, ["a.png", "b.png"]) == [tmp_path / "a-3.png", tmp_path / "b-3.png"]
+    require_writable(tmp_path / "x" / "y")
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "b-2.png"]
+    with pytest.raises(ValueError, match="is not a folder"):
+        require_writable(tmp_path / "a.png" / "x")
+
+
+def test_an_inpainted_edge_is_soft():
+    mask = Image.new("L", (80, 80))
+    mask.paste(255, (0, 0, 40, 80))
+    result = np.asarray(feathered(Image.new("RGB", (80, 80), "white"), Image.new("RGB", (80, 80)), mask), float)[
+        40, :, 0
+    ]
+    assert (np.diff(result) <= 0).all() and np.abs(np.diff(result)).max() < 150
+    assert (result[:38] > 245).all() and (result[44:] == 0).all()
+    assert np.asarray(widened(mask))[40].tolist() == [255] * 44 + [0] * 36

@@ -1,0 +1,165 @@
+"""Progress, files, previews and settings of the page, without a browser."""
+
+import asyncio
+import contextlib
+import re
+from urllib.parse import parse_qsl
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusers_ccld.demo.requests import Limits, parse_link, parse_request, request_of_record
+from diffusers_ccld.demo.results import link_html, progress_html, save_pictures
+from diffusers_ccld.inference.provenance import read_provenance, save_picture
+from diffusers_ccld.inference.tasks import Progress
+from support.demo_calls import LIMITS, META, png
+
+ROSE = {"prompt": "A rose & a cat", "seed": 3, "num_images": 2, "num_inference_steps": 4}
+
+
+def painted(painter, task="paint", **values):
+    request = parse_request(task, ROSE | values, LIMITS)
+    return request, painter.paint(request, lambda progress: None)
+
+
+def test_files_are_named_after_prompt_and_seed(painter, tmp_path):
+    request, pictures = painted(painter, guidance_from=0.2)
+    files = save_pictures(request, pictures, tmp_path)
+    assert [(path.removeprefix(f"{tmp_path}/"), caption) for path, caption in files] == [
+        ("a-rose-a-cat-3.png", "seed 3"),
+        ("a-rose-a-cat-4.png", "seed 4"),
+    ]
+    record = read_provenance(files[1][0])
+    assert (record["seed"], record["guidance_interval"], record["steps"]) == (4, [0.2, 1], 4)
+    again = request_of_record(record, Limits())
+    assert (again.prompt, again.seed, again.interval) == (request.prompt, 4, (0.2, 1))
+    repeated = np.asarray(painter.paint(again, lambda progress: None)[0], int)
+    assert np.abs(repeated - np.asarray(pictures[1], int)).max() <= 1
+
+
+def test_a_link_says_everything(painter):
+    request = parse_request("paint", ROSE | {"guidance_from": 0.1, "guidance_to": 0.9}, LIMITS)
+    query = dict(parse_qsl(request.link()[1:], keep_blank_values=True))
+    assert parse_link(query, LIMITS) == request
+    for added in ("guidance_from", "guidance_to", "variation"):
+        query.pop(added)  # an older link
+    assert parse_link(query, LIMITS).interval is None
+    assert "128 × 96 pixels" in link_html(request, (128, 96)) and "href" in link_html(request, (128, 96))
+
+
+def test_settings_of_a_mixed_picture_do_not_fit_the_form():
+    record = {"conditions": [["a", 2.0], ["b", 1.0]]}
+    with pytest.raises(ValueError, match="several conditions"):
+        request_of_record(record, LIMITS)
+    record = {"conditions": [["a", 2.0]], "seed": 5, "steps": 7, "algorithm": "ddim", "negative_prompt": None}
+    request = request_of_record(record, LIMITS)
+    assert (request.prompt, request.guidance_scale, request.seed, request.num_inference_steps) == ("a", 2, 5, 7)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"second_prompt": ""}, "two prompts"),
+        ({"second_prompt": "b", "position": 2}, "position must be"),
+        ({"second_prompt": "b", "num_frames": 1000}, "number of frames"),
+        ({"second_prompt": "b", "guidance_from": 0.9, "guidance_to": 0.1}, "must begin before"),
+    ],
+)
+def test_requests_between_prompts_are_checked(values, message):
+    with pytest.raises(ValueError, match=message):
+        parse_request("between", ROSE | values, LIMITS)
+
+
+def test_pictures_between_two_prompts(painter, tmp_path):
+    values = {"second_prompt": "snow", "num_images": 1}
+    begin, middle, end = (painted(painter, "between", position=x, **values)[1][0] for x in (0, 0.5, 1))
+    assert not np.array_equal(begin, middle) and not np.array_equal(middle, end)
+    request, frames = painted(painter, "animate", num_frames=5, **values)
+    assert np.abs(np.asarray(frames[0], int) - np.asarray(begin, int)).max() <= 1
+    assert np.abs(np.asarray(frames[4], int) - np.asarray(end, int)).max() <= 1
+    ((path, caption),) = save_pictures(request, frames, tmp_path)
+    assert path.endswith("a-rose-a-cat-to-snow-3.webp") and Image.open(path).n_frames == 5 and "5 frames" in caption
+    assert request.link() is None
+
+
+def test_progress_of_an_animation_is_one_bar(painter):
+    request = parse_request("animate", ROSE | {"second_prompt": "snow", "num_frames": 6, "num_images": 1}, LIMITS)
+    seen = []
+    painter.paint(request, seen.append)
+    shares = [progress.share for progress in seen]
+    assert (
+        shares == sorted(shares) and shares[-1] == 1 and len(shares) == 8 and seen[-1].step == seen[-1].num_steps == 8
+    )
+
+
+def test_progress_shows_steps_time_and_pictures(painter):
+    html = progress_html(Progress(0.3, 3, 10), 4.2, [Image.new("RGB", (8, 8))])
+    assert "Step 3 of 10, about 4 s left" in html and "width: 30.0%" in html and "data:image/jpeg" in html
+    assert "Starting" in progress_html(None, 0, [])
+
+
+def updates_of(painter, **values):
+    """All that the page gets while a form is painted."""
+    pytest.importorskip("gradio")
+    from diffusers_ccld.demo.page import Studio
+
+    async def collect():
+        async with contextlib.aclosing(Studio(painter, LIMITS).run("paint", **values)) as updates:
+            return [update async for update in updates]
+
+    return asyncio.run(collect())
+
+
+def test_previews_arrive_and_pictures_stay_until_the_end(painter, evaluations, monkeypatch):
+    from diffusers_ccld.demo import actions
+
+    monkeypatch.setattr(actions, "PREVIEW_SHARE", 1)
+    *unfinished, (files, seed, note, progress) = updates_of(painter, **ROSE | {"num_inference_steps": 20})
+    previews = dict.fromkeys(re.findall(r"base64,[^\"]*", "".join(update[3] for update in unfinished)))
+    assert all(isinstance(update[0], dict) and "value" not in update[0] for update in unfinished)  # unchanged
+    assert 4 <= len(previews) <= 2 * (20 * 0.05 / actions.SECONDS_BETWEEN_PREVIEWS + 2)  # two pictures each
+    assert [caption for _, caption in files] == ["seed 3", "seed 4"]
+    assert (seed, progress) == (3, "") and "Seed 3–4" in note
+
+
+def test_settings_are_read_from_a_picture_of_ours(painter, tmp_path, monkeypatch):
+    gradio = pytest.importorskip("gradio")
+    from diffusers_ccld.demo.actions import FORM_OF_LINK, Studio
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    request, pictures = painted(painter)
+    (path, _), _ = save_pictures(request, pictures, tmp_path)
+    studio = Studio(painter, LIMITS)
+    form = dict(zip(FORM_OF_LINK, studio.read_settings({"path": path, "meta": META})))
+    assert (form["prompt"], form["seed"], form["random_seed"]) == ("A rose & a cat", 3, False)
+    (tmp_path / "other.png").write_bytes(png())
+    with pytest.raises(gradio.Error, match="does not say"):
+        studio.read_settings({"path": str(tmp_path / "other.png")})
+    with pytest.raises(gradio.Error, match="uploaded file"):
+        studio.read_settings({"path": "/etc/passwd"})
+    save_picture(pictures[0], tmp_path / "wrong.png", {"conditions": [["a", 2.0]], "seed": -1})
+    with pytest.raises(gradio.Error, match="seed must be"):
+        studio.read_settings({"path": str(tmp_path / "wrong.png")})
+
+
+def test_the_api_names_its_outputs_and_shows_no_docstrings(painter):
+    pytest.importorskip("gradio")
+    from diffusers_ccld.demo import page as demo
+
+    functions = demo.build(painter, LIMITS).get_api_info()["named_endpoints"]
+    assert functions.keys() == {"/paint", "/image_to_image", "/edit", "/inpaint", "/between", "/animate"}
+    for function in functions.values():
+        labels = [output["label"] for output in function["returns"]]
+        assert labels[:4] == ["Pictures", "Seed", "Link", "Progress"]
+        assert "Gradio" not in function["description"] and function["description"].endswith(".")
+
+
+def test_chips_and_examples_are_words_that_the_model_knows():
+    from diffusers_ccld.demo.suggestions import FOLDER, chips_html, examples_html
+    from diffusers_ccld.inference.loading import default_model
+    from diffusers_ccld.utils.words import unknown_words, vocabulary_of
+
+    texts = [*re.findall(r'data-text="([^"]*)"', chips_html()), *re.findall(r'data-prompt="([^"]*)"', examples_html())]
+    assert len(texts) == 12 + 8 + 6 + 8 and unknown_words(" ".join(texts), vocabulary_of(default_model())) == []
+    assert examples_html().count("data:image/jpeg") == len((FOLDER / "examples.txt").read_text().splitlines())
