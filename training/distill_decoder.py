@@ -71,7 +71,7 @@ class DistillDecoderConfig(DemoConfig):
 
 
 class Guess(NamedTuple):
-    """What the student makes of latents and pictures: pictures (N, 3, H, W) and scaled latents (N, C, h, w)."""
+    """Pictures (N, 3, H, W) of latents, and scaled latents (N, C, h, w) of pictures."""
 
     pictures: torch.Tensor
     latents: torch.Tensor
@@ -110,7 +110,7 @@ def make_student(teacher: AutoencoderKL | VQModel, channels: int, num_latent_cha
 def taught(
     batch: dict[str, Any], teacher: AutoencoderKL | VQModel, noise: torch.Tensor, device: torch.device
 ) -> Guess:
-    """What the student is to guess: the teacher's pictures of latents that are sampled from a batch, and the latents.
+    """Samples the latents of a batch; returns the teacher's pictures of them, and the latents, to be guessed.
 
     Args:
         batch: Images, or posteriors from a cache.
