@@ -94,7 +94,7 @@ default-model: weights/judge/config.json src/diffusers_ccld/default_model/model_
 	$(BIN)/python benchmarks/evaluate_default.py --output $(OUT)/results.md
 
 default-onnx: $(STAMP)  ## the ONNX graphs of the bundled model, beside the weights that they use
-	$(BIN)/python -m pip install --quiet --editable ".[onnx]"
+	$(PIP) --editable ".[onnx]"
 	$(BIN)/ccld export-onnx src/diffusers_ccld/default_model
 
 default-teacher: weights/teacher/config.json  ## train the teacher, a larger model that students are distilled from

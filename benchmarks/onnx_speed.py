@@ -6,7 +6,6 @@ python benchmarks/onnx_speed.py my-model my-model-onnx --compile
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.evaluation.tables import table_head, table_row
 from diffusers_ccld.utils.arguments import ArgumentParser
+from diffusers_ccld.utils.memory import peak_memory
 
 PROMPT = "the moon over a landscape, oil on canvas"
 MEASURES = {"call": "guided call of the U-Net, s", "picture": "picture in ten steps, s", "memory": "peak memory, MB"}
@@ -48,7 +48,7 @@ def measure(runtime: str, args: argparse.Namespace) -> dict[str, float]:
     """The measures of this process by one of `RUNTIMES`."""
     call, picture = RUNTIMES[runtime](args)
     seconds = {"call": median_seconds(call, args.repeats), "picture": median_seconds(picture, args.repeats)}
-    return seconds | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}
+    return seconds | {"memory": peak_memory() / 1024000}
 
 
 def median_seconds(function: Callable[[], object], repeats: int) -> float:

@@ -99,7 +99,7 @@ def _invocation(action):
 
 
 def _cell(text):
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|").replace(f"{ROOT}/", "")
 
 
 def formats() -> Iterator[str]:

@@ -120,7 +120,7 @@ def measure_all(cells: list[tuple[ComparedModel, Case]], arguments: argparse.Nam
     judge, device = Judge.from_pretrained(JUDGE).eval(), usable_device(None)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "cells.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     rows: dict[str, dict[str, str]] = {}
     for model, case in tqdm(cells, desc="Measuring", unit="cell"):
         pipe = load_pipeline(model.folder, arguments.dtype, device)

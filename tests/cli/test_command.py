@@ -86,6 +86,7 @@ WRONG = [
     (["convert", "--unet", "nowhere.ckpt", "--output", "x"], "--unet nowhere.ckpt"),
     (["export", "nowhere"], "nowhere: the folder does not exist"),
     (["measure-scale", "--vae", "nowhere", "--images", "x"], "--vae nowhere"),
+    (["measure-scale", "--vae", "x", "--images", "x", "--num_images", "0"], "argument --num-images"),
     (["inspect", "nowhere"], "nowhere: the file does not exist"),
     (["demo", "--port", "99999"], "argument --port"),
     (["sample", "--algorithm", "euler"], "invalid choice: 'euler'"),

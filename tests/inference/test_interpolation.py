@@ -142,7 +142,7 @@ def test_a_negative_prompt_is_that_of_the_pipeline(pipe):
     ],
 )
 def test_wrong_input_is_rejected_before_any_work(pipe, monkeypatch, waypoints, options, message):
-    monkeypatch.setattr(interpolation, "_sample", pytest.fail)
+    monkeypatch.setattr(interpolation, "sample_at", pytest.fail)
     with pytest.raises(ValueError, match=message):
         interpolate(pipe, waypoints, **options)
 

@@ -9,7 +9,8 @@ from PIL import Image, PngImagePlugin
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.evaluation.compared_models import find_models, num_steps_of
 from diffusers_ccld.inference.provenance import provenance_text, read_provenance, save_picture
-from diffusers_ccld.inference.sampling import NonFinitePixelsError, finite_pictures, sample, share_guidance
+from diffusers_ccld.inference.sampling import NonFinitePixelsError, finite_pictures, sample
+from diffusers_ccld.inference.weights import share_guidance
 from diffusers_ccld.training.pipeline import PipelineInTraining
 from diffusers_ccld.utils.pictures import save_image
 

@@ -159,7 +159,7 @@ def test_a_single_file_of_the_originals(originals, pipe, name, ema, dtype):
 
 def test_wrong_files_are_refused(originals, tmp_path):
     for path, message in (
-        (originals.autoencoder, "no model_ema"),
+        (originals.autoencoder, "no U-Net of CCLD; it holds an autoencoder"),
         (originals.cloob, "cloob.pkl"),
         (tmp_path / "none.ckpt", "does not exist"),
     ):

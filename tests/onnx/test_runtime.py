@@ -85,6 +85,8 @@ def test_variation_is_drawn_like_in_torch(onnx_pipe, pipe):
         with pytest.raises(ValueError, match="was fitted"):
             next(onnx_pipe.sample([0], [(PROMPT, 3.0)], variation=0.5))
         return
+    onnx_pipe.scheduler = replace(onnx_pipe.scheduler, algorithm_type="dpmpp")  # other tests leave other algorithms
+    pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmpp")
     options = {"variation": 0.7, "num_inference_steps": 3}
     found = list(onnx_pipe.sample([0, 5], [(PROMPT, 3.0)], **options))
     assert largest_difference(found, list(sample(pipe, [0, 5], conditions=[(PROMPT, 3.0)], **options))) <= 1

@@ -57,7 +57,7 @@ FOREIGN = {
     "pointer": (LFS, "is a pointer of Git LFS, not the file itself"),
     "page": (b"\n <!DOCTYPE html>\n<html><body>404</body></html>", "is a web page, not a model"),
     "page without a type": (b"\xef\xbb\xbf<HTML lang=en>", "is a web page"),
-    "zip": (zipped(), r"is a zip archive of 1 files \(unet.ckpt\); unpack it"),
+    "zip": (zipped(), r"is a zip archive of 1 file \(unet.ckpt\); unpack it"),
     "tar": (tarred(), "is a tar archive; unpack it"),
     "tar.gz": (tarred("w:gz"), "is a gzip archive; unpack it"),
     "gz": (gzip.compress(b"weights"), "is a gzip archive"),

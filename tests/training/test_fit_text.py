@@ -138,7 +138,7 @@ def test_bad_pictures_are_left_out(trainable_folder, paintings, tmp_path):
     [
         (["--caption-columns", "title"], "no column title"),
         (["--caption-columns", "label"], "neither a text nor a list of texts"),
-        (["--dataset-split", "test", "--image-column", "photo"], "no column 'photo'"),
+        (["--image-column", "photo"], "no column 'photo'"),
         (["--max-images", 7], "max_images must be at least 8"),
         (["--held-out-share", 1], "held_out_share must lie between 0 and 1"),
         (["--default-variation", 2], "default_variation must lie between 0 and 1"),

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
+from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel, default_model
 from diffusers_ccld.data.encoding import EncodedImages
+from diffusers_ccld.training.components import load_components, load_defaults
 from diffusers_ccld.training.inputs import TrainingDraws, encode_batch, make_inputs, training_resolution
 from diffusers_ccld.training.losses import min_snr_weights, v_prediction_losses
 
@@ -91,3 +92,9 @@ def test_resolution(pipe):
     assert training_resolution(64, 32, pipe.vae) == (64, (4, 8, 8))
     with pytest.raises(ValueError, match="multiple of 8"):
         training_resolution(60, 32, pipe.vae)
+
+
+def test_default_names_the_bundled_model():
+    scheduler = load_components("default", ["scheduler"])["scheduler"]
+    assert scheduler.config == CCLDScheduler.from_pretrained(default_model(), subfolder="scheduler").config
+    assert load_defaults("default") == load_defaults(default_model())

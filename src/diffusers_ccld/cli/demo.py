@@ -12,6 +12,7 @@ from functools import partial
 from ..utils.arguments import whole
 from ..utils.extras import install_command
 from .arguments import add_option, require_model
+from .runtimes import MANIFEST_NAME, onnx_folder
 
 HELP = "serve a page to paint in the browser"
 
@@ -45,14 +46,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--device")
     add_shared("--dtype")
     add_shared("--compile")
+    add(
+        "--runtime",
+        choices=["torch", "onnx"],
+        default="torch",
+        help="what runs the U-Net and the decoder: torch, or onnxruntime on the CPU, for the bundled model and for "
+        "folders to which `ccld export-onnx` added ONNX files (default: %(default)s)",
+    )
 
 
 def check(args: argparse.Namespace) -> argparse.Namespace:
     require_model(args.model)
     if importlib.util.find_spec("gradio") is None:
         raise ValueError(f"The demo needs Gradio: {install_command('demo')}")
+    if args.runtime == "onnx":
+        _check_onnx(args)
     _check_address(args.host, args.port)
     return args
+
+
+def _check_onnx(args):
+    if args.compile or args.device not in (None, "cpu") or args.dtype not in ("auto", "fp32"):
+        raise ValueError("--runtime onnx computes in fp32 on the CPU: leave out --compile, --device and --dtype.")
+    if not (onnx_folder(args.model) / MANIFEST_NAME).is_file():
+        raise ValueError(f"--runtime onnx: --model {args.model} has no ONNX files. `ccld export-onnx DIR` adds them.")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,7 +85,13 @@ def run(args: argparse.Namespace) -> None:
         from ..demo.painter import Painter
         from ..demo.requests import Limits
 
-        pipe = load_pipeline(args.model, args.dtype, usable_device(args.device), compiled=args.compile)
+        is_onnx = args.runtime == "onnx"
+        dtype, device = ("fp32", "cpu") if is_onnx else (args.dtype, args.device)
+        pipe = load_pipeline(args.model, dtype, usable_device(device), compiled=args.compile)
+        if is_onnx:
+            from ..onnx.acceleration import run_by_onnxruntime
+
+            run_by_onnxruntime(pipe, onnx_folder(args.model))
         limits = Limits(num_inference_steps=args.max_steps, num_images=args.max_images)
         if args.compile:
             _compile(pipe, limits.num_images)

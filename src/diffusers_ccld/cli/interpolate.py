@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.devices import usable_device, usable_dtype
     from ..inference.interpolation import check_counts, prepare_path, sample_path
     from ..inference.loading import load_pipeline
-    from ..inference.sampling import share_guidance
+    from ..inference.weights import share_guidance
     from ..utils.locks import exclusive
 
     given = [parse_waypoint(text) for text in args.waypoints]

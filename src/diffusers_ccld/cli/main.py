@@ -14,7 +14,7 @@ from . import compare, convert, demo, export, export_onnx, inspect, interpolate,
 from .messages import quiet_libraries
 
 # Each has HELP, add_arguments(parser), check(args) and run(checked), which gets what the check returns. A check finds
-# wrong input without importing torch.
+# wrong input without importing torch. A command that can do without it has needs_torch(checked), too.
 COMMANDS = (sample, interpolate, compare, demo, convert, inspect, export, export_onnx, measure_scale)
 
 LONGEST_MESSAGE = 1000  # longer ones are the dumps of libraries
@@ -57,6 +57,10 @@ def name_of(command: ModuleType) -> str:
 
 def _run(args: argparse.Namespace, load: Callable[[], None]) -> int | None:
     checked = args.command.check(args)
+    if hasattr(args.command, "needs_torch") and not args.command.needs_torch(checked):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _stop_at_sigterm()
+        return args.command.run(checked)
 
     def load_interruptibly() -> None:
         load()
@@ -94,6 +98,11 @@ def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose:
         if len(message) > LONGEST_MESSAGE and not verbose:
             message = f"{message[:LONGEST_MESSAGE]}… (--verbose shows the whole message.)"
         print(f"error: {message}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "diffusers", "transformers"):
+            raise
+        print(f"error: {error.name} is not installed; this needs all packages of diffusers-ccld.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,10 +1,12 @@
 """`ccld sample`."""
 
 import argparse
+import dataclasses
 import math
 import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +14,16 @@ from typing import TYPE_CHECKING
 from ..schedulers.names import TIMESTEP_SCHEDULES
 from ..utils.arguments import number, whole
 from .arguments import LAST_SEED, add_option
+from .runtimes import RUNTIMES, onnx_folder
 from .sample_record import description, negative_weight, record_of, size_of
 from .sample_request import SampleRequest, check_request
 
 if TYPE_CHECKING:
     from PIL import Image
+    from tqdm import tqdm
 
     from ..inference.provenance import Provenance
+    from ..onnx.pipeline import OnnxPipeline
     from ..pipelines.conditions import Condition
     from ..pipelines.pipeline_ccld import CCLDPipeline
 
@@ -77,6 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--device")
     add_shared("--dtype")
     add_shared("--compile")
+    add(
+        "--runtime",
+        choices=RUNTIMES,
+        default="auto",
+        help="what runs the networks: torch, or onnx, which starts sooner and has fewer options (default: onnx for "
+        "the bundled model and for folders of ONNX files, where the other options allow it)",
+    )
     add_shared(
         "--output",
         default=Path("outputs"),
@@ -98,18 +110,18 @@ def check(args: argparse.Namespace) -> SampleRequest:
     return check_request(args)
 
 
+def needs_torch(request: SampleRequest) -> bool:
+    """True if the command has to import torch."""
+    return request.runtime == "torch"
+
+
 def run(request: SampleRequest) -> None:
     """Sample pictures that match all prompts and image prompts at once, and write them as PNG files and a grid.
     Without a prompt, sample unconditionally. A prompt that looks like an address is only text: nothing is fetched."""
-    from ..inference.devices import usable_device, usable_dtype
-    from ..inference.loading import load_pipeline
-    from ..inference.sampling import share_guidance
+    from ..inference.weights import share_guidance
 
     args = request.args
-    device = usable_device(args.device)
-    dtype = usable_dtype(args.dtype, device)
-    sampler = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
-    pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, **sampler)
+    pipe, dtype = load_for_onnx(request) if request.runtime == "onnx" else load_for_torch(request)
     named = share_guidance(request.given, pipe.guidance_or_default(args.guidance_scale))
     negative = negative_weight(args.negative_prompt, sum(weight for _, weight in named))
     size = size_of(request, pipe)
@@ -121,8 +133,60 @@ def run(request: SampleRequest) -> None:
     conditions = [(request.images.get(source, source), weight) for source, weight in named]
     if negative is not None:
         conditions.append((args.negative_prompt, negative))
-    painted = zip(request.seeds, request.paths, paint(request, pipe, conditions, size))
+    pictures = (paint_with_onnx if request.runtime == "onnx" else paint)(request, pipe, conditions, size)
+    painted = zip(request.seeds, request.paths, pictures)
     save(request, best_of(request, pipe, painted, conditions) if args.best else painted, record)
+
+
+def load_for_torch(request: SampleRequest) -> "tuple[CCLDPipeline, str]":
+    """The pipeline of a request, and the name of its precision."""
+    from ..inference.devices import usable_device, usable_dtype
+    from ..inference.loading import load_pipeline
+
+    args = request.args
+    device = usable_device(args.device)
+    dtype = usable_dtype(args.dtype, device)
+    sampler = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
+    return load_pipeline(args.model, dtype, device, compiled=args.compile, **sampler), dtype
+
+
+def load_for_onnx(request: SampleRequest) -> "tuple[OnnxPipeline, str]":
+    """The pipeline of a request for onnxruntime, and the name of its precision."""
+    from ..onnx.pipeline import OnnxPipeline
+
+    args = request.args
+    pipe = OnnxPipeline(onnx_folder(args.model))
+    changes = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
+    given = {name: value for name, value in changes.items() if value is not None}
+    pipe.scheduler = dataclasses.replace(pipe.scheduler, **given)
+    return pipe, pipe.manifest.dtype
+
+
+def paint_with_onnx(
+    request: SampleRequest,
+    pipe: "OnnxPipeline",
+    conditions: "Sequence[tuple[Condition, float]]",
+    size: tuple[int, int],
+) -> "Iterator[Image.Image]":
+    """Samples the pictures of a request without torch; arguments as for `paint`."""
+    args = request.args
+    with progress_bar(len(request.seeds), args.quiet) as bar:
+
+        def on_step(done: int, total: int) -> None:
+            bar.update(len(request.seeds) * done / total - bar.n)
+
+        yield from pipe.sample(
+            request.seeds,
+            conditions,
+            num_inference_steps=args.steps,
+            guidance_interval=args.guidance_interval,
+            variation=args.variation,
+            eta=args.eta,
+            width=size[0],
+            height=size[1],
+            batch_size=args.batch_size,
+            on_step=on_step,
+        )
 
 
 def paint(
@@ -142,8 +206,6 @@ def paint(
     Yields:
         The picture of each seed.
     """
-    from tqdm import tqdm
-
     from ..inference.sampling import sample
     from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, reporting, widened
 
@@ -167,8 +229,7 @@ def paint(
         pipe = PIPELINES[request.task].from_pipe(pipe)
     pipe.set_progress_bar_config(disable=True)
     finished = 0
-    bar_format = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
-    with tqdm(total=count, desc="Painting", bar_format=bar_format, disable=True if args.quiet else None) as bar:
+    with progress_bar(count, args.quiet) as bar:
 
         def on_step(progress: Progress) -> None:
             bar.update(finished + progress.share * min(args.batch_size, count - finished) - bar.n)
@@ -177,6 +238,16 @@ def paint(
         for image in sample(call, request.seeds, batch_size=args.batch_size, **options):
             finished += 1
             yield image if request.mask is None else feathered(image, picture, mask)
+
+
+@contextmanager
+def progress_bar(count: int, quiet: bool) -> "Iterator[tqdm]":
+    """One progress bar for a number of pictures, at a terminal."""
+    from tqdm import tqdm
+
+    bar_format = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
+    with tqdm(total=count, desc="Painting", bar_format=bar_format, disable=True if quiet else None) as bar:
+        yield bar
 
 
 def best_of(

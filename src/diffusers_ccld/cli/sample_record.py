@@ -10,6 +10,7 @@ from .sample_request import SampleRequest
 
 if TYPE_CHECKING:
     from ..inference.provenance import Provenance
+    from ..onnx.pipeline import OnnxPipeline
     from ..pipelines.pipeline_ccld import CCLDPipeline
 
 
@@ -26,16 +27,16 @@ def negative_weight(negative_prompt: str | None, total: float) -> float | None:
     return 1 - total
 
 
-def size_of(request: SampleRequest, pipe: "CCLDPipeline") -> tuple[int, int]:
+def size_of(request: SampleRequest, pipe: "CCLDPipeline | OnnxPipeline") -> tuple[int, int]:
     """Width and height in pixels: as given, or like the picture to begin with, or the model's own.
 
     Raises:
         ValueError: If the networks do not take that size.
     """
-    from ..inference.tasks import size_like
-
     height, width = pipe.default_size
     if request.picture is not None:
+        from ..inference.tasks import size_like
+
         width, height = size_like(request.picture, pipe)
     sides = {"--width": request.args.width or width, "--height": request.args.height or height}
     multiple = pipe.size_multiple
@@ -46,11 +47,9 @@ def size_of(request: SampleRequest, pipe: "CCLDPipeline") -> tuple[int, int]:
 
 
 def record_of(
-    request: SampleRequest, pipe: "CCLDPipeline", named: list[tuple], size: tuple[int, int], dtype: str
+    request: SampleRequest, pipe: "CCLDPipeline | OnnxPipeline", named: list[tuple], size: tuple[int, int], dtype: str
 ) -> "Provenance":
     """The part of the record that all pictures of a command share."""
-    from ..schedulers.scheduling_ccld import USUAL_STEPS
-
     args, config = request.args, pipe.scheduler.config
     algorithm = config.get("algorithm_type", type(pipe.scheduler).__name__)
     if args.eta and hasattr(pipe.scheduler, "accepts_eta") and not pipe.scheduler.accepts_eta(args.eta):
@@ -62,13 +61,14 @@ def record_of(
         "negative_prompt": args.negative_prompt,
         "variation": pipe.variation_or_default(args.variation),
         "model": "default" if args.model is None else args.model,
-        "steps": pipe.steps_or_default(args.steps, USUAL_STEPS if request.task == "edit" else None),
+        "steps": pipe.steps_or_default(args.steps, _usual_steps(request.task)),
         "guidance_interval": args.guidance_interval,
         "algorithm": algorithm,
         "timestep_schedule": config.get("timestep_schedule"),
         "eta": args.eta,
         "dtype": dtype,
         "compiled": args.compile,
+        "runtime": request.runtime,
         "version": __version__,
         "size": list(size),
     }
@@ -79,6 +79,15 @@ def record_of(
     if request.mask is not None:
         record["mask"] = str(args.mask)
     return record
+
+
+def _usual_steps(task: str) -> int | None:
+    """Steps of a task without a number of its own or the model's; `None` for those of the algorithm."""
+    if task != "edit":
+        return None
+    from ..schedulers.scheduling_ccld import USUAL_STEPS
+
+    return USUAL_STEPS
 
 
 def strength_of(request: SampleRequest) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .arguments import LAST_SEED, PICTURE_SUFFIXES, open_image, parse_weighted, parse_weighted_file, require_model
 from .doubts import doubts_about, refuse_file_names, settle
 from .outputs import require_writable, unused_paths
+from .runtimes import chosen_runtime
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,6 +23,7 @@ class SampleRequest:
     Attributes:
         args: The arguments of the command.
         task: One of `inference.tasks.PIPELINES`.
+        runtime: What runs the networks: "torch" or "onnx".
         given: Prompts and paths of image prompts with their weights, `None` where none was given.
         images: The image prompts by their paths.
         picture: The picture to begin with, or `None`.
@@ -33,6 +35,7 @@ class SampleRequest:
 
     args: argparse.Namespace
     task: str
+    runtime: str
     given: list[tuple[str | Path, float | None]]
     images: dict[Path, "Image.Image"]
     picture: "Image.Image | None"
@@ -72,6 +75,7 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
     return SampleRequest(
         args=args,
         task="edit" if args.edit else "inpaint" if args.mask else "image_to_image" if args.init else "paint",
+        runtime=chosen_runtime(args),
         given=given,
         images={source: open_image(source) for source, _ in given if isinstance(source, Path)},
         picture=begin and open_image(begin, "--edit" if args.edit else "--init"),

@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from ..inference.loading import load_pipeline
 from ..inference.provenance import Provenance, read_provenance, save_picture
-from ..inference.sampling import NonFinitePixelsError, sample, share_guidance
+from ..inference.sampling import NonFinitePixelsError, sample
+from ..inference.weights import share_guidance
 from ..pipelines.calls import usual_guidance_scale
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..utils.pictures import save_image

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from ..pipelines.conditions import Condition, Prompts, check_conditions, is_finite_number, is_pair
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from .even_frames import POSITION_DIGITS, Frames, even_frames
-from .sampling import finite_pictures, generators_for, share_guidance
+from .sampling import finite_pictures, generators_for
+from .weights import share_guidance
 
 # In radians. If two vectors are closer than this to opposite, rounding errors would choose the arc.
 _OPPOSITE = 1e-4

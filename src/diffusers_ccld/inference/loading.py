@@ -5,6 +5,7 @@ from pathlib import Path
 
 import diffusers
 import torch
+from huggingface_hub.errors import HFValidationError
 
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
@@ -56,8 +57,10 @@ def find_folder(source: str) -> Path:
     if not folder.is_dir():
         try:
             folder = Path(CCLDPipeline.download(source))
-        except OSError as error:  # an unknown name, or no connection
-            raise ValueError(f"{source}: this is neither a folder nor a model that was found on the Hub.") from error
+        except (OSError, HFValidationError) as error:  # an unknown name, or no connection
+            raise ValueError(
+                f"{source}: no model was found: it is neither a folder nor on the Hub, or the Hub cannot be reached."
+            ) from error
         except Exception as error:
             raise ValueError(f"{source}: the model cannot be had from the Hub. ({first_line(error)})") from error
     return folder

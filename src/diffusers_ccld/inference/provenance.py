@@ -41,6 +41,7 @@ class Provenance(TypedDict, total=False):
         width: Width in pixels.
         dtype: Precision, by the name of `--dtype`.
         compiled: True if the networks were compiled.
+        runtime: What ran the networks: "torch", "onnx" or "web".
         version: Version of this package.
         seed: The picture's seed.
         num_images: Number of pictures in the demo's request.
@@ -72,6 +73,7 @@ class Provenance(TypedDict, total=False):
     width: int
     dtype: str
     compiled: bool
+    runtime: str
     version: str
     seed: int
     num_images: int

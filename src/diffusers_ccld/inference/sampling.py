@@ -1,15 +1,13 @@
 """Samples prompts from seeds, for every command, the demo, training and benchmarks."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
-
-T = TypeVar("T")
 
 
 class NonFinitePixelsError(ValueError):
@@ -76,17 +74,3 @@ def finite_pictures(pipe: Callable[..., ImagePipelineOutput], **arguments: Any) 
     if not np.isfinite(images).all():
         raise NonFinitePixelsError
     return VaeImageProcessor.numpy_to_pil(images)
-
-
-def share_guidance(conditions: Sequence[tuple[T, float | None]], guidance_scale: float) -> list[tuple[T, float]]:
-    """Gives conditions without a weight equal shares of the guidance scale.
-
-    Args:
-        conditions: Conditions that are sampled together, as pairs with their weight; `None` for a missing weight.
-        guidance_scale: The sum of the missing weights.
-
-    Returns:
-        The same pairs, each with a weight.
-    """
-    share = guidance_scale / max(sum(weight is None for _, weight in conditions), 1)
-    return [(condition, share if weight is None else weight) for condition, weight in conditions]

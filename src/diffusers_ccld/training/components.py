@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, AutoModel, ModelMixin
 from torch import nn
 
+from ..inference.loading import default_model
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..pipelines.pipeline_ccld import CCLDPipeline
@@ -34,11 +35,16 @@ TEXT_COMPONENTS = ("text_encoder", "tokenizer")
 UNET_COMPONENTS = ("unet", "scheduler")
 
 
+def source_of(model: str) -> str:
+    """The source of a model for `from_pretrained`: a folder or a name on the Hub; "default" is the bundled model."""
+    return default_model() if model == "default" else model
+
+
 def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
     """Loads components of a pipeline in float32, by name; all but the U-Net are frozen.
 
     Args:
-        model: A folder or a name on the Hub; it may lack all other components.
+        model: A folder, a name on the Hub, or "default"; it may lack all other components.
         names: Names of the components.
 
     Raises:
@@ -57,7 +63,7 @@ def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
     components = {}
     for name in names:
         try:
-            components[name] = loaders[name](model, subfolder=name)
+            components[name] = loaders[name](source_of(model), subfolder=name)
         except OSError as error:
             raise ValueError(f"{model}: the {name} cannot be loaded. ({first_line(error)})") from error
         if name == "unet":
@@ -74,7 +80,7 @@ def load_defaults(model: str) -> dict[str, float | None]:
         model: A folder or a name on the Hub; nothing is recorded in a folder that only has parts of a pipeline.
     """
     try:
-        config = CCLDPipeline.load_config(model)
+        config = CCLDPipeline.load_config(source_of(model))
     except OSError:
         return {}
     return {name: config.get(name) for name in ("default_guidance_scale", "default_variation")}

@@ -75,7 +75,8 @@ def _kind_of_zip(path):
         return None
     files = [name for name in names if not name.endswith("/")]
     shown = f" ({files[0][:60]}{', …' if len(files) > 1 else ''})" if files else ""
-    return f"a zip archive of {len(files)} files{shown}; unpack it, and give the checkpoint inside"
+    number = "1 file" if len(files) == 1 else f"{len(files)} files"
+    return f"a zip archive of {number}{shown}; unpack it, and give the checkpoint inside"
 
 
 def _kind_of_text(head):

@@ -1,0 +1,112 @@
+"""`ccld sample` by onnxruntime: when, with which pictures, and where there is no torch."""
+
+import argparse
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import diffusers_ccld
+from diffusers_ccld.cli import main
+from diffusers_ccld.cli.runtimes import chosen_runtime, options_for_torch
+from diffusers_ccld.inference.provenance import read_provenance
+
+SOURCE = Path(diffusers_ccld.__file__).parents[1]
+PROMPT = "the moon over a landscape, oil on canvas"
+
+
+def arguments(**given):
+    usual = dict.fromkeys(("model", "init", "edit", "best", "device", "algorithm"))
+    return argparse.Namespace(**usual | {"runtime": "auto", "compile": False, "dtype": "auto"} | given)
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, "onnx"),
+        ({"device": "cpu", "dtype": "fp32", "algorithm": "unipc"}, "onnx"),
+        ({"runtime": "torch"}, "torch"),
+        ({"model": "default", "runtime": "onnx"}, "onnx"),
+        ({"model": "somewhere"}, "torch"),
+        ({"device": "cuda"}, "torch"),
+        ({"dtype": "bf16"}, "torch"),
+        ({"algorithm": "plms"}, "torch"),
+        ({"compile": True}, "torch"),
+        ({"edit": Path("a.png")}, "torch"),
+        ({"best": 2}, "torch"),
+    ],
+)
+def test_the_runtime_depends_on_the_model_and_the_options(given, expected):
+    assert chosen_runtime(arguments(**given)) == expected
+
+
+def test_a_folder_of_onnx_files_needs_no_option(tmp_path):
+    (tmp_path / "onnx.json").touch()
+    assert chosen_runtime(arguments(model=str(tmp_path))) == "onnx"
+    (tmp_path / "model_index.json").touch()
+    assert chosen_runtime(arguments(model=str(tmp_path))) == "torch"
+
+
+def test_options_that_need_torch_are_named():
+    given = arguments(runtime="onnx", compile=True, algorithm="plms")
+    assert options_for_torch(given) == ["--compile", "--algorithm plms"]
+    with pytest.raises(ValueError, match="--runtime onnx does not have --compile, --algorithm plms"):
+        chosen_runtime(given)
+
+
+def test_both_runtimes_paint_the_same_pictures(tmp_path):
+    options = ["--negative-prompt", "fog", "-n", "2", "--steps", "4", "--dtype", "fp32", "--quiet"]
+    for runtime in ("onnx", "torch"):
+        folder = tmp_path / runtime
+        assert main(["sample", PROMPT, *options, "--runtime", runtime, "--output", str(folder)]) == 0
+    for name in ("00000.png", "00001.png", "grid.png"):
+        found, expected = (np.asarray(Image.open(tmp_path / r / name), dtype=int) for r in ("onnx", "torch"))
+        assert np.abs(found - expected).max() <= 1
+    found, expected = (read_provenance(tmp_path / runtime / "00001.png") for runtime in ("onnx", "torch"))
+    assert (found.pop("runtime"), expected.pop("runtime")) == ("onnx", "torch")
+    assert found == expected
+
+
+def test_the_shell_does_not_import_torch(tmp_path):
+    code = f"""
+import sys
+import ccld_command
+status = ccld_command.main(["sample", {PROMPT!r}, "-n", "1", "--steps", "1", "--output", {str(tmp_path)!r}])
+assert status == 0
+print(sorted({{"torch", "diffusers", "transformers", "safetensors"}} & set(sys.modules)))
+"""
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert result.stdout.splitlines()[-1:] == ["[]"], result.stderr
+
+
+@pytest.mark.slow
+def test_it_paints_where_there_is_no_torch(tmp_path):
+    """In an environment of numpy, Pillow, onnxruntime and tokenizers alone."""
+    venv.create(tmp_path / "small", with_pip=True)
+    python = tmp_path / "small" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "numpy", "Pillow", "onnxruntime", "tokenizers"]
+    if subprocess.run(install, capture_output=True, check=False).returncode:
+        pytest.skip("The packages cannot be installed here.")
+    environment = {"PYTHONPATH": str(SOURCE), "PATH": os.environ["PATH"]}
+
+    def run(*command):
+        return subprocess.run([python, *command], capture_output=True, text=True, check=False, env=environment)
+
+    names = ("torch", "diffusers", "transformers", "ftfy", "safetensors")
+    code = f"from importlib.util import find_spec; print([name for name in {names} if find_spec(name)])"
+    assert run("-c", code).stdout.strip() == "[]"
+    sample = ("-m", "ccld_command", "sample", PROMPT, "-n", "1", "--output", tmp_path / "pictures")
+    painted = run(*sample)
+    assert painted.returncode == 0, painted.stderr
+    assert Image.open(tmp_path / "pictures" / "00000.png").size == (128, 128)
+    assert "default_model needs torch" in run("-c", "from diffusers_ccld import default_model").stderr
+    code = "from diffusers_ccld.onnx.pipeline import OnnxPipeline; print(OnnxPipeline().default_size)"
+    assert run("-c", code).stdout.strip() == "(128, 128)"
+    refused = run(*sample, "--runtime", "torch")
+    assert refused.returncode == 2 and "torch is not installed" in refused.stderr
