@@ -5,6 +5,7 @@ git clone --recursive https://github.com/JD-P/cloob-latent-diffusion
 
 import copy
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import packaging.version
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -91,6 +93,9 @@ def import_original(folder: Path) -> OriginalCode:
         raise ValueError(f"--original {folder} lacks {', '.join(missing)}. Clone it with `git clone --recursive`.")
     sys.path += [str(folder), *(str(folder / name) for name in SUBMODULES)]
     sys.meta_path.insert(0, StandInFinder())
+    if importlib.util.find_spec("pkg_resources") is None:  # setuptools no longer has it; CLIP takes a library from it
+        sys.modules["pkg_resources"] = ModuleType("pkg_resources")
+        sys.modules["pkg_resources"].packaging = packaging
     names = (
         "train_latent_diffusion",
         "ldm.models.autoencoder",

@@ -42,7 +42,8 @@ from diffusers_ccld.data.encoding import encode_images
 from diffusers_ccld.evaluation.tables import markdown_table
 from diffusers_ccld.inference.devices import DTYPES, usable_device
 from diffusers_ccld.inference.loading import load_pipeline
-from diffusers_ccld.inference.optimization import arrange_networks, compile_networks
+from diffusers_ccld.inference.optimization import compile_networks
+from diffusers_ccld.models.inference_autoencoder import use_inference_autoencoder
 from diffusers_ccld.original.tensors.cloob import load_cloob_config
 from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM, usual_num_steps
 from diffusers_ccld.training.ema import EMA
@@ -85,11 +86,10 @@ def make_pipeline(seed: int = 0) -> CCLDPipeline:
 
 
 def copy_of(pipe: CCLDPipeline, device: torch.device, dtype: torch.dtype = torch.float32) -> CCLDPipeline:
-    """Copies a pipeline, and arranges its networks in memory as the commands do."""
+    """Copies a pipeline."""
     parts = {name: copy.deepcopy(part) for name, part in pipe.components.items()}
     made = CCLDPipeline(**parts).to(device, dtype)
     made.set_progress_bar_config(disable=True)
-    arrange_networks(made)
     return made
 
 
@@ -140,8 +140,9 @@ class Ours:
         return self.pipe.decode_latents(latents)
 
     def start_training(self) -> None:
-        """Makes the optimizer and the EMA; training uses the default memory format."""
-        self.pipe.unet.to(memory_format=torch.contiguous_format).train().requires_grad_(True)
+        """Makes the optimizer and the EMA."""
+        use_inference_autoencoder(self.pipe.vae)
+        self.pipe.unet.train().requires_grad_(True)
         trained = [p for name, p in self.pipe.unet.named_parameters() if "fourier" not in name]
         self.optimizer = torch.optim.AdamW(trained, lr=3e-5, weight_decay=0.01)
         self.ema = EMA(self.pipe.unet)
@@ -195,8 +196,8 @@ def matrix_product_peak(dtype: torch.dtype, device: torch.device, size: int) -> 
 
 
 def count_operations(run: Callable[[], object]) -> int:
-    """Number of floating-point operations of a call, as PyTorch counts them."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    """Number of floating-point operations of a call, as PyTorch counts them: in its own operators."""
+    with FlopCounterMode(display=False) as counter, torch.backends.mkldnn.flags(enabled=False):
         run()
     return counter.get_total_flops()
 

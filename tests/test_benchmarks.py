@@ -1,5 +1,7 @@
 """Each benchmark imports and describes its options; tests/evaluation tests what the benchmarks call."""
 
+import subprocess
+
 import pytest
 
 from support.scripts import ROOT, run_here
@@ -12,3 +14,20 @@ def test_a_benchmark_describes_its_options(name, capsys, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as Python does for a script
     assert run_here(f"benchmarks/{name}", "--help") == 0
     assert "--help" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["equality", "network", "training"])
+def test_the_plan_for_a_gpu_runs_on_a_cpu(part, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    assert run_here("benchmarks/gpu.py", part, "--dry-run", "--output", tmp_path) == 0
+    table = (tmp_path / f"{part}-student.md").read_text()
+    assert "fp32" in table and "error" not in table
+    assert part != "equality" or "equal" in table
+
+
+def test_the_plan_says_what_it_does_and_refuses_what_it_does_not_know():
+    script = str(ROOT / "benchmarks" / "gpu.sh")
+    told = subprocess.run([script, "--help"], capture_output=True, text=True)
+    assert told.returncode == 0 and "--dry-run" in told.stdout and "set -u" not in told.stdout
+    refused = subprocess.run([script, "--fast"], capture_output=True, text=True)
+    assert refused.returncode == 2 and "--fast" in refused.stderr

@@ -22,7 +22,7 @@ from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.encoding import model_fingerprint
-from diffusers_ccld.inference.optimization import use_channels_last
+from diffusers_ccld.models.inference_autoencoder import use_inference_autoencoder
 from diffusers_ccld.models.prediction import is_guidance_distilled
 from diffusers_ccld.sharing.model_cards import shareable
 from diffusers_ccld.training.accelerator import make_accelerator
@@ -369,7 +369,7 @@ def distill(config: DistillConfig) -> int:
     # Student and teacher
     pipe, size, latent_shape = load_student(config)
     unet = pipe.to(accelerator.device).unet
-    use_channels_last(pipe.vae)
+    use_inference_autoencoder(pipe.vae)
     pipeline = PipelineInTraining(config, pipe)
     teacher_unet, teacher_fingerprint = load_teacher(config, accelerator)
     projections = make_projections(unet, teacher_unet) if config.feature_weight else torch.nn.ModuleList()

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from diffusers_ccld import CCLDPipeline, CCLDScheduler, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
-from diffusers_ccld.inference.optimization import use_channels_last
+from diffusers_ccld.models.inference_autoencoder import use_inference_autoencoder
 from diffusers_ccld.models.prediction import is_guidance_distilled
 from diffusers_ccld.original.training_state import read_training_state
 from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM
@@ -122,7 +122,7 @@ def finetune(config: FinetuneConfig) -> int:
     # The pipeline and the images
     pipe, size, latent_shape = load_pipeline(config)
     unet = pipe.to(accelerator.device).unet
-    use_channels_last(pipe.vae)
+    use_inference_autoencoder(pipe.vae)
     pipeline = PipelineInTraining(config, pipe)
     if config.lora_rank:
         unet.requires_grad_(False)

@@ -28,7 +28,7 @@ from diffusers_ccld.data.latent_cache import MANIFEST_NAME, Manifest, chunk_path
 from diffusers_ccld.data.randomness import Purpose, generator_at
 from diffusers_ccld.data.sources import canonical_source, find_images, name_of
 from diffusers_ccld.inference.devices import usable_device
-from diffusers_ccld.inference.optimization import use_channels_last
+from diffusers_ccld.models.inference_autoencoder import use_inference_autoencoder
 from diffusers_ccld.training.bad_images import BadImages
 from diffusers_ccld.training.components import IMAGE_COMPONENTS, load_components, source_of
 from diffusers_ccld.training.config import DEFAULT_DATASET, ImageConfig, setting
@@ -123,7 +123,7 @@ def precompute_alone(config: PrecomputeConfig) -> None:
     device = usable_device(config.device)
     components = load_components(config.model, IMAGE_COMPONENTS)
     vae, image_encoder = components["vae"].to(device), components["image_encoder"].to(device)
-    use_channels_last(vae)
+    use_inference_autoencoder(vae)
     found = find_images(config.dataset or DEFAULT_DATASET, config.dataset_split, config.image_column)
     print(found.description)
     images = found.examples

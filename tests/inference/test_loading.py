@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from diffusers_ccld import CCLDUNet2DConditionModel
+from diffusers_ccld.inference import optimization
 from diffusers_ccld.inference.devices import computes_in_bfloat16, usable_dtype
 from diffusers_ccld.inference.loading import load_pipeline
 from diffusers_ccld.inference.optimization import MAX_COMPILATIONS
 
 CPU = torch.device("cpu")
+BLOCKS = CCLDUNet2DConditionModel._repeated_blocks
 
 
 @pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16"])
@@ -73,6 +76,20 @@ def test_compiled_networks_are_called_with_settings_of_their_own(monkeypatch):
     assert np.array_equal(painted, expected)
     assert len(seen) == 8 + 1 and set(seen) == {(True, MAX_COMPILATIONS)}  # steps, and the decoder
     assert (torch._inductor.config.freezing, torch._dynamo.config.recompile_limit) == before != seen[0]
+
+
+@pytest.mark.slow
+def test_large_networks_are_compiled_block_by_block(monkeypatch):
+    pipe = load_pipeline(None, "fp32", CPU)
+    expected = paint(pipe, [0])
+    monkeypatch.setattr(optimization, "MAX_COPIED_PARAMETERS", 1000)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = load_pipeline(None, "fp32", CPU, compiled=True)
+    assert decibels(paint(compiled, [0]), expected) > 80
+    distinct = {(type(module), str(module)) for module in pipe.unet.modules() if type(module).__name__ in BLOCKS}
+    assert 1 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= len(distinct) + 10
+    torch._dynamo.reset()
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_embeddings_are_prompts_in_other_words(pipe):
         negative_prompt_embeds=negative_prompt_embeds,
         image_embeds=image_embeds,
     )
-    assert torch.equal(result, expected)
+    torch.testing.assert_close(result, expected)  # texts are encoded in other batches
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_latents_are_given_before_their_scaling_is_undone(pipe):
     with torch.no_grad():
         pixels = (pipe.vae.decode(z * scale).sample / 2 + 0.5).clamp(0, 1)
     expected = pipe("a fox", num_inference_steps=2, generator=seeded(), output_type="pt").images  # with DDIM
-    torch.testing.assert_close(pixels, expected)
+    torch.testing.assert_close(pixels, expected, atol=1e-4, rtol=0)
 
 
 def test_other_sizes(pipe):

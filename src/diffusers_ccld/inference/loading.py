@@ -11,13 +11,13 @@ from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..utils.errors import first_line
 from .devices import DTYPES, usable_dtype
-from .optimization import arrange_networks, compile_networks, require_compiler
+from .optimization import compile_networks, require_compiler
 
 
 def load_pipeline(
     model: str | Path | None, dtype: str, device: torch.device, compiled: bool = False, **sampler: str | None
 ) -> CCLDPipeline:
-    """Loads a pipeline for inference only. It is optimised by `arrange_networks` and must not be saved.
+    """Loads a pipeline for inference.
 
     Args:
         model: Folder or name on the Hub; `None` for the bundled model.
@@ -34,7 +34,6 @@ def load_pipeline(
     diffusers.utils.logging.disable_progress_bar()
     folder = find_model("default" if model is None else str(model))
     pipe = CCLDPipeline.from_pretrained(folder, dtype=DTYPES[usable_dtype(dtype, device)]).to(device)
-    arrange_networks(pipe)
     if compiled:
         compile_networks(pipe)
     changes = {name: value for name, value in sampler.items() if value is not None}

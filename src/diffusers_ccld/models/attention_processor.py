@@ -4,6 +4,8 @@ import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
+from .inference_layers import records_nothing
+
 
 class SpatialAttnProcessor:
     """Self-attention between the pixels of (N, C, H, W), copied once to rows (N, H·W, C) for the projections.
@@ -31,4 +33,4 @@ class SpatialAttnProcessor:
         )
         attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend).flatten(2)
         attended = attn.to_out[0](attended).transpose(1, 2).reshape(num_images, channels, height, width)
-        return hidden_states + attended
+        return attended.add_(hidden_states) if records_nothing() else hidden_states + attended

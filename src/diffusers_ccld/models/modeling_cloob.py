@@ -21,6 +21,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
+from .inference_layers import InferenceLinear
 from .losses_cloob import cloob_loss
 
 
@@ -85,10 +86,10 @@ class CLOOBAttention(nn.Module):
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = InferenceLinear(config.hidden_size, config.hidden_size)
+        self.k_proj = InferenceLinear(config.hidden_size, config.hidden_size)
+        self.v_proj = InferenceLinear(config.hidden_size, config.hidden_size)
+        self.out_proj = InferenceLinear(config.hidden_size, config.hidden_size)
 
     def forward(
         self, hidden_states: torch.Tensor, is_text: torch.Tensor | None = None
@@ -114,9 +115,9 @@ class CLOOBMLP(nn.Module):
 
     def __init__(self, config: CLOOBTextConfig | CLOOBVisionConfig):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc1 = InferenceLinear(config.hidden_size, config.intermediate_size)
         self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc2 = InferenceLinear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))

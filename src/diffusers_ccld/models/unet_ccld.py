@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from .adapters import SavedWithoutAdapters
 from .attention_processor import SpatialAttnProcessor
+from .inference_layers import records_nothing, use_inference_layers
 
 MAPPING_TIME_FEATURES = 128
 INPUT_TIME_FEATURES = 16
@@ -89,7 +90,7 @@ class MappingNetwork(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Affine map x·(1 + scale) + shift of the channels, predicted for each image from the mapping vector."""
+    """Normalises each image, then maps its channels to x·(1 + scale) + shift, predicted from the mapping vector."""
 
     def __init__(self, mapping_dim: int, channels: int):
         super().__init__()
@@ -97,7 +98,9 @@ class Modulation(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
         scale, shift = self.proj(emb)[..., None, None].chunk(2, dim=1)
-        return torch.addcmul(shift, hidden_states, scale + 1)
+        normalised = F.group_norm(hidden_states, num_groups=1)
+        # New memory costs more than the arithmetic: each page is cleared when it is first written.
+        return torch.addcmul(shift, normalised, scale + 1, out=normalised if records_nothing() else None)
 
 
 class ResidualBlock(nn.Module):
@@ -119,12 +122,12 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, hidden_states: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
-        residual = self.conv1(hidden_states)
-        residual = F.relu(self.modulation1(F.group_norm(residual, num_groups=1), emb))
+        residual = F.relu(self.modulation1(self.conv1(hidden_states), emb), inplace=True)
         residual = self.conv2(residual)
         if self.modulation2 is not None:
-            residual = F.relu(self.modulation2(F.group_norm(residual, num_groups=1), emb))
-        return residual + self.skip(hidden_states)
+            residual = F.relu(self.modulation2(residual, emb), inplace=True)
+        skip = self.skip(hidden_states)
+        return residual.add_(skip) if records_nothing() else residual + skip
 
 
 class UNetLevel(nn.Module):
@@ -309,6 +312,8 @@ class CCLDUNet2DConditionModel(SavedWithoutAdapters, UNet2DConditionModel):
                 if parameter.requires_grad:
                     parameter.mul_(0.5**0.5)
 
+        use_inference_layers(self)
+
     @classmethod
     def from_single_file(
         cls, path: str | Path, torch_dtype: torch.dtype | None = None, ema: bool = True
@@ -371,7 +376,7 @@ class CCLDUNet2DConditionModel(SavedWithoutAdapters, UNet2DConditionModel):
         skips[-1] = None  # the deepest level has no skip connection
         for up_block in self.up_blocks:
             hidden_states = up_block(hidden_states, emb, skips.pop())
-
+        hidden_states = hidden_states.contiguous()
         return UNet2DConditionOutput(sample=hidden_states) if return_dict else (hidden_states,)
 
     def _check_inputs(self, sample, timestep, encoder_hidden_states, timestep_cond):

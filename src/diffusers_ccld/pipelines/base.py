@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel, VQModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DiffusionPipeline,
+    ImagePipelineOutput,
+    UNet2DConditionModel,
+    VQModel,
+)
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
@@ -17,6 +24,7 @@ from diffusers.schedulers import SchedulerMixin
 from safetensors import SafetensorError
 
 from ..models.adapters import without_adapters
+from ..models.inference_autoencoder import use_inference_autoencoder
 from ..models.linear_decoder import LinearDecoder
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
@@ -62,7 +70,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
 
     def __init__(
         self,
-        vae: AutoencoderKL | VQModel,
+        vae: AutoencoderKL | AutoencoderTiny | VQModel,
         text_encoder: CLOOBTextModelWithProjection,
         tokenizer: CLOOBTokenizer,
         unet: CCLDUNet2DConditionModel | UNet2DConditionModel,
@@ -402,7 +410,8 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                 self.vae.to(torch.float16)
 
     def _decode(self, latents):
-        return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype), return_dict=False)[0]
+        vae = use_inference_autoencoder(self.vae)
+        return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
 
     def finish(self, latents: torch.Tensor, call: SamplingCall) -> ImagePipelineOutput | tuple:
         """Makes the output of a call from its latents."""

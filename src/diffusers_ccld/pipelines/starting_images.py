@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..models.inference_autoencoder import use_inference_autoencoder
 from .base import VAE_LOCK, AnyCall, CCLDPipelineBase
 from .calls import SamplingCall
 from .conditions import is_count, is_finite_number
@@ -80,7 +81,8 @@ class CCLDImagePipelineBase(CCLDPipelineBase):
     def encode_latents(self, pixels: torch.Tensor) -> torch.Tensor:
         """Scaled latents (N, C, H, W), float32, of pixels in [−1, 1]: the posterior's mode, without randomness."""
         with VAE_LOCK:
-            encoded = self.vae.encode(pixels.to(self._execution_device, self.vae.dtype))
+            vae = use_inference_autoencoder(self.vae)
+            encoded = vae.encode(pixels.to(self._execution_device, vae.dtype))
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         return latents.float() * self.vae.config.scaling_factor
 

@@ -106,6 +106,16 @@ vae = AutoencoderKL.from_pretrained({name})
 """,
     "Details finer than its latents are lost, most of all in images unlike its training images.",
 )
+TINY_AUTOENCODER = CardKind(
+    "A small autoencoder for latent diffusion",
+    "It decodes the latents of another autoencoder, which it was distilled from, in a fraction of the time.",
+    """
+from diffusers import AutoencoderTiny
+
+pipe.vae = AutoencoderTiny.from_pretrained({name})
+""",
+    "Its pictures are less exact than those of its teacher.",
+)
 CLOOB = CardKind(
     "CLOOB",
     "Two encoders that embed images and texts in one space, so that an image and its description are close together.",

@@ -27,6 +27,8 @@ MODULES = (
     "models/configuration_cloob",
     "models/losses_cloob",
     "models/linear_decoder",
+    "models/inference_layers",
+    "models/inference_autoencoder",
     "models/modeling_cloob",
     "models/gumbel_vq",
     "models/square_crop",
