@@ -89,11 +89,11 @@ $(STAMP): $(PAINTING)
 OUT := outputs/default
 CONFIGS := training/configs/default
 TRAIN = $(BIN)/python $(1) --resume latest
-SAY = @printf '\n=== stage %s of 13: %s, about %s h, %s\n' '$(1)' '$(2)' '$(3)' "$$(date +%H:%M)"
+SAY = @printf '\n=== stage %s of 12: %s, about %s h, %s\n' '$(1)' '$(2)' '$(3)' "$$(date +%H:%M)"
 
 default-model: weights/judge/config.json weights/second-judge/config.json \
 		src/diffusers_ccld/default_model/model_index.json  ## train the bundled model
-	$(call SAY,13,the evaluation,0.3)
+	$(call SAY,12,the evaluation,0.3)
 	$(BIN)/python benchmarks/evaluate_default.py --output $(OUT)/results.md
 
 default-onnx: $(STAMP)  ## the ONNX graphs of the bundled model, beside the weights that they use
@@ -160,10 +160,6 @@ $(OUT)/unet/pipeline/model_index.json: $(OUT)/cache.made
 	$(call SAY,9,the U-Net,0.6)
 	$(call TRAIN,training/finetune.py --config $(CONFIGS)/unet.yaml)
 
-$(OUT)/unet-continued/pipeline/model_index.json: $(OUT)/unet/pipeline/model_index.json
-	$(call SAY,10,the U-Net continued,0.5)
-	$(call TRAIN,training/finetune.py --config $(CONFIGS)/unet_continued.yaml)
-
 $(OUT)/teacher/pipeline/model_index.json: $(OUT)/cache.made
 	$(call TRAIN,training/finetune.py --config $(CONFIGS)/teacher.yaml)
 
@@ -171,13 +167,13 @@ weights/teacher/config.json: $(OUT)/teacher/pipeline/model_index.json
 	$(BIN)/python training/bundle.py --pipeline $(OUT)/teacher/pipeline --part unet --max-megabytes 25 \
 		--output weights/teacher
 
-$(OUT)/fitted/model_index.json: $(OUT)/unet-continued/pipeline/model_index.json
-	$(call SAY,11,the fit of the text encoder,0.2)
+$(OUT)/fitted/model_index.json: $(OUT)/unet/pipeline/model_index.json
+	$(call SAY,10,the fit of the text encoder,0.2)
 	rm -rf $(OUT)/fitted
 	$(BIN)/python training/fit_text.py --config $(CONFIGS)/text.yaml
 
 src/diffusers_ccld/default_model/model_index.json: $(OUT)/fitted/model_index.json docs/default-model.md
-	$(call SAY,12,the bundled folder,0.1)
+	$(call SAY,11,the bundled folder,0.1)
 	$(BIN)/python training/bundle.py --pipeline $(OUT)/fitted --card docs/default-model.md \
 		--output src/diffusers_ccld/default_model
 	$(MAKE) default-onnx

@@ -50,7 +50,6 @@ def test_the_repositorys_settings_are_read(path):
         ("second_judge", "train_judge", "JudgeConfig"),
         ("decoder", "train_autoencoder", "AutoencoderConfig"),
         ("unet", "finetune", "FinetuneConfig"),
-        ("unet_continued", "finetune", "FinetuneConfig"),
         ("teacher", "finetune", "FinetuneConfig"),
     ],
 )

@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
 
 
 class _Judge(ModelMixin, ConfigMixin):
-    """What all judges share: a body that makes features, and a linear layer for each attribute."""
+    """The common part of all judges: a body that makes features, and a linear layer for each attribute."""
 
     body: nn.Module
 

@@ -8,7 +8,7 @@ NEIGHBOURS = 5  # k of both papers' tables lies between 3 and 5
 
 
 class NeighbourScores(NamedTuple):
-    """How well two sets of features overlap. All but the density lie between 0 and 1.
+    """Overlap of two sets of features. All but the density lie between 0 and 1.
 
     Attributes:
         precision: Share of generated pictures that lie among the references: fidelity.
