@@ -27,7 +27,7 @@ from diffusers_ccld.evaluation.painting_scores import (
     agreement_by_split,
     evaluation_set,
     fresh_paintings,
-    judged_frechet_distance,
+    likeness,
     relative_diversity,
     sample_all,
 )
@@ -99,7 +99,7 @@ def measure(
     return {
         "all three right, %": every["all three"],
         "of held-out combinations": held_out["all three"],
-        "Fréchet distance": judged_frechet_distance(judge, images, paintings),
+        "Fréchet distance": likeness(judge, images, paintings)["Fréchet"],
         "diversity, %": relative_diversity(pipe, judge, options, first_seed)["of the judge's features"],
     }
 

@@ -99,7 +99,7 @@ def test_only_what_is_truncated_is_called_so(kind, originals, tmp_path):
     path.write_bytes(np.random.RandomState(0).bytes(1000))
     with pytest.raises(CheckpointError, match="not a") as error:
         read(path)
-    assert "truncated" not in str(error.value)
+    assert "truncated" not in str(error.value).replace(str(tmp_path), "")
 
 
 def named(prefix, state):

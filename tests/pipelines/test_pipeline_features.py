@@ -184,4 +184,4 @@ def test_a_stock_pipeline_with_our_scheduler_is_saved_and_loaded(tmp_path):
     images = [
         p(num_inference_steps=2, generator=torch.manual_seed(0), output_type="np").images for p in (pipe, loaded)
     ]
-    assert np.array_equal(*images)
+    assert np.allclose(*images, atol=1e-5)  # last bits depend on where weights lie in memory

@@ -374,7 +374,7 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
         (["--model", "/nowhere"], "/nowhere: the vae cannot be loaded"),
         (["--cache", "{empty}"], "is not a cache"),
         (["--cache", "{cache}", "--random_flip"], "is stale"),
-        (["--cache", "{cache}", "--dataset", "{empty}"], "is stale"),
+        (["--cache", "{cache}", "--dataset", "{empty}"], "has no images"),
         (["--cache", "{cache}", "--unet_config", "/nowhere.json"], "not a readable JSON"),
         (["--cache", "{cache}", "--unet_config", "{wrong}"], "unknown settings: width"),
         (["--cache", "{cache}", "--resume", "/nowhere"], "not a checkpoint"),

@@ -109,7 +109,7 @@ COMMANDS = {
     "training/precompute.py": ({"part": "shard-0-of-1"}, "--model nowhere --output"),
     "training/make_paintings.py": ({"beside": True}, "--output"),
     "convert": ({}, "--preset wikiart-mini --output"),
-    "compare": ({}, "nowhere --prompts nowhere --output"),
+    "compare": ({}, "nowhere --prompts {here}/prompts.txt --output"),
     "interpolate": ({"beside": True}, "a b --steps 1 --output"),
 }
 
@@ -117,6 +117,7 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_everything_that_writes_a_folder_over_time_has_it_alone(held_elsewhere, tmp_path, capsys, command):
     options, arguments = COMMANDS[command]
+    (tmp_path / "prompts.txt").write_text("a rose")
     owner = held_elsewhere(tmp_path / "output", **options)
     arguments = [*arguments.format(here=tmp_path).split(), str(tmp_path / "output")]
     status = run_here(command, *arguments) if command.endswith(".py") else main([command, *arguments])

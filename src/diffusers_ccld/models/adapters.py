@@ -1,10 +1,12 @@
 """Networks with LoRA adapters in place, which their own `save_pretrained` would save under names that do not load."""
 
 import copy
+import functools
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
+from diffusers import ModelMixin
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -50,6 +52,7 @@ def without_adapters(network: Network, name: str) -> Network:
 class SavedWithoutAdapters:
     """Mixin of a diffusers network: it is saved under names that load, and loads only with all of its weights."""
 
+    @functools.wraps(ModelMixin.save_pretrained, assigned=())  # pipelines ask its signature for `variant`
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Saves the network; arguments as for `ModelMixin.save_pretrained`. A fused LoRA is saved as weights.
 
