@@ -1,4 +1,4 @@
-"""`ccld sample` by onnxruntime: when, with which pictures, and where there is no torch."""
+"""`ccld sample` by onnxruntime: when, with which pictures, and without torch."""
 
 import argparse
 import os

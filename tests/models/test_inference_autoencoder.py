@@ -29,7 +29,7 @@ def test_a_folded_upsampler_is_the_same_function(size, bias):
     inputs = torch.randn(2, 3, *size, dtype=torch.float64)
     expected, before = network(inputs), operations(network, inputs)
     use_inference_autoencoder(network)
-    # Weights are added up in float32, and borders are no exception.
+    # Weights are added up in float32, and borders do not differ in that.
     torch.testing.assert_close(network(inputs), expected, atol=1e-6, rtol=0)
     assert operations(network, inputs) == before * 16 // 36
 

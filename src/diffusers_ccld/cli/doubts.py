@@ -57,7 +57,7 @@ def settle(doubts: Sequence[str], agreed: bool) -> None:
         agreed: True if an option has answered yes.
 
     Raises:
-        ValueError: If the answer is no, or there is nobody to ask.
+        ValueError: If the user declines, or there is nobody to ask.
     """
     if agreed or not doubts:
         return

@@ -18,7 +18,7 @@ def negative_weight(negative_prompt: str | None, total: float) -> float | None:
     """Weight of a negative prompt, as in the pipelines, beside prompts of a total weight; `None` without one.
 
     Raises:
-        ValueError: If the total is at most 1: there is no guidance to turn around.
+        ValueError: If the total is at most 1, which leaves no guidance to turn around.
     """
     if negative_prompt is None:
         return None

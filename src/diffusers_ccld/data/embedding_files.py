@@ -52,7 +52,7 @@ class EmbeddingFile:
             ValueError: If it does not exist or is not one of an embedding.
         """
         if not Path(path).is_file():
-            raise ValueError(f"{path}: there is no such file.")
+            raise ValueError(f"{path}: the file does not exist.")
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}

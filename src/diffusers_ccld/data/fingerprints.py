@@ -63,7 +63,7 @@ def images_fingerprint(
 
 
 def fingerprint_difference(before: ImagesFingerprint | str, now: ImagesFingerprint | str) -> str | None:
-    """Says how images differ from recorded ones; `None` if they do not. Times alone are no difference."""
+    """Says how images differ from recorded ones; `None` if they do not. Times alone do not count."""
     if before == now:
         return None
     if isinstance(before, str) or isinstance(now, str):

@@ -27,7 +27,7 @@ def load_pipeline(
         sampler: Options of `CCLDScheduler` that override the model's own; `None` keeps the model's.
 
     Raises:
-        ValueError: If there is no such model, or compilation needs a C++ compiler that is not installed.
+        ValueError: If the model does not exist, or compilation needs a C++ compiler that is not installed.
     """
     if compiled and device.type == "cpu":
         require_compiler()

@@ -48,7 +48,7 @@ def load_open_clip(name: str, weights: str | Path, device: str | torch.device = 
     if name not in open_clip.list_models():
         raise ValueError(f"{name} is not a model of open_clip; see open_clip.list_models().")
     if not Path(weights).is_file():
-        raise ValueError(f"{weights}: there is no such file of weights.")
+        raise ValueError(f"{weights}: the file of weights does not exist.")
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=str(weights), device=device)
         tokenizer = open_clip.get_tokenizer(name)
