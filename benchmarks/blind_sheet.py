@@ -63,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: If the file is missing, or is not a JSON object of objects.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not a readable JSON file. ({error})") from error
     if not isinstance(value, dict) or not all(isinstance(entry, dict) for entry in value.values()):

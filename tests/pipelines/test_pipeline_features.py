@@ -128,8 +128,9 @@ def test_group_offload(pipe, options, tmp_path):
     expected = paint(pipe)
     pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_to_disk_path=str(tmp_path), **options)
     assert list(tmp_path.iterdir())
-    assert torch.equal(paint(pipe), expected)
-    assert torch.equal(paint(pipe), expected)
+    first = paint(pipe)
+    assert torch.allclose(first, expected, atol=1e-5)  # offloaded weights have other addresses, and so other last bits
+    assert torch.allclose(paint(pipe), first, atol=1e-5)
 
 
 def test_vae_slicing_and_tiling(pipe):

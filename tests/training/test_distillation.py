@@ -39,7 +39,8 @@ def test_a_teacher_guides_by_the_formula(unet):
     none = predict_velocity(unet, noisy, timesteps, torch.zeros_like(condition))
     assert torch.allclose(guided[0], plain[0], atol=1e-6)
     assert torch.allclose(guided[1], none[1] + 4 * (plain[1] - none[1]), atol=1e-5)
-    assert torch.equal(Teacher(unet)(noisy, timesteps, condition).velocity, plain)
+    # Without gradients layers compute faster, with other last bits.
+    assert torch.allclose(Teacher(unet)(noisy, timesteps, condition).velocity, plain, atol=1e-5)
 
 
 def test_a_teacher_that_is_told_the_scale_is_asked_once():
@@ -47,7 +48,7 @@ def test_a_teacher_that_is_told_the_scale_is_asked_once():
     unet.register_forward_hook(lambda *_: calls.append(1))
     scales = torch.tensor([1.0, 4.0])
     velocity = Teacher(unet)(*question(), scales).velocity
-    assert len(calls) == 1 and torch.equal(velocity, predict_velocity(unet, *question(), scales))
+    assert len(calls) == 1 and torch.allclose(velocity, predict_velocity(unet, *question(), scales), atol=1e-5)
 
 
 def test_a_teacher_does_not_learn(unet):

@@ -14,7 +14,7 @@ from diffusers_ccld.data.latent_cache import writing
 from diffusers_ccld.utils.locks import FolderInUseError, exclusive, lock_path, refuse_if_in_use
 from support.scripts import run_here
 
-IN_USE = r"run is in use: process {} on \S+ has been writing it since 20\S+ \S+ \(.*pytest"
+IN_USE = r"run is in use: process {} on \S+ has been writing it since 20\S+ \S+ \(.+\)"
 FORK = multiprocessing.get_context("fork")
 
 
