@@ -146,6 +146,7 @@ def test_cutouts_have_the_sides_and_places_that_they_should():
     assert cutouts.cut(torch.zeros(3, 48, 96), boxes).shape == (200, 3, 32, 32)
 
 
+@pytest.mark.slow
 def test_stock_schedulers_are_steered_alike(guided):
     options = {"guidance_scale": 0.0, "cloob_guidance_scale": 2.0, "num_inference_steps": 10}
     guided.scheduler = CCLDScheduler(algorithm_type="ddim", timestep_schedule="linear")
@@ -154,6 +155,7 @@ def test_stock_schedulers_are_steered_alike(guided):
     assert original_files.relative_error(latents(guided, "a fox", **options), ours) < 0.05
 
 
+@pytest.mark.slow
 def test_a_model_of_open_clip_guides(guided, tmp_path):
     import open_clip
 
