@@ -6,7 +6,9 @@ from support.scripts import ROOT
 
 
 def make(*arguments):
-    return subprocess.run(["make", *arguments], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
 
 
 def test_make_alone_prints_the_targets():

@@ -40,12 +40,16 @@ def held_elsewhere():
     processes = []
 
     def start(folder, target=hold, seconds=60.0, **options):
-        is_held = FORK.Event()
-        process = FORK.Process(target=target, args=(folder, options, is_held, seconds))
-        process.start()
-        processes.append(process)
-        assert is_held.wait(30)
-        return process
+        for _ in range(10):  # a process forked from one with threads may hang before it begins
+            is_held = FORK.Event()
+            process = FORK.Process(target=target, args=(folder, options, is_held, seconds))
+            process.start()
+            processes.append(process)
+            if is_held.wait(10):
+                return process
+            process.kill()
+            process.join()
+        raise AssertionError("no process holds the lock")
 
     yield start
     for process in processes:
