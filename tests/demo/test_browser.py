@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,30 +17,14 @@ from PIL import Image
 from diffusers_ccld import CCLDPipeline, default_model
 from diffusers_ccld.demo.painter import Painter
 from diffusers_ccld.inference.provenance import save_picture
+from support.browser import chromium
 from support.demo_calls import inputs, png
-
-CHROMIUM = Path("/usr/bin/chromium")
-
-SWITCHES = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.is_file():
-        pytest.skip(f"There is no {CHROMIUM}.")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(SWITCHES))
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,9 @@ from PIL import Image
 from diffusers_ccld import default_model
 from diffusers_ccld.inference.provenance import read_provenance
 from diffusers_ccld.onnx.pipeline import OnnxPipeline
+from support.browser import chromium
 from support.scripts import ROOT
 
-CHROMIUM = Path("/usr/bin/chromium")
-SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 PROMPTS = (
     "the moon over a landscape, oil on canvas",
     "a winter forest, watercolor",
@@ -55,13 +54,8 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.is_file():
-        pytest.skip(f"There is no {CHROMIUM}.")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(SWITCHES))
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import json
 import zipfile
 from pathlib import Path
 
+from ...utils.first_bytes import is_pointer
 from ..errors import CheckpointError
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<!--", b"<?xml")
 
 # First bytes of files that are not checkpoints, what they are, and what to do.
@@ -48,7 +48,7 @@ def _other_kind(path):
         head = file.read(HEAD)
     if not head:
         return "empty; download it again"
-    if head.startswith(LFS_POINTER):
+    if is_pointer(head):
         return "a pointer of Git LFS, not the file itself; run `git lfs pull` in its repository, or download it"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:20].lower().startswith(WEB_PAGE):
         return "a web page, not a model: its address is that of a page; download the file that the page links to"
