@@ -48,4 +48,5 @@ def pipeline_components(algorithm_type: str = "ddim") -> dict:
             CLOOBVisionConfig(image_size=32, patch_size=8, **TOWER)
         ).eval(),
         "feature_extractor": CLOOBImageProcessor(size=32),
+        "linear_decoder": None,
     }

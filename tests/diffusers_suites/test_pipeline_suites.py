@@ -1,10 +1,13 @@
 """diffusers' pipeline suites on our pipelines. docs/diffusers-suites.md has the reasons for the skipped tests."""
 
 import unittest
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from diffusers import EDMEulerScheduler
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from models import pipeline_components
 from PIL import Image
 
@@ -34,6 +37,16 @@ class Suites(suites.PipelineTesterMixin, suites.PipelineKarrasSchedulerTesterMix
             "guidance_scale": 3.0,
             "output_type": "np",
         }
+
+    def test_karras_schedulers_shape(self):
+        """KDPM2 takes 11 steps, as the times of 5 are NaN with KDPM2-ancestral; EDM solves another equation."""
+        pipe = self.pipeline_class(**self.get_dummy_components())
+        pipe.scheduler = EDMEulerScheduler.from_config(pipe.scheduler.config)
+        with pytest.raises(ValueError, match="EDMEulerScheduler has timesteps from"):
+            pipe(**self.get_dummy_inputs("cpu"))
+        others = [scheduler for scheduler in KarrasDiffusionSchedulers if scheduler.name != "EDMEulerScheduler"]
+        with mock.patch.object(suites, "KarrasDiffusionSchedulers", others):
+            super().test_karras_schedulers_shape(num_inference_steps_for_strength_for_iterations=11)
 
     def test_freeu(self):
         """FreeU is refused rather than ignored."""

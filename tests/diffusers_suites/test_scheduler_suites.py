@@ -1,5 +1,7 @@
 """diffusers' scheduler suite on `CCLDScheduler`, once for every algorithm."""
 
+import tempfile
+
 from diffusers_ccld import CCLDScheduler
 from tests.schedulers import test_schedulers as suites
 
@@ -14,6 +16,14 @@ class Common(suites.SchedulerCommonTest):
 
     def get_scheduler_config(self, **kwargs):
         return {"num_train_timesteps": 1000, "algorithm_type": self.algorithm_type, **kwargs}
+
+    def test_from_pretrained(self):
+        """The suite's test, but for one private key: `algorithm_type` stays listed as left at its default."""
+        scheduler = CCLDScheduler(**self.get_scheduler_config())
+        with tempfile.TemporaryDirectory() as folder:
+            scheduler.save_pretrained(folder)
+            loaded = CCLDScheduler.from_pretrained(folder)
+        assert dict(loaded.config) == {**scheduler.config, "_use_default_values": ["algorithm_type"]}
 
     def test_options(self):
         for options in (
