@@ -16,7 +16,7 @@ METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 DATASET_ENDINGS = {".parquet", ".tar"}
 BACKUP_ENDINGS = (".bak", ".old", ".orig", ".tmp", ".part", ".crdownload")
 LONGEST_POINTER = 1024  # bytes
-MOST_ENDINGS = 5  # of other files that the message names
+MOST_ENDINGS = 5  # extensions of other files that the message lists
 
 # The words by which `datasets` recognises splits in names of folders and files, here in upper or lower case.
 SPLITS = {
@@ -199,7 +199,7 @@ def split_pictures(content: FolderContent, source: str) -> Splits:
 
     Names are those that `datasets` recognises. Folder names count in two cases: one split contains all pictures, or
     several splits together contain at least half of them. File names count only if there are several splits and every
-    file is in one, because names such as test.png or train.png may not refer to splits.
+    file is in one. Otherwise test.png may be a test picture, and train.png a picture of a train.
 
     Raises:
         ValueError: If only some of the names give splits, so that the folder can be read in two ways.

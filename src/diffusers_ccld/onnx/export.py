@@ -28,7 +28,7 @@ from .weights import connect, store
 
 DTYPES = ("fp32", "fp16", "int8")
 LARGEST_DIFFERENCE = 1e-4  # from torch, in float32
-LARGEST_ERROR = 0.2  # root mean square in other precisions, relative to that of the outputs
+LARGEST_ERROR = 0.2  # root mean square difference in other precisions, relative to the outputs
 UNFINISHED = ".part"
 TOKENIZER = "tokenizer/tokenizer.json"
 
@@ -158,7 +158,7 @@ def _computes_in_half(spec):
 
 
 def _differences(spec, session):
-    """Returns the largest difference of outputs, and their root mean square relative to that of the outputs."""
+    """Returns the largest difference of outputs, and the root mean square difference relative to the outputs."""
     largest = squares = total = 0.0
     for batch, height, width in ((2, 4, 4), (3, 2, 6)):
         inputs = spec.example(batch, height * spec.multiples, width * spec.multiples, seed=batch)

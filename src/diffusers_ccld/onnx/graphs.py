@@ -17,7 +17,7 @@ from ..models.prediction import is_guidance_distilled, predict_velocity
 from ..pipelines.pipeline_ccld import CCLDPipeline
 
 OPSET = 20
-PREFIX = "part."  # prefix of a wrapper's weights: their names in the component lack it
+PREFIX = "part."  # of the names that a component's weights have in its wrapper
 
 
 class UNet(nn.Module):
@@ -71,7 +71,7 @@ class TextEncoder(nn.Module):
 
 
 class TextVariation(nn.Module):
-    """Adds noise with the covariance of a text's images to embeddings; see `PromptEmbedding.vary_texts`."""
+    """Adds noise with the covariance of the fit's residuals to embeddings; see `PromptEmbedding.vary_texts`."""
 
     def __init__(self, part: nn.Module):
         super().__init__()

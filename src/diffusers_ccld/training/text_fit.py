@@ -145,8 +145,8 @@ class TextFit:
 
     Attributes:
         layer: The fitted layer.
-        residual_factor: R, (D, D). With the embedding u of a text and a standard normal z, u + R·z, normalised, is
-            distributed like the embeddings of the text's images.
+        residual_factor: R, (D, D). For a text's embedding u and a standard normal z, u + R·z is normalised. The
+            result is distributed like the embeddings of the text's images.
         ridge: The chosen penalty; see `NormalEquations.solve`.
         is_spherical: True if reweighting raised the mean cosine of held-out pairs, and was therefore kept.
         num_pairs: Number of pairs that the layer was fitted to.
@@ -177,9 +177,9 @@ def fit_text(
 
     The unit vector u that maximises E[u·y] has the direction of E[y], which least squares predicts. If a linear map
     cannot represent E[y | text], least squares gives too little weight to pairs whose prediction is short. A few
-    rounds of reweighted least squares then approach a stationary point of the mean cosine itself. If the present
-    prediction of a pair has the length r and the cosine c, its weight is c / r² and its target is y·r / c. The
-    ridge penalty that is best for held-out pairs is chosen. Reweighting is kept if it raises their mean cosine.
+    rounds of reweighted least squares then approach a stationary point of the mean cosine itself. A pair whose
+    prediction has length r and cosine c gets the weight c / r² and the target y·r / c. The ridge penalty that is
+    best for held-out pairs is chosen. Reweighting is kept if it raises their mean cosine.
 
     Args:
         pairs: The pairs of this process.
