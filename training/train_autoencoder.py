@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
@@ -98,6 +99,11 @@ class AutoencoderConfig(ValidationConfig):
         0.0,
         "decode latents with noise of up to this share of their deviation, so that small errors do not become blur",
     )
+    scale_equivariance: float = setting(
+        0.0,
+        "share of the steps that decode the means of 2 × 2 latents to the picture of half the size, so that latents "
+        "keep coarse forms in their low frequencies",
+    )
     discriminator_start: int | None = setting(None, "first step that also trains a patch discriminator")
     discriminator_weight: float = setting(0.5, "strength of its gradient, relative to the other losses")
     discriminator_channels: int = setting(32, "width of its first layer")
@@ -118,6 +124,8 @@ class AutoencoderConfig(ValidationConfig):
         weights = [getattr(self, f.name) for f in dataclasses.fields(self) if f.name.endswith("_weight")]
         if min(weights) < 0 or self.latent_noise < 0:
             raise ValueError("Weights and latent_noise must not be negative.")
+        if not 0 <= self.scale_equivariance <= 1:
+            raise ValueError("scale_equivariance must be a share, from 0 to 1.")
         if self.trained_part == "decoder" and self.model is None:
             raise ValueError("trained_part=decoder needs a model, whose encoder has been trained.")
         if self.perceptual_network is not None and not Path(self.perceptual_network).is_file():
@@ -140,9 +148,17 @@ class AutoencoderConfig(ValidationConfig):
         width = self.discriminator_channels
         return width if self.discriminator_kind == "patch" else [self.discriminator_kind, width]
 
+    def scale_at(self, step: int) -> int:
+        """Factor by which latents and pictures are reduced in the step after `step` others: 1 or 2.
+
+        After Kouzelis et al. 2025 (arXiv 2502.09509) and Skorokhodov et al. 2025 (arXiv 2502.14831).
+        """
+        return 1 + int(generator_at(self.seed, Purpose.SCALE, step).random() < self.scale_equivariance)
+
     def discriminates_at(self, step: int) -> bool:
-        """True if the discriminator trains in the step after `step` others."""
-        return self.discriminator_start is not None and step >= self.discriminator_start
+        """True if the discriminator trains in the step after `step` others. It sees only pictures of the full size."""
+        started = self.discriminator_start is not None and step >= self.discriminator_start
+        return started and self.scale_at(step) == 1
 
     def discriminator_weight_at(self, step: int) -> float:
         """The discriminator's weight in the step after `step` others, of those that it trains in."""
@@ -218,8 +234,11 @@ def load_vae(config: AutoencoderConfig) -> tuple[AutoencoderKL, int, tuple[int, 
         vae.quant_conv.requires_grad_(False)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     size, latent_shape = training_resolution(config.resolution, vae.config.sample_size // factor, vae)
-    if size < 32:
-        raise ValueError("--resolution must be at least 32: the losses compare smaller versions of the picture.")
+    smallest = 64 if config.scale_equivariance else 32
+    if size < smallest:
+        raise ValueError(
+            f"--resolution must be at least {smallest}: the losses compare smaller versions of the picture."
+        )
     return vae, size, latent_shape
 
 
@@ -369,13 +388,14 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
     held_out = load_held_out_images(config, data.source, size)
     with start_run(config, accelerator, state, ema, optimizers, batches, data.num_images, data.bad) as run:
         for step in run.steps():
-            discriminates = config.discriminates_at(step)
+            discriminates, scale = config.discriminates_at(step), config.scale_at(step)
             for batch, positions in run.micro_batches():
                 pictures = as_pictures(batch, accelerator.device)
                 noise = normal_at(config.seed, Purpose.POSTERIOR, positions, latent_shape).to(accelerator.device)
                 latent_noise = draw_latent_noise(config, positions, latent_shape, accelerator.device)
                 with accelerator.accumulate(trained, critic):
-                    made, mean, logvar = trained(pictures, noise, latent_noise)
+                    made, mean, logvar = trained(pictures, noise, latent_noise, scale)
+                    pictures = F.avg_pool2d(pictures, scale) if scale > 1 else pictures
                     terms = reconstruction_terms(made, pictures, **networks)
                     loss = sum(getattr(config, f"{name}_weight") * term for name, term in terms.items())
                     terms["kl"] = kl_divergence(mean, logvar)

@@ -106,7 +106,7 @@ def copy_model(model: Path, folder: Path) -> None:
     """Copies an exported model: its manifest, and the files that it lists."""
     manifest = model / "onnx.json"
     if not manifest.is_file():
-        raise ValueError(f"{model} has no onnx.json. Make ONNX files of a pipeline with `ccld export-onnx`.")
+        raise ValueError(f"{model} has no onnx.json. Export a pipeline with `ccld export-onnx`.")
     values = json.loads(manifest.read_text())
     files = [
         values["tokenizer"],

@@ -1,4 +1,4 @@
-"""What a folder, a list and a cloned repository mean, and what is named when it is passed over."""
+"""What a folder, a list and a cloned repository mean, and which skipped files are named."""
 
 import os
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_files_of_splits_are_not_mixed(tmp_path):
     assert names(tmp_path) == ["train_0.png", "train_1.png"] and names(tmp_path, split="test") == ["test-0.png"]
     patchwork(0).save(tmp_path / "preview.png")
     with pytest.raises(
-        ValueError, match=r"two ways: as splits, by the names of files: train \(2.*test \(1.*preview.png"
+        ValueError, match=r"two ways. The names of files give splits: train \(2.*test \(1.*preview.png"
     ):
         load_images(str(tmp_path))
     assert len(load_images(str(tmp_path), split="all")) == 4
@@ -66,8 +66,8 @@ def test_a_picture_beside_folders_of_splits_is_passed_over(tmp_path):
     write_pictures(tmp_path / "test", 2)
     patchwork(0).save(tmp_path / "preview.png")
     found = find_images(str(tmp_path))
-    assert len(found.examples) == 3 and found.passed_over == [(str(tmp_path / "preview.png"), "in no split")]
-    assert found.description.endswith("\npassed over: 1 × in no split")
+    assert len(found.examples) == 3 and found.passed_over == [(str(tmp_path / "preview.png"), "not in a split")]
+    assert found.description.endswith("\nskipped: 1 × not in a split")
 
 
 def test_words_for_splits_may_be_words(tmp_path):
@@ -76,7 +76,7 @@ def test_words_for_splits_may_be_words(tmp_path):
         patchwork(0).save(tmp_path / f"{name}.png")
     assert len(load_images(str(tmp_path))) == 7  # two of seven names are not a division into splits
     write_pictures(tmp_path / "train", 3)  # of pictures of trains
-    with pytest.raises(ValueError, match=r"two ways.*train \(3 pictures\); or as one set of 10 pictures.*000.png"):
+    with pytest.raises(ValueError, match=r"two ways.*train \(3 pictures\)\. But 7 of the 10 pictures.*000.png"):
         load_images(str(tmp_path))
     assert len(load_images(str(tmp_path), split="all")) == 10 and len(load_images(str(tmp_path / "train"))) == 3
 
@@ -124,7 +124,7 @@ def test_pointers_of_git_lfs_are_named(tmp_path, name):
     (tmp_path / name).write_text(POINTER)
     if not name.endswith((".parquet", ".tar")):
         write_pictures(tmp_path, 3)
-    with pytest.raises(ValueError, match=r"git-lfs pointers, such as .*Run git lfs pull"):
+    with pytest.raises(ValueError, match=r"Git LFS pointers, such as .*Run `git lfs pull`"):
         load_examples(str(tmp_path))
 
 
@@ -203,7 +203,7 @@ def test_metadata_that_cannot_be_used_says_why(tmp_path, files, message):
         load_captions(load_examples(str(tmp_path)), ["text"])
 
 
-# What is passed over
+# What is skipped
 
 
 def test_links_are_followed_once_and_loops_end(tmp_path):
@@ -216,9 +216,9 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     found = find_images(str(folder))
     assert len(found.examples) == 7
     assert sorted((os.path.relpath(name, folder), why) for name, why in found.passed_over) == [
-        ("again", "a link to a folder that is read already"),
-        ("gone.png", "a link that leads nowhere"),
-        ("own/loop", "a link to a folder that is read already"),
+        ("again", "a link to a folder that was already read"),
+        ("gone.png", "a broken link"),
+        ("own/loop", "a link to a folder that was already read"),
     ]
     (tmp_path / "linked").symlink_to(folder, target_is_directory=True)
     assert len(load_images(str(tmp_path / "linked"))) == 7
@@ -235,15 +235,15 @@ def test_what_cannot_be_used_is_counted_by_reason_and_named(tmp_path, monkeypatc
     found = find_images(str(tmp_path))
     assert len(found.examples) == 3 and len(found.passed_over) == 10
     assert found.description.splitlines()[1] == (
-        "passed over: 1 × hidden: its name begins with a dot; 2 × a backup or an unfinished download; "
-        "4 × HEIC, which needs the package pillow-heif; 1 × its name is not UTF-8; 1 × without a file ending; "
+        "skipped: 1 × hidden: its name begins with a dot; 2 × a backup or an unfinished download; "
+        "4 × HEIC, which needs the package pillow-heif; 1 × its name is not UTF-8; 1 × without a file extension; "
         "1 × SVG, a drawing without pixels; 2 other files (.txt, .caf\\udce9)"
     )
     assert (str(tmp_path / "caf\\xe9.png"), "its name is not UTF-8") in found.passed_over
     found.description.encode()
     for path in tmp_path.glob("*.png"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"has no images: .*passed over: .*4 × HEIC"):
+    with pytest.raises(ValueError, match=r"has no images: .*skipped: .*4 × HEIC"):
         load_images(str(tmp_path))
 
 

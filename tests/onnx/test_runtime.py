@@ -139,7 +139,7 @@ def test_wrong_arguments_are_refused(onnx_pipe, options, message):
 
 
 def test_unknown_samplers_are_refused(onnx_pipe):
-    with pytest.raises(ValueError, match="dpmpp, unipc, ddim, not plms"):
+    with pytest.raises(ValueError, match="does not have plms; choose one of dpmpp, unipc, ddim"):
         replace(onnx_pipe.scheduler, algorithm_type="plms")
     with pytest.raises(ValueError, match="Unknown timestep schedule"):
         sampling_times(3, "karras")

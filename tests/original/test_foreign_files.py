@@ -54,7 +54,7 @@ def torchscript():
 
 FOREIGN = {
     "empty": (b"", "is empty; download it again"),
-    "pointer": (LFS, "is a pointer of Git LFS, not the file itself"),
+    "pointer": (LFS, "is a Git LFS pointer, not the file itself"),
     "page": (b"\n <!DOCTYPE html>\n<html><body>404</body></html>", "is a web page, not a model"),
     "page without a type": (b"\xef\xbb\xbf<HTML lang=en>", "is a web page"),
     "zip": (zipped(), r"is a zip archive of 1 file \(unet.ckpt\); unpack it"),

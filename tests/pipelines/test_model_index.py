@@ -99,4 +99,4 @@ def test_pointers_of_git_lfs_in_place_of_weights(folder, file, capsys):
         CCLDPipeline.from_pretrained(folder)
     assert main(["inspect", str(folder)]) == 2
     error = capsys.readouterr().err
-    assert "is a pointer of Git LFS" in error.splitlines()[-1] and "Traceback" not in error
+    assert "is a Git LFS pointer" in error.splitlines()[-1] and "Traceback" not in error

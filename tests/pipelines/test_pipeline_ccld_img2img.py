@@ -296,7 +296,7 @@ def test_inpainting_with_a_stock_scheduler(inpaint, picture, mask):
         ({"image": Image.new("RGB", (40, 40))}, ValueError, "multiples of 64"),
         ({"strength": 0.0}, ValueError, "strength=0.0"),
         ({"strength": 1.5}, ValueError, "strength=1.5"),
-        ({"strength": 0.001}, ValueError, "below the last"),
+        ({"strength": 0.001}, ValueError, "leaves none of the"),
         ({"prompt": None}, ValueError, "Give a prompt"),
         ({"prompt": ["a", "b", "c"], "image": [Image.new("RGB", (64, 64))] * 2}, ValueError, "2 images.*3 prompts"),
         ({"generator": [seeded()] * 3}, ValueError, "3 generators"),

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffusers_ccld.training.log import read_log
+from diffusers_ccld.training.reconstruction import Reconstructing
 from support.scripts import run, run_here
 
 SCRIPT = "training/train_autoencoder.py"
@@ -191,6 +192,31 @@ def test_noise_in_the_latents_reaches_the_decoder(trainable_folder, pictures, tm
     assert 0 < changes[0] < changes[1]
 
 
+def test_averaged_latents_are_decoded_to_a_smaller_picture():
+    vae = AutoencoderKL(**CONFIG).eval()
+    shown, noise = torch.rand(2, 3, 64, 64) * 2 - 1, torch.randn(2, 4, 16, 16)
+    with torch.no_grad():
+        made = Reconstructing(vae)(shown, noise, scale=2).pictures
+        posterior = vae.encode(shown).latent_dist
+        means = (posterior.mean + posterior.std * noise).unflatten(-1, (8, 2)).unflatten(-3, (8, 2)).mean(dim=(-1, -3))
+        torch.testing.assert_close(made, vae.decode(means).sample)
+    assert made.shape == (2, 3, 32, 32)
+
+
+def test_scale_equivariance_resumes_to_the_bit(vae_config, pictures, tmp_path):
+    options = ("--vae_config", vae_config, "--resolution", 64, "--scale_equivariance", 0.5, "--discriminator_start", 0)
+    assert train(tmp_path / "whole", pictures, *options, "--checkpointing_steps", 2, steps=4) == 0
+    shutil.copytree(
+        tmp_path / "whole" / "checkpoints" / "step-00000002", tmp_path / "parts" / "checkpoints" / "step-00000002"
+    )
+    assert train(tmp_path / "parts", pictures, *options, "--resume", "latest", steps=4) == 0
+    log = read_log(tmp_path / "whole" / "metrics.jsonl")
+    assert {"discriminator" in entry for entry in log} == {True, False}
+    name = "vae/diffusion_pytorch_model.safetensors"
+    expected, found = load_file(tmp_path / "whole" / name), load_file(tmp_path / "parts" / name)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
 def test_the_distance_in_cloobs_features_has_its_weight(vae_config, trainable_folder, pictures, tmp_path):
     options = ("--vae_config", vae_config, "--feature_network", trainable_folder, "--feature_weight", 0.3)
     assert train(tmp_path / "run", pictures, *options, steps=1) == 0
@@ -215,6 +241,8 @@ def test_a_dry_run_writes_nothing(vae_config, pictures, tmp_path, capsys):
         (("--vae_config", "{config}", "--resolution", 16), "at least 32"),
         (("--vae_config", "{config}", "--kl_weight", -1), "must not be negative"),
         (("--vae_config", "{config}", "--latent_noise", -0.1), "must not be negative"),
+        (("--vae_config", "{config}", "--scale_equivariance", 1.5), "from 0 to 1"),
+        (("--vae_config", "{config}", "--scale_equivariance", 0.5), "at least 64"),
         (("--vae_config", "{config}", "--trained_part", "decoder"), "needs a model"),
         (("--vae_config", "{config}", "--feature_network", "nowhere"), "nowhere"),
         (("--vae_config", "{config}", "--perceptual_network", "nowhere.pth"), "nowhere.pth is not a file"),

@@ -9,13 +9,13 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
 @pytest.mark.parametrize(
     "data, words",
     [
-        (POINTER, "a git-lfs pointer, not the file (run git lfs pull where it lies)"),
+        (POINTER, "a Git LFS pointer, not the file (run `git lfs pull` in its repository)"),
         (b"\xef\xbb\xbf \n<!DOCTYPE html><html>", "an HTML page"),
         (b"<svg xmlns=''/>", "an SVG drawing"),
         (b"PK\x03\x04abc", "a zip archive"),
         (b"\0\0\0\x18ftypheic" + bytes(40), "a picture in HEIC"),
         (encoded(patchwork(0), "AVIF"), "a picture in AVIF"),
-        (b"\0\0\0\x18ftypisom", "a film or another media file"),
+        (b"\0\0\0\x18ftypisom", "a video or another media file"),
         (b"", "an empty file"),
         (encoded(patchwork(0), "PNG"), None),
         (encoded(patchwork(0), "JPEG"), None),

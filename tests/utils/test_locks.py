@@ -146,4 +146,4 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, capsy
     monkeypatch.setattr("diffusers_ccld.utils.locks.FileLock.acquire", acquire)
     with exclusive(tmp_path / "run"):
         (tmp_path / "run" / "file").touch()
-    assert "run cannot be locked; let no other process write it" in capsys.readouterr().err
+    assert "run cannot be locked; do not let another process write it" in capsys.readouterr().err

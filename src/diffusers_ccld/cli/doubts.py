@@ -1,4 +1,4 @@
-"""Prompts that probably mean something else than they say: asked about at a terminal, refused elsewhere."""
+"""Finds prompts that are probably mistakes. At a terminal, the user is asked; elsewhere, they are refused."""
 
 import shlex
 import sys
@@ -11,7 +11,7 @@ LARGEST_WEIGHT = 15
 
 
 def refuse_file_names(prompts: Sequence[str]) -> None:
-    """Raises `ValueError` for a prompt that is the name of a picture's file.
+    """Raises `ValueError` for a prompt that is the file name of a picture.
 
     Args:
         prompts: Prompts as they were typed, with their weights.
@@ -21,13 +21,13 @@ def refuse_file_names(prompts: Sequence[str]) -> None:
         if text.lower().endswith(PICTURE_SUFFIXES) or Path(text.lstrip("@")).is_file():
             name = shlex.quote(typed.lstrip("@"))
             raise ValueError(
-                f"{text!r} is the name of a picture, not a prompt. To paint something similar, give --image {name}; "
-                f"to change the picture, --init {name} or --edit {name}."
+                f"{text!r} is the file name of a picture, not a prompt. To sample similar pictures, give --image "
+                f"{name}. To change the picture, give --init {name} or --edit {name}."
             )
 
 
 def doubts_about(prompts: Sequence[str], guidance_scale: float | None = None) -> list[str]:
-    """Sentences about weights that are too large to be meant, and about a prompt that lacks its quotation marks.
+    """Returns warnings about unusually large weights, and about a prompt that lacks its quotation marks.
 
     Args:
         prompts: Prompts as they were typed, with their weights.
@@ -37,33 +37,35 @@ def doubts_about(prompts: Sequence[str], guidance_scale: float | None = None) ->
     for typed, text, weight in weighted:
         if weight is not None and abs(weight) > LARGEST_WEIGHT:
             doubts.append(
-                f"{typed!r} means {text!r} with the weight {weight:g}, and usual weights are from 1 to 10. If the "
-                f"number belongs to the prompt, write a weight after it, as in {typed + ':3'!r}."
+                f"{typed!r} means {text!r} with the weight {weight:g}; usual weights are 1 to 10. If the number "
+                f"belongs to the prompt, add a weight after it, as in {typed + ':3'!r}."
             )
     if guidance_scale is not None and abs(guidance_scale) > LARGEST_WEIGHT:
-        doubts.append(f"--guidance-scale {guidance_scale:g} is unusual; usual ones are from 1 to 10.")
+        doubts.append(f"--guidance-scale {guidance_scale:g} is unusual; usual values are 1 to 10.")
     words = [text for _, text, weight in weighted if weight is None and " " not in text.strip()]
     if len(words) > 1:
         joined = " ".join(typed for typed, _, _ in weighted)
-        doubts.append(f'These are {len(weighted)} prompts, mixed with one another. One prompt is written "{joined}".')
+        doubts.append(
+            f'These are {len(weighted)} prompts, to be combined in one picture. To give one prompt, write "{joined}".'
+        )
     return doubts
 
 
 def settle(doubts: Sequence[str], agreed: bool) -> None:
-    """Asks whether to go on in spite of doubts, at a terminal.
+    """Asks at a terminal whether to continue in spite of doubts.
 
     Args:
-        doubts: Sentences that say what is doubtful.
-        agreed: True if an option has answered yes.
+        doubts: Warnings, as from `doubts_about`.
+        agreed: True if the option --yes was given.
 
     Raises:
-        ValueError: If the user declines, or there is nobody to ask.
+        ValueError: If the user declines, or the command does not run at a terminal.
     """
     if agreed or not doubts:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise ValueError(f"{' '.join(doubts)} (--yes paints it as it is.)")
+        raise ValueError(f"{' '.join(doubts)} (Give --yes to paint it anyway.)")
     print(*doubts, sep="\n", file=sys.stderr)
-    print("Paint it as it is? [y/N] ", end="", flush=True, file=sys.stderr)
+    print("Paint it anyway? [y/N] ", end="", flush=True, file=sys.stderr)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ValueError("Nothing was painted.")

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=["fp32", "fp16", "int8"],
         default="fp32",
-        help="fp16: the U-Net computes in half precision, for WebGPU; int8: weights take a quarter of the space, with "
-        "the loss that is printed (default: %(default)s)",
+        help="fp16: the U-Net computes in half precision, for WebGPU; int8: weights take a quarter of the space; the "
+        "error is printed (default: %(default)s)",
     )
     add("--encoder", action="store_true", help="export the autoencoder's encoder, too")
 
@@ -39,7 +39,7 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Write the networks of a pipeline as ONNX files, with a manifest that the ONNX runtime and the page in web/ read.
-    Each network is compared with torch; one that differs is not written."""
+    Each network is compared with torch. If one differs too much, nothing is written."""
     try:
         from ..inference.loading import find_folder
         from ..onnx.export import ExportRequest, export

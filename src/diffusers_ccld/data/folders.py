@@ -1,4 +1,4 @@
-"""Files of a folder by what they are: pictures, datasets, metadata, and what is passed over with its reason."""
+"""Sorts the files of a folder: pictures, datasets, metadata, and skipped files with the reason."""
 
 import os
 import re
@@ -16,14 +16,14 @@ METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 DATASET_ENDINGS = {".parquet", ".tar"}
 BACKUP_ENDINGS = (".bak", ".old", ".orig", ".tmp", ".part", ".crdownload")
 LONGEST_POINTER = 1024  # bytes
-MOST_ENDINGS = 5  # named of the other files
+MOST_ENDINGS = 5  # extensions of other files that the message lists
 
-# As `datasets` recognises splits in names of folders and files, and in any case.
+# The words by which `datasets` recognises splits in names of folders and files, here in upper or lower case.
 SPLITS = {
     str(split): re.compile(rf"(?:^|[{NON_WORDS_CHARS}])(?:{'|'.join(words)})(?:[{NON_WORDS_CHARS}]|$)", re.IGNORECASE)
     for split, words in SPLIT_KEYWORDS.items()
 }
-# data/train-00000-of-00001.parquet, the layout in which `datasets` uploads
+# data/train-00000-of-00001.parquet, the layout of a dataset that `datasets` uploaded
 SHARDED = re.compile(
     re.escape(SPLIT_PATTERN_SHARDED.partition("[")[0]).replace(r"\{split\}", r"([\w.]+)") + r"\d{5}-of-"
 )
@@ -31,16 +31,16 @@ SHARDED = re.compile(
 
 @dataclass
 class FolderContent:
-    """The files of a folder and of all folders in it, in the order of their paths.
+    """The files of a folder and of its subfolders, sorted by path.
 
     Attributes:
         folder: The folder.
-        pictures: Files with the ending of a picture that can be opened.
-        parquet: Parquet files, without `metadata.parquet` beside pictures.
-        shards: Tar archives, which are shards of a WebDataset.
-        metadata: Files that describe pictures, of `METADATA_NAMES`.
-        passed_over: Name and reason of each file that may be a picture and is not used.
-        others: Number of all other files, by their ending.
+        pictures: Files with the extension of a readable picture format.
+        parquet: Parquet files, except `metadata.parquet` beside pictures.
+        shards: Tar archives, the shards of a WebDataset.
+        metadata: Files named in `METADATA_NAMES`, which describe pictures.
+        passed_over: Name of each skipped file that may be a picture, and the reason.
+        others: Number of other files by extension.
     """
 
     folder: Path
@@ -52,30 +52,30 @@ class FolderContent:
     others: Counter[str] = field(default_factory=Counter)
 
     def pass_over(self, paths: list[Path], reason: str) -> None:
-        """Notes files that are not used."""
+        """Records files as skipped."""
         self.passed_over += [(printable(path), reason) for path in paths]
 
     def describe_passed_over(self) -> str | None:
-        """Counts what is passed over by its reason, in one line; `None` if there is nothing."""
+        """Returns a line that counts the skipped files by reason; `None` if there are none."""
         parts = [f"{count:,} × {reason}" for reason, count in Counter(why for _, why in self.passed_over).items()]
         if self.others:
             endings = [ending for ending, _ in self.others.most_common(MOST_ENDINGS)]
             more = ", …" if len(self.others) > MOST_ENDINGS else ""
             count = self.others.total()
             parts.append(f"{count:,} other file{'s' * (count != 1)} ({', '.join(endings)}{more})")
-        return f"passed over: {'; '.join(parts)}" if parts else None
+        return f"skipped: {'; '.join(parts)}" if parts else None
 
 
 def read_folder(folder: Path) -> FolderContent:
-    """Finds all files in a folder. Links are followed, and every folder is read once.
+    """Finds all files in a folder. Follows links, and reads every folder once.
 
-    Hidden files and folders are passed over, and so are folders that begin with two underscores, as by `datasets`.
+    Skips hidden files and folders, and folders whose names begin with two underscores, as `datasets` does.
     """
     content, readable = FolderContent(folder), readable_endings()
     known = readable | UNREADABLE.keys() | DATASET_ENDINGS
     for path in _walk(content):
         _sort_in(path, content, readable, known)
-    if not content.pictures:  # then metadata.parquet may be a dataset of that name
+    if not content.pictures:  # then a metadata.parquet may itself be the dataset
         tables = [path for path in content.metadata if path.suffix == ".parquet"]
         if content.parquet or content.shards:
             content.others["metadata.parquet"] += len(tables)
@@ -88,7 +88,7 @@ def read_folder(folder: Path) -> FolderContent:
 
 
 def _walk(content: FolderContent) -> Iterator[Path]:
-    """Yields all files, those that are reached without links first."""
+    """Yields all files: first those that are reached without links, then the others."""
     pending, seen = deque([content.folder]), set()
     while pending:
         for root, folders, files in os.walk(pending.popleft(), onerror=lambda error: _note_error(content, error)):
@@ -96,7 +96,7 @@ def _walk(content: FolderContent) -> Iterator[Path]:
             identity = (status.st_dev, status.st_ino)
             if identity in seen:
                 folders.clear()
-                content.pass_over([Path(root)], "a link to a folder that is read already")
+                content.pass_over([Path(root)], "a link to a folder that was already read")
                 continue
             seen.add(identity)
             for name in sorted(folders):
@@ -131,13 +131,13 @@ def _sort_in(path: Path, content: FolderContent, readable: set[str], known: set[
         if path.is_file():
             kind.append(path)
         else:
-            content.pass_over([path], "a link that leads nowhere" if path.is_symlink() else "not an ordinary file")
+            content.pass_over([path], "a broken link" if path.is_symlink() else "not a regular file")
     elif path.name in METADATA_NAMES:
         content.metadata.append(path)
     elif ending in UNREADABLE:
         content.pass_over([path], UNREADABLE[ending])
     elif not ending:
-        content.pass_over([path], "without a file ending")
+        content.pass_over([path], "without a file extension")
     else:
         content.others[ending] += 1
 
@@ -157,12 +157,12 @@ def _is_utf8(path):
 
 
 def printable(path: Path) -> str:
-    """A path as text that can be written; bytes that are not UTF-8 become escapes such as \\xe9."""
+    """Returns a path as valid text: bytes that are not UTF-8 become escapes such as \\xe9."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def require_no_pointers(paths: list[Path], source: str) -> None:
-    """Raises `ValueError` if files are pointers of git-lfs, which stand for files that were not fetched."""
+    """Raises `ValueError` if files are Git LFS pointers, which take the place of files that were not fetched."""
     pointers = []
     for path in paths:
         if path.stat().st_size <= LONGEST_POINTER:
@@ -171,8 +171,8 @@ def require_no_pointers(paths: list[Path], source: str) -> None:
                     pointers.append(path)
     if pointers:
         raise ValueError(
-            f"{source}: {len(pointers):,} of {len(paths):,} files are git-lfs pointers, such as {pointers[0].name}. "
-            f"Run git lfs pull there to get the files themselves."
+            f"{source}: {len(pointers):,} of {len(paths):,} files are Git LFS pointers, such as {pointers[0].name}. "
+            f"Run `git lfs pull` there to get the files themselves."
         )
 
 
@@ -185,8 +185,8 @@ class Splits:
 
     Attributes:
         files: The files of each split, in order.
-        rest: Files of the same kind that belong to none.
-        origin: What names the splits, such as "folders"; `None` if nothing does: then all files are in "train".
+        rest: Files of the same kind that are not in a split.
+        origin: What the splits are named by: "folders" or "files". `None` if all files are in "train" by default.
     """
 
     files: dict[str, list[Path]]
@@ -195,14 +195,14 @@ class Splits:
 
 
 def split_pictures(content: FolderContent, source: str) -> Splits:
-    """Divides pictures by the names of their folders, or else of the files.
+    """Divides pictures into splits by the names of their folders, or else by the names of the files.
 
-    Folders make splits as for `datasets` if there are several and most pictures are in them, or if there is one that
-    has all pictures. Names of files make splits only if there are several and every file has one: a picture may be
-    called test.png, and a train is a subject.
+    Names are those that `datasets` recognises. Folder names count in two cases: one split contains all pictures, or
+    several splits together contain at least half of them. File names count only if there are several splits and every
+    file is in one. Otherwise test.png may be a test picture, and train.png a picture of a train.
 
     Raises:
-        ValueError: If names make splits in part, so that the folder may be meant in two ways.
+        ValueError: If only some of the names give splits, so that the folder can be read in two ways.
     """
     by_folder = _by_split(content, content.pictures, lambda relative: relative.parts[:-1])
     by_file = _by_split(content, content.pictures, lambda relative: relative.parts[-1:])
@@ -215,16 +215,16 @@ def split_pictures(content: FolderContent, source: str) -> Splits:
             found = ", ".join(f"{split} ({len(paths):,} pictures)" for split, paths in splits.items())
             example = rest[0].relative_to(content.folder).as_posix()
             raise ValueError(
-                f"{source} can be read in two ways: as splits, by the names of {origin}: {found}; or as one set of "
-                f"{inside + len(rest):,} pictures, of which {len(rest):,} are in no split, such as {example}. Give "
-                f"--dataset-split all for all pictures, or the folder of one split as the dataset."
+                f"{source} can be read in two ways. The names of {origin} give splits: {found}. But {len(rest):,} of "
+                f"the {inside + len(rest):,} pictures are not in a split, such as {example}. Give --dataset-split all "
+                f"to use all pictures, or give the folder of one split as the dataset."
             )
         return Splits(splits, rest, origin)
     return Splits({"train": content.pictures}, [], None)
 
 
 def split_datasets(content: FolderContent, paths: list[Path]) -> Splits:
-    """Divides the files of a dataset as `datasets` does: by its own layout, by names of folders, or of files."""
+    """Divides files as `datasets` does: by the layout of its uploads, or by names of folders, or by names of files."""
     sharded: dict[str | None, list[Path]] = {}
     for path in paths:
         match = SHARDED.match(path.relative_to(content.folder).as_posix())
@@ -239,7 +239,7 @@ def split_datasets(content: FolderContent, paths: list[Path]) -> Splits:
 
 
 def is_uploaded_dataset(content: FolderContent, paths: list[Path]) -> bool:
-    """True if files lie as `datasets` uploads them: data/train-00000-of-00001.parquet."""
+    """True if files have the layout of a dataset that `datasets` uploaded: data/train-00000-of-00001.parquet."""
     return any(SHARDED.match(path.relative_to(content.folder).as_posix()) for path in paths)
 
 

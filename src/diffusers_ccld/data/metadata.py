@@ -17,7 +17,7 @@ def described_pictures(pictures: list[Path], content: FolderContent) -> datasets
     """The pictures that metadata files describe, undecoded in the column "image", with all columns of these files.
 
     The order is that of the pictures. A picture with several rows comes as often. A picture without a row, and a row
-    without a picture, are noted as passed over.
+    without a picture, are recorded as skipped.
 
     Args:
         pictures: The pictures.

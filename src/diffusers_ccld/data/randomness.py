@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     GUIDANCE = 8
     LATENT_NOISE = 9
     CONDITION_NOISE = 10
+    SCALE = 11
 
 
 def generator_at(seed: int, purpose: Purpose, position: int) -> np.random.Generator:

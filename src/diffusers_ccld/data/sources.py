@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
     Attributes:
         examples: The dataset.
-        description: Where it is from and what was passed over there, in a line or two.
+        description: Where it is from and what was skipped there, in a line or two.
         passed_over: Name and reason of each file that may be a picture and is not used.
     """
 
@@ -58,7 +58,7 @@ def find_images(source: str, split: str = "train", image_column: str = "image", 
         A dataset with the column "image": undecoded pictures, each a mapping with "bytes" and "path".
 
     Raises:
-        ValueError: If the source, the split or the column is missing, has no images, or may be meant in two ways.
+        ValueError: If the source, the split or the column is missing, has no images, or can be read in two ways.
     """
     path = Path(source).expanduser()
     if path.suffix == ".txt" and path.is_file():
@@ -141,7 +141,7 @@ def _find(path: Path, source: str, split: str, streaming: bool, image_column: st
 
 
 def _found(examples, source, details, content=None):
-    """A source whose description says what its images are from, and what was passed over in a folder."""
+    """A source whose description says what its images are from, and what was skipped in a folder."""
     if isinstance(examples, datasets.Dataset):
         if len(examples) == 0:
             raise ValueError(f"{source} has no images.")
@@ -177,7 +177,7 @@ def _in_folder(
     if kind == "pictures":
         splits = Splits({ALL: files}, [], None) if split == ALL else split_pictures(content, source)
     chosen = _chosen(splits, split, source)
-    content.pass_over(splits.rest, "in no split")
+    content.pass_over(splits.rest, "not in a split")
     require_no_pointers([path for paths in chosen.values() for path in paths], source)
     details = _KINDS[kind]
     if splits.origin is not None:

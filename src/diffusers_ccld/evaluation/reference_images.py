@@ -27,7 +27,7 @@ class ChosenImages(NamedTuple):
         source: The folder or dataset that they are from.
         images: The images.
         total: Number of images in the source.
-        description: What the source was taken to be, and what was passed over there.
+        description: What the source was taken to be, and what was skipped there.
         captions: A caption of each image; `None` if they were not asked for.
     """
 

@@ -1,8 +1,8 @@
-"""Layers that compute faster on a CPU while no gradients are recorded, with the weights and names of torch's layers.
+"""Drop-in replacements for torch's convolutions and linear layers that are faster at inference on a CPU.
 
-oneDNN, torch's library for convolutions, computes with weights in an order of its own. Torch's layers convert them in
-every call; these keep a converted copy beside the weight, outside of the module's state. Whatever trains, compiles,
-traces or runs on another device computes as in torch's layers.
+oneDNN, torch's CPU library for convolutions, computes with weights in its own memory layout. torch's layers convert
+the weight in every call. These layers cache the converted weight outside of the state dict. In training, compilation
+and tracing, and on other devices, they call torch's own implementation.
 """
 
 import platform
@@ -13,21 +13,21 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-# Operators that torch.compile puts in place of layers. There are not public names for them.
+# Operators to which torch.compile lowers these layers. torch does not give them public names.
 OPERATORS = ("_convolution_pointwise", "_reorder_convolution_weight", "_linear_pointwise")
 HAS_OPERATORS = (
     torch.backends.mkldnn.is_available()
     and platform.machine() in ("x86_64", "AMD64")
     and all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS)
 )
-# Networks with more parameters keep no copies: those of 250 million take 1 GB in float32.
+# Larger networks do not cache copies: those of 250 million parameters take 1 GB in float32.
 MAX_COPIED_PARAMETERS = 250_000_000
-MIN_ROWS = 16  # with fewer rows, torch's own product of a linear layer is faster
-NUM_COMPARED_VALUES = 16  # of a copied weight, in every call
+MIN_ROWS = 16  # with fewer rows, torch's own linear layer is faster
+NUM_COMPARED_VALUES = 16  # values of a copied weight that every call compares
 
 
 def records_nothing() -> bool:
-    """True if the operations that follow are neither recorded for derivatives nor traced nor compiled."""
+    """True if torch is not recording, tracing or compiling the operations that follow."""
     return not (
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
@@ -38,12 +38,12 @@ def records_nothing() -> bool:
 
 
 def infers_on_cpu(hidden_states: torch.Tensor, weight: torch.Tensor) -> bool:
-    """True if a layer computes only its result, from plain tensors of one precision on a CPU, and oneDNN can do it."""
+    """True if a layer may call oneDNN's operators: at inference, on a CPU, with plain tensors of one dtype."""
     return (
         HAS_OPERATORS
         and records_nothing()
         and type(hidden_states) is torch.Tensor
-        and type(weight) is nn.Parameter  # quantised and parametrised weights are of other types
+        and type(weight) is nn.Parameter  # quantised and parametrised weights have other types
         and hidden_states.is_cpu
         and weight.is_cpu
         and hidden_states.dtype == weight.dtype
@@ -53,23 +53,23 @@ def infers_on_cpu(hidden_states: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 class WeightCopy:
-    """A form of a weight that is faster to compute with, and what tells that the weight has changed since.
+    """A converted copy of a weight, which detects later changes of the weight.
 
     Args:
-        weight: The weight.
-        form: The same in the other form.
+        weight: The original weight.
+        form: The converted weight.
     """
 
     def __init__(self, weight: nn.Parameter, form: torch.Tensor):
         self.form, self.version = form, weight._version
-        # Adapters and averages write through `weight.data`, which counts no version, so that values are compared, too.
-        # The view also keeps the storage: its address then cannot become another weight's.
+        # Adapters and moving averages write to `weight.data`, which does not change the version. So some values are
+        # compared, too. The view also keeps the storage alive, so that another weight cannot get its address.
         count = min(NUM_COMPARED_VALUES, weight.numel())
         self.view = weight.detach().as_strided((count,), (weight.numel() // count,))
         self.values = self.view.clone()
 
     def is_of(self, weight: nn.Parameter) -> bool:
-        """True if the weight still has the storage and the values that were copied."""
+        """True if the weight has the same storage and values as when it was copied."""
         return (
             weight.data_ptr() == self.view.data_ptr()
             and weight._version == self.version
@@ -78,13 +78,13 @@ class WeightCopy:
 
 
 class KeepsCopy:
-    """A module with a copy of a weight. The copy is not part of its state, and it is not copied, moved or pickled."""
+    """Mixin for modules that cache a converted weight. The cache is not saved, copied, moved or pickled."""
 
     weight_copy: WeightCopy | None = None
 
     def form_of(self, weight: nn.Parameter, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Returns the other form of a weight, which is made if there is none or if the weight has changed."""
-        kept = self.weight_copy  # read once, because several threads may call one module
+        """Returns the converted weight. Converts it if it is not cached or if the weight has changed."""
+        kept = self.weight_copy  # read once, because other threads may replace it
         if kept is None or not kept.is_of(weight):
             kept = self.weight_copy = WeightCopy(weight, make())
         return kept.form
@@ -92,19 +92,19 @@ class KeepsCopy:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "weight_copy"}
 
-    def _apply(self, fn, recurse=True):  # all of torch's conversions, `to`, `half` and so on, come through here
+    def _apply(self, fn, recurse=True):  # `to`, `half` and all other conversions of torch call this
         self.weight_copy = None
         return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> nn.Module:
-        """As of `nn.Module`; frees the copy if the module is to be trained."""
+        """Sets the mode as `nn.Module.train` does. Training mode frees the cached weight."""
         if mode:
             self.weight_copy = None
         return super().train(mode)
 
 
 class InferenceConv2d(KeepsCopy, nn.Conv2d):
-    """A convolution that keeps its weight in oneDNN's order while it infers. Its output is channels-last then."""
+    """A convolution that caches its weight in oneDNN's layout. At inference, its output is channels-last."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = self.weight
@@ -123,12 +123,12 @@ class InferenceConv2d(KeepsCopy, nn.Conv2d):
             and hidden_states.numel() > 0
             and self.padding_mode == "zeros"
             and not isinstance(self.padding, str)
-            and not self.weight.is_inference()  # such weights count no versions
+            and not self.weight.is_inference()  # inference tensors do not have versions
         )
 
 
 class InferenceLinear(nn.Linear):
-    """A linear layer that oneDNN computes while it infers, and not MKL, which is half as fast on AMD's processors."""
+    """A linear layer that uses oneDNN at inference. torch uses MKL, which is half as fast on AMD processors."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = self.weight
@@ -139,10 +139,10 @@ class InferenceLinear(nn.Linear):
 
 
 def use_inference_layers(network: nn.Module) -> None:
-    """Changes the class of a network's convolutions and linear layers to those of this file.
+    """Changes the classes of a network's convolutions and linear layers to those of this module, in place.
 
-    Their weights, names and, but for rounding, outputs stay the same. A network that is too large to be copied keeps
-    its convolutions.
+    Weights and names stay the same, and so do outputs up to rounding. A network above `MAX_COPIED_PARAMETERS` keeps
+    torch's convolutions.
     """
     copies = sum(parameter.numel() for parameter in network.parameters()) <= MAX_COPIED_PARAMETERS
     for module in network.modules():

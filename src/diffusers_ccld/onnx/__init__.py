@@ -1,1 +1,1 @@
-"""Pipelines as ONNX files: the export, and a runtime of numpy and onnxruntime. Only the export imports torch."""
+"""Pipelines as ONNX files: the export, which needs torch, and a runtime, which does not."""

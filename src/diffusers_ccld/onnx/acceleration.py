@@ -1,4 +1,4 @@
-"""Runs the networks of a loaded pipeline by onnxruntime, on a CPU: any task, the same pictures up to rounding."""
+"""Runs the U-Net and the decoder of a loaded pipeline with onnxruntime on the CPU, for every task."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,9 @@ from .networks import Networks
 
 
 def run_by_onnxruntime(pipe: CCLDPipeline, folder: str | Path) -> None:
-    """Replaces the calls of the U-Net and of the decoder in place. The pipeline must not be trained afterwards.
+    """Makes a pipeline compute its U-Net and its decoder with onnxruntime, in place.
+
+    Pictures stay the same up to rounding. The pipeline must not be trained afterwards.
 
     Args:
         pipe: A pipeline in float32 on the CPU.
@@ -20,8 +22,8 @@ def run_by_onnxruntime(pipe: CCLDPipeline, folder: str | Path) -> None:
 
     Raises:
         ExportError: If the files cannot be used, or belong to another pipeline.
-        ValueError: If the network takes the guidance scale as an input. Pipelines give it an embedding of the scale,
-            and the exported one computes that itself.
+        ValueError: If the U-Net is guidance-distilled. A pipeline passes it an embedding of the guidance scale, but
+            the exported network takes the scale itself.
     """
     folder = Path(folder)
     manifest = Manifest.read(folder)
@@ -33,7 +35,7 @@ def run_by_onnxruntime(pipe: CCLDPipeline, folder: str | Path) -> None:
     if not is_alike:
         raise ExportError(f"{folder} was exported from another pipeline.")
     if is_guidance_distilled(pipe.unet):
-        raise ValueError("Guidance-distilled networks are run by torch here, and by onnxruntime in `ccld sample`.")
+        raise ValueError("onnxruntime runs guidance-distilled networks only in `ccld sample`; use torch here.")
     networks = Networks(folder, manifest)
     pipe.unet.forward = _unet(networks)
     pipe.vae.decode = _decoder(networks, manifest.scaling_factor)

@@ -1,4 +1,4 @@
-"""Writes a pipeline as ONNX files, each checked against torch."""
+"""Exports a pipeline to ONNX files, and compares each network with torch."""
 
 import copy
 import math
@@ -27,20 +27,20 @@ from .networks import load_session
 from .weights import connect, store
 
 DTYPES = ("fp32", "fp16", "int8")
-LARGEST_DIFFERENCE = 1e-4  # of float32
-LARGEST_ERROR = 0.2  # of the others, as a share of the outputs' root mean square
+LARGEST_DIFFERENCE = 1e-4  # from torch, in float32
+LARGEST_ERROR = 0.2  # root mean square difference in other precisions, relative to the outputs
 UNFINISHED = ".part"
 TOKENIZER = "tokenizer/tokenizer.json"
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export.
+    """Settings of an export.
 
     Attributes:
         source: Folder or Hub name of a pipeline, or "default".
         output: Folder to write. `None` adds the graphs to the pipeline's own folder, and they use its weights.
-        dtype: "fp32"; "fp16", in which the U-Net computes, and the decoder if it can; or "int8" weights.
+        dtype: "fp32"; "fp16" for the U-Net, and for a decoder that does not overflow in it; or "int8" for weights.
         with_encoder: True to export the autoencoder's encoder, too.
     """
 
@@ -53,7 +53,7 @@ class ExportRequest:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r}: choose one of {', '.join(DTYPES)}.")
         if self.output is None and self.dtype != "fp32":
-            raise ValueError(f"--dtype {self.dtype} needs other weights than the pipeline's own: give --output, too.")
+            raise ValueError(f"--dtype {self.dtype} cannot use the pipeline's own weights: give --output, too.")
         if self.output is not None and self.output.exists():
             if not self.output.is_dir() or (
                 any(self.output.iterdir()) and not (self.output / MANIFEST_NAME).is_file()
@@ -66,14 +66,14 @@ class ExportRequest:
 
 
 def export(request: ExportRequest) -> Manifest:
-    """Exports a pipeline. The folder is complete, or it is as it was.
+    """Exports a pipeline. If this fails, the folder does not change.
 
     Returns:
         The manifest, with the differences from torch.
 
     Raises:
         ValueError: If the pipeline cannot be exported.
-        ExportError: If a network differs from torch's.
+        ExportError: If the outputs of a network differ too much from torch's.
     """
     folder = find_model(request.source)
     pipe = CCLDPipeline.from_pretrained(folder, dtype=torch.float32)
@@ -94,7 +94,7 @@ def export(request: ExportRequest) -> Manifest:
 
 
 def _named(network, target):
-    """A network whose graph has got its final name."""
+    """Renames the graph of a network to its final name."""
     path = network.graph.path.removeprefix(".").removesuffix(UNFINISHED)
     os.replace(target / network.graph.path, target / path)
     return replace(network, graph=replace(network.graph, path=path))
@@ -104,12 +104,12 @@ def _require_supported(pipe):
     if not isinstance(pipe.scheduler, CCLDScheduler) or pipe.scheduler.config.algorithm_type not in ONNX_ALGORITHMS:
         pipe.scheduler = CCLDScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmpp")
     if pipe.scheduler.config.num_train_timesteps != 1000:
-        raise ValueError("Pipelines with other timesteps than 0 to 999 cannot be exported.")
+        raise ValueError("Only pipelines with timesteps from 0 to 999 can be exported.")
 
 
 @contextmanager
 def _target(folder, output):
-    """The folder to write to. Graphs that are added to a pipeline get their names at the end, all at once."""
+    """Context with the folder to write to. Graphs beside a pipeline's own weights get their final names at the end."""
     if output is not None:
         with folder_moved_into_place(output) as temporary:
             yield temporary
@@ -122,7 +122,7 @@ def _target(folder, output):
 
 
 def _export_network(spec: NetworkSpec, folder: Path, target: Path, request: ExportRequest) -> Network:
-    """Writes one network, and compares it with torch on random inputs of two sizes."""
+    """Exports one network, and compares it with torch on random inputs of two sizes."""
     reference = spec.module.eval()
     halves = request.dtype == "fp16" and _computes_in_half(spec)
     exported = replace(spec, module=copy.deepcopy(reference).half()) if halves else spec
@@ -144,7 +144,7 @@ def _export_network(spec: NetworkSpec, folder: Path, target: Path, request: Expo
     is_equal = difference <= LARGEST_DIFFERENCE if request.dtype == "fp32" else error <= LARGEST_ERROR
     if not is_equal:
         raise ExportError(
-            f"The exported {spec.name} differs from torch's by up to {difference:.2g}, {error:.2%} in the mean."
+            f"The exported {spec.name} differs from torch's by up to {difference:.2g} (relative error {error:.2%})."
         )
     inputs, outputs = ({name: list(shape) for name, shape in shapes.items()} for shapes in (spec.inputs, spec.outputs))
     weights_file = File.of(target, weights_path)
@@ -158,7 +158,7 @@ def _computes_in_half(spec):
 
 
 def _differences(spec, session):
-    """Largest difference of outputs, and the root mean square of differences over that of outputs."""
+    """Returns the largest difference of outputs, and the root mean square difference relative to the outputs."""
     largest = squares = total = 0.0
     for batch, height, width in ((2, 4, 4), (3, 2, 6)):
         inputs = spec.example(batch, height * spec.multiples, width * spec.multiples, seed=batch)
@@ -208,7 +208,7 @@ def _manifest(pipe, folder, target, request, networks):
 
 
 def _licence(folder):
-    """The licence on a pipeline's card, if it gives one."""
+    """The licence in a pipeline's model card; `None` if the card does not give one."""
     card = folder / CARD_NAME
     found = re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE) if card.is_file() else None
     return found and found[1]

@@ -1,4 +1,4 @@
-"""The networks of a pipeline as modules with tensors for arguments, and their ONNX graphs."""
+"""Wraps the networks of a pipeline in modules that take and return tensors, and traces their ONNX graphs."""
 
 import contextlib
 import logging
@@ -17,11 +17,11 @@ from ..models.prediction import is_guidance_distilled, predict_velocity
 from ..pipelines.pipeline_ccld import CCLDPipeline
 
 OPSET = 20
-PREFIX = "part."  # what a module's names of weights have before those of its component
+PREFIX = "part."  # of the names that a component's weights have in its wrapper
 
 
 class UNet(nn.Module):
-    """The velocity of latents, with float32 inputs and outputs whatever the network computes in."""
+    """Predicts the velocity of latents. Inputs and outputs are float32; the network may compute in another dtype."""
 
     def __init__(self, part: nn.Module):
         super().__init__()
@@ -35,7 +35,7 @@ class UNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Scaled latents to pixels in [−1, 1]."""
+    """Decodes scaled latents to pixels in [−1, 1]."""
 
     def __init__(self, part: nn.Module):
         super().__init__()
@@ -47,7 +47,7 @@ class Decoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels in [−1, 1] to scaled latents, without noise."""
+    """Encodes pixels in [−1, 1] to scaled latents: the mode of the posterior, not a sample."""
 
     def __init__(self, part: nn.Module):
         super().__init__()
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token ids to embeddings of unit length."""
+    """Maps token ids to embeddings of unit length."""
 
     def __init__(self, part: nn.Module):
         super().__init__()
@@ -71,7 +71,7 @@ class TextEncoder(nn.Module):
 
 
 class TextVariation(nn.Module):
-    """Embeddings moved by noise within the spread around a text; see `PromptEmbedding.vary_texts`."""
+    """Adds noise with the covariance of the fit's residuals to embeddings; see `PromptEmbedding.vary_texts`."""
 
     def __init__(self, part: nn.Module):
         super().__init__()
@@ -82,7 +82,7 @@ class TextVariation(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Normalised square images to embeddings of unit length."""
+    """Maps normalised square images to embeddings of unit length."""
 
     def __init__(self, part: nn.Module):
         super().__init__()
@@ -100,10 +100,10 @@ class NetworkSpec:
         name: Its name in the manifest.
         component: The pipeline's component that has its weights.
         module: The network.
-        inputs: Shapes of its inputs, by name; a name stands for any number.
-        outputs: Shape of its output, by name.
-        multiples: Numbers that the free heights and widths are multiples of.
-        integers: The upper bound of inputs that are whole numbers, by name.
+        inputs: Shape of each input by name. A string in a shape names a dynamic axis.
+        outputs: Shape of the output by name.
+        multiples: Dynamic heights and widths must be multiples of this number.
+        integers: Exclusive upper bound of each integer input by name.
     """
 
     name: str
@@ -115,7 +115,7 @@ class NetworkSpec:
     integers: dict[str, int] = field(default_factory=dict)
 
     def example(self, batch: int, height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
-        """Random inputs, with the zero condition in the first row."""
+        """Returns random inputs. The first row has the zero condition."""
         generator = torch.Generator().manual_seed(seed)
         sizes = {"batch": batch, "height": height, "width": width}
         tensors = []
@@ -135,7 +135,7 @@ class NetworkSpec:
 
 
 def networks_of(pipe: CCLDPipeline, with_encoder: bool = False) -> list[NetworkSpec]:
-    """The networks of a pipeline.
+    """Lists the networks of a pipeline.
 
     Args:
         pipe: The pipeline.
@@ -183,8 +183,8 @@ def trace(spec: NetworkSpec) -> tuple[onnx.ModelProto, dict[str, torch.Tensor]]:
     """Traces a network.
 
     Returns:
-        The graph, whose weights are initialisers without data, and these weights by name. Weights are not folded into
-        constants: every one of them is a tensor of the component.
+        The graph, whose weights are initialisers without data, and the weights by name. Weights are not
+        constant-folded: each is a tensor of the component.
     """
     module = spec.module.eval()
     with torch.no_grad(), _quietly():
@@ -203,7 +203,7 @@ def trace(spec: NetworkSpec) -> tuple[onnx.ModelProto, dict[str, torch.Tensor]]:
         graph = program.model.graph
         used = {value for node in graph for value in node.inputs if value is not None}
         kept = [value for name, value in graph.initializers.items() if name in weights and value in used]
-        # As inputs, weights are not constants, and so the optimizer leaves them as they are.
+        # The optimizer folds constants, but not inputs. So the weights are inputs while it runs.
         num_inputs = len(graph.inputs)
         graph.inputs.extend(kept)
         onnxscript.optimizer.optimize(program.model)
@@ -215,7 +215,7 @@ def trace(spec: NetworkSpec) -> tuple[onnx.ModelProto, dict[str, torch.Tensor]]:
 
 
 def _dynamic_shapes(spec):
-    batch = torch.export.Dim("batch", max=63)  # diffusers' upsamplers distinguish batches of 64 and more
+    batch = torch.export.Dim("batch", max=63)  # diffusers' upsamplers treat batches of 64 or more differently
     sides = {name: spec.multiples * torch.export.Dim(f"_{name}", min=1, max=512) for name in ("height", "width")}
     if spec.multiples == 1:
         sides = dict.fromkeys(sides, torch.export.Dim.DYNAMIC)
@@ -225,7 +225,7 @@ def _dynamic_shapes(spec):
 
 
 def _stripped(model, weights):
-    """The model without notes on how it was made, and with the shapes that the specification names."""
+    """Converts the model to protobuf without weights, metadata and inferred shapes."""
     for name in weights:
         model.graph.initializers.pop(name, None)
     proto = onnx_ir.to_proto(model)
@@ -239,7 +239,7 @@ def _stripped(model, weights):
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Silences the exporter's many notes; its errors are exceptions."""
+    """Silences the log messages and warnings of the exporter. Its errors are exceptions."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""The manifest of a folder of ONNX files: what is in it, how the networks are called, how a picture is sampled.
+"""The manifest of a folder of ONNX files: its files, the inputs of the networks, and the settings of the sampler.
 
 The runtime of this package and the page in `web/` read it. It is written last, so that a folder with a manifest is
 complete. Every file is listed with its size and SHA-256 and is checked before it is used.
@@ -39,12 +39,12 @@ class File:
 
     @classmethod
     def of(cls, folder: Path, path: str) -> "File":
-        """Measures a file of a folder."""
+        """Describes a file of a folder."""
         with (folder / path).open("rb") as file:
             return cls(path, (folder / path).stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
     def verify(self, folder: Path) -> Path:
-        """Returns the file's path.
+        """Checks the file and returns its path.
 
         Raises:
             ExportError: If the file is missing or has changed since the export.
@@ -67,10 +67,10 @@ class Network:
     Attributes:
         graph: The ONNX file.
         weights: The safetensors file in which the graph finds its weights.
-        inputs: Shape of each input; a name stands for any number.
-        outputs: Shape of each output.
+        inputs: Shape of each input by name. A string in a shape names a dynamic axis.
+        outputs: Shape of each output by name.
         difference: Largest difference from torch at export, in the units of the output.
-        relative_error: Root mean square of the differences, as a share of that of the outputs.
+        relative_error: Root mean square of the differences, relative to that of the outputs.
     """
 
     graph: File
@@ -83,29 +83,29 @@ class Network:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The manifest.
+    """The content of `onnx.json`.
 
     Attributes:
         format: Version of this file's format.
         version: Version of the package that exported.
         licence: Licence of the weights, as on the model's card; `None` if the card gives none.
         dtype: "fp32", "fp16" or "int8".
-        height: Usual height of pictures in pixels.
-        width: Usual width of pictures in pixels.
-        size_multiple: Number that heights and widths in pixels are multiples of.
-        downsampling: Pixels that a latent is wide and high.
-        latent_channels: Channels C of latents.
-        scaling_factor: Factor of latents; the decoder divides by it.
+        height: Default height of pictures in pixels.
+        width: Default width of pictures in pixels.
+        size_multiple: Heights and widths in pixels must be multiples of this number.
+        downsampling: Width and height in pixels of the square that one latent encodes.
+        latent_channels: Number of channels C of latents.
+        scaling_factor: Factor by which latents are scaled. The exported decoder divides by it.
         embedding_dim: Width D of embeddings.
         takes_guidance_scale: True if the U-Net has the guidance scale as an input.
         defaults: `num_inference_steps`, `guidance_scale`, `variation` and `max_guidance_scale` of the model.
         scheduler: `algorithm_type`, `timestep_schedule` and `prediction_type`.
-        context_length: Tokens of a text, padding included.
+        context_length: Number of tokens of a text, including padding.
         tokenizer: The tokenizer, in the format of Hugging Face's tokenizers.
         image_processor: `size`, `image_mean` and `image_std` of image prompts; `None` without an image encoder.
-        networks: `unet`, `decoder`, `text_encoder`, and where there are any `text_variation`, `image_encoder` and
-            `encoder`.
-        sources: SHA-256 of the files of weights that were exported, by their paths in the pipeline's folder.
+        networks: The networks by name: `unet`, `decoder`, `text_encoder`, and optionally `text_variation`,
+            `image_encoder` and `encoder`.
+        sources: SHA-256 of each weight file of the exported pipeline, by its path in the pipeline's folder.
     """
 
     format: int
@@ -137,9 +137,7 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         if not path.is_file():
-            raise ExportError(
-                f"{folder} has no {MANIFEST_NAME}. Make ONNX files of a pipeline with `ccld export-onnx`."
-            )
+            raise ExportError(f"{folder} has no {MANIFEST_NAME}. Export a pipeline with `ccld export-onnx`.")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["format"] != FORMAT:

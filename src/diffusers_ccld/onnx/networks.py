@@ -1,4 +1,4 @@
-"""The networks of a folder of ONNX files, run by onnxruntime on the CPU."""
+"""Runs the networks of a folder of ONNX files with onnxruntime on the CPU."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from .manifest import ExportError, Manifest
 
 
 class Networks:
-    """Runs networks by name. Each is checked and loaded at its first call.
+    """Runs networks by name. Checks and loads each network at its first call.
 
     Args:
         folder: The folder.
         manifest: Its manifest.
-        num_threads: Threads of a network; by default onnxruntime chooses.
+        num_threads: Number of threads for each network; by default, onnxruntime chooses it.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, num_threads: int | None = None):
@@ -54,12 +54,12 @@ def load_session(path: Path, num_threads: int | None = None) -> onnxruntime.Infe
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Threads that wait for the next call by spinning take the cores from the other networks' threads.
+    # Threads that spin while they wait for the next call take the cores from the threads of other networks.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no public base class
-        message = f"{path} cannot be run by onnxruntime {onnxruntime.__version__}. ({first_line(error)})"
+        message = f"onnxruntime {onnxruntime.__version__} cannot run {path}. ({first_line(error)})"
         raise ExportError(message) from error

@@ -1,8 +1,8 @@
 """The noise of a seed, equal to that of a torch generator on a CPU.
 
-torch draws 32-bit numbers from the Mersenne Twister, keeps 24 bits as a uniform number, and makes normal numbers of
-sixteen uniform ones at a time by the Box–Muller transform. It computes in float32 throughout; here, radii and angles
-are rounded to float32 where that matters. The numbers agree within 1e-6.
+torch draws 32-bit numbers from the Mersenne Twister and keeps 24 bits of each as a uniform number. The Box–Muller
+transform turns sixteen uniform numbers at a time into sixteen normal ones. torch computes it in float32. Here, only
+radii and angles are rounded to float32. The results agree within 1e-6.
 """
 
 import math
@@ -16,7 +16,7 @@ class NoiseSource:
     """Draws what `torch.Generator().manual_seed(seed)` draws.
 
     Args:
-        seed: The seed. As in torch, its lowest 32 bits count.
+        seed: The seed. As in torch, only its lowest 32 bits are used.
     """
 
     def __init__(self, seed: int):
@@ -26,7 +26,7 @@ class NoiseSource:
         """Draws standard normal numbers, float32.
 
         Raises:
-            ValueError: If there are fewer than 16, which torch draws in another way.
+            ValueError: If there are fewer than 16 numbers, which torch draws in another way.
         """
         count = math.prod(shape)
         if count < GROUP:
@@ -35,7 +35,7 @@ class NoiseSource:
         uniform = self._uniform(count)
         whole = count - count % GROUP
         values[:whole] = _box_muller(uniform[:whole])
-        if whole < count:  # the last sixteen are drawn anew
+        if whole < count:  # torch draws the last sixteen again
             values[-GROUP:] = _box_muller(self._uniform(GROUP))
         return values.astype(np.float32).reshape(shape)
 

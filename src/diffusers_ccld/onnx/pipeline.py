@@ -30,7 +30,7 @@ StepCallback = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SchedulerSettings:
-    """Settings of the sampler, by the names of `CCLDScheduler`.
+    """Settings of the sampler, named as in `CCLDScheduler`.
 
         pipe.scheduler = dataclasses.replace(pipe.scheduler, algorithm_type="unipc")
 
@@ -40,7 +40,7 @@ class SchedulerSettings:
         prediction_type: The network's output: "v_prediction" or "epsilon".
 
     Raises:
-        ValueError: If the algorithm is another one.
+        ValueError: If the algorithm is not one of these.
     """
 
     algorithm_type: str
@@ -50,7 +50,7 @@ class SchedulerSettings:
     def __post_init__(self):
         if self.algorithm_type not in ONNX_ALGORITHMS:
             names = ", ".join(ONNX_ALGORITHMS)
-            raise ValueError(f"The algorithms of the ONNX runtime are {names}, not {self.algorithm_type}.")
+            raise ValueError(f"The ONNX runtime does not have {self.algorithm_type}; choose one of {names}.")
 
     @property
     def config(self) -> dict[str, str]:
@@ -63,11 +63,11 @@ class SchedulerSettings:
 
 
 class OnnxPipeline:
-    """A pipeline of ONNX files. Its pictures are those of the exported pipeline, up to rounding.
+    """A pipeline of ONNX files. It samples the same pictures as the exported pipeline, up to rounding.
 
     Args:
         folder: A folder that `ccld export-onnx` wrote; `None` for the bundled model.
-        num_threads: Threads of a network; by default onnxruntime chooses.
+        num_threads: Number of threads for each network; by default, onnxruntime chooses it.
 
     Raises:
         ExportError: If the folder cannot be used.
@@ -81,14 +81,14 @@ class OnnxPipeline:
         self._tokenize: TextEncoding | None = None
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of unit length of texts, (N, D)."""
+        """Embeds texts. Returns embeddings of unit length, (N, D)."""
         if self._tokenize is None:
             path = self.manifest.tokenizer.verify(self.folder)
             self._tokenize = TextEncoding(path, self.manifest.context_length)
         return self.networks("text_encoder", input_ids=self._tokenize(texts))
 
     def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Embeddings of unit length of image prompts of any mode and size, (N, D)."""
+        """Embeds image prompts of any mode and size. Returns embeddings of unit length, (N, D)."""
         settings = self.manifest.image_processor
         if settings is None:
             raise ValueError(f"{self.folder} was exported without an image encoder, which image prompts need.")
@@ -120,7 +120,7 @@ class OnnxPipeline:
         return self.manifest.height, self.manifest.width
 
     def steps_or_default(self, num_inference_steps: int | None, usual: int | None = None) -> int:
-        """Returns the given number of sampling steps, or else the model's own, or else the usual one."""
+        """Returns the given number of steps, or else the model's own, or else `usual`, or else the algorithm's."""
         own, of_algorithm = (
             self.manifest.defaults["num_inference_steps"],
             METHODS[self.scheduler.algorithm_type].num_steps,
@@ -141,7 +141,7 @@ class OnnxPipeline:
         batch_size: int = 4,
         on_step: StepCallback | None = None,
     ) -> Iterator[Image.Image]:
-        """Samples one picture from each seed, batch by batch. A seed means the same noise as in torch.
+        """Samples one picture from each seed, in batches. A seed gives the same noise as in torch.
 
         Args:
             seeds: The seeds.
@@ -149,11 +149,11 @@ class OnnxPipeline:
                 with guidance scale g has weight g, a negative prompt 1 − g.
             num_inference_steps: Number of steps; by default the model's own.
             guidance_interval: Times between which guidance applies; by default all.
-            variation: Spread around texts, 0 to 1; by default the model's own.
-            eta: Share of fresh noise of "ddim", 0 to 1.
+            variation: Spread of the pictures around a prompt, 0 to 1; by default the model's own.
+            eta: Share of fresh noise that "ddim" adds in each step, 0 to 1.
             height: Height in pixels; by default the model's own.
             width: Width in pixels; by default the model's own.
-            batch_size: Pictures that are sampled at once.
+            batch_size: Number of pictures to sample at once.
             on_step: Called as on_step(steps done, steps of all batches) after every step.
 
         Yields:
@@ -187,7 +187,10 @@ class OnnxPipeline:
             )
 
     def guidance_or_default(self, guidance_scale: float | None) -> float:
-        """Returns the given guidance scale, or else the model's own, or else 3, as far as the network learned it."""
+        """Returns the given guidance scale, or else the model's own, or else 3.
+
+        A default is limited to the largest scale that a guidance-distilled network has learned.
+        """
         if guidance_scale is not None:
             return guidance_scale
         own, largest = (self.manifest.defaults[name] for name in ("guidance_scale", "max_guidance_scale"))
@@ -195,10 +198,10 @@ class OnnxPipeline:
         return usual if largest is None else min(usual, largest)
 
     def variation_or_default(self, variation: float | None) -> float:
-        """Returns the given spread around texts, or else the model's own, or else 0.
+        """Returns the given variation, or else the model's own, or else 0.
 
         Raises:
-            ValueError: If it is out of range, or the model has no spread.
+            ValueError: If it is out of range, or the model's text encoder was not fitted.
         """
         can_vary = "text_variation" in self.manifest.networks
         if variation is None:
@@ -238,7 +241,7 @@ class OnnxPipeline:
         return np.array(embeds, dtype=np.float32).reshape(-1, self.manifest.embedding_dim), weights
 
     def _varied(self, embeds, conditions, sources, variation):
-        """Embeddings (N, K, D) for each source of noise: texts of positive weight moved within their spread."""
+        """Embeddings (N, K, D), one row for each source of noise. Texts with positive weights are varied."""
         varied = np.tile(embeds, (len(sources), 1, 1))
         texts = [i for i, (condition, weight) in enumerate(conditions) if isinstance(condition, str) and weight > 0]
         if variation and texts:
@@ -249,7 +252,7 @@ class OnnxPipeline:
 
 
 class _Progress:
-    """Counts the steps of all batches."""
+    """Counts the steps of all batches, and reports them."""
 
     def __init__(self, num_steps: int, report: StepCallback | None):
         self.num_steps, self.done, self.report = num_steps, 0, report

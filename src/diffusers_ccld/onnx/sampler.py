@@ -20,13 +20,13 @@ from ..schedulers.solvers import (
     split_prediction,
 )
 
-# The spliced schedule passes from "cosine" to "ddpm" at these times: `schedulers.noise_schedule`.
+# Times at which the spliced schedule changes from "cosine" to "ddpm"; see `schedulers.noise_schedule`.
 COSINE_CROSSOVER = 0.80074257
 DDPM_CROSSOVER = 0.48536712
 
 NEGLIGIBLE_WEIGHT = 1e-6
 
-# A network's output for latents (N, C, H, W), timesteps (N,), conditions (N, D) and guidance scales (N,).
+# Maps latents (N, C, H, W), timesteps (N,), conditions (N, D) and guidance scales (N,) to the network's output.
 Network = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -73,14 +73,14 @@ class Guidance:
     takes_scale: bool = False
 
     def weights_at(self, t: float) -> np.ndarray:
-        """Weights at a time, (N, K). Outside the interval negative ones are zero, and the sum is at most 1."""
+        """Returns weights at a time, (N, K). Outside the interval, they are at least 0, and their sum is at most 1."""
         if self.interval[0] <= t <= self.interval[1]:
             return self.weights
         wanted = self.weights.clip(min=0)
         return wanted / wanted.sum(axis=1, keepdims=True).clip(min=1)
 
     def predict(self, network: Network, latents: np.ndarray, t: float) -> np.ndarray:
-        """The guided prediction for latents at time t, in one batched call without the terms of weight zero."""
+        """Returns the guided prediction at time t. One batched call evaluates all terms whose weight is not 0."""
         timestep = np.float32(1000 * t - 1)
         weights = self.weights_at((float(timestep) + 1) / 1000)
         scales = np.ones_like(weights)
@@ -105,7 +105,7 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Sampler:
-    """How to sample.
+    """The sampling loop and its settings.
 
     Attributes:
         algorithm_type: One of `ONNX_ALGORITHMS`.
@@ -132,7 +132,7 @@ class Sampler:
         Args:
             network: The U-Net.
             latents: Noise, (N, C, H, W), float32.
-            guidance: What the images are sampled for.
+            guidance: The terms of the guidance formula.
             draw: Returns fresh noise, (N, C, H, W); called if `eta` is above 0.
             on_step: Called after each step with the denoised latents that its evaluation predicts.
 

@@ -1,8 +1,8 @@
-"""Token ids of texts, without transformers and ftfy. `web/text.js` does the same in the browser.
+"""Tokenises texts without transformers and ftfy. `web/text.js` does the same in the browser.
 
-`CLOOBTokenizer` cleans texts with ftfy. Here is the part of it that prompts need; the tests compare the two. Text that
-was decoded in a wrong encoding is repaired if all of it was read as Latin-1 or Windows-1252; ftfy also knows rarer
-encodings, and repairs parts of texts.
+`CLOOBTokenizer` cleans texts with ftfy. This module has the part of ftfy that prompts need; the tests compare the two.
+A text that was decoded with the wrong encoding is repaired if all of it was read as Latin-1 or Windows-1252. ftfy also
+knows rarer encodings, and repairs parts of texts.
 """
 
 import html
@@ -29,7 +29,7 @@ SURROGATES = dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
 
 
 def clean_text(text: str) -> str:
-    """Does what `models.processing_cloob.clean_text` does, within the limits that the module names."""
+    """Cleans a text as `models.processing_cloob.clean_text` does, within the limits that are given above."""
     before = None
     while text != before:
         before, text = text, _repaired(text)
@@ -62,7 +62,7 @@ class TextEncoding:
 
     Args:
         path: The tokenizer, in the format of Hugging Face's tokenizers.
-        context_length: Number of tokens of each text. A shorter text is padded with zeros; a longer one loses its end.
+        context_length: Number of tokens of each text. Shorter texts are padded with zeros, longer ones are truncated.
     """
 
     def __init__(self, path: Path, context_length: int):
@@ -72,7 +72,7 @@ class TextEncoding:
         self.context_length = context_length
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Token ids, (N, `context_length`), int64."""
+        """Returns token ids, (N, `context_length`), int64."""
         ids = np.zeros((len(texts), self.context_length), dtype=np.int64)
         for row, text in zip(ids, texts):
             tokens = self._tokenizer.encode(clean_text(text)).ids

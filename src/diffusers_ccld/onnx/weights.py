@@ -1,8 +1,8 @@
 """The weights of ONNX graphs, in safetensors files beside them.
 
-ONNX lets a graph take an initialiser from a range of bytes of another file, and a safetensors file is a header before
-the bytes of its tensors. So the graphs of a pipeline can use the weights that are already in its folder, and a network
-of several gigabytes does not meet protobuf's limit of 2 GB.
+An initialiser of an ONNX graph can be a range of bytes in another file. A safetensors file is a header, followed by
+the bytes of its tensors. So the graphs of a pipeline can use the weights that are already in its folder. Graphs stay
+below protobuf's limit of 2 GB, whatever the size of the network.
 """
 
 import json
@@ -18,7 +18,7 @@ from safetensors.torch import save
 ONNX_TYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "I8": TensorProto.INT8}
 FLOATS = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16}
 
-# Weights with fewer elements are not quantised: their share of the file is small, that of the error may not be.
+# Smaller weights are not quantised: that would save little space, but might add much error.
 SMALLEST_QUANTISED = 4096
 
 
@@ -40,7 +40,7 @@ class StoredTensor:
 
 
 def stored_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file by name."""
+    """Lists the tensors of a safetensors file by name."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -53,10 +53,10 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def store(weights: dict[str, torch.Tensor], path: Path, quantise: bool) -> None:
-    """Writes weights, as small as they can be without loss.
+    """Writes weights to a safetensors file, quantised or without loss.
 
-    float32 numbers are stored as float16 where none of a tensor changes by it. Quantised weights are whole numbers
-    from −127 to 127 with a scale for each output channel, in a second tensor with the suffix ".scale".
+    Without loss, a tensor is stored as float16 if this does not change any of its elements. Quantised weights are
+    integers from −127 to 127. A second tensor with the suffix ".scale" has the scale of each output channel.
     """
     tensors = {}
     for name, weight in weights.items():
@@ -72,24 +72,24 @@ def store(weights: dict[str, torch.Tensor], path: Path, quantise: bool) -> None:
 
 
 def connect(graph: onnx.ModelProto, weights: dict[str, torch.Tensor], folder: Path, path: str, prefix: str) -> None:
-    """Gives a graph its weights from a safetensors file, converted to the type that the graph computes in.
+    """Makes a graph read its weights from a safetensors file, and convert them to the dtype that it computes in.
 
     Args:
-        graph: The graph, without initialisers for the weights. It is changed.
+        graph: The graph, without initialisers for the weights. It is changed in place.
         weights: The weights that the graph needs.
-        folder: The folder of the graph.
-        path: The file of the weights in the folder, with slashes.
-        prefix: What the names in the file lack at their beginning.
+        folder: The folder that contains the graph.
+        path: Path of the weight file in the folder, with slashes.
+        prefix: Prefix of the graph's names of weights, which names in the file do not have.
 
     Raises:
-        ValueError: If the file does not have a tensor, or not with these values' shape.
+        ValueError: If the file does not have a tensor, or has it with another shape or an unknown type.
     """
     stored = stored_tensors(folder / path)
     nodes = []
     for name, weight in weights.items():
         entry = stored.get(name.removeprefix(prefix))
         if entry is None or entry.shape != list(weight.shape) or entry.type not in ONNX_TYPES:
-            raise ValueError(f"{folder / path} does not have {name.removeprefix(prefix)} as the network needs it.")
+            raise ValueError(f"{folder / path} does not have a matching tensor {name.removeprefix(prefix)}.")
         wanted = FLOATS[weight.dtype]
         source = name if ONNX_TYPES[entry.type] == wanted else f"{name}.stored"
         graph.graph.initializer.append(_external(source, entry, path))

@@ -152,7 +152,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         except (SafetensorError, LookupError, AttributeError, RuntimeError) as error:  # what libraries stumble over
             raise ValueError(
-                f"{folder} cannot be loaded: a file is damaged, a pointer of Git LFS, or of another model. "
+                f"{folder} cannot be loaded: a file is damaged, is a Git LFS pointer, or belongs to another model. "
                 f"({type(error).__name__}: {first_line(error)})"
             ) from error
 

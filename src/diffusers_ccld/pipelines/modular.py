@@ -59,11 +59,11 @@ STEPS = ("height", "width", "num_inference_steps", "timesteps", "sigmas", "laten
 
 
 class _Block(ModularPipelineBlocks):
-    """A step of `CCLDPipeline`.
+    """A block that does one stage of `CCLDPipeline`.
 
     Attributes:
         options: Names of the inputs that are arguments of `CCLDPipeline`.
-        needed: Names of the inputs that earlier blocks make.
+        needed: Names of the inputs that are outputs of earlier blocks.
         made: Names of the outputs.
     """
 
@@ -105,7 +105,7 @@ class _Block(ModularPipelineBlocks):
         return components, state
 
     def run(self, pipe: CCLDPipeline, components: ModularPipeline, **values: Any) -> dict[str, Any]:
-        """Makes the outputs from the inputs, by name."""
+        """Computes the outputs from the inputs, both by name."""
         raise NotImplementedError
 
 
@@ -122,7 +122,7 @@ class CCLDEncodeStep(_Block):
 
 
 class CCLDPrepareStep(_Block):
-    """Plans the steps and draws the noise."""
+    """Sets the timesteps and draws the initial noise."""
 
     options = (*STEPS, "generator")
     needed = ("guidance",)
@@ -141,7 +141,7 @@ class CCLDPrepareStep(_Block):
 
 
 class CCLDDenoiseStep(_Block):
-    """Samples, guided by the component `guider`."""
+    """Denoises the latents, guided by the component `guider`."""
 
     options = ("eta", "generator")
     needed = ("latents", "guidance", "run_scheduler")
@@ -201,15 +201,15 @@ class CCLDBlocks(SequentialPipelineBlocks):
 
 
 def prediction_by(guider: BaseGuidance, guidance: Guidance, num_steps: int) -> Callable[..., torch.Tensor]:
-    """Returns a stand-in for `guided_prediction` in which a guider of diffusers combines two predictions.
+    """Returns a function like `guided_prediction` in which a guider of diffusers combines two predictions.
 
-    They are those of the guidance formula at scales 1 and 0. Classifier-free guidance extrapolates from them, which is
-    the formula itself.
+    The two are the predictions of the guidance formula at scales 1 and 0. The formula is linear in the scale, so
+    `ClassifierFreeGuidance`, which extrapolates linearly, gives the formula's own result.
 
     Args:
         guider: The guider, which has the guidance scale.
-        guidance: The terms of the formula; prompts, not conditions with weights of their own.
-        num_steps: Number of evaluations of the run.
+        guidance: The terms of the formula. They must come from prompts, because the weights of conditions are fixed.
+        num_steps: Number of timesteps of the run.
     """
     step = 0
 
@@ -236,5 +236,5 @@ def prediction_by(guider: BaseGuidance, guidance: Guidance, num_steps: int) -> C
 
 
 def _unconditional(guidance: Guidance) -> list[list]:
-    """Empty conditions for a call that makes as many images; their embeddings are those of the guidance."""
+    """Placeholders for the conditions of a call, one for each image of the guidance, which has the embeddings."""
     return [[] for _ in guidance.condition_embeds]

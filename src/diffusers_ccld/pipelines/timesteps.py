@@ -1,4 +1,4 @@
-"""Timesteps of a run: all of a scheduler's, or those from the middle on."""
+"""Sets the timesteps of a run, which begins from pure noise or at an intermediate time."""
 
 import logging
 import math
@@ -19,10 +19,11 @@ from ..schedulers.noise_schedule import (
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..utils.errors import first_line
 
-# What the pipelines use of a scheduler; those for flow matching, for example, lack a part.
+# Attributes that the pipelines need. Schedulers for flow matching, for example, lack some of them.
 NEEDED = ("step", "set_timesteps", "add_noise", "scale_model_input", "init_noise_sigma")
 
-# At the first step σ is so large that DDIM of diffusers, which takes √(σ² − η²σ²) in float32, has a negative root.
+# diffusers' DDIM computes √(σ² − η²σ²) in float32. With η = 1 and the large σ of the first step, rounding can make the
+# difference negative.
 LARGEST_STOCK_ETA = 1 - 1e-6
 
 # A step from σ₁/α₁ to σ₂/α₂ along an average of noise predictions multiplies the average's error by
@@ -34,18 +35,18 @@ logger = logging.getLogger(__name__)
 
 
 def check_scheduler(scheduler: SchedulerMixin) -> None:
-    """Raises `ValueError` for a scheduler that lacks a part of what sampling needs."""
+    """Raises `ValueError` for a scheduler that lacks an attribute that sampling needs."""
     if not all(hasattr(scheduler, attribute) for attribute in NEEDED):
         raise ValueError(
-            f"{type(scheduler).__name__} cannot sample with this network; use CCLDScheduler or another of "
-            f"docs/schedulers.md."
+            f"{type(scheduler).__name__} cannot sample with this network; use CCLDScheduler or another "
+            f"one from docs/schedulers.md."
         )
 
 
 def set_timesteps(
     scheduler: SchedulerMixin, steps: dict[str, Any], device: torch.device | None = None
 ) -> torch.Tensor:
-    """Sets a scheduler to a run from pure noise, and checks that it is one that the network can follow.
+    """Sets the timesteps of a run from pure noise, and checks that the network can be called at them.
 
     Args:
         scheduler: The scheduler.
@@ -56,12 +57,12 @@ def set_timesteps(
         The timesteps.
 
     Raises:
-        ValueError: If the scheduler cannot take such steps, or solves another equation.
+        ValueError: If the scheduler does not accept these steps, or if its timesteps do not suit the network.
     """
     name, num_steps = type(scheduler).__name__, _count(steps)
     try:
         retrieve_timesteps(scheduler, device=device, **steps)
-    except Exception as error:  # diffusers' schedulers raise whatever they stumble over
+    except Exception as error:  # diffusers' schedulers raise errors of many types
         reason = first_line(error).rstrip(".")
         raise ValueError(
             f"{name} cannot take {num_steps} steps; give another number, or use CCLDScheduler. ({reason})"
@@ -69,14 +70,14 @@ def set_timesteps(
     timesteps = scheduler.timesteps
     if not torch.isfinite(timesteps).all():
         raise ValueError(
-            f"{name} cannot take {num_steps} steps: the times between them are not numbers. Give another "
-            f"number, best above 10, or use CCLDScheduler."
+            f"{name} cannot take {num_steps} steps: some of its timesteps are not finite. Give another "
+            f"number, preferably above 10, or use CCLDScheduler."
         )
     num_train_timesteps = getattr(scheduler.config, "num_train_timesteps", 1000)
     if timesteps.min() < -1 or timesteps.max() >= num_train_timesteps or timesteps[0] < max(timesteps[-1], 1):
         raise ValueError(
-            f"{name} has timesteps from {timesteps[0]:g} to {timesteps[-1]:g}, not from {num_train_timesteps - 1} to "
-            f"0 as the network; use CCLDScheduler or another of docs/schedulers.md."
+            f"{name} has timesteps from {timesteps[0]:g} to {timesteps[-1]:g}. The network expects "
+            f"{num_train_timesteps - 1} to 0; use CCLDScheduler or another one from docs/schedulers.md."
         )
     return timesteps
 
@@ -84,19 +85,21 @@ def set_timesteps(
 def set_start(
     scheduler: SchedulerMixin, steps: dict[str, Any], strength: float, device: torch.device | None = None
 ) -> torch.Tensor:
-    """Sets a scheduler to the steps that begin at or below a time.
+    """Sets the timesteps of a run that begins at an intermediate time.
+
+    They are those timesteps of a run from pure noise that lie at or below this time.
 
     Args:
         scheduler: The scheduler.
         steps: The steps from pure noise, as `SamplingCall.steps` gives them.
-        strength: The time, in (0, 1].
+        strength: The time at which the run begins, in (0, 1].
         device: Device of the timesteps.
 
     Returns:
-        The timesteps of these steps.
+        The timesteps.
 
     Raises:
-        ValueError: If no step begins below that time, or the scheduler cannot take such steps or begin in the middle.
+        ValueError: If none of the steps remains, or if the scheduler does not accept the steps or cannot begin there.
     """
     if isinstance(scheduler, CCLDScheduler):
         times = _times(scheduler, steps)
@@ -107,11 +110,11 @@ def set_start(
     else:
         set_timesteps(scheduler, steps, device)
         begin = int((timestep_to_t(scheduler.timesteps) > strength).sum())
-        begin = math.ceil(begin / scheduler.order) * scheduler.order  # in the middle of a run, not of a step
+        begin = math.ceil(begin / scheduler.order) * scheduler.order  # a whole step may have several timesteps
         if begin < len(scheduler.timesteps):
             return _begin_at(scheduler, begin, strength)
     raise ValueError(
-        f"strength={strength} is below the last of {_count(steps)} steps; raise strength or num_inference_steps."
+        f"strength={strength} leaves none of the {_count(steps)} steps; raise strength or num_inference_steps."
     )
 
 
@@ -141,7 +144,7 @@ def warn_of_large_steps(scheduler: SchedulerMixin) -> None:
 
 
 def _count(steps):
-    """Number of the steps."""
+    """The number of steps of a run from pure noise."""
     return next(v if isinstance(v, int) else len(v) for v in steps.values() if v is not None)
 
 
@@ -149,25 +152,25 @@ def _times(scheduler, steps):
     """The times in [0, 1], float64, at which the steps begin."""
     if "num_inference_steps" in steps:
         return sampling_times(steps["num_inference_steps"], scheduler.config.timestep_schedule)
-    scheduler.set_timesteps(**steps)  # raises if they are not a run
+    scheduler.set_timesteps(**steps)  # raises if they are invalid
     if steps["sigmas"] is not None:
         return sigmas_to_t(steps["sigmas"])
     return timestep_to_t(torch.as_tensor(steps["timesteps"], dtype=torch.float64))
 
 
 def _begin_at(scheduler, begin, strength):
-    """Starts one of diffusers' schedulers at an index of its timesteps, and returns the timesteps of the run."""
+    """Makes a scheduler of diffusers begin at an index of its timesteps. Returns the timesteps of the run."""
     timesteps = scheduler.timesteps[begin:]
     if begin and isinstance(scheduler, PNDMScheduler):
         if not scheduler.config.skip_prk_steps:
             raise ValueError(
-                f"PNDMScheduler cannot begin at strength={strength}, after its warm-up. Make it with "
-                f"skip_prk_steps=True, or use CCLDScheduler."
+                f"PNDMScheduler cannot begin at strength={strength}, because its warm-up needs the first steps. "
+                f"Create it with skip_prk_steps=True, or use CCLDScheduler."
             )
         steps = timesteps.unique().flip(0)
-        return torch.cat([steps[:2], steps[1:]])  # it evaluates the second step of any run twice
+        return torch.cat([steps[:2], steps[1:]])  # it evaluates the second timestep of every run twice
     if isinstance(scheduler, LMSDiscreteScheduler):
-        # It derives the order of a step from the index, so the index must count from the start of this run.
+        # LMS derives the order of a step from its index, so the index must count from the start of this run.
         scheduler.timesteps, scheduler.sigmas, begin = timesteps, scheduler.sigmas[begin:], 0
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)

@@ -29,7 +29,7 @@ class TrainingData(NamedTuple):
         source: The dataset's path, or its name on the Hub.
         identity: What must not change between resumptions, as JSON.
         num_images: Number of images; `None` if unknown.
-        bad: Name and reason of each image that is known to be bad, and of each file that is passed over.
+        bad: Name and reason of each image that is known to be bad, and of each skipped file.
     """
 
     dataset: LatentCache | TrainingImages | datasets.IterableDataset

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
+from torch.nn import functional as F
 
 
 class Reconstruction(NamedTuple):
@@ -28,7 +29,7 @@ class Reconstructing(nn.Module):
         self.trains_encoder = vae.encoder.conv_in.weight.requires_grad
 
     def forward(
-        self, pictures: torch.Tensor, noise: torch.Tensor, latent_noise: torch.Tensor | None = None
+        self, pictures: torch.Tensor, noise: torch.Tensor, latent_noise: torch.Tensor | None = None, scale: int = 1
     ) -> Reconstruction:
         """Reconstructs pictures.
 
@@ -37,12 +38,15 @@ class Reconstructing(nn.Module):
             noise: Standard normal, (N, C, h, w); chooses the sample of the posterior.
             latent_noise: (N, C, h, w), added to the latents in units of their deviation over the batch (Zheng et al.
                 2025, arXiv 2510.11690, section on noise-augmented decoding).
+            scale: Averages the latents over squares of this many, so that the pictures have 1/scale of their size.
         """
         with torch.set_grad_enabled(self.trains_encoder and torch.is_grad_enabled()):
             posterior = self.vae.encode(pictures).latent_dist
         latents = posterior.mean + posterior.std * noise
         if latent_noise is not None:
             latents = latents + latents.detach().std() * latent_noise
+        if scale != 1:
+            latents = F.avg_pool2d(latents, scale)
         return Reconstruction(self.vae.decode(latents).sample, posterior.mean, posterior.logvar)
 
 

@@ -1,9 +1,9 @@
 """The closed-form fit of a text encoder's last linear layer to image embeddings.
 
-CLOOB's loss ranks pairs, so that a text embedding may lie far from the images it describes. A diffusion model is
-trained on image embeddings and sampled with text embeddings. The fit makes a text's embedding the best prediction of
-its image's, E[image embedding | text]. It is the smallest form of a prior (Ramesh et al. 2022, "Hierarchical
-Text-Conditional Image Generation with CLIP Latents").
+CLOOB's loss is contrastive, so a text's embedding may lie far from the embeddings of the images that it describes. But
+a CCLD model is trained on image embeddings and sampled with text embeddings. The fit makes a text's embedding a
+prediction of its image's embedding, E[image embedding | text]. It does the work of unCLIP's prior with one linear
+layer (Ramesh et al. 2022, "Hierarchical Text-Conditional Image Generation with CLIP Latents").
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ from ..models.embedding_gap import EmbeddingGap, embedding_gap
 
 RIDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 SPHERICAL_ROUNDS = 4
-LEAST_COSINE = 0.1  # of a pair whose weight is the largest
+LEAST_COSINE = 0.1  # smaller cosines are raised to this in the reweighting, which divides by them
 
 
 class Pairs(NamedTuple):
-    """Images and the captions that describe them, any number each.
+    """Images with their captions, any number of them for each image.
 
     Attributes:
-        features: Input of the text encoder's last layer for M captions, (M, H).
+        features: Inputs of the text encoder's last layer for M captions, (M, H).
         image_of: Index of the image that each caption describes, (M,), in ascending order.
         image_embeds: Embeddings of unit length of N images, (N, D).
     """
@@ -35,11 +35,11 @@ class Pairs(NamedTuple):
 
     @property
     def flat(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (M, H) and the embedding of the image of each (M, D), float64."""
+        """Features (M, H), and the image embedding of each caption (M, D), float64."""
         return self.features.double(), self.image_embeds.double()[self.image_of]
 
     def of_images(self, indices: Sequence[int]) -> "Pairs":
-        """The pairs of some images, in the order of `indices`, which ascend."""
+        """Selects the pairs of the images at `indices`, which must be in ascending order."""
         chosen = torch.as_tensor(list(indices), dtype=torch.long)
         new_index = torch.full((len(self.image_embeds),), -1, dtype=torch.long)
         new_index[chosen] = torch.arange(len(chosen))
@@ -59,10 +59,10 @@ class LinearMap(NamedTuple):
 
 
 class NormalEquations:
-    """Weighted second moments of features, a constant 1, and targets, added up in float64.
+    """The normal equations of a weighted linear regression, accumulated in float64.
 
-    Batches can be added in any order and sums of several processes are added by `reduced`: the result depends on
-    neither but for rounding. Memory: (H + 1 + D)² numbers.
+    They are the weighted second moments of features, a constant 1, and targets: (H + 1 + D)² numbers. The order of
+    batches, and their division among processes, change the result only by rounding.
 
     Args:
         num_features: H.
@@ -75,7 +75,7 @@ class NormalEquations:
         self.moments = torch.zeros(size, size, dtype=torch.float64)
 
     def add(self, features: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> None:
-        """Adds pairs.
+        """Adds pairs of features and targets.
 
         Args:
             features: (N, H).
@@ -88,11 +88,11 @@ class NormalEquations:
         rows = torch.cat([features.double(), features.new_ones(len(features), 1).double(), targets.double()], dim=1)
         rows = rows.cpu()
         if not rows.isfinite().all():
-            raise ValueError("Some embeddings are not finite: an encoder is damaged, or needs more precision.")
+            raise ValueError("Some embeddings are not finite: an encoder is damaged, or needs a higher precision.")
         self.moments += rows.T @ (rows if weights is None else rows * weights.double().cpu()[:, None])
 
     def reduced(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> "NormalEquations":
-        """The equations of all processes; `reduce` adds a tensor up over them."""
+        """Returns the equations of all processes together. `reduce` sums a tensor over processes."""
         whole = NormalEquations(self.num_features, len(self.moments) - 1 - self.num_features)
         whole.moments = reduce(self.moments)
         return whole
@@ -103,13 +103,13 @@ class NormalEquations:
         return self.moments[self.num_features, self.num_features].item()
 
     def solve(self, ridge: float) -> LinearMap:
-        """The map of least squares with a penalty on the weight, not on the bias.
+        """Solves the ridge regression. The penalty is on the weight, not on the bias.
 
         Args:
-            ridge: The penalty as a share of the features' mean variance; with 0, the map of least norm.
+            ridge: The penalty, relative to the features' mean variance. With 0, the solution is that of least norm.
 
         Raises:
-            ValueError: Without pairs.
+            ValueError: If no pairs were added.
         """
         if self.count == 0:
             raise ValueError("There are no pairs of an image and a caption to fit the text encoder to.")
@@ -118,20 +118,20 @@ class NormalEquations:
         centred = self.moments / n - mean[:, None] * mean[None, :]
         variances, axes = torch.linalg.eigh(centred[:h, :h])
         penalty = ridge * variances.mean()
-        # Directions without variance say nothing, and their inverse would be noise.
+        # Directions without variance carry no information, and their inverse would be rounding noise.
         usable = variances > 1e-13 * variances.max().clamp(min=1e-300)
         inverse = torch.where(usable, 1 / (variances + penalty), 0.0)
         weight = (axes * inverse @ (axes.T @ centred[:h, h + 1 :])).T
         return LinearMap(weight, mean[h + 1 :] - weight @ mean[:h])
 
     def scale_of(self, fitted: LinearMap) -> float:
-        """The factor that makes a map's predictions those of least squares: E[y·ŷ] / E[|ŷ|²]."""
+        """Returns the factor that scales a map's predictions ŷ to fit the targets y best: E[y·ŷ] / E[|ŷ|²]."""
         with_bias, h = torch.cat([fitted.weight, fitted.bias[:, None]], dim=1), self.num_features + 1
         inputs, cross = self.moments[:h, :h], self.moments[:h, h:]
         return (torch.trace(with_bias @ cross) / torch.trace(with_bias @ inputs @ with_bias.T)).item()
 
     def residual_covariance(self, fitted: LinearMap) -> torch.Tensor:
-        """Second moments of y − ŷ, (D, D), in units of the predictions' mean squared length E[|ŷ|²]."""
+        """Returns the second moments of y − ŷ, (D, D), divided by the predictions' mean squared length E[|ŷ|²]."""
         with_bias, h = torch.cat([fitted.weight, fitted.bias[:, None]], dim=1), self.num_features + 1
         inputs, cross, targets = self.moments[:h, :h], self.moments[:h, h:], self.moments[h:, h:]
         explained = with_bias @ cross
@@ -141,19 +141,19 @@ class NormalEquations:
 
 @dataclass(frozen=True)
 class TextFit:
-    """A fitted last layer and what it was chosen by.
+    """A fitted last layer, and measurements on held-out pairs.
 
     Attributes:
-        layer: The map.
-        residual_factor: R, (D, D): an embedding u plus R·z, z standard normal, normalised, is distributed like the
-            image embeddings that u predicts.
-        ridge: The chosen penalty, see `NormalEquations.solve`.
-        is_spherical: True if the rounds on the sphere made the held-out pairs more similar, and are part of the map.
-        num_pairs: Pairs that the map was fitted to.
-        before: The gap of held-out pairs with the layer as it was.
+        layer: The fitted layer.
+        residual_factor: R, (D, D). For a text's embedding u and a standard normal z, u + R·z is normalised. The
+            result is distributed like the embeddings of the text's images.
+        ridge: The chosen penalty; see `NormalEquations.solve`.
+        is_spherical: True if reweighting raised the mean cosine of held-out pairs, and was therefore kept.
+        num_pairs: Number of pairs that the layer was fitted to.
+        before: The gap of held-out pairs with the previous layer.
         after: The gap of held-out pairs with the fitted layer.
-        least_squares_cosine: Mean cosine of held-out pairs by least squares alone.
-        spherical_cosine: The same after the rounds on the sphere.
+        least_squares_cosine: Mean cosine of held-out pairs without reweighting.
+        spherical_cosine: Mean cosine of held-out pairs with reweighting.
     """
 
     layer: LinearMap
@@ -175,26 +175,27 @@ def fit_text(
 ) -> TextFit:
     """Fits the last layer of a text encoder, whose output is normalised, to image embeddings.
 
-    The direction u that maximises E[u·y] is that of E[y], which least squares predicts. That is exact where a linear
-    map can be E[y | text]; where it cannot, pairs of a short prediction count too little. Rounds of reweighted least
-    squares then find a stationary point of the mean cosine itself: with length r and cosine c of a pair's present
-    prediction, the weight is c / r² and the target y·r / c. Ridge and rounds are kept by held-out pairs.
+    The unit vector u that maximises E[u·y] has the direction of E[y], which least squares predicts. If a linear map
+    cannot represent E[y | text], least squares gives too little weight to pairs whose prediction is short. A few
+    rounds of reweighted least squares then approach a stationary point of the mean cosine itself. A pair whose
+    prediction has length r and cosine c gets the weight c / r² and the target y·r / c. The ridge penalty that is
+    best for held-out pairs is chosen. Reweighting is kept if it raises their mean cosine.
 
     Args:
         pairs: The pairs of this process.
-        held_out: The same pairs in all processes, at least four, none of them among `pairs`.
-        layer: The layer as it is.
-        reduce: Adds a tensor up over all processes; for one process the identity.
+        held_out: Held-out pairs of at least four images, the same in all processes, and not among `pairs`.
+        layer: The present layer.
+        reduce: Sums a tensor over all processes; the identity for a single process.
 
     Raises:
-        ValueError: Without pairs, with too few held-out ones, or for numbers that are not finite.
+        ValueError: If pairs are missing, if there are too few held-out images, or if a number is not finite.
     """
     features, targets = pairs.flat
     equations = NormalEquations(features.shape[1], targets.shape[1])
     equations.add(features, targets)
     equations = equations.reduced(reduce)
     if not held_out.image_embeds.isfinite().all() or not held_out.features.isfinite().all():
-        raise ValueError("Some embeddings are not finite: an encoder is damaged, or needs more precision.")
+        raise ValueError("Some embeddings are not finite: an encoder is damaged, or needs a higher precision.")
     candidates = {ridge: equations.solve(ridge) for ridge in RIDGES}
     cosines = {ridge: mean_cosine(candidates[ridge], held_out) for ridge in RIDGES}
     ridge = max(RIDGES, key=cosines.__getitem__)
@@ -235,38 +236,40 @@ def _on_the_sphere(
 
 
 def mean_cosine(fitted: LinearMap, pairs: Pairs) -> float:
-    """Mean cosine of all texts and their images."""
+    """Returns the mean cosine of all captions and their images."""
     features, targets = pairs.flat
     return F.cosine_similarity(fitted(features), targets).mean().item()
 
 
 def gap_of(fitted: LinearMap, pairs: Pairs) -> EmbeddingGap:
-    """The gap, with the first caption of each image."""
+    """Measures the gap with the first caption of each image."""
     first = torch.searchsorted(pairs.image_of, torch.arange(len(pairs.image_embeds)))
     texts = F.normalize(fitted(pairs.features[first].double()), dim=1)
     return embedding_gap(pairs.image_embeds, texts)
 
 
 def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """The symmetric root of a covariance; rounding may have made a variance negative."""
+    """Returns the symmetric square root of a covariance. Negative variances, due to rounding, count as 0."""
     variances, axes = torch.linalg.eigh((covariance + covariance.T) / 2)
     return axes * variances.clamp(min=0).sqrt() @ axes.T
 
 
 def splits(num_images: int, share: float, seed: int, most: int = 5_000) -> tuple[Sequence[int], Sequence[int]]:
-    """Indices of images to fit to and of images that are held out, at least four of these, disjoint.
+    """Divides images at random. Returns the indices to fit to and the held-out ones, at least four.
 
     Args:
         num_images: Number of images.
-        share: Share that is held out, 0 to 1.
-        seed: Chooses them.
-        most: Largest number held out.
+        share: Share of held-out images, 0 to 1.
+        seed: Seed of the division.
+        most: Largest number of held-out images.
 
     Raises:
         ValueError: If there are fewer than eight images.
     """
     if num_images < 8:
-        raise ValueError(f"{num_images} images with captions are too few; the fit needs eight, better a few hundred.")
+        raise ValueError(
+            f"{num_images} images with captions are too few; the fit needs at least eight, better a few hundred."
+        )
     order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed)).tolist()
     num_held_out = min(max(round(share * num_images), 4), most, num_images // 2)
     return sorted(order[num_held_out:]), sorted(order[:num_held_out])

@@ -1,4 +1,4 @@
-"""Pairs of captions and images for the fit of a text encoder, encoded from a dataset or with a cache's embeddings."""
+"""Encodes captions and images for the fit of a text encoder. Image embeddings can come from a cache."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ from .text_fit import LinearMap, Pairs, TextFit, fit_text, gap_of, splits
 
 
 class EncodedPair(NamedTuple):
-    """One image and its captions.
+    """An encoded image and its encoded captions.
 
     Attributes:
-        features: Input of the text encoder's last layer for C captions, (C, H).
-        image_embed: (D,).
+        features: Inputs of the text encoder's last layer for C captions, (C, H).
+        image_embed: Embedding of the image, (D,).
     """
 
     features: torch.Tensor
@@ -36,7 +36,7 @@ class EncodedPair(NamedTuple):
 
 
 def as_pairs(encoded: Mapping[int, EncodedPair], text_encoder: CLOOBTextModelWithProjection) -> Pairs:
-    """The pairs of encoded images, in the order of their indices."""
+    """Collects encoded images as pairs, in the order of their indices."""
     found = [encoded[index] for index in sorted(encoded)]
     config = text_encoder.config
     return Pairs(
@@ -48,11 +48,11 @@ def as_pairs(encoded: Mapping[int, EncodedPair], text_encoder: CLOOBTextModelWit
 
 @dataclass(kw_only=True)
 class PairEncoder:
-    """Encodes images with their captions as the fit takes them.
+    """Encodes images and their captions for `fit_text`.
 
     Attributes:
-        images: Undecoded pictures, of `load_images`.
-        captions: Captions of each picture, any number.
+        images: Undecoded pictures, from `load_images`.
+        captions: The captions of each picture; there may be none or several.
         preparation: Preparation of the pictures.
         text_encoder: The text encoder.
         tokenizer: Its tokenizer.
@@ -60,8 +60,8 @@ class PairEncoder:
         feature_extractor: Its image processor.
         cache: A cache with the embeddings of the same pictures, or `None` to compute them.
         seed: Seed of random crops and flips.
-        batch_size: Pictures encoded at once.
-        num_workers: Processes that read pictures.
+        batch_size: Number of pictures to encode at once.
+        num_workers: Number of processes that read pictures.
         max_bad_share: Largest share of pictures that may be bad.
         device: Device of the encoders.
     """
@@ -82,7 +82,7 @@ class PairEncoder:
 
     @torch.no_grad()
     def encode(self, indices: Sequence[int], description: str = "Encoding") -> dict[int, "EncodedPair"]:
-        """Encodes the pictures with these indices and their captions; bad pictures are left out.
+        """Encodes the pictures at these indices, and their captions. Leaves out bad pictures.
 
         Raises:
             ValueError: If too many pictures are bad.
@@ -123,7 +123,7 @@ class PairEncoder:
         return embeds
 
     def _features(self, texts: Sequence[str], description: str) -> torch.Tensor:
-        """Input of the text encoder's last layer for texts, (M, H). Equal texts are encoded once."""
+        """Returns inputs of the text encoder's last layer for M texts, (M, H). Encodes equal texts once."""
         unique = list(dict.fromkeys(texts))
         batches = range(0, len(unique), self.batch_size)
         hidden = not PartialState().is_main_process
@@ -137,7 +137,7 @@ class PairEncoder:
 
 
 class _Pictures(torch.utils.data.Dataset):
-    """Prepared pictures, (3, size, size) uint8, by their index, or name and reason of a bad one."""
+    """Items are (index, uint8 pixels (3, size, size), None), or (index, None, (name, reason)) for a bad picture."""
 
     def __init__(self, images: datasets.Dataset, preparation: Preparation, seed: int, indices: Sequence[int]):
         self.images, self.preparation, self.seed, self.indices = images, preparation, seed, indices
@@ -156,14 +156,14 @@ class _Pictures(torch.utils.data.Dataset):
 
 
 def gap_of_encoder(encoder: PairEncoder, max_images: int, seed: int = 0) -> EmbeddingGap | None:
-    """The gap between texts and images of a dataset, as the encoders are; `None` for fewer than four good images.
+    """Measures the gap between texts and images of a dataset. Returns `None` for fewer than four good images.
 
-    Each of several processes encodes its share of the images. All of them get the same result.
+    Several processes share the encoding of the images. All of them return the same result.
 
     Args:
         encoder: The dataset and the encoders.
-        max_images: Largest number of images, drawn by the seed.
-        seed: Its seed.
+        max_images: Largest number of images. They are drawn at random if the dataset has more.
+        seed: Seed of the draw.
 
     Raises:
         ValueError: If too many images are bad.
@@ -175,7 +175,7 @@ def gap_of_encoder(encoder: PairEncoder, max_images: int, seed: int = 0) -> Embe
 
 
 def _chosen(num_images: int, max_images: int | None, seed: int) -> Sequence[int]:
-    """Indices of all images, or of `max_images` that are drawn by the seed, in ascending order."""
+    """Returns the indices of all images, or of `max_images` random ones, in ascending order."""
     if max_images is None or max_images >= num_images:
         return range(num_images)
     generator = torch.Generator().manual_seed(seed)
@@ -190,15 +190,15 @@ def _last_layer(text_encoder: CLOOBTextModelWithProjection) -> LinearMap:
 def fit_text_encoder(
     encoder: PairEncoder, max_images: int | None = None, held_out_share: float = 0.1, seed: int = 0
 ) -> TextFit:
-    """Fits the last layer of a text encoder to the image embeddings of a dataset, and sets it.
+    """Fits the last layer of a text encoder to the image embeddings of a dataset, and replaces the layer.
 
-    Each of several processes encodes its share of the images. All of them get the same layer.
+    Several processes share the encoding of the images. All of them get the same layer.
 
     Args:
         encoder: The dataset and the encoders; the text encoder is changed.
-        max_images: Largest number of images, drawn by the seed; `None` for all.
-        held_out_share: Share of the images that ridge and report are measured on.
-        seed: Seed of both choices.
+        max_images: Largest number of images, `None` for all. They are drawn at random if the dataset has more.
+        held_out_share: Share of held-out images, which choose the ridge penalty and measure the gap.
+        seed: Seed of the draw and of the choice of held-out images.
 
     Raises:
         ValueError: If there are too few images, no captions, or embeddings that are not finite.
@@ -209,14 +209,14 @@ def fit_text_encoder(
     pairs = as_pairs(encoder.encode(fitted[share]), encoder.text_encoder)
     held_out = as_pairs(gathered(encoder.encode(held_out[share], "Encoding held-out")), encoder.text_encoder)
     if len(held_out.image_embeds) < 4:
-        raise ValueError(f"{len(held_out.image_embeds)} held-out images are good; the fit needs four.")
+        raise ValueError(f"{len(held_out.image_embeds)} held-out images are readable; the fit needs at least four.")
     fit = fit_text(pairs, held_out, _last_layer(encoder.text_encoder), summed)
     set_fit(encoder.text_encoder, fit)
     return fit
 
 
 def summed(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all processes."""
+    """Sums a tensor over all processes."""
     state = PartialState()
     if state.num_processes == 1:
         return tensor
@@ -224,7 +224,7 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gathered(encoded: dict[int, EncodedPair]) -> dict[int, EncodedPair]:
-    """The encoded images of all processes."""
+    """Gathers the encoded images of all processes."""
     if PartialState().num_processes == 1:
         return encoded
     return {index: pair for part in gather_object([encoded]) for index, pair in part.items()}
@@ -232,7 +232,7 @@ def gathered(encoded: dict[int, EncodedPair]) -> dict[int, EncodedPair]:
 
 @torch.no_grad()
 def set_fit(text_encoder: CLOOBTextModelWithProjection, fit: TextFit) -> None:
-    """Gives a text encoder the fitted layer and the residual factor."""
+    """Replaces a text encoder's last layer and residual factor by the fitted ones."""
     projection = text_encoder.text_projection
     projection.weight.copy_(fit.layer.weight)
     projection.bias.copy_(fit.layer.bias)

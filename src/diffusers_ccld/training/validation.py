@@ -1,7 +1,7 @@
-"""Validation: the averaged network on held-out images, at fixed times, noise and dropped conditions.
+"""Validation: losses of the averaged network on held-out images, with fixed times, noise and dropped conditions.
 
-Neither the images nor their random numbers depend on a run's seed, so the curves of different runs compare. Validation
-changes nothing of a run's state: it resumes to the bit with or without it.
+The images and their random numbers do not depend on a run's seed, so that the curves of different runs can be
+compared. Validation does not change the state of a run: with or without it, training resumes to the bit.
 """
 
 import itertools
@@ -25,15 +25,15 @@ from .losses import loss_by_quartile
 
 VALIDATION_SEED = 2**62  # seed of the random numbers of all validations
 
-# Losses (N,) and times (N,) of a network on an encoded batch of N images at their positions.
+# Maps a network, an encoded batch of N images and their positions to losses (N,) and times (N,).
 LossesAt = Callable[[nn.Module, Mapping[str, torch.Tensor], range], tuple[torch.Tensor, torch.Tensor]]
 
 
 def load_held_out_images(config: ValidationConfig, trained_on: str, size: int) -> list[torch.Tensor]:
-    """The held-out images of a run, batches (N, 3, size, size) of uint8; an empty list without a source of them.
+    """Loads the held-out images of a run, as uint8 batches (N, 3, size, size). Empty if the run does not validate.
 
-    They are evenly spaced in their split, or the first ones of a stream, and cropped in the centre. Bad ones are left
-    out.
+    The images are evenly spaced in their split, or the first ones of a stream. They are cropped in the centre. Images
+    that cannot be read are left out.
 
     Args:
         config: The run's settings.
@@ -41,14 +41,14 @@ def load_held_out_images(config: ValidationConfig, trained_on: str, size: int) -
         size: Height and width of the images in pixels.
 
     Raises:
-        ValueError: If the source is missing, is that of the training images, or has no image that can be read.
+        ValueError: If the source is missing, is also the training set, or does not have a readable image.
     """
     if not config.validates:
         return []
     source = canonical_source(config.validation_dataset or trained_on)
     split = config.validation_split or "train"
     if (source, split) == (canonical_source(trained_on), config.dataset_split):
-        raise ValueError(f"{source}, split {split!r}, is what the run trains on; validation needs other images.")
+        raise ValueError(f"The run trains on {source}, split {split!r}; validation needs other images.")
     streaming = getattr(config, "streaming", False) and not Path(source).exists()
     images = load_images(source, split, config.image_column, streaming)
     if not streaming:
@@ -69,18 +69,18 @@ def load_held_out_images(config: ValidationConfig, trained_on: str, size: int) -
 class DiffusionValidation:
     """Measures a diffusion network on held-out images.
 
-    The main process does all of it.
+    Only the main process encodes and validates.
 
     Args:
         config: The run's settings.
         accelerator: The run's accelerator.
-        pipe: The pipeline, whose autoencoder and CLOOB encode the images, once.
+        pipe: The pipeline. Its autoencoder and CLOOB encode the images once, in advance.
         trained_on: Source of the training images.
         size: Height and width of the images in pixels.
-        losses_at: The losses of a batch, of a network that is given to it.
+        losses_at: Computes the losses of a network on a batch.
 
     Raises:
-        ValueError: As `load_held_out_images`.
+        ValueError: As for `load_held_out_images`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class DiffusionValidation:
 
     @torch.no_grad()
     def measure(self, network: nn.Module) -> dict[str, float]:
-        """Mean loss of a network, of all images and by quarter of the time, by name."""
+        """Returns mean losses of a network by name: over all images, and over each quarter of the times."""
         losses, times, first = [], [], 0
         was_training = network.training
         network.eval()

@@ -1,7 +1,7 @@
-"""Recognises files that are something else than expected by their first bytes."""
+"""Identifies files of unexpected kinds by their first bytes."""
 
-LENGTH = 64  # bytes that are enough
-POINTER = "a git-lfs pointer, not the file (run git lfs pull where it lies)"
+LENGTH = 64  # number of first bytes that suffice
+POINTER = "a Git LFS pointer, not the file (run `git lfs pull` in its repository)"
 
 # ISO base media files name their brand after "ftyp".
 BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF"}
@@ -21,7 +21,7 @@ BEGINNINGS = {
 
 
 def describe_first_bytes(data: bytes) -> str | None:
-    """Says what a file is, for files that often take the place of others; `None` if it is none of these.
+    """Describes the kind of a file that is often found in place of the expected one; `None` for other kinds.
 
     Args:
         data: The first `LENGTH` bytes of the file, or more.
@@ -29,11 +29,11 @@ def describe_first_bytes(data: bytes) -> str | None:
     if not data:
         return "an empty file"
     if data[4:8] == b"ftyp":
-        return f"a picture in {BRANDS[data[8:12]]}" if data[8:12] in BRANDS else "a film or another media file"
+        return f"a picture in {BRANDS[data[8:12]]}" if data[8:12] in BRANDS else "a video or another media file"
     start = data[:LENGTH].removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
     return next((what for beginning, what in BEGINNINGS.items() if start.startswith(beginning)), None)
 
 
 def is_pointer(data: bytes) -> bool:
-    """True for the first bytes of a git-lfs pointer, a small text file that stands for a large one."""
+    """True for the first bytes of a Git LFS pointer, a small text file that takes the place of a large one."""
     return describe_first_bytes(data) == POINTER

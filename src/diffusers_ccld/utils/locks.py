@@ -1,4 +1,4 @@
-"""Exclusive use of a folder or file by one process. The operating system frees it however the process ends."""
+"""Locks for folders that one process may write at a time. The operating system frees them when the process ends."""
 
 import errno
 import json
@@ -13,25 +13,25 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-PATIENCE = 0.2  # seconds for a process that is about to free the folder
-ORPHANS_END_WITHIN = 15.0  # seconds in which the workers of a killed process notice that it is gone
+PATIENCE = 0.2  # seconds to wait for a process that is about to free the folder
+ORPHANS_END_WITHIN = 15.0  # seconds after which the workers of a killed process have exited, too
 LONGEST_COMMAND = 160
 
-# Errors of file systems without locks, such as some that are mounted over a network.
+# Errors of file systems that do not support locks, such as some network file systems.
 UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 class FolderInUseError(ValueError):
-    """Another process writes the folder. The message names it."""
+    """Another process has locked the folder. The message names the process."""
 
 
 def lock_path(folder: Path, part: str = "", beside: bool = False) -> Path:
-    """Path of the file that is locked for a folder.
+    """Returns the path of the lock file of a folder.
 
     Args:
         folder: The folder.
-        part: Name of a part of its content that has a lock of its own.
-        beside: True for a lock beside the folder, as folders need that are replaced as a whole; False for one in it.
+        part: Name of a part of the folder that has its own lock.
+        beside: True for a lock file beside the folder, for folders that are replaced as a whole; False for one in it.
     """
     folder = folder.absolute()
     if beside:
@@ -41,19 +41,19 @@ def lock_path(folder: Path, part: str = "", beside: bool = False) -> Path:
 
 @contextmanager
 def exclusive(folder: Path, part: str = "", beside: bool = False, wait: bool = False) -> Iterator[None]:
-    """Context in which no other process that asks for the same can write a folder. It may be entered again inside.
+    """Context in which this process has the lock of a folder. It can be nested.
 
-    The lock and a description of this process are files, which are deleted at the end. A folder that did not exist and
-    is still empty at the end is deleted, too.
+    The lock file and a file that describes this process are deleted at the end. So is a folder that this function
+    created and that is still empty.
 
     Args:
-        folder: The folder, which is created unless the lock lies beside it.
+        folder: The folder. It is created unless the lock file is beside it.
         part: As for `lock_path`.
         beside: As for `lock_path`.
-        wait: True to say who has the folder and wait; False to raise.
+        wait: True to print which process has the lock and to wait for it; False to raise.
 
     Raises:
-        FolderInUseError: If another process has it.
+        FolderInUseError: If another process has the lock, and `wait` is False.
         ValueError: If the path is a file.
     """
     path = lock_path(folder, part, beside)
@@ -73,7 +73,7 @@ def exclusive(folder: Path, part: str = "", beside: bool = False, wait: bool = F
         if lock.lock_counter == 1:
             with suppress(OSError):  # Windows does not delete open files
                 _owner_path(path).unlink(missing_ok=True)
-                path.unlink(missing_ok=True)  # while it is locked: another process that waits for it starts anew
+                path.unlink(missing_ok=True)  # while it is locked, so that a waiting process creates a new one
         lock.release()
         if is_new:
             with suppress(OSError):  # it is not empty
@@ -81,7 +81,7 @@ def exclusive(folder: Path, part: str = "", beside: bool = False, wait: bool = F
 
 
 def refuse_if_in_use(path: Path) -> None:
-    """Raises `FolderInUseError` if another process holds a lock of `lock_path`; writes nothing."""
+    """Raises `FolderInUseError` if another process has locked the file of `lock_path`. Does not write anything."""
     if path.is_file():
         lock = FileLock(path, is_singleton=True)
         if _acquire_if_supported(lock, path.parent, path, wait=False):
@@ -89,13 +89,13 @@ def refuse_if_in_use(path: Path) -> None:
 
 
 def _acquire_if_supported(lock: FileLock, folder: Path, path: Path, wait: bool) -> bool:
-    """Acquires a lock, or warns and returns False if the file system has no locks."""
+    """Acquires a lock. Warns and returns False if the file system does not support locks."""
     try:
         _acquire(lock, folder, path, wait)
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in UNSUPPORTED:
             raise
-        print(f"warning: {folder} cannot be locked; let no other process write it. ({error})", file=sys.stderr)
+        print(f"warning: {folder} cannot be locked; do not let another process write it. ({error})", file=sys.stderr)
         return False
     return True
 
@@ -106,13 +106,13 @@ def _acquire(lock: FileLock, folder: Path, path: Path, wait: bool) -> None:
         return
     except Timeout:
         owner = _read_owner(path)
-    if _has_ended(owner):  # its workers have inherited the lock, and end soon
+    if _has_ended(owner):  # its workers have inherited the lock, and will exit soon
         with suppress(Timeout):
             lock.acquire(timeout=ORPHANS_END_WITHIN)
             return
     if not wait:
         raise FolderInUseError(
-            f"{folder} is in use: {_describe(owner)}. Wait until that process has ended, or give another place."
+            f"{folder} is in use: {_describe(owner)}. Wait until that process has ended, or give another path."
         )
     print(f"waiting for {folder}: {_describe(owner)}", file=sys.stderr, flush=True)
     lock.acquire()
@@ -132,7 +132,7 @@ def _this_process() -> dict[str, str | int]:
 
 
 def _read_owner(path: Path) -> dict[str, str | int]:
-    """The process that wrote its description last; empty if there is none, for example in the moment before."""
+    """Reads the description of the process that has the lock; empty if it is missing, unfinished or damaged."""
     try:
         owner = json.loads(_owner_path(path).read_text(encoding="utf-8"))
         return owner if {"pid", "host", "command", "since"} <= owner.keys() else {}
@@ -142,12 +142,12 @@ def _read_owner(path: Path) -> dict[str, str | int]:
 
 def _describe(owner: dict[str, str | int]) -> str:
     if not owner:
-        return "another process writes it"
+        return "another process is writing it"
     return "process {pid} on {host} has been writing it since {since} ({command})".format(**owner)
 
 
 def _has_ended(owner: dict[str, str | int]) -> bool:
-    """True if the owner was a process of this machine that does not exist any more."""
+    """True if the owner was a process of this machine that no longer exists."""
     if not owner or owner["host"] != socket.gethostname() or os.name != "posix":
         return False
     try:

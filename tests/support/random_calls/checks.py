@@ -18,7 +18,7 @@ from .snapshots import changes, copied, same, state
 
 # What a legal call may be refused for: it shows only when the scheduler has set its timesteps.
 REFUSALS = (
-    r"strength=\S+ is below the last of",
+    r"strength=\S+ leaves none of the",
     r"PNDMScheduler cannot begin at strength",
     r"PNDMScheduler cannot take [123] steps",
     r"KDPM2AncestralDiscreteScheduler cannot take [2-9] steps",

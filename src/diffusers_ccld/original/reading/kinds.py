@@ -49,7 +49,7 @@ def _other_kind(path):
     if not head:
         return "empty; download it again"
     if is_pointer(head):
-        return "a pointer of Git LFS, not the file itself; run `git lfs pull` in its repository, or download it"
+        return "a Git LFS pointer, not the file itself; run `git lfs pull` in its repository, or download it"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:20].lower().startswith(WEB_PAGE):
         return "a web page, not a model: its address is that of a page; download the file that the page links to"
     for signature, kind in SIGNATURES:
