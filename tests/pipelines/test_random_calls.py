@@ -46,6 +46,21 @@ def test_every_illegal_argument_is_refused_in_a_sentence(pipeline, kind):
     assert not report.complaints
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_tensors_that_are_not_finite_are_refused(value):
+    pipe = make_pipeline("CCLDPipeline", "ours", "float32", "CCLDScheduler", {"algorithm_type": "dpmpp"})
+    embedding = torch.full((1, 32), value)
+    for arguments in (
+        {"prompt_embeds": embedding},
+        {"image_embeds": embedding},
+        {"prompt": "a fox", "negative_prompt_embeds": embedding},
+        {"conditions": [(embedding[0], 0.5)]},
+        {"prompt": "a fox", "latents": torch.full((1, 4, 4, 4), value)},
+    ):
+        with pytest.raises(ValueError, match="all values must be finite numbers"):
+            pipe(**arguments)
+
+
 def text_to_image(scheduler, **arguments):
     """The latents of two images, of a generator each."""
     pipe = CCLDPipeline(**components("ours", "float64"), scheduler=scheduler)
