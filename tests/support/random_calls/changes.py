@@ -173,7 +173,7 @@ def another_share_of_noise(runner):
     """Noise that DDIM adds, in all steps but the last."""
     arguments = _arguments(runner)
     watch = arguments.get("callback_on_step_end")
-    if not runner.call.takes_eta or arguments.get("eta") or runner.pipe.num_timesteps < 2 or watch is not None:
+    if not runner.call.takes_eta or arguments.get("eta") or runner.num_timesteps < 2 or watch is not None:
         return None
     return {"eta": 0.6}
 
@@ -233,7 +233,7 @@ def latents_of_a_callback(runner):
 def guidance_of_a_callback(runner):
     """A callback that ends the guidance after the first step."""
     arguments = _arguments(runner)
-    if not _scale_matters(arguments) or "callback_on_step_end" in arguments or runner.pipe.num_timesteps < 3:
+    if not _scale_matters(arguments) or "callback_on_step_end" in arguments or runner.num_timesteps < 3:
         return None
     return {"callback_on_step_end": values.Watch("guidance")}
 

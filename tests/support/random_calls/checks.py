@@ -58,10 +58,15 @@ class Report:
 
 
 class Runner:
-    """Runs variants of one call on one pipeline."""
+    """Runs variants of one call on one pipeline.
+
+    Attributes:
+        num_timesteps: Number of network evaluations of the call itself, once it was checked.
+    """
 
     def __init__(self, call: RandomCall):
         self.call = call
+        self.num_timesteps = 0
         self.pipe = make_pipeline(call.pipeline, call.model, call.dtype, call.scheduler, call.options)
 
     def images(self, call: RandomCall | None = None, **arguments: Any) -> Any:
@@ -105,6 +110,7 @@ def _first_run(runner, report):
     try:
         with warnings_of_ours() as warned:
             result = runner.pipe(**arguments)
+        runner.num_timesteps = runner.pipe.num_timesteps
     except ValueError as error:
         if not any(re.match(pattern, str(error)) for pattern in REFUSALS):
             raise
