@@ -262,6 +262,14 @@ def test_formats_that_pillow_lacks_are_named(tmp_path, monkeypatch):
     assert len(found.examples) == 1 and found.passed_over[0][1] == "AVIF, which needs a Pillow that is built with it"
 
 
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
+def test_a_damaged_saved_dataset_is_named(tmp_path, name):
+    datasets.Dataset.from_dict({"image": ["a.png"]}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / name).write_bytes(b"\xff{")
+    with pytest.raises(ValueError, match=r"saved: the saved dataset cannot be loaded\. \(.*\)"):
+        load_images(str(tmp_path / "saved"))
+
+
 # Lists
 
 
@@ -269,7 +277,8 @@ def test_lists_are_read_as_people_write_them(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     write_pictures(tmp_path / "d", 2)
     write_pictures(tmp_path / "home", 1)
-    lines = "\r\n".join(["# a remark", "d/000.png", "", "d/001.png", "~/000.png"])
+    remark = "# a remark, which may be longer than the name of a file " + 300 * "."
+    lines = "\r\n".join([remark, "d/000.png", "", "d/001.png", "~/000.png"])
     for name, encoding in (("plain", "utf-8"), ("bom", "utf-8-sig"), ("wide", "utf-16")):
         (tmp_path / f"{name}.txt").write_bytes(lines.encode(encoding))
         paths = [source["path"] for source in load_images(str(tmp_path / f"{name}.txt"))["image"]]

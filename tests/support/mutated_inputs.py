@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Damaged and foreign inputs of every other reader: each reads them, or refuses them in a sentence that names the file.
+"""Damaged and foreign inputs of every other reader, which reads them or refuses them in a sentence with their name.
 
     mutated_inputs.py --count 2000
 
@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import io
 import json
+import logging
 import os
 import random
 import shutil
@@ -75,27 +76,11 @@ WORDS = (
     "",
 )
 NAMES = (
-    *(
-        "p0.png",
-        "train/p1.png",
-        "test/p2.png",
-        "validation/p3.jpg",
-        "a/b/c/p4.webp",
-        "p5",
-        "P6.PNG",
-        "p7.png~",
-        ".p8.png",
-    ),
-    *("__MACOSX/p9.png", "p10.heic", "p11.svg", "metadata.csv", "metadata.jsonl", "metadata.parquet", "README.md"),
-    *(
-        "data/train-00000-of-00001.parquet",
-        "x.parquet",
-        "x.tar",
-        "dataset_info.json",
-        "state.json",
-        "dataset_dict.json",
-    ),
-    *("train/metadata.csv", "test/metadata.jsonl", "[a]*?.png", "лиса.png", "p12.png.bak", "data.arrow", "p13.txt"),
+    *("p0.png", "train/p1.png", "test/p2.png", "validation/p3.jpg", "a/b/c/p4.webp", "p5", "P6.PNG", "p7.png~"),
+    *(".p8.png", "__MACOSX/p9.png", "p10.heic", "p11.svg", "p12.png.bak", "p13.txt", "[a]*?.png", "лиса.png"),
+    *("metadata.csv", "metadata.jsonl", "metadata.parquet", "train/metadata.csv", "test/metadata.jsonl", "README.md"),
+    *("data/train-00000-of-00001.parquet", "x.parquet", "x.tar", "data.arrow"),
+    *("dataset_info.json", "state.json", "dataset_dict.json"),
 )
 
 
@@ -182,7 +167,7 @@ def text_list(draw, folder):
 
 def prompts(draw, folder):
     """Prompts as they are typed."""
-    typed = draw.choices(WORDS, k=2) + [draw.choice(WORDS) + draw.choice((":3", ":nan", ":", ":1e400", ":-2"))]
+    typed = [*draw.choices(WORDS, k=2), draw.choice(WORDS) + draw.choice((":3", ":nan", ":", ":1e400", ":-2"))]
     yield lambda: (refuse_file_names(typed), doubts_about(typed)), ValueError, None
 
 
@@ -321,7 +306,9 @@ if __name__ == "__main__":
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     args = parser.parse_args()
     datasets.disable_progress_bars()
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # damaged files are what it reads here
     with tempfile.TemporaryDirectory() as temporary:
+        datasets.config.HF_DATASETS_CACHE = Path(temporary, "cache")
         found, ends = complaints(Path(temporary), args.count, args.seed, args.first)
     print("\n".join(found))
     print(f"{ends['read']} readings, {ends['refused']} refusals; complaints: {len(found)}")
