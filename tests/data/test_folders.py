@@ -203,6 +203,18 @@ def test_metadata_that_cannot_be_used_says_why(tmp_path, files, message):
         load_captions(load_examples(str(tmp_path)), ["text"])
 
 
+def test_metadata_in_another_encoding_and_of_two_types_is_named(tmp_path):
+    write_pictures(tmp_path / "train", 1)
+    write_pictures(tmp_path / "test", 1)
+    (tmp_path / "train" / "metadata.csv").write_bytes("file_name,text\n000.png,Лиса\n".encode("cp1251"))
+    with pytest.raises(ValueError, match=r"train/metadata\.csv: the column text is not UTF-8; save the file as UTF-8"):
+        load_examples(str(tmp_path))
+    for split, label in (("train", "1"), ("test", "x")):
+        (tmp_path / split / "metadata.csv").write_text(f"file_name,label\n000.png,{label}\n")
+    with pytest.raises(ValueError, match=r"metadata files that do not fit together\. \(.*label.*\)"):
+        load_examples(str(tmp_path))
+
+
 # What is skipped
 
 

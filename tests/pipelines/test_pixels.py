@@ -171,7 +171,7 @@ def test_arrays_of_every_memory_layout_are_read(img2img, picture):
     for array in (share.astype(">f4"), np.asfortranarray(share), read_only, share[::-1][::-1]):
         assert (img2img.prepare_image(array) - img2img.prepare_image(picture)).abs().max() < 1e-6
     with pytest.raises(TypeError, match="image is an array of objects"):
-        img2img.prepare_image(np.array([picture] * 3, dtype=object).reshape(1, 1, 3))
+        img2img.prepare_image(np.full((SIZE, SIZE, 3), None, dtype=object))
 
 
 def test_reading_changes_nothing(picture, masked):
