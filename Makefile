@@ -1,7 +1,7 @@
 # `make` prints the targets. Each installs what it needs: painting and the demo little, the others everything.
 
 PYTHON ?= python3
-PROMPT ?= A sunset landscape painting, oil on canvas
+PROMPT ?= a sailing boat in summer, watercolor
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet

@@ -31,7 +31,7 @@ def make_prompt(limits: Limits) -> gr.Textbox:
     """The field for the prompt."""
     return gr.Textbox(
         label="Prompt",
-        placeholder="a sunset landscape painting, oil on canvas",
+        placeholder="a sailing boat in summer, watercolor",
         info="Enter paints.",
         lines=2,
         max_lines=4,
