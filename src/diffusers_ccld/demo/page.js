@@ -67,7 +67,7 @@ const ccld = (() => {
   }
 
   // After a painting: its texts for screen readers, its address, its place in the history.
-  function finish(gallery, prompt) {
+  function finish(gallery, prompt, isRemembered) {
     const link = find("#note a")?.getAttribute("href");
     if (link) history.replaceState(null, "", link);
     const describe = () => all("#gallery img").forEach((image, i) => {
@@ -75,7 +75,7 @@ const ccld = (() => {
     });
     describe();
     setTimeout(describe, 300);
-    remember(gallery, prompt, link);
+    if (isRemembered) remember(gallery, prompt, link);
   }
 
   async function thumbnail(address) {
