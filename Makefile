@@ -38,7 +38,7 @@ test: $(STAMP)  ## the test suite in two processes, each with one thread: more w
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/usr/bin/chromium), for a nightly run
-	$(PIP) --editable ".[training,compare,demo,onnx,test,browser,dev]"
+	$(PIP) --editable ".[training,compare,demo,mcp,onnx,test,browser,dev]"
 	$(BIN)/python -m pytest -m slow
 
 fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`

@@ -26,6 +26,12 @@ const ccld = (() => {
     if (event.type === "keydown") press();
   }
 
+  // Gradio's slider tells of its release by a pointer alone.
+  function onKeyUp(event) {
+    const moves = event.key.startsWith("Arrow") && event.target.matches?.("#position input[type=range]");
+    if (moves) event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
+  }
+
   // The prompt that the pressed chips make: "a cat in winter, watercolor".
   function onChip(chip) {
     const isPressed = chip.getAttribute("aria-pressed") === "true";
@@ -127,6 +133,7 @@ const ccld = (() => {
   }
 
   for (const type of ["keydown", "keypress"]) document.addEventListener(type, onEnter, true);
+  document.addEventListener("keyup", onKeyUp);
   document.addEventListener("click", onClick);
   new MutationObserver((_, observer) => {
     if (!find("#history .entries")) return;
