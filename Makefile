@@ -1,7 +1,7 @@
 # `make` prints the targets. Each installs what it needs: painting and the demo little, the others everything.
 
 PYTHON ?= python3
-PROMPT ?= A sunset landscape painting, oil on canvas
+PROMPT ?= a sailing boat in summer, watercolor
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet
@@ -38,7 +38,7 @@ test: $(STAMP)  ## the test suite in two processes, each with one thread: more w
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/usr/bin/chromium), for a nightly run
-	$(PIP) --editable ".[training,compare,demo,onnx,test,browser,dev]"
+	$(PIP) --editable ".[training,compare,demo,mcp,onnx,test,browser,dev]"
 	$(BIN)/python -m pytest -m slow
 
 fuzz: $(STAMP)  ## damaged and hostile checkpoints, and damaged inputs of every other reader

@@ -257,16 +257,3 @@ def _safetensors_facts(path):
         "parameters": sum(math.prod(shape) for shape in shapes),
         "precision": " and ".join(sorted(dtypes)),
     }
-
-
-def as_lines(facts: Facts, indent: str = "") -> list[str]:
-    """Facts as lines of text."""
-    lines = []
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}:", *as_lines(value, indent + "  ")]
-        elif isinstance(value, list):
-            lines.append(f"{indent}{name}: {', '.join(map(str, value)) or 'nothing'}")
-        else:
-            lines.append(f"{indent}{name}: {value:,}" if type(value) is int else f"{indent}{name}: {value}")
-    return lines
