@@ -92,6 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("FROM", "TO"),
         help="apply guidance only between these times, from 0 (the image) to 1 (the noise) (default: always)",
     )
+    add(
+        "--parallel-guidance",
+        type=number(0, 1),
+        default=1.0,
+        metavar="SHARE",
+        help="share of the guidance parallel to the prediction that is kept, 0 to 1; with less, more guidance leaves "
+        "colours natural (default: %(default)g)",
+    )
     _add_run_arguments(parser)
 
 
@@ -254,6 +262,8 @@ def paint(
         "guidance_interval": args.guidance_interval,
         "eta": args.eta,
     }
+    if args.parallel_guidance != 1:
+        options["parallel_guidance"] = args.parallel_guidance
     if request.picture is None:
         options |= {"width": size[0], "height": size[1]}
     else:
