@@ -3,10 +3,10 @@
 
     python benchmarks/text_and_image.py "as it was=DIR@3" fit=default@1.75 fit=default@1.75:0.3 --output DIR
 
-Each row is a pipeline, its guidance scale and, after colons, its variation and its parallel_guidance. A judge reads the
-attributes off the pictures, as in evaluate_default.py. A cell is the mean over the seeds, ± half their difference. The
-same command resumes an interrupted run. --picture draws the same prompts and seeds by each row, and paintings by the
-program in the last.
+Each row is a pipeline, its guidance scale and, after colons, its variation and its parallel_guidance. A judge reads
+the attributes off the pictures, as in evaluate_default.py. A cell is the mean over the seeds, ± half their difference.
+The same command resumes an interrupted run. --picture draws the same prompts and seeds by each row, and paintings by
+the program in the last.
 """
 
 import argparse
