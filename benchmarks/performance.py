@@ -22,7 +22,7 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from original_code import Original, import_original
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
@@ -65,6 +65,16 @@ KL_F8 = {
     "layers_per_block": 2,
     "latent_channels": 4,
     "scaling_factor": 1 / LATENT_SCALE,
+}
+
+
+# What training/distill_decoder.py makes of a kl-f8 autoencoder.
+SMALL_DECODER = {
+    "latent_channels": 4,
+    "encoder_block_out_channels": (64,) * 4,
+    "decoder_block_out_channels": (64,) * 4,
+    "num_encoder_blocks": (1, 3, 3, 3),
+    "num_decoder_blocks": (3, 3, 3, 1),
 }
 
 
@@ -329,15 +339,18 @@ def sampling_systems(base: CCLDPipeline, arguments: argparse.Namespace, device: 
 
 
 def with_fewer_evaluations(systems: dict) -> dict:
-    """The systems, and the last one again with the recommended sampler and with the fast setting."""
+    """The systems, and the last one again with the recommended sampler, the fast setting, and a small decoder."""
     last, systems = list(systems)[-1], dict(systems)
     scheduler = CCLDScheduler(algorithm_type=RECOMMENDED_ALGORITHM)
+    unet = systems[last].pipe.unet
+    small = {"vae": AutoencoderTiny(**SMALL_DECODER).eval().to(unet.device, unet.dtype)}
     fewer = {
-        "recommended sampler": {"num_inference_steps": usual_num_steps(scheduler)},
-        "five steps, guided in part": FAST,
+        "recommended sampler": ({"num_inference_steps": usual_num_steps(scheduler)}, {}),
+        "five steps, guided in part": (FAST, {}),
+        "five steps, guided in part, small decoder": (FAST, small),
     }
-    for name, options in fewer.items():
-        pipe = CCLDPipeline(**{**systems[last].pipe.components, "scheduler": scheduler})
+    for name, (options, components) in fewer.items():
+        pipe = CCLDPipeline(**{**systems[last].pipe.components, "scheduler": scheduler, **components})
         pipe.set_progress_bar_config(disable=True)
         systems[f"{last}, {name}"] = Ours(pipe, options)
     return systems

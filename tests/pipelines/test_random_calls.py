@@ -6,10 +6,13 @@ import torch
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.pipelines.timesteps import LARGEST_STOCK_ETA
+from support.random_calls import values
+from support.random_calls.changes import another_guidance_scale, embedded_before
 from support.random_calls.checks import Report, Runner, check, check_refusal
 from support.random_calls.drawing import PIPELINES, RandomCall, draw
 from support.random_calls.illegal import ILLEGAL
-from support.random_calls.models import components
+from support.random_calls.models import components, make_pipeline
+from support.random_calls.snapshots import same
 
 COUNT = 24  # of `make random-calls`, which draws thousands
 
@@ -85,6 +88,85 @@ def test_dpm_solver_sde_follows_the_generators(seed):
     assert not torch.equal(alone, other)
     torch.manual_seed(0)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "pipeline, model, own", [("CCLDPipeline", "stock", None), *((pipeline, "ours", 0.5) for pipeline in PIPELINES)]
+)
+def test_a_call_with_embeddings_is_the_call_with_their_prompts_unvaried(pipeline, model, own):
+    """Embeddings are used as they are; the spread around texts is that of texts alone."""
+    pipe = make_pipeline(pipeline, model, "float64", "CCLDScheduler", {"algorithm_type": "dpmpp"})
+    pipe.register_to_config(default_variation=own)
+    options = {"num_inference_steps": 2, "output_type": "latent", "guidance_scale": 2.0}
+    if pipeline != "CCLDPipeline":
+        options["image"] = values.pil("RGB", 16, 16, 0)
+    if pipeline == "CCLDInpaintPipeline":
+        options["mask_image"] = values.mask_pil("L", 16, 16, 0)
+    picture = values.pil("RGB", 20, 20, 1)
+    positive, negative = pipe.encode_prompt("a fox", "fog")
+    embeds = {
+        "prompt_embeds": positive,
+        "negative_prompt_embeds": negative,
+        "image_embeds": pipe.encode_image(picture),
+    }
+    given = {"prompt": "a fox", "negative_prompt": "fog", "image_prompt": picture}
+    embedded = pipe(**embeds, **options, generator=values.generator(0)).images
+    torch.testing.assert_close(embedded, pipe(**given, **options, variation=0, generator=values.generator(0)).images)
+    plain = pipe(**given, **options, generator=values.generator(0)).images
+    assert torch.allclose(embedded, plain, atol=1e-6) == (own is None)
+
+
+@pytest.mark.parametrize("arguments", [{"prompt": "'a fox'", "negative_prompt": "'fog'"}, {"prompt": "'a fox'"}])
+def test_the_net_replaces_varied_texts_by_nothing(arguments):
+    arguments |= {"image_prompt": "pil('RGB', 20, 20, 1)", "variation": "0.5", "num_inference_steps": "2"}
+    call = RandomCall("CCLDPipeline", "ours", "float32", "CCLDScheduler", {"algorithm_type": "dpmpp"}, arguments)
+    runner = Runner(call)
+    assert same(embedded_before(runner)(), runner.latents())
+
+
+@pytest.mark.parametrize("negative, matters", [("'a  fox '", False), ("'fog'", True), ("['a fox', 'fog']", True)])
+def test_the_net_knows_when_guidance_cannot_matter(negative, matters):
+    prompt = "['a fox', 'a fox']" if negative.startswith("[") else "'a fox'"
+    arguments = {
+        "prompt": prompt,
+        "negative_prompt": negative,
+        "num_inference_steps": "2",
+        "generator": "generator(0)",
+    }
+    call = RandomCall("CCLDPipeline", "ours", "float64", "CCLDScheduler", {"algorithm_type": "ddim"}, arguments)
+    runner = Runner(call)
+    assert (another_guidance_scale(runner) is not None) == matters
+    less, more = (runner.latents(guidance_scale=scale) for scale in (3.0, 4.5))
+    assert torch.allclose(less, more, rtol=0, atol=1e-5) != matters
+
+
+@pytest.mark.parametrize(
+    "scheduler, num_steps",
+    [
+        (stock("HeunDiscreteScheduler"), 6),
+        (stock("HeunDiscreteScheduler", use_exponential_sigmas=True), 3),
+        *((CCLDScheduler(algorithm_type=name), 3) for name in ("prk", "plms", "pie")),
+        (CCLDScheduler(algorithm_type="plms2"), 2),
+    ],
+)
+def test_steps_too_large_to_average_noise_predictions_are_warned_of(scheduler, num_steps, caplog):
+    """Errors of the average grow with the noise that it takes away, up to latents of thousands."""
+    text_to_image(scheduler, num_inference_steps=num_steps)
+    assert f"{type(scheduler).__name__}" in caplog.text and "steps are too large" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "scheduler, num_steps",
+    [
+        (stock("HeunDiscreteScheduler", use_exponential_sigmas=True), 6),
+        (stock("KDPM2DiscreteScheduler"), 2),
+        *((CCLDScheduler(algorithm_type=name), 6) for name in ("prk", "plms", "pie", "plms2")),
+        *((CCLDScheduler(algorithm_type=name), 1) for name in ("iplms", "dpmpp", "unipc", "ddim")),
+    ],
+)
+def test_other_steps_are_taken_without_a_word(scheduler, num_steps, caplog):
+    text_to_image(scheduler, num_inference_steps=num_steps)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from .model_index import INDEX_NAME, read_model_index
 from .noise import draw_noise, set_noise_source
 from .projected_guidance import ProjectedGuidance
 from .runs import Runs
-from .timesteps import LARGEST_STOCK_ETA, check_scheduler
+from .timesteps import LARGEST_STOCK_ETA, check_scheduler, warn_of_large_steps
 
 AnyCall = TypeVar("AnyCall", bound=SamplingCall)
 
@@ -373,6 +373,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             ValueError: If the guidance scale is beyond what a guidance-distilled network has learned.
         """
         self.check_taught(guidance.weights(call.guidance_scale))
+        warn_of_large_steps(scheduler)
         predict = self.prediction_of(call) if predict is None else predict
         step_kwargs = self.prepare_extra_step_kwargs(call.generator, call.eta)
         set_noise_source(scheduler, call.generator, len(latents))

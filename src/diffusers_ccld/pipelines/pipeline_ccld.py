@@ -93,13 +93,15 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
                 list of such lists for a batch. An empty list is unconditional. `guidance_scale` then has no effect.
             variation: Spread of the images around a prompt, 0 to 1, by default the model's own, or 0. It adds this
                 share of the spread of image embeddings around a text's to the embeddings of texts, except negative
-                prompts and negative weights; see `vary_texts`. It needs a text encoder that was fitted.
+                prompts and negative weights; see `vary_texts`. Embeddings that are given are used as they are. It
+                needs a text encoder that was fitted.
             num_images_per_prompt: Number of images for each prompt, image prompt or list of conditions.
             eta: Share of fresh noise that DDIM adds, 0 to 1; needs a scheduler with that option.
             generator: Source of all noise. With a list of one generator for each image, an image does not depend on
                 the rest of the batch.
             latents: Initial noise, (N, C, height / 8, width / 8); drawn by default.
-            prompt_embeds: Embeddings in place of `prompt`, (N, D) or (N, 1, D).
+            prompt_embeds: Embeddings in place of `prompt`, (N, D) or (N, 1, D). The result is that of the prompt
+                without variation.
             negative_prompt_embeds: Embeddings in place of `negative_prompt`, (N, D) or (N, 1, D).
             image_embeds: Embeddings in place of `image_prompt`, (N, D) or (N, 1, D).
             output_type: "pil", "np" (N, H, W, 3), "pt" (N, 3, H, W), or "latent" for the sampled latents, still

@@ -274,6 +274,11 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = t_to_timestep(evaluation_times, self.config.num_train_timesteps).float().to(device)
         self._reset()
 
+    @property
+    def averaged_intervals(self) -> list[tuple[float, float]]:
+        """Times at which each planned step of a Runge–Kutta method begins and ends."""
+        return [(step.t1, step.t2) for step in self._plan if len(step.scheme) > 1 and step.stage == 0]
+
     def _time(self, timestep: float) -> float:
         return timestep_to_t(timestep, self.config.num_train_timesteps)
 

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import diffusers
 import transformers
@@ -11,5 +13,19 @@ def quiet() -> None:
     """Turns off what the libraries say of small networks in unusual precisions."""
     diffusers.utils.logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()
-    logging.getLogger("diffusers_ccld").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    logger = logging.getLogger("diffusers_ccld")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+
+
+@contextmanager
+def warnings_of_ours() -> Iterator[list[str]]:
+    """Collects the warnings that the package logs inside the context."""
+    texts, handler, logger = [], logging.Handler(logging.WARNING), logging.getLogger("diffusers_ccld")
+    handler.emit = lambda record: texts.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        yield texts
+    finally:
+        logger.removeHandler(handler)

@@ -3,7 +3,7 @@
     python -m support.random_calls --count 3000 --seed 7
 
 with tests/ on PYTHONPATH. A call that does not hold is printed as code that repeats it. Call n of a seed is always the
-same: `--first` goes on where a run has ended.
+same: `--first` continues where a run has ended.
 """
 
 import argparse

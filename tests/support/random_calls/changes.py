@@ -46,6 +46,16 @@ def _has_guidance(arguments):
     return "conditions" not in arguments and scale not in (0, 1) and "guidance_interval" not in arguments and is_free
 
 
+def _scale_matters(arguments):
+    """True if guidance changes the images: not if texts are both wanted and avoided, v(c) = g·v(c) + (1 − g)·v(c)."""
+    wanted, avoided = arguments.get("prompt"), arguments.get("negative_prompt")
+    if not _has_guidance(arguments) or wanted is None or avoided is None:
+        return _has_guidance(arguments)
+    wanted, avoided = ([text] if isinstance(text, str) else text for text in (wanted, avoided))
+    has_pictures = bool({"image_prompt", "image_embeds"} & arguments.keys())
+    return has_pictures or {" ".join(text.split()) for text in (*wanted, *avoided)} != {" ".join(wanted[0].split())}
+
+
 def _starts_from_noise(runner):
     return runner.call.pipeline == "CCLDPipeline"
 
@@ -113,7 +123,7 @@ def another_share_of_the_image_prompt(runner):
 def another_guidance_scale(runner):
     """More guidance."""
     arguments = _arguments(runner)
-    if not _has_guidance(arguments):
+    if not _scale_matters(arguments):
         return None
     return {"guidance_scale": guidance_scale(arguments) + 1.5}
 
@@ -135,7 +145,7 @@ def another_weight(runner):
 def no_guidance_anywhere(runner):
     """An interval that no step lies in."""
     arguments = _arguments(runner)
-    if not _has_guidance(arguments) or guidance_scale(arguments) == 0.5:
+    if not _scale_matters(arguments) or guidance_scale(arguments) == 0.5:
         return None
     return {"guidance_interval": (0.0, 0.0)}
 
@@ -223,7 +233,7 @@ def latents_of_a_callback(runner):
 def guidance_of_a_callback(runner):
     """A callback that ends the guidance after the first step."""
     arguments = _arguments(runner)
-    if not _has_guidance(arguments) or "callback_on_step_end" in arguments or runner.pipe.num_timesteps < 3:
+    if not _scale_matters(arguments) or "callback_on_step_end" in arguments or runner.pipe.num_timesteps < 3:
         return None
     return {"callback_on_step_end": values.Watch("guidance")}
 
@@ -263,17 +273,25 @@ def the_defaults(runner):
 
 
 def embedded_before(runner):
-    """Embeddings of the prompts in place of texts and pictures."""
-    arguments, changed = _arguments(runner), {}
-    if "prompt" in arguments and not arguments.get("variation"):
-        changed["prompt_embeds"] = runner.pipe.encode_prompt(arguments["prompt"])[0]
+    """Embeddings of the prompts in place of texts and pictures: the call without variation, which only texts have."""
+    arguments, embedded = _arguments(runner), {}
+    if "prompt" in arguments:
+        embedded["prompt_embeds"] = runner.pipe.encode_prompt(arguments["prompt"])[0]
     if "negative_prompt" in arguments:
-        changed["negative_prompt_embeds"] = runner.pipe.encode_prompt(None, arguments["negative_prompt"])[1]
+        embedded["negative_prompt_embeds"] = runner.pipe.encode_prompt(None, arguments["negative_prompt"])[1]
     if "image_prompt" in arguments:
-        changed["image_embeds"] = runner.pipe.encode_image(arguments["image_prompt"])
-    if not changed:
+        embedded["image_embeds"] = runner.pipe.encode_image(arguments["image_prompt"])
+    if not embedded:
         return None
-    return changed | dict.fromkeys(("prompt", "negative_prompt", "image_prompt"))
+    embedded |= dict.fromkeys(("prompt", "negative_prompt", "image_prompt"))
+    if "prompt" not in arguments or not runner.pipe.variation_or_default(arguments.get("variation")):
+        return embedded
+
+    def latents():
+        is_same = torch.allclose(runner.latents(**embedded), runner.latents(variation=0), rtol=0, atol=1e-5)
+        return runner.latents() if is_same else None
+
+    return latents
 
 
 def its_own_size(runner):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import warnings_of_ours
 from .changes import EFFECTIVE, NEUTRAL, expected_size
 from .drawing import RandomCall
 from .illegal import ILLEGAL
@@ -102,7 +103,8 @@ def _first_run(runner, report):
     torch.manual_seed(call.seed)
     drawn = torch.get_rng_state()
     try:
-        result = runner.pipe(**arguments)
+        with warnings_of_ours() as warned:
+            result = runner.pipe(**arguments)
     except ValueError as error:
         if not any(re.match(pattern, str(error)) for pattern in REFUSALS):
             raise
@@ -114,7 +116,9 @@ def _first_run(runner, report):
     is_tuple = arguments.get("return_dict") is False
     report.demand(isinstance(result, tuple) == is_tuple, f"a {type(result).__name__} was returned")
     images = result[0] if is_tuple else result.images
-    _check_output(images, call, arguments, report)
+    # Averages of noise predictions over a few large steps err without bound; the pipelines then warn.
+    is_bounded = not any("steps are too large" in text for text in warned)
+    _check_output(images, call, arguments, is_bounded, report)
     watch = arguments.get("callback_on_step_end")
     if watch is not None:
         most = watch.at + 1 if watch.action == "stop" else runner.pipe.num_timesteps
@@ -128,7 +132,7 @@ def _first_run(runner, report):
     return images
 
 
-def _check_output(images, call, arguments, report):
+def _check_output(images, call, arguments, is_bounded, report):
     count, (height, width) = expected_count(arguments), expected_size(call, arguments)
     kind, sizes = arguments.get("output_type", "pil"), call.sizes
     report.demand(len(images) == count, f"{len(images)} images, not {count}")
@@ -146,7 +150,7 @@ def _check_output(images, call, arguments, report):
     report.demand(not values.requires_grad, "the result requires gradients")
     if kind != "latent":
         report.demand(values.min() >= 0 and values.max() <= 1, f"pixels from {values.min()} to {values.max()}")
-    else:
+    elif is_bounded:
         report.demand(values.abs().max() < 1e3, f"latents up to {values.abs().max()}")
 
 

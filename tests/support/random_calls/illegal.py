@@ -19,6 +19,10 @@ def _from_noise(call, arguments):
     return not _from_images(call, arguments)
 
 
+def _sized_by_images(call, arguments):
+    return _from_images(call, arguments) and not {"height", "width"} <= arguments.keys()
+
+
 def _inpaints(call, arguments):
     return call.pipeline == "CCLDInpaintPipeline"
 
@@ -92,13 +96,13 @@ OF_IMAGES = {
         np.full((16, 16, 3), NAN),
         torch.zeros(16, 16, 3),
         torch.zeros(3, 16, 16, dtype=torch.int64),
-        torch.zeros(3, 2, 2),
         Image.new("F", (16, 16)),
-        Image.new("RGB", (2, 2)),
         Image.new("RGB", (0, 0)),
         [Image.new("RGB", (16, 16)), np.zeros((16, 16, 3))],
     ),
 }
+# Too small to be cut to a multiple of the networks' sizes. With both sizes given, they are enlarged.
+OF_OWN_SIZE = {"image": (torch.zeros(3, 2, 2), Image.new("RGB", (2, 2)))}
 OF_MASKS = {
     "mask_image": (
         None,
@@ -125,6 +129,7 @@ def _cases():
         (_has_conditions, OF_CONDITIONS),
         (_from_noise, OF_NOISE),
         (_from_images, OF_IMAGES),
+        (_sized_by_images, OF_OWN_SIZE),
         (_inpaints, OF_MASKS),
     ):
         for name, wrong in table.items():
