@@ -1,7 +1,7 @@
 # `make` prints the targets. Each installs what it needs: painting and the demo little, the others everything.
 
 PYTHON ?= python3
-PROMPT ?= A sunset landscape painting, oil on canvas
+PROMPT ?= a sailing boat in summer, watercolor
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet
@@ -38,11 +38,12 @@ test: $(STAMP)  ## the test suite in two processes, each with one thread: more w
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/usr/bin/chromium), for a nightly run
-	$(PIP) --editable ".[training,compare,demo,onnx,test,browser,dev]"
+	$(PIP) --editable ".[training,compare,demo,mcp,onnx,test,browser,dev]"
 	$(BIN)/python -m pytest -m slow
 
-fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`
+fuzz: $(STAMP)  ## damaged and hostile checkpoints, and damaged inputs of every other reader
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/support/mutated_files.py --count 500
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python tests/support/mutated_inputs.py --count 4000
 
 random-calls: $(STAMP)  ## COUNT random calls of the pipelines, and what must hold for each; SEED and FIRST repeat some
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m support.random_calls --count $(COUNT) \

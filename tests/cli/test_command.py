@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from diffusers_ccld.cli.arguments import OPTIONS
 from diffusers_ccld.cli.main import COMMANDS
 from diffusers_ccld.inference.devices import DTYPES
+from diffusers_ccld.inference.provenance import save_picture
 from diffusers_ccld.schedulers.names import ALGORITHMS
 from diffusers_ccld.schedulers.solvers import METHODS
 from diffusers_ccld.utils.arguments import ArgumentParser
@@ -68,11 +70,14 @@ WRONG = [
     (["sample", "a", "--eta", "0.5", "--algorithm", "plms"], "--eta is an option of --algorithm ddim"),
     (["sample", "a", "--guidance-interval", "0.5", "0.2"], "--guidance-interval 0.5 0.2"),
     (["sample", "a", "--model", "./nowhere"], "--model ./nowhere: this is neither a folder"),
+    (["sample", "a", "--model", "nowhere"], "--model nowhere: this is neither a folder nor a model on the Hub"),
     (["sample", "a", "--output", "/dev/null/pictures"], "--output /dev/null/pictures: /dev/null is not a folder"),
     (["sample", "a", "-o", "fox.jpg"], "written as PNG"),
     (["sample", "a", "-o", "fox.png", "-n", "2"], "one file, for 2 pictures"),
     (["sample", "a cat at 10:30"], "'a cat at 10' with the weight 30"),
     (["sample", "a", "--guidance-scale", "30"], "--guidance-scale 30 is unusual"),
+    (["sample", "a", "--image", "fox.png:20"], "--image fox.png has the weight 20"),
+    (["sample", "a", "--embedding", "fox.safetensors:-16"], "--embedding fox.safetensors has the weight -16"),
     (["sample", "a", "cat", "on", "a", "rug"], 'write "a cat on a rug"'),
     (["sample", "fox.png"], "--image fox.png"),
     (["sample", "fox.PNG:2"], "file name of a picture"),
@@ -153,6 +158,13 @@ def test_a_command_has_the_whole_package(tmp_path, pipeline_folder):
     command = [sys.executable, "-c", f"import sys; {code}", str(pipeline_folder)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1].startswith("CCLDPipeline <class 'diffusers_ccld.pipelines.")
+
+
+def test_a_picture_is_described_without_torch(tmp_path):
+    save_picture(Image.new("RGB", (8, 8)), tmp_path / "ours.png", {"conditions": [["a cat", 2.0]], "seed": 7})
+    output, error = ccld("inspect", str(tmp_path / "ours.png"))
+    assert output.splitlines()[-1] == "status 0 imported ['PIL']" and not error
+    assert "command: ccld sample 'a cat:2'" in output
 
 
 @pytest.mark.parametrize("start", [["-m", "ccld_command"], ["-m", "diffusers_ccld"], ["conversion/convert_ckpt.py"]])

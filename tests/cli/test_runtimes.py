@@ -80,7 +80,8 @@ import sys
 import ccld_command
 status = ccld_command.main(["sample", {PROMPT!r}, "-n", "1", "--steps", "1", "--output", {str(tmp_path)!r}])
 assert status == 0
-print(sorted({{"torch", "diffusers", "transformers", "safetensors"}} & set(sys.modules)))
+unused = {{"torch", "diffusers", "transformers", "safetensors", "open_clip", "timm", "torchvision"}}
+print(sorted(unused & set(sys.modules)))
 """
     environment = os.environ | {"PYTHONPATH": str(SOURCE)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)

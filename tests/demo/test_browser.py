@@ -239,6 +239,35 @@ def test_a_picture_is_sent_on_and_remembered(tab, bundled_server):
 
 
 @pytest.mark.slow
+def test_the_released_slider_paints_between_two_prompts_with_the_same_seed(tab):
+    tab.get_by_role("tab", name="Between").click()
+    write(tab, "a forest in summer, oil on canvas")
+    tab.get_by_label("Second prompt").fill("a forest in winter, oil on canvas")
+    slider = tab.locator("#position input[type=range]")
+    seen = []
+
+    def release(position):
+        """The address of the picture at a position, from 0 to 1."""
+        box = slider.bounding_box()
+        tab.mouse.click(box["x"] + box["width"] * (0.02 + 0.96 * position), box["y"] + box["height"] / 2)
+        tab.wait_for_selector(".running")
+        shown(tab)
+        seen.append((tab.locator("#gallery img").first.get_attribute("src"), tab.locator("#note").inner_text()))
+        return seen[-1][0]
+
+    summer = release(0)
+    between, winter = release(0.5), release(1)
+    assert len({summer, between, winter}) == 3 and release(0) == summer
+    assert len({note for _, note in seen}) == 1
+    assert tab.get_by_label("Random seed").is_checked()
+    assert tab.locator("#history img").count() == 0
+    slider.press("ArrowRight")
+    tab.wait_for_selector(".running")
+    shown(tab)
+    assert tab.locator("#gallery img").first.get_attribute("src") != summer
+
+
+@pytest.mark.slow
 def test_a_dropped_picture_fills_the_form(tab, tmp_path):
     record = {"conditions": [["a cat on a rug", 2.0]], "seed": 77, "steps": 9, "algorithm": "ddim"}
     save_picture(Image.new("RGB", (8, 8)), tmp_path / "ours.png", record)

@@ -32,3 +32,11 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", "--port", "7899"]) == 2
     assert 'pip install "gradio' in capsys.readouterr().err
+
+
+def test_without_mcp_the_command_says_what_to_install(monkeypatch, capsys):
+    pytest.importorskip("gradio")
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    assert main(["demo", "--port", "7899", "--mcp"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--mcp needs the package mcp: pip install" in line

@@ -129,6 +129,7 @@ def test_other_files_and_addresses_are_refused(server, monkeypatch, tmp_path):
         ("component_server", b"{}", 404),
         ("process_recording", b"", 404),
         ("vibe-edit", b"{}", 404),
+        ("mcp/", b"{}", 404),
     ],
 )
 def test_malformed_requests_are_refused(server, path, body, status):

@@ -127,8 +127,8 @@ def require_model(name: str | None, option: str = "--model") -> None:
         return
     if Path(name).is_file():
         raise ValueError(f"{option} {name}: this is a file; `ccld convert` makes a pipeline's folder.")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith((".", "/")):
-        raise ValueError(f"{option} {name}: this is neither a folder nor the name of a Hub model.")
+    if name != "default" and (not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith(".")):
+        raise ValueError(f"{option} {name}: this is neither a folder nor a model on the Hub, named owner/name.")
 
 
 def open_image(path: Path, option: str = "--image") -> "Image.Image":

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum number of pictures of a request (default: %(default)s)",
     )
+    add("--mcp", action="store_true", help="also serve the painter as tools for MCP clients, at /gradio_api/mcp/")
     add_shared("--device")
     add_shared("--dtype")
     add_shared("--compile")
@@ -59,6 +60,8 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
     require_model(args.model)
     if importlib.util.find_spec("gradio") is None:
         raise ValueError(f"The demo needs Gradio: {install_command('demo')}")
+    if args.mcp and importlib.util.find_spec("mcp") is None:
+        raise ValueError(f"--mcp needs the package mcp: {install_command('mcp')}")
     if args.runtime == "onnx":
         _check_onnx(args)
     _check_address(args.host, args.port)
@@ -84,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
         from ..demo.page import build, launch
         from ..demo.painter import Painter
         from ..demo.requests import Limits
+        from ..demo.tools import MCP_PATH
 
         is_onnx = args.runtime == "onnx"
         dtype, device = ("fp32", "cpu") if is_onnx else (args.dtype, args.device)
@@ -95,9 +99,11 @@ def run(args: argparse.Namespace) -> None:
         limits = Limits(num_inference_steps=args.max_steps, num_images=args.max_images)
         if args.compile:
             _compile(pipe, limits.num_images)
-        page = build(Painter(pipe), limits, is_bundled=args.model is None)
+        page = build(Painter(pipe), limits, is_bundled=args.model is None, with_tools=args.mcp)
         host = f"[{args.host}]" if ":" in args.host else args.host
         print(f"http://{host}:{args.port}", flush=True)
+        if args.mcp:
+            print(f"for MCP clients: http://{host}:{args.port}{MCP_PATH}", flush=True)
         try:
             launch(page, limits, args.host, args.port, args.queue_size)
         except KeyboardInterrupt:

@@ -1,9 +1,9 @@
 """Finds prompts that are probably mistakes. At a terminal, the user is asked; elsewhere, they are refused."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from .arguments import PICTURE_SUFFIXES, parse_weighted
 
@@ -18,7 +18,7 @@ def refuse_file_names(prompts: Sequence[str]) -> None:
     """
     for typed in prompts:
         text = parse_weighted(typed)[0]
-        if text.lower().endswith(PICTURE_SUFFIXES) or Path(text.lstrip("@")).is_file():
+        if text.lower().endswith(PICTURE_SUFFIXES) or os.path.isfile(text.lstrip("@")):
             name = shlex.quote(typed.lstrip("@"))
             raise ValueError(
                 f"{text!r} is the file name of a picture, not a prompt. To sample similar pictures, give --image "
@@ -26,11 +26,16 @@ def refuse_file_names(prompts: Sequence[str]) -> None:
             )
 
 
-def doubts_about(prompts: Sequence[str], guidance_scale: float | None = None) -> list[str]:
+def doubts_about(
+    prompts: Sequence[str],
+    files: Sequence[tuple[str, float | None]] = (),
+    guidance_scale: float | None = None,
+) -> list[str]:
     """Returns warnings about unusually large weights, and about a prompt that lacks its quotation marks.
 
     Args:
         prompts: Prompts as they were typed, with their weights.
+        files: Options with the files of image prompts and embeddings, and their weights.
         guidance_scale: The guidance scale, if one was given.
     """
     weighted, doubts = [(typed, *parse_weighted(typed)) for typed in prompts], []
@@ -40,6 +45,11 @@ def doubts_about(prompts: Sequence[str], guidance_scale: float | None = None) ->
                 f"{typed!r} means {text!r} with the weight {weight:g}; usual weights are 1 to 10. If the number "
                 f"belongs to the prompt, add a weight after it, as in {typed + ':3'!r}."
             )
+    doubts += [
+        f"{option} has the weight {weight:g}; usual weights are 1 to 10."
+        for option, weight in files
+        if weight is not None and abs(weight) > LARGEST_WEIGHT
+    ]
     if guidance_scale is not None and abs(guidance_scale) > LARGEST_WEIGHT:
         doubts.append(f"--guidance-scale {guidance_scale:g} is unusual; usual values are 1 to 10.")
     words = [text for _, text, weight in weighted if weight is None and " " not in text.strip()]

@@ -28,21 +28,26 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
     return args
 
 
+def needs_torch(args: argparse.Namespace) -> bool:
+    """False for a picture."""
+    return not (args.path.suffix.lower() == ".png" and args.path.is_file())
+
+
 def run(args: argparse.Namespace) -> None:
     """Describe a file or folder. Of a picture, print its settings and the command that paints it again; of a model,
     its parts and the words that it knows; of a checkpoint, the command that converts it. No code in it is executed."""
+    facts = model_facts(args.path) if needs_torch(args) else picture_facts(args.path)
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(as_lines(facts)))
+
+
+def model_facts(path: Path) -> dict[str, Any]:
+    """The facts of a model's file or folder; those of the bundled model if there is none."""
     from ..inference.loading import default_model
-    from ..original.inspection import as_lines
     from ..original.inspection import inspect as inspect_path
 
-    path = args.path
-    if path.suffix.lower() == ".png" and path.is_file():
-        facts = picture_facts(path)
-    elif path.is_dir() or path.exists():
-        facts = inspect_path(path) | words_of(path)
-    else:
-        facts = inspect_path(Path(default_model())) | bundled_words()
-    print(json.dumps(facts, indent=2) if args.json else "\n".join(as_lines(facts)))
+    if path.exists():
+        return inspect_path(path) | words_of(path)
+    return inspect_path(Path(default_model())) | bundled_words()
 
 
 def picture_facts(path: Path) -> dict[str, Any]:
@@ -77,3 +82,16 @@ def words_of(folder: Path) -> dict[str, Any]:
     """The size of a model's vocabulary, if it is a small one."""
     vocabulary = vocabulary_of(folder)
     return {"tokens": len(vocabulary)} if 0 < len(vocabulary) < SMALL_VOCABULARY else {}
+
+
+def as_lines(facts: dict[str, Any], indent: str = "") -> list[str]:
+    """Facts as lines of text."""
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *as_lines(value, indent + "  ")]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{name}: {', '.join(map(str, value)) or 'nothing'}")
+        else:
+            lines.append(f"{indent}{name}: {value:,}" if type(value) is int else f"{indent}{name}: {value}")
+    return lines

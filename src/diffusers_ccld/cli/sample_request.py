@@ -68,10 +68,12 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
     """
     refuse_file_names(args.prompts)
     embeddings = [parse_weighted_file(text) for text in args.embedding]
-    given = [parse_weighted(text) for text in args.prompts] + [parse_weighted_file(text) for text in args.image]
-    given += embeddings
+    images = [parse_weighted_file(text) for text in args.image]
+    given = [*map(parse_weighted, args.prompts), *images, *embeddings]
     _check_options(args, bool(given))
-    settle(doubts_about(args.prompts, args.guidance_scale), args.yes)
+    files = [(f"--image {path}", weight) for path, weight in images]
+    files += [(f"--embedding {path}", weight) for path, weight in embeddings]
+    settle(doubts_about(args.prompts, files, args.guidance_scale), args.yes)
     require_model(args.model)
     for path, _ in embeddings:
         require_file(path, "--embedding")
@@ -91,7 +93,7 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
         task="edit" if args.edit else "inpaint" if args.mask else "image_to_image" if args.init else "paint",
         runtime=chosen_runtime(args),
         given=given,
-        images={path: open_image(path) for path, _ in map(parse_weighted_file, args.image)},
+        images={path: open_image(path) for path, _ in images},
         embeddings=[path for path, _ in embeddings],
         picture=begin and open_image(begin, "--edit" if args.edit else "--init"),
         mask=args.mask and _open_mask(args.mask),

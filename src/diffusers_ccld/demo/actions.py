@@ -3,6 +3,7 @@
 import asyncio
 import html
 import logging
+import math
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from .results import link_html, progress_html, save_pictures
 FORM_OF_LINK = (*LINKED, "random_seed")
 SECONDS_BETWEEN_PREVIEWS = 0.2
 PREVIEW_SHARE = 0.2  # of the time at most
+FAILED = "The picture could not be painted."
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class Studio:
             raise _for_user(error) from error
         except Exception as error:
             logger.exception("A painting failed.")
-            raise _for_user("The picture could not be painted.") from error
+            raise _for_user(FAILED) from error
         finally:
             watch.is_left = True
         if compares:
@@ -85,6 +87,30 @@ class Studio:
         with tempfile.TemporaryDirectory() as folder:  # Gradio copies the files into its own
             files = save_pictures(request, pictures, Path(folder))
             yield files, request.seed, link_html(request, pictures[0].size), "", *compares
+
+    def own_settings(self) -> dict[str, Any]:
+        """The model's own settings of a request, within the limits."""
+        painter, limits = self.painter, self.limits
+        most_guidance = min(limits.guidance_scale, painter.max_guidance_scale or math.inf)
+        return {
+            "algorithm": painter.algorithm,
+            "num_inference_steps": min(painter.steps_of(painter.algorithm), limits.num_inference_steps),
+            "guidance_scale": min(painter.guidance_scale, most_guidance),
+            "variation": painter.variation or 0.0,
+        }
+
+    async def picture(self, task: str, values: dict[str, Any]) -> Image.Image:
+        """The picture of a request without uploads. Raises `gr.Error` as `run` does."""
+        loop = asyncio.get_running_loop()
+        try:
+            request = parse_request(task, values, self.limits)
+            (picture,) = await loop.run_in_executor(self._worker, self.painter.paint, request, lambda _: None)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        except Exception as error:
+            logger.exception("A painting failed.")
+            raise gr.Error(FAILED, print_exception=False) from error
+        return picture
 
     def open_link(self, request: gr.Request) -> list[Any]:
         """Values for the form from a link that `PaintingRequest.link` made, and the link; without one, no changes."""

@@ -20,18 +20,20 @@ class Tab(NamedTuple):
         button: The button that paints.
         inputs: Its inputs besides those that all tabs share, by the names of a request's fields.
         description: Of its function in the API.
+        slider: An input whose release paints, too, with the seed of the picture before.
     """
 
     button: gr.Button
     inputs: Inputs
     description: str
+    slider: gr.Slider | None = None
 
 
 def make_prompt(limits: Limits) -> gr.Textbox:
     """The field for the prompt."""
     return gr.Textbox(
         label="Prompt",
-        placeholder="a sunset landscape painting, oil on canvas",
+        placeholder="a sailing boat in summer, watercolor",
         info="Enter paints.",
         lines=2,
         max_lines=4,
@@ -81,12 +83,13 @@ def make_tabs(limits: Limits) -> tuple[gr.Tabs, dict[str, Tab]]:
             tabs["inpaint"] = Tab(button("Inpaint"), inputs, "Paints the part of a picture that was drawn on.")
         with gr.Tab("Between", id="between"):
             second = gr.Textbox(label="Second prompt", max_length=limits.prompt_length, placeholder="a winter forest")
-            info = "0 is the first prompt, 1 the second."
+            info = "0 is the first prompt, 1 the second. Releasing the slider paints with the same seed."
             position = gr.Slider(0, 1, 0.5, step=0.05, label="Position", info=info, elem_id="position")
             tabs["between"] = Tab(
                 button("Paint between"),
                 {"second_prompt": second, "position": position},
                 "Paints a picture between two prompts.",
+                position,
             )
             frames = gr.Slider(2, limits.num_frames, min(16, limits.num_frames), step=1, label="Frames")
             animate = button("Animate", variant="secondary", elem_classes="animate-button")

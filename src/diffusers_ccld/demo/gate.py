@@ -28,6 +28,7 @@ API_PAGES = (
 )
 API_FOLDERS = ("call/", "file=", "heartbeat/")
 API = "/gradio_api/"
+MCP_PAGES = ("/gradio_api/mcp", "/gradio_api/mcp/")
 
 JSON_BYTES = 256 * 2**10
 DEPTH = 16
@@ -49,6 +50,7 @@ class Gate:
         num_inputs: Number of inputs of each function of the page, by its name and by its index.
         upload_folder: Folder of the uploads.
         upload_bytes: Maximum size of an upload in bytes.
+        serves_tools: True to pass requests of MCP clients.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class Gate:
         num_inputs: Mapping[str | int, int],
         upload_folder: Path,
         upload_bytes: int,
+        serves_tools: bool = False,
     ):
         self.app = app
         self.num_inputs = num_inputs
         self.upload_folder = upload_folder
         self.upload_bytes = upload_bytes
+        self.serves_tools = serves_tools
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         if scope["type"] == "lifespan":
@@ -78,8 +82,11 @@ class Gate:
 
     async def _inspected(self, scope: dict, receive: Callable) -> Callable:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not is_served(path):
+        is_for_tools = self.serves_tools and path in MCP_PAGES
+        if not is_for_tools and not is_served(path):
             raise RefusedError(404, "This path is not served.")
+        if is_for_tools and scope["method"] == "GET":  # would wait for messages that never come
+            raise RefusedError(405, "MCP clients send POST requests to this address.")
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return receive
         if scope["method"] != "POST":

@@ -26,6 +26,12 @@ const ccld = (() => {
     if (event.type === "keydown") press();
   }
 
+  // Gradio's slider tells of its release by a pointer alone.
+  function onKeyUp(event) {
+    const moves = event.key.startsWith("Arrow") && event.target.matches?.("#position input[type=range]");
+    if (moves) event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
+  }
+
   // The prompt that the pressed chips make: "a cat in winter, watercolor".
   function onChip(chip) {
     const isPressed = chip.getAttribute("aria-pressed") === "true";
@@ -67,7 +73,7 @@ const ccld = (() => {
   }
 
   // After a painting: its texts for screen readers, its address, its place in the history.
-  function finish(gallery, prompt) {
+  function finish(gallery, prompt, isRemembered) {
     const link = find("#note a")?.getAttribute("href");
     if (link) history.replaceState(null, "", link);
     const describe = () => all("#gallery img").forEach((image, i) => {
@@ -75,7 +81,7 @@ const ccld = (() => {
     });
     describe();
     setTimeout(describe, 300);
-    remember(gallery, prompt, link);
+    if (isRemembered) remember(gallery, prompt, link);
   }
 
   async function thumbnail(address) {
@@ -127,6 +133,7 @@ const ccld = (() => {
   }
 
   for (const type of ["keydown", "keypress"]) document.addEventListener(type, onEnter, true);
+  document.addEventListener("keyup", onKeyUp);
   document.addEventListener("click", onClick);
   new MutationObserver((_, observer) => {
     if (!find("#history .entries")) return;

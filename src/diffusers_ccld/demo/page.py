@@ -1,6 +1,7 @@
 """The demo's web page, made with Gradio."""
 
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from .gate import Gate
 from .painter import Painter
 from .requests import BETWEEN, Limits
 from .suggestions import chips_html, examples_html
+from .tools import add_tools, has_tools, hide_other_functions
 
 TITLE = "CLOOB-Conditioned Latent Diffusion"
 ABOUT = "Paints from prompts. Its diffusion network has never seen a caption: it was trained on pictures alone. "
@@ -52,13 +54,16 @@ class Wall(NamedTuple):
     actions: dict[str, gr.Button]
 
 
-def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = True) -> gr.Blocks:
+def build(
+    painter: Painter, limits: Limits | None = None, is_bundled: bool = True, with_tools: bool = False
+) -> gr.Blocks:
     """Builds the page, for `launch`.
 
     Args:
         painter: The model.
         limits: Bounds of a request.
         is_bundled: True for the bundled model, which the page describes and shows examples of.
+        with_tools: True to serve tools for MCP clients beside the page.
     """
     limits = limits or Limits()
     studio = Studio(painter, limits)
@@ -93,43 +98,62 @@ def build(painter: Painter, limits: Limits | None = None, is_bundled: bool = Tru
         linked = gr.Textbox(visible="hidden")
         opened = page.load(studio.open_link, outputs=[*form, linked], **quiet)
         opened.then(inputs=linked, js="(link) => { if (link) ccld.press(); }")
+        if with_tools:
+            add_tools(studio, is_bundled)
     return page
 
 
 def _connect(studio: Studio, tabs: dict[str, Tab], shared: Inputs, wall: Wall) -> list[gr.events.Dependency]:
-    """Connects the button of each tab with the studio, and returns the events."""
+    """Connects the button of each tab, and its slider if it paints, with the studio. Returns the events."""
     runs = []
     for task, tab in tabs.items():
-        inputs = {**shared, **tab.inputs}
-        for name in ("num_images",) if task in ("edit", *BETWEEN) else ():
-            del inputs[name]
-        for name in ("image_prompt", "image_prompt_weight") if task in BETWEEN else ():
-            inputs.pop(name, None)
-        for component in inputs.values():
-            if component.data_model is not None:
-                component.data_model = Unchecked
-        begins_with_picture = task not in ("paint", *BETWEEN)
-        tab.button.click(outputs=[wall.progress, wall.compare], js=f"() => [ccld.waiting, {HIDE}]")
-        run = tab.button.click(
-            partial(studio.run, task),
-            inputs_kwargs=inputs,
-            outputs=[
-                *(wall.gallery, shared["seed"], wall.note, wall.progress),
-                *([wall.compare] if begins_with_picture else []),
-            ],
-            api_name=task,
-            api_description=tab.description,
-            preprocess=False,  # parse_request checks more, with clearer messages
-            concurrency_limit=1,
-            concurrency_id="painter",
-            show_progress="hidden",
-        )
-        run.success(
-            inputs=[wall.gallery, shared["prompt"]], js="(gallery, prompt) => { ccld.finish(gallery, prompt); }"
-        )
-        run.failure(outputs=wall.progress, js='() => ""')
-        runs.append(run)
+        inputs = _inputs_of(task, tab, shared)
+        connect = partial(_connect_run, partial(studio.run, task), inputs, wall)
+        runs.append(connect(tab.button.click, api_name=task, api_description=tab.description))
+        if tab.slider is not None:
+            # The field of the seed has the last picture's. Gradio also passes the values of the outputs.
+            same_seed = f"(value, i) => i === {list(inputs).index('random_seed')} ? false : value"
+            js = f"(...values) => values.slice(0, {len(inputs)}).map({same_seed})"
+            options = {"trigger_mode": "always_last", "api_visibility": "private"}
+            runs.append(connect(tab.slider.release, is_remembered=False, js=js, **options))
     return runs
+
+
+def _inputs_of(task: str, tab: Tab, shared: Inputs) -> Inputs:
+    inputs = {**shared, **tab.inputs}
+    for name in ("num_images",) if task in ("edit", *BETWEEN) else ():
+        del inputs[name]
+    for name in ("image_prompt", "image_prompt_weight") if task in BETWEEN else ():
+        inputs.pop(name, None)
+    for component in inputs.values():
+        if component.data_model is not None:
+            component.data_model = Unchecked
+    return inputs
+
+
+def _connect_run(
+    run: Callable, inputs: Inputs, wall: Wall, trigger: Callable, is_remembered: bool = True, **options: Any
+) -> gr.events.Dependency:
+    """Connects an event with a task of the studio. The history remembers its pictures, unless it is told not to."""
+    begins_with_picture = not inputs.keys().isdisjoint(("picture", "masked_picture"))
+    trigger(outputs=[wall.progress, wall.compare], js=f"() => [ccld.waiting, {HIDE}]")
+    event = trigger(
+        run,
+        inputs_kwargs=inputs,
+        outputs=[
+            *(wall.gallery, inputs["seed"], wall.note, wall.progress),
+            *([wall.compare] if begins_with_picture else []),
+        ],
+        preprocess=False,  # parse_request checks more, with clearer messages
+        concurrency_limit=1,
+        concurrency_id="painter",
+        show_progress="hidden",
+        **options,
+    )
+    js = f"(gallery, prompt) => {{ ccld.finish(gallery, prompt, {str(is_remembered).lower()}); }}"
+    event.success(inputs=[wall.gallery, inputs["prompt"]], js=js)
+    event.failure(outputs=wall.progress, js='() => ""')
+    return event
 
 
 HIDE = '({ __type__: "update", visible: false })'
@@ -219,12 +243,17 @@ def launch(
 
     Raises:
         OSError: If the port is taken.
+        RuntimeError: If the page has tools and Gradio cannot serve them.
     """
     limits = limits or Limits()
     # Requests name a function by `_id` or by its public name; gradio has no public name for the id.
     num_inputs = {key: len(fn.inputs) for fn in page.fns.values() for key in (fn._id, fn.api_name)}
     gate = Middleware(
-        Gate, num_inputs=num_inputs, upload_folder=Path(get_upload_folder()), upload_bytes=limits.image_bytes
+        Gate,
+        num_inputs=num_inputs,
+        upload_folder=Path(get_upload_folder()),
+        upload_bytes=limits.image_bytes,
+        serves_tools=has_tools(page),
     )
     _, address, _ = page.queue(max_size=queue_size, api_open=False).launch(
         server_name=host,
@@ -239,12 +268,14 @@ def launch(
         state_session_capacity=200,  # sessions hold nothing, but each call of the API opens one
         show_error=False,
         ssr_mode=False,
-        mcp_server=False,
+        mcp_server=has_tools(page),
         run_history=False,
         enable_monitoring=False,
         footer_links=[],
         quiet=True,
     )
+    if has_tools(page):
+        hide_other_functions(page)
     if block:
         threading.Event().wait()  # Gradio's own wait ends with a wait for all connections
     return address

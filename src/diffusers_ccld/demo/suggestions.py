@@ -33,13 +33,8 @@ def examples_html() -> str:
 
 def chips_html() -> str:
     """Chips that compose a prompt: a subject, a palette and a medium."""
-    groups = {
-        "subject": {name: phrases[0] for name, phrases in SUBJECT_PHRASES.items()},
-        "palette": {name: phrases[0] for name, phrases in TIMES.items()},
-        "medium": {name: phrases[0] for name, phrases in TECHNIQUES.items()},
-    }
     parts = []
-    for group, texts in groups.items():
+    for group, texts in _words().items():
         chips = "".join(
             f'<button class="chip" type="button" aria-pressed="false" data-group="{group}" data-text="{text}">'
             f"{name}</button>"
@@ -47,3 +42,15 @@ def chips_html() -> str:
         )
         parts.append(f'<h4>{group.capitalize()}</h4><div class="chip-group">{chips}</div>')
     return f'<div class="chips">{"".join(parts)}</div>'
+
+
+def vocabulary() -> str:
+    """Sentences that list what the bundled model knows."""
+    lists = " ".join(f"{part.capitalize()}: {'; '.join(texts.values())}." for part, texts in _words().items())
+    return f"The model knows prompts like 'a cat in winter, watercolor on paper', of these words. {lists}"
+
+
+def _words() -> dict[str, dict[str, str]]:
+    """The texts of a prompt's parts, in their order, by their names."""
+    parts = {"subject": SUBJECT_PHRASES, "palette": TIMES, "medium": TECHNIQUES}
+    return {part: {name: phrases[0] for name, phrases in texts.items()} for part, texts in parts.items()}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..pipelines.model_index import read_model_index
 from ..utils.errors import first_line
 from .errors import CheckpointError, HostileFileError, check_file
 from .published.presets import PRESETS
@@ -199,7 +200,10 @@ def inspect_folder(folder: Path) -> Facts:
         raise CheckpointError(
             f"{folder} is not a folder of diffusers: it has neither model_index.json nor config.json."
         )
-    index = _json(folder / "model_index.json")
+    try:
+        index = read_model_index(folder)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     name = index.get("_class_name")
     facts: Facts = {"kind": "pipeline folder", "pipeline": name[-1] if isinstance(name, list) else name}
     for name, entry in index.items():
@@ -253,16 +257,3 @@ def _safetensors_facts(path):
         "parameters": sum(math.prod(shape) for shape in shapes),
         "precision": " and ".join(sorted(dtypes)),
     }
-
-
-def as_lines(facts: Facts, indent: str = "") -> list[str]:
-    """Facts as lines of text."""
-    lines = []
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}:", *as_lines(value, indent + "  ")]
-        elif isinstance(value, list):
-            lines.append(f"{indent}{name}: {', '.join(map(str, value)) or 'nothing'}")
-        else:
-            lines.append(f"{indent}{name}: {value:,}" if type(value) is int else f"{indent}{name}: {value}")
-    return lines

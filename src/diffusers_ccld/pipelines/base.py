@@ -34,7 +34,7 @@ from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
 from ..utils.errors import first_line
 from .calls import SamplingCall, check_settings, usual_guidance_scale
-from .conditions import is_count, is_finite_number
+from .conditions import check_finite, is_count, is_finite_number
 from .embedding import PromptEmbedding, check_tokenizer
 from .guidance import Guidance, guided_prediction, is_alone
 from .model_index import INDEX_NAME, read_model_index
@@ -290,6 +290,8 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             not isinstance(call.latents, torch.Tensor) or tuple(call.latents.shape) != shape
         ):
             raise ValueError(f"latents must be a tensor of shape {shape}.")
+        if call.latents is not None:
+            check_finite("latents", call.latents)
         return call
 
     def check_size(self, height: int, width: int) -> None:
