@@ -72,6 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=seed_or_random,
         help="seed of the first picture; each further picture takes the next seed; -1 for a random one (default: 0)",
     )
+    _add_guidance_arguments(parser)
+    _add_run_arguments(parser)
+
+
+def _add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of guidance."""
+    add, add_shared = parser.add_argument, partial(add_option, parser)
     add_shared(
         "--guidance-scale",
         help="guidance scale, shared evenly by all prompts without a weight of their own (default: the model's, "
@@ -100,7 +107,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the guidance parallel to the prediction that is kept, 0 to 1; with less, more guidance leaves "
         "colours natural (default: %(default)g)",
     )
-    _add_run_arguments(parser)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
