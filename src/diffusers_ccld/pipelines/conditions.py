@@ -33,10 +33,13 @@ class Prompts:
     image_prompt_weight: float = 0.5
     conditions: list | None = None
     guidance_interval: tuple[float, float] | None = None
+    parallel_guidance: float = 1.0
 
     def __post_init__(self):
         if not is_finite_number(self.image_prompt_weight) or not 0 <= self.image_prompt_weight <= 1:
             raise ValueError(f"image_prompt_weight={self.image_prompt_weight!r} must be a number in [0, 1].")
+        if not is_finite_number(self.parallel_guidance) or not 0 <= self.parallel_guidance <= 1:
+            raise ValueError(f"parallel_guidance={self.parallel_guidance!r} must be a number in [0, 1].")
         if self.guidance_interval is not None:
             _check_interval(self.guidance_interval)
         given = self.given

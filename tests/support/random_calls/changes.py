@@ -278,6 +278,7 @@ def the_defaults(runner):
     """Defaults by their values."""
     arguments = _arguments(runner)
     defaults = {"num_images_per_prompt": 1, "eta": 0.0, "guidance_interval": (0.0, 1.0), "image_prompt_weight": 0.5}
+    defaults |= {"parallel_guidance": 1.0}
     return {name: value for name, value in defaults.items() if name not in arguments}
 
 

@@ -52,6 +52,7 @@ EVERYWHERE = {
     "callback_on_step_end_tensor_inputs": (["noise"], "latents", None, 3),
     "variation": (2, -0.1, NAN, "0.5", True),
     "image_prompt_weight": (2, -0.1, NAN, "0.5", None),
+    "parallel_guidance": (-0.5, 2, NAN, "0.5", None, True),
     "guidance_interval": ((0.8, 0.3), (0, 2), 0.5, (0.1,), (NAN, 1), "ab", (None, None)),
 }
 OF_PROMPTS = {
