@@ -41,8 +41,9 @@ test-slow: $(STAMP)  ## the tests that take minutes, gigabytes or a browser (/us
 	$(PIP) --editable ".[training,compare,demo,mcp,onnx,test,browser,dev]"
 	$(BIN)/python -m pytest -m slow
 
-fuzz: $(STAMP)  ## 500 damaged and hostile files through `ccld inspect` and `ccld convert`
+fuzz: $(STAMP)  ## damaged and hostile checkpoints, and damaged inputs of every other reader
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/support/mutated_files.py --count 500
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python tests/support/mutated_inputs.py --count 4000
 
 random-calls: $(STAMP)  ## COUNT random calls of the pipelines, and what must hold for each; SEED and FIRST repeat some
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m support.random_calls --count $(COUNT) \

@@ -3,10 +3,10 @@
 
     python benchmarks/text_and_image.py "as it was=DIR@3" fit=default@1.75 fit=default@1.75:0.3 --output DIR
 
-Each row is a pipeline, its guidance scale and, after a colon, its variation. A judge reads the attributes off the
-pictures, as in evaluate_default.py. A cell is the mean over the seeds, ± half their difference. The same command
-resumes an interrupted run. --picture draws the same prompts and seeds by each row, and paintings by the program in the
-last.
+Each row is a pipeline, its guidance scale and, after colons, its variation and its parallel_guidance. A judge reads
+the attributes off the pictures, as in evaluate_default.py. A cell is the mean over the seeds, ± half their difference.
+The same command resumes an interrupted run. --picture draws the same prompts and seeds by each row, and paintings by
+the program in the last.
 """
 
 import argparse
@@ -54,24 +54,35 @@ class Case(NamedTuple):
 
     guidance_scale: float
     variation: float
+    parallel_guidance: float
 
     @property
     def name(self) -> str:
         """Its name in tables and on the picture."""
-        return f"guidance {self.guidance_scale:g}" + (f", variation {self.variation:g}" if self.variation else "")
+        names = [f"guidance {self.guidance_scale:g}"]
+        names += [f"variation {self.variation:g}"] if self.variation else []
+        names += [f"parallel {self.parallel_guidance:g}"] if self.parallel_guidance != 1 else []
+        return ", ".join(names)
 
 
 def parse_row(text: str) -> tuple[str, Case]:
-    """Parses "fit=default@1.75", or with a variation "fit=default@1.75:0.3", into the model and the case."""
+    """Parses "fit=default@1.75", or with a variation "fit=default@1.75:0.3", into the model and the case.
+
+    A third number is the share of the guidance's parallel part.
+    """
     model, _, case = text.rpartition("@")
-    guidance_scale, _, variation = case.partition(":")
-    return model, Case(float(guidance_scale), float(variation or 0))
+    guidance_scale, variation, parallel = (case.split(":") + ["0", "1"][case.count(":") :])[:3]
+    return model, Case(float(guidance_scale), float(variation), float(parallel))
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "rows", nargs="+", type=parse_row, metavar="NAME=DIR@G[:V]", help="pipeline, guidance scale, variation"
+        "rows",
+        nargs="+",
+        type=parse_row,
+        metavar="NAME=DIR@G[:V[:P]]",
+        help="pipeline, guidance scale, variation, share",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="runs of each cell (default: 0 1)")
     parser.add_argument("--prompts", type=int, default=1000, help="number of prompts (default: %(default)s)")

@@ -74,6 +74,14 @@ def test_what_is_not_an_embedding_is_refused(tmp_path, trainable_folder, capsys)
         assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("embedding", [torch.ones(8), torch.zeros(8), torch.full((8,), float("nan")), torch.ones(0)])
+def test_embeddings_that_are_not_of_unit_length_are_refused(embedding, tmp_path):
+    path = tmp_path / "damaged.safetensors"
+    EmbeddingFile(embedding=embedding, fingerprint=torch.ones(4, len(embedding)), origin={}).save(path)
+    with pytest.raises(ValueError, match=r"damaged\.safetensors is not a file .*not of unit length"):
+        EmbeddingFile.read(path)
+
+
 def test_fingerprints_tell_encoders_apart(trainable):
     own = encoder_fingerprint(trainable.image_encoder)
     other = encoder_fingerprint(CLOOBVisionModelWithProjection(trainable.image_encoder.config))

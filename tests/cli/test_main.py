@@ -9,6 +9,7 @@ from PIL import Image
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import main
 from diffusers_ccld.cli.arguments import parse_weighted, parse_weighted_file
+from diffusers_ccld.cli.doubts import doubts_about, refuse_file_names
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,12 @@ def test_a_file_may_have_a_colon_in_its_name(tmp_path):
     (tmp_path / "fox:2").touch()
     assert parse_weighted_file(str(tmp_path / "fox:2")) == (tmp_path / "fox:2", None)
     assert parse_weighted_file(str(tmp_path / "fox:3")) == (tmp_path / "fox", 3.0)
+
+
+def test_a_prompt_may_be_longer_than_the_name_of_a_file():
+    prompts = ["a lighthouse on a cliff at dusk, " * 20, f"{'word ' * 100}:3"]
+    refuse_file_names(prompts)
+    assert not doubts_about(prompts)
 
 
 def sample(folder, output, *arguments):

@@ -53,9 +53,11 @@ def test_a_folder_of_onnx_files_needs_no_option(tmp_path):
 
 
 def test_options_that_need_torch_are_named():
-    given = arguments(runtime="onnx", compile=True, algorithm="plms")
-    assert options_for_torch(given) == ["--compile", "--algorithm plms"]
-    with pytest.raises(ValueError, match="--runtime onnx does not have --compile, --algorithm plms"):
+    given = arguments(runtime="onnx", compile=True, algorithm="plms", parallel_guidance=0.5)
+    assert options_for_torch(given) == ["--parallel-guidance", "--compile", "--algorithm plms"]
+    with pytest.raises(
+        ValueError, match="--runtime onnx does not have --parallel-guidance, --compile, --algorithm plms"
+    ):
         chosen_runtime(given)
 
 

@@ -90,7 +90,23 @@ def test_the_best_are_the_most_similar(sample, trainable_folder, capsys):
 def test_the_command_in_a_picture_paints_it_again(sample, capsys):
     text = "a cat at 10:30:2"
     arguments = (text, "a rose:1.5", "--image", "red.png", "--negative-prompt", "fog", "--algorithm", "ddim")
-    assert sample(*arguments, "--eta", "0.5", "--seed", "7", "-n", "2", "--guidance-interval", "0.1", "0.9") == 0
+    assert (
+        sample(
+            *arguments,
+            "--eta",
+            "0.5",
+            "--seed",
+            "7",
+            "-n",
+            "2",
+            "--guidance-interval",
+            "0.1",
+            "0.9",
+            "--parallel-guidance",
+            "0.4",
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["inspect", "outputs/00008.png"]) == 0
     printed = capsys.readouterr().out

@@ -203,6 +203,18 @@ def test_metadata_that_cannot_be_used_says_why(tmp_path, files, message):
         load_captions(load_examples(str(tmp_path)), ["text"])
 
 
+def test_metadata_in_another_encoding_and_of_two_types_is_named(tmp_path):
+    write_pictures(tmp_path / "train", 1)
+    write_pictures(tmp_path / "test", 1)
+    (tmp_path / "train" / "metadata.csv").write_bytes("file_name,text\n000.png,Лиса\n".encode("cp1251"))
+    with pytest.raises(ValueError, match=r"train/metadata\.csv: the column text is not UTF-8; save the file as UTF-8"):
+        load_examples(str(tmp_path))
+    for split, label in (("train", "1"), ("test", "x")):
+        (tmp_path / split / "metadata.csv").write_text(f"file_name,label\n000.png,{label}\n")
+    with pytest.raises(ValueError, match=r"metadata files that do not fit together\. \(.*label.*\)"):
+        load_examples(str(tmp_path))
+
+
 # What is skipped
 
 
@@ -262,6 +274,14 @@ def test_formats_that_pillow_lacks_are_named(tmp_path, monkeypatch):
     assert len(found.examples) == 1 and found.passed_over[0][1] == "AVIF, which needs a Pillow that is built with it"
 
 
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
+def test_a_damaged_saved_dataset_is_named(tmp_path, name):
+    datasets.Dataset.from_dict({"image": ["a.png"]}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / name).write_bytes(b"\xff{")
+    with pytest.raises(ValueError, match=r"saved: the saved dataset cannot be loaded\. \(.*\)"):
+        load_images(str(tmp_path / "saved"))
+
+
 # Lists
 
 
@@ -269,7 +289,8 @@ def test_lists_are_read_as_people_write_them(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     write_pictures(tmp_path / "d", 2)
     write_pictures(tmp_path / "home", 1)
-    lines = "\r\n".join(["# a remark", "d/000.png", "", "d/001.png", "~/000.png"])
+    remark = "# a remark, which may be longer than the name of a file " + 300 * "."
+    lines = "\r\n".join([remark, "d/000.png", "", "d/001.png", "~/000.png"])
     for name, encoding in (("plain", "utf-8"), ("bom", "utf-8-sig"), ("wide", "utf-16")):
         (tmp_path / f"{name}.txt").write_bytes(lines.encode(encoding))
         paths = [source["path"] for source in load_images(str(tmp_path / f"{name}.txt"))["image"]]

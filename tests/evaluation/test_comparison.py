@@ -6,7 +6,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from scipy.linalg import sqrtm
+from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import main
@@ -14,6 +18,7 @@ from diffusers_ccld.data.sources import load_examples
 from diffusers_ccld.evaluation.compared_models import find_models, slug
 from diffusers_ccld.evaluation.gallery import Prompt, parse_prompts
 from diffusers_ccld.evaluation.page import thumbnail
+from diffusers_ccld.evaluation.scorers import FeatureNetwork
 from diffusers_ccld.evaluation.scores import STYLES
 from diffusers_ccld.evaluation.sheets import sheet
 
@@ -135,7 +140,39 @@ def test_an_interruption_loses_only_its_batch(trainable_folder, prompts, tmp_pat
     assert len(calls) == 3 and (output / "index.html").exists()
 
 
-def test_copies_are_flagged_and_fresh_pictures_are_not(trainable_folder, prompts, paintings, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def dino_folder(tmp_path_factory):
+    """A DINOv2 in miniature."""
+    folder = tmp_path_factory.mktemp("dino")
+    config = Dinov2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=28, patch_size=14)
+    Dinov2Model(config).save_pretrained(folder)
+    size = {"height": 28, "width": 28}
+    BitImageProcessor(do_resize=True, size=size, do_center_crop=False, do_convert_rgb=True).save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def statistics_in_the_network_of(folder, paths):
+    """Mean and covariance of the class token's features, by transformers alone."""
+    processor, network = BitImageProcessor.from_pretrained(folder), Dinov2Model.from_pretrained(folder).eval()
+    pixels = processor([Image.open(path).convert("RGB") for path in paths], return_tensors="pt")
+    features = network(**pixels).last_hidden_state[:, 0].double().numpy()
+    return features.mean(axis=0), np.cov(features, rowvar=False)
+
+
+def test_a_network_that_lacks_weights_is_refused(dino_folder, tmp_path):
+    shutil.copytree(dino_folder, tmp_path / "dino")
+    weights = load_file(dino_folder / "model.safetensors")
+    save_file({name: w for name, w in weights.items() if "layernorm" not in name}, tmp_path / "dino/model.safetensors")
+    with pytest.raises(ValueError, match="lacks weights: layernorm"):
+        FeatureNetwork.from_pretrained(tmp_path / "dino", torch.device("cpu"))
+    with pytest.raises(ValueError, match="not a vision model of transformers"):
+        FeatureNetwork.from_pretrained(tmp_path, torch.device("cpu"))
+
+
+def test_copies_are_flagged_and_fresh_pictures_are_not(
+    trainable_folder, prompts, paintings, dino_folder, tmp_path, monkeypatch
+):
     """One model returns its training images, the other returns new images of the same kind."""
     import datasets
 
@@ -153,6 +190,7 @@ def test_copies_are_flagged_and_fresh_pictures_are_not(trainable_folder, prompts
         return paint
 
     options = ("--train-images", tmp_path / "training", "--held-out-images", tmp_path / "held-out", "-n", 8)
+    options = (*options, "--feature-network", dino_folder)
     found = {}
     for name, source in (("copying", images[:20]), ("fresh", images[40:])):
         monkeypatch.setattr(CCLDPipeline, "__call__", painting(source))
@@ -162,6 +200,10 @@ def test_copies_are_flagged_and_fresh_pictures_are_not(trainable_folder, prompts
         badge = "copies" if name == "copying" else "no sign of copying"
         assert f">{badge}</span>" in (tmp_path / name / "index.html").read_text()
         assert {"frechet_distance", "kernel_distance", "cmmd"} <= set(scores)
+        folders = (tmp_path / name / "pictures", tmp_path / "held-out")
+        (m1, c1), (m2, c2) = (statistics_in_the_network_of(dino_folder, sorted(f.rglob("*.png"))) for f in folders)
+        expected = np.square(m1 - m2).sum() + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
+        assert scores["frechet_feature_distance"] == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert found["copying"]["verdict"] == "copies" and found["copying"]["copies"] == 1
     assert found["fresh"]["verdict"] == "none" and found["fresh"]["copies"] < 0.1
 
@@ -205,6 +247,7 @@ def test_prompts_have_groups_if_they_say_so(tmp_path):
         ),
         (("--train-images", "./nowhere"), "no such folder"),
         (("--inception-weights", __file__), "needs --held-out-images"),
+        (("--feature-network", "./nowhere"), "needs --held-out-images"),
         (("--scorer", "./nowhere"), "--scorer ./nowhere: this is neither a folder"),
         (("--styles", __file__ + ".txt"), "does not exist"),
         (("default",), "More than one model would be called default"),

@@ -70,6 +70,13 @@ def test_missing_truncated_and_foreign_files(read, originals, tmp_path):
             read(tmp_path / name)
 
 
+@pytest.mark.parametrize("read", [read_checkpoint, read_cloob_pickle])
+def test_a_pickle_with_a_text_longer_than_any_file_is_refused(read, tmp_path):
+    (tmp_path / "long.pkl").write_bytes(b"\x80\x04\x8d" + (2**60).to_bytes(8, "little") + b"text")
+    with pytest.raises(CheckpointError, match=r"long\.pkl: the .* truncated or damaged"):
+        read(tmp_path / "long.pkl")
+
+
 def test_what_is_no_checkpoint(tmp_path):
     torch.save([1, 2], tmp_path / "list.ckpt")
     with pytest.raises(CheckpointError, match=r"contains a list"):

@@ -145,6 +145,35 @@ def test_other_masks_are_refused(mask, message, inpaint):
         inpaint.prepare_mask(mask, SIZE, SIZE)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda ones: ones.astype(np.uint8),
+        lambda ones: torch.from_numpy(ones.astype(np.uint8)),
+        lambda ones: Image.fromarray(ones.astype(np.uint8)),
+        lambda ones: [Image.fromarray(ones.astype(np.uint8)).convert("RGB")],
+        lambda ones: Image.fromarray(ones.astype(np.int32) * 255),
+        lambda ones: Image.fromarray(ones.astype(np.uint16) * 255),
+        lambda ones: np.stack([ones, ones * 0.4]),
+    ],
+)
+def test_a_mask_that_is_nowhere_white_is_refused_unless_it_is_black(form, inpaint, masked):
+    """Masks of 0 and 1 of 255, and of 255 in 16 bits, would paint nothing."""
+    with pytest.raises(ValueError, match=r"nowhere white: .*nothing would be painted"):
+        inpaint.prepare_mask(form(masked), SIZE, SIZE)
+    assert not inpaint.prepare_mask(form(np.zeros_like(masked)), SIZE, SIZE).any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_of_every_memory_layout_are_read(img2img, picture):
+    share = np.asarray(picture) / 255
+    read_only = np.asarray(picture)
+    for array in (share.astype(">f4"), np.asfortranarray(share), read_only, share[::-1][::-1]):
+        assert (img2img.prepare_image(array) - img2img.prepare_image(picture)).abs().max() < 1e-6
+    with pytest.raises(TypeError, match="image is an array of objects"):
+        img2img.prepare_image(np.full((SIZE, SIZE, 3), None, dtype=object))
+
+
 def test_reading_changes_nothing(picture, masked):
     array, tensor, before = np.asarray(picture).copy(), torch.rand(3, 8, 8), masked.copy()
     originals = array.copy(), tensor.clone()

@@ -7,8 +7,8 @@ import torch
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.pipelines.timesteps import LARGEST_STOCK_ETA
 from support.random_calls import values
-from support.random_calls.changes import another_guidance_scale, embedded_before
-from support.random_calls.checks import Report, Runner, check, check_refusal
+from support.random_calls.changes import another_guidance_scale, another_share_of_noise, embedded_before
+from support.random_calls.checks import Report, Runner, _first_run, check, check_refusal
 from support.random_calls.drawing import PIPELINES, RandomCall, draw
 from support.random_calls.illegal import ILLEGAL
 from support.random_calls.models import components, make_pipeline
@@ -44,6 +44,21 @@ def test_every_illegal_argument_is_refused_in_a_sentence(pipeline, kind):
         if applies(call, call.values()):
             check_refusal(runner, report, make(call, call.values()))
     assert not report.complaints
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_tensors_that_are_not_finite_are_refused(value):
+    pipe = make_pipeline("CCLDPipeline", "ours", "float32", "CCLDScheduler", {"algorithm_type": "dpmpp"})
+    embedding = torch.full((1, 32), value)
+    for arguments in (
+        {"prompt_embeds": embedding},
+        {"image_embeds": embedding},
+        {"prompt": "a fox", "negative_prompt_embeds": embedding},
+        {"conditions": [(embedding[0], 0.5)]},
+        {"prompt": "a fox", "latents": torch.full((1, 4, 4, 4), value)},
+    ):
+        with pytest.raises(ValueError, match="all values must be finite numbers"):
+            pipe(**arguments)
 
 
 def text_to_image(scheduler, **arguments):
@@ -138,6 +153,17 @@ def test_the_net_knows_when_guidance_cannot_matter(negative, matters):
     assert (another_guidance_scale(runner) is not None) == matters
     less, more = (runner.latents(guidance_scale=scale) for scale in (3.0, 4.5))
     assert torch.allclose(less, more, rtol=0, atol=1e-5) != matters
+
+
+def test_the_net_counts_the_evaluations_of_the_call_itself():
+    """Not those of the variant of it that ran last: a single step has no use for noise."""
+    arguments = {"prompt": "''", "image": "tensor((3, 9, 9), 'uint8', 0)", "strength": "0.3"}
+    call = RandomCall("CCLDImg2ImgPipeline", "ours", "float32", "DDIMScheduler", {}, arguments)
+    runner = Runner(call.having(num_inference_steps="4"))
+    _first_run(runner, Report(runner.call))
+    runner.latents(strength=1.0)
+    assert runner.pipe.num_timesteps == 4
+    assert another_share_of_noise(runner) is None
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import sysconfig
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, DiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
 from diffusers_ccld import CCLDImg2ImgPipeline, CCLDPipeline, save_standalone
@@ -18,13 +20,17 @@ from support.scripts import environment
 
 # Without the site module, the path has neither editable installations nor other additions.
 SAMPLE = """
-import importlib.util, sys
+import importlib.util, json, sys
 assert importlib.util.find_spec("diffusers_ccld") is None
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, DiffusionPipeline
+from diffusers.commands.diffusers_cli import main
 from safetensors.torch import save_file
-folder, output = sys.argv[1:]
+folder, output, picture, options = sys.argv[1:]
 PAINT
 save_file(paint(DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)), output)
+command = ["run", "-m", folder, "--trust-remote-code", "--device-map", "cpu", "--seed", "3", "-o", picture]
+sys.argv = ["diffusers-cli", *command, "--pipeline-kwargs", options]
+main()
 assert "diffusers_ccld" not in sys.modules
 """
 
@@ -45,10 +51,14 @@ def paint(pipe):
 """
 
 
-def sample_without_the_package(folder, output, modules):
+OPTIONS = {"prompt": "a fox", "num_inference_steps": 3, "height": 64, "width": 64}
+
+
+def sample_without_the_package(folder, output, picture, modules):
     packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     variables = environment(PYTHONPATH=":".join(packages), HF_MODULES_CACHE=str(modules))
-    command = [sys.executable, "-S", "-c", SAMPLE.replace("PAINT", PAINT), str(folder), str(output)]
+    command = [sys.executable, "-S", "-c", SAMPLE.replace("PAINT", PAINT)]
+    command += [str(folder), str(output), str(picture), json.dumps(OPTIONS)]
     return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=modules, check=False)
 
 
@@ -64,13 +74,18 @@ def test_the_same_latents_without_the_package(made_by, originals, pipe, tmp_path
         files = (*files, "--autoencoder", originals.autoencoder, "--standalone", "--output", folder)
         assert main(["convert", *map(str, files)]) == 0
     (tmp_path / "modules").mkdir()
-    result = sample_without_the_package(folder, tmp_path / "out.safetensors", tmp_path / "modules")
+    files = tmp_path / "out.safetensors", tmp_path / "out.png"
+    result = sample_without_the_package(folder, *files, tmp_path / "modules")
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "Expected types" not in result.stderr
 
     names = {kind.__name__: kind for kind in (AutoPipelineForImage2Image, AutoPipelineForInpainting)}
     exec(PAINT, names)
-    theirs, ours = load_file(tmp_path / "out.safetensors"), names["paint"](CCLDPipeline.from_pretrained(folder))
+    pipe = CCLDPipeline.from_pretrained(folder)
+    theirs, ours = load_file(files[0]), names["paint"](pipe)
     assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
+    picture = pipe(**OPTIONS, generator=torch.Generator().manual_seed(3)).images[0]
+    assert np.array_equal(np.asarray(Image.open(files[1])), np.asarray(picture))
 
 
 def test_where_the_package_is_in_use_its_own_classes_are_loaded(pipe, tmp_path, monkeypatch, capsys):

@@ -41,6 +41,22 @@ def test_the_repositorys_settings_are_read(path):
     assert parse("--config", str(path)).output_dir
 
 
+def test_files_of_settings_may_be_utf_16(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes("dataset: картины\nmodel: m\noutput_dir: out\nseed: 3\n".encode("utf-16"))
+    config = parse("--config", str(path))
+    assert (config.dataset, config.seed) == ("картины", 3)
+
+
+@pytest.mark.parametrize("data", [b"seed: \xe9", b"? [" * 20_000, b"a: [1", b"\xff\xfe\x00", b"a\x00b: 1"])
+def test_damaged_files_of_settings_are_named_in_one_line(tmp_path, data):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"--config \S*run\.yaml is not YAML\. \([^\n]*\)$") as caught:
+        parse("--config", str(path))
+    assert not isinstance(caught.value, UnicodeError)
+
+
 @pytest.mark.parametrize(
     ("name", "script", "config_class"),
     [

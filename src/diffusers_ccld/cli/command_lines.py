@@ -14,6 +14,7 @@ SHARED = {
     "timestep_schedule": "--timestep-schedule",
     "variation": "--variation",
     "cloob_guidance": "--cloob-guidance",
+    "parallel_guidance": "--parallel-guidance",
     "strength": "--strength",
     "mask": "--mask",
     "negative_prompt": "--negative-prompt",

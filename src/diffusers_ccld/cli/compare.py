@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--open-clip", metavar="NAME", help="also score with this model of open_clip")
     add("--open-clip-weights", type=Path, metavar="FILE", help="weights of the open_clip model")
     add("--inception-weights", type=Path, metavar="FILE", help="torch-fidelity's weights, for the FID")
+    add(
+        "--feature-network",
+        type=Path,
+        metavar="DIR",
+        help="folder of a vision model of transformers, such as DINOv2, for the Fréchet distance in its features",
+    )
     add_shared("--output", default=Path("outputs/comparison"), help="folder to write or resume (default: %(default)s)")
     add_shared("--dry-run")
 
@@ -119,6 +125,7 @@ def run(args: argparse.Namespace) -> None:
         caption_columns=args.caption_columns,
         open_clip=(args.open_clip, args.open_clip_weights) if args.open_clip else None,
         inception_weights=args.inception_weights,
+        feature_network=args.feature_network,
         styles=styles,
     )
     if args.dry_run:

@@ -1,9 +1,9 @@
 """Finds prompts that are probably mistakes. At a terminal, the user is asked; elsewhere, they are refused."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from .arguments import PICTURE_SUFFIXES, parse_weighted
 
@@ -18,7 +18,7 @@ def refuse_file_names(prompts: Sequence[str]) -> None:
     """
     for typed in prompts:
         text = parse_weighted(typed)[0]
-        if text.lower().endswith(PICTURE_SUFFIXES) or Path(text.lstrip("@")).is_file():
+        if text.lower().endswith(PICTURE_SUFFIXES) or os.path.isfile(text.lstrip("@")):
             name = shlex.quote(typed.lstrip("@"))
             raise ValueError(
                 f"{text!r} is the file name of a picture, not a prompt. To sample similar pictures, give --image "

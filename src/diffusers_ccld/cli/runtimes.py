@@ -38,6 +38,7 @@ def options_for_torch(args: argparse.Namespace) -> list[str]:
         "--edit": args.edit is not None,
         "--best": args.best is not None,
         "--cloob-guidance": bool(args.cloob_guidance),
+        "--parallel-guidance": args.parallel_guidance != 1,
         "--embedding": bool(args.embedding),
         "--compile": args.compile,
         f"--device {args.device}": args.device not in (None, "cpu"),

@@ -72,6 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=seed_or_random,
         help="seed of the first picture; each further picture takes the next seed; -1 for a random one (default: 0)",
     )
+    _add_guidance_arguments(parser)
+    _add_run_arguments(parser)
+
+
+def _add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of guidance."""
+    add, add_shared = parser.add_argument, partial(add_option, parser)
     add_shared(
         "--guidance-scale",
         help="guidance scale, shared evenly by all prompts without a weight of their own (default: the model's, "
@@ -92,7 +99,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("FROM", "TO"),
         help="apply guidance only between these times, from 0 (the image) to 1 (the noise) (default: always)",
     )
-    _add_run_arguments(parser)
+    add(
+        "--parallel-guidance",
+        type=number(0, 1),
+        default=1.0,
+        metavar="SHARE",
+        help="share of the guidance parallel to the prediction that is kept, 0 to 1; with less, more guidance leaves "
+        "colours natural (default: %(default)g)",
+    )
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -254,6 +268,8 @@ def paint(
         "guidance_interval": args.guidance_interval,
         "eta": args.eta,
     }
+    if args.parallel_guidance != 1:
+        options["parallel_guidance"] = args.parallel_guidance
     if request.picture is None:
         options |= {"width": size[0], "height": size[1]}
     else:

@@ -74,6 +74,8 @@ def record_of(
     }
     if request.embeddings:
         record["embeddings"] = [str(path) for path in request.embeddings]
+    if args.parallel_guidance != 1:
+        record["parallel_guidance"] = args.parallel_guidance
     if args.cloob_guidance:
         record["cloob_guidance"] = args.cloob_guidance
     if request.picture is not None:
@@ -122,6 +124,8 @@ def description(request: SampleRequest, record: "Provenance", negative: float | 
         lines.append((verb, f"{record['picture']}{where}, strength {record['strength']:g}"))
     interval = record["guidance_interval"]
     between = f", guidance from {interval[0]:g} to {interval[1]:g}" if interval else ""
+    if "parallel_guidance" in record:
+        between += f", of its parallel part {record['parallel_guidance']:g}"
     varied = f", variation {record['variation']:g}" if record["variation"] else ""
     model = "the bundled model" if args.model is None else args.model
     width, height = record["size"]

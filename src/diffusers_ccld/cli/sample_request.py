@@ -120,6 +120,8 @@ def _check_options(args: argparse.Namespace, has_prompts: bool) -> None:
         raise ValueError("--cloob-guidance is not for --init and --edit.")
     if args.cloob_guidance and (args.negative_prompt or args.guidance_scale is not None):
         raise ValueError("--cloob-guidance replaces --guidance-scale and --negative-prompt; give one or the other.")
+    if args.cloob_guidance and args.parallel_guidance != 1:
+        raise ValueError("--parallel-guidance is a share of the guidance that --cloob-guidance replaces; give one.")
     if args.eta and args.algorithm not in (None, "ddim"):
         raise ValueError(f"--eta is an option of --algorithm ddim, not of {args.algorithm}.")
     interval = args.guidance_interval

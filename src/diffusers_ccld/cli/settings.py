@@ -82,9 +82,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--config {path}: no such file.")
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config {path} is not YAML: {error}") from error
+        entries = yaml.safe_load(path.read_bytes()) or {}  # UTF-8, or UTF-16 with a byte order mark
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"--config {path} is not YAML. ({' '.join(str(error).split())})") from error
     if not isinstance(entries, dict):
         raise ValueError(f"--config {path} has no settings of the form `name: value`.")
     return entries

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from ..models.modeling_cloob import CLOOBVisionModelWithProjection
+from ..utils.errors import first_line
 from ..utils.files import moved_into_place
 from ..version import __version__
 
@@ -20,6 +21,7 @@ KIND = "diffusers-ccld embedding"
 # precisions.
 NUM_PATTERNS = 4
 LEAST_COSINE = 0.98
+LARGEST_ERROR = 0.02  # of an embedding's length; half precision rounds
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,12 +58,17 @@ class EmbeddingFile:
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-                embedding, fingerprint = (file.get_tensor(name).float() for name in ("embedding", "fingerprint"))
-            if metadata["kind"] != KIND or embedding.ndim != 1 or fingerprint.shape != (NUM_PATTERNS, len(embedding)):
+                tensors = [file.get_tensor(name) for name in ("embedding", "fingerprint")]
+            if metadata["kind"] != KIND or not all(map(torch.is_floating_point, tensors)):
                 raise ValueError("it has another content")
+            embedding, fingerprint = (tensor.float() for tensor in tensors)
+            if embedding.ndim != 1 or fingerprint.shape != (NUM_PATTERNS, len(embedding)):
+                raise ValueError("it has another content")
+            if not abs(embedding.norm() - 1) < LARGEST_ERROR or not torch.isfinite(fingerprint).all():
+                raise ValueError("its values are damaged: the embedding is not of unit length")
             return cls(embedding=embedding, fingerprint=fingerprint, origin=json.loads(metadata["origin"]))
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is not a file of `ccld embed`. ({error})") from error
+        except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not a file of `ccld embed`. ({first_line(error)})") from error
 
 
 def load_embedding(path: str | Path, pipe: DiffusionPipeline | None = None) -> torch.Tensor:

@@ -45,7 +45,10 @@ def described_pictures(pictures: list[Path], content: FolderContent) -> datasets
     content.pass_over(
         [Path(name) for name in rows_of if name not in every], "in the metadata, but not a picture there"
     )
-    table = pa.concat_tables(tables, promote_options="permissive").take([row for _, row in rows])
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive").take([row for _, row in rows])
+    except pa.ArrowException as error:
+        raise ValueError(f"{content.folder} has metadata files that do not fit together. ({error})") from error
     table = table.add_column(0, "image", pa.array([picture for picture, _ in rows]))
     return datasets.Dataset(table).cast_column("image", datasets.Image(decode=False))
 
@@ -66,6 +69,9 @@ def _read(path: Path) -> tuple[pa.Table, list[str]]:
             table = json.read_json(path) if path.suffix == ".jsonl" else parquet.read_table(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read. ({error})") from error
+    undecoded = [field.name for field in table.schema if pa.types.is_binary(field.type)]
+    if path.suffix == ".csv" and undecoded:  # pyarrow reads what is not UTF-8 as bytes
+        raise ValueError(f"{path}: the column {undecoded[0]} is not UTF-8; save the file as UTF-8.")
     column = next((name for name in FILE_COLUMNS if name in table.column_names), None)
     if column is None:
         raise ValueError(f"{path} has no column file_name, which names the pictures; it has {table.column_names}.")

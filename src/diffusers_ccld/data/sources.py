@@ -249,7 +249,7 @@ def _listed(path: Path) -> list[Path]:
     for number, line in read_lines(path):
         if not line.startswith("#"):
             paths.append(path.parent / os.path.expanduser(line))
-        elif (path.parent / line).is_file():
+        elif os.path.isfile(path.parent / line):  # a comment may be too long for a path
             raise ValueError(f"{path}, line {number}: # begins a comment, and {line} is a file; write ./{line}.")
     return paths
 
@@ -266,7 +266,10 @@ def _from_disk(path: Path, split: str, streaming: bool) -> datasets.Dataset:
     if streaming:
         raise ValueError(f"{path}: a saved dataset is always mapped into memory; leave out streaming.")
     require_no_pointers(sorted(path.rglob("*.arrow")), str(path))
-    images = datasets.load_from_disk(str(path))
+    try:
+        images = datasets.load_from_disk(str(path))
+    except Exception as error:  # damaged files
+        raise ValueError(f"{path}: the saved dataset cannot be loaded. ({first_line(error)})") from error
     if isinstance(images, datasets.DatasetDict):
         if split == ALL:
             return datasets.concatenate_datasets(list(images.values()))

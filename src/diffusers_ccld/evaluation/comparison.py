@@ -21,10 +21,10 @@ from .copying import FEWEST_HELD_OUT, nearest_images
 from .distances import frechet_inception_distance, inception_metric
 from .gallery import Gallery, PictureKey
 from .gap import gap_scores
-from .metrics import prompt_similarity
+from .metrics import frechet_distance, prompt_similarity
 from .page import Pair, PromptRow, Shown, comparison_page, link_to
 from .reference_images import ChosenImages, ReferenceImages, choose_images, read_reference_images
-from .scorers import PIXELS_ACROSS, CLOOBScorer, Features, OpenCLIPScorer, batches, features_of
+from .scorers import PIXELS_ACROSS, CLOOBScorer, FeatureNetwork, Features, OpenCLIPScorer, batches, features_of
 from .scores import (
     STYLES,
     Copying,
@@ -52,6 +52,7 @@ class Comparison:
         held_out: Images of the same kind that were not trained on.
         open_clip: A second scorer.
         inception_weights: Weights of torch-fidelity's Inception network.
+        feature_network: Another network, for the Fréchet distance in its features.
         styles: A caption for each style.
     """
 
@@ -62,6 +63,7 @@ class Comparison:
     held_out: ChosenImages | None
     open_clip: OpenCLIPScorer | None
     inception_weights: Path | None
+    feature_network: FeatureNetwork | None
     styles: dict[str, str]
 
     def run(self) -> Path:
@@ -94,7 +96,7 @@ class Comparison:
         embeds = {name: images.features.embeds for name, images in references.items() if images is not None}
         baseline = nearest_training_images(held_out.features, training.features) if training and held_out else None
         text_embeds, clip_embeds = self._text_embeds()
-        inception = self._inception(held_out)
+        inception, held_out_features = self._inception(held_out), self._held_out_features(held_out)
 
         models, pairs, first = {}, {}, None
         for model in tqdm(gallery.models, desc="Scoring", unit="model", disable=None):
@@ -111,6 +113,9 @@ class Comparison:
                 pairs[model.name] = self._pairs(model, nearest, training)
             if held_out is not None and len(features.embeds) > 1:
                 scores |= self._distances(model, features, held_out, inception)
+                if held_out_features is not None:
+                    mine = self.feature_network(self._images(model), self.batch_size)
+                    scores["frechet_feature_distance"] = frechet_distance(mine, held_out_features)
             if held_out is not None and held_out.captions is not None:
                 gap = gap_scores(model.folder, self.scorer.device, held_out, self.batch_size)
                 if gap is None:
@@ -141,6 +146,7 @@ class Comparison:
             "dtype": gallery.dtype,
             "scorer": str(self.scorer.folder),
             "open_clip": None if open_clip is None else [open_clip.name, str(open_clip.weights)],
+            "feature_network": None if self.feature_network is None else str(self.feature_network.folder),
             "training_images": None if self.training is None else self.training.source,
             "held_out_images": None if self.held_out is None else self.held_out.source,
             "styles": self.styles,
@@ -205,6 +211,11 @@ class Comparison:
         images = map(held_out.image, range(len(held_out.indices)))
         return inception_metric(self.inception_weights, _as_tensors(images, self.batch_size))
 
+    def _held_out_features(self, held_out: ReferenceImages | None) -> torch.Tensor | None:
+        if self.feature_network is None:
+            return None
+        return self.feature_network(map(held_out.image, range(len(held_out.indices))), self.batch_size)
+
     # The page
 
     def _shown(self, key: PictureKey) -> Shown:
@@ -255,6 +266,7 @@ def load_comparison(
     caption_columns: Sequence[str] | None = None,
     open_clip: tuple[str, Path] | None = None,
     inception_weights: Path | None = None,
+    feature_network: Path | None = None,
     styles: dict[str, str] | None = None,
 ) -> Comparison:
     """Loads and checks everything that a comparison needs, before any picture is sampled.
@@ -270,6 +282,7 @@ def load_comparison(
         caption_columns: Columns of the held-out images with captions, to measure the gap between texts and images.
         open_clip: Name and weights of an open_clip model that scores the pictures as well.
         inception_weights: Weights of torch-fidelity's Inception network; needs held-out images.
+        feature_network: Folder of a vision model of transformers, such as DINOv2; needs held-out images.
         styles: A caption for each style; by default `STYLES`.
 
     Raises:
@@ -285,6 +298,8 @@ def load_comparison(
         if held_out is None:
             raise ValueError("--inception-weights needs --held-out-images to measure the distance to.")
         inception_metric(inception_weights, [])  # raises if the file is not what it should be
+    if feature_network is not None and held_out is None:
+        raise ValueError("--feature-network needs --held-out-images to measure the distance to.")
     return Comparison(
         gallery=gallery,
         scorer=scorer,
@@ -293,6 +308,7 @@ def load_comparison(
         held_out=held_out,
         open_clip=open_clip_scorer,
         inception_weights=inception_weights,
+        feature_network=feature_network and FeatureNetwork.from_pretrained(feature_network, device),
         styles=dict(STYLES) if styles is None else styles,
     )
 

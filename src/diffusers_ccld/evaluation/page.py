@@ -27,6 +27,7 @@ FIGURES = [
     ("kernel_distance", "Kernel distance", "to the held-out images, not biased by few pictures; 0 is equal", ".3f"),
     ("cmmd", "CMMD", "to the held-out images, with a Gaussian kernel; 0 is equal", ".3f"),
     ("frechet_inception_distance", "Fréchet inception distance", "to the held-out images; lower is nearer", ".1f"),
+    ("frechet_feature_distance", "Fréchet distance of features", "the same in the feature network", ".1f"),
     (
         "pair_cosine",
         "Cosine of image and caption",

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoImageProcessor, AutoModel
 
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
@@ -131,6 +132,52 @@ class OpenCLIPScorer:
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
         return F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)).float(), dim=-1).cpu()
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A vision model of transformers, such as DINOv2, for distances in features that no model here was trained with.
+
+    Attributes:
+        folder: Its folder.
+        device: Device of the model.
+        model: The model.
+        processor: Prepares pictures.
+    """
+
+    folder: Path
+    device: torch.device
+    model: nn.Module
+    processor: Callable[..., dict[str, torch.Tensor]]
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, device: torch.device) -> "FeatureNetwork":
+        """Loads a saved model, in float32.
+
+        Raises:
+            ValueError: If the folder does not hold a vision model with pooled features, or weights are missing.
+        """
+        try:
+            model, report = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+            network = cls(folder, device, model.to(device).eval(), AutoImageProcessor.from_pretrained(folder))
+            network(Image.new("RGB", (64, 64)) for _ in range(2))
+        except Exception as error:  # any folder may be given, and raise anything
+            raise ValueError(
+                f"{folder}: not a vision model of transformers with pooled features, such as DINOv2. "
+                f"({first_line(error)})"
+            ) from error
+        if report["missing_keys"]:
+            raise ValueError(f"{folder} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}")
+        return network
+
+    @torch.no_grad()
+    def __call__(self, images: Iterable[Image.Image], batch_size: int = 32) -> torch.Tensor:
+        """Pooled features of RGB pictures, (N, D), float32, on the CPU."""
+        parts = []
+        for batch in batches(images, batch_size):
+            pixels = self.processor(batch, return_tensors="pt")["pixel_values"].to(self.device)
+            parts.append(self.model(pixel_values=pixels).pooler_output.flatten(1).cpu())
+        return torch.cat(parts)
 
 
 class Features(NamedTuple):

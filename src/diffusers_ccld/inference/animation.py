@@ -94,7 +94,7 @@ def check_picture_folder(output: Path, settings: Provenance, overwrite: bool) ->
         return
     try:
         found = dict(json.loads(settings_path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{settings_path} is damaged; use --overwrite to start again.") from error
     if found != settings:
         names = ", ".join(sorted(name for name in {*found, *settings} if found.get(name) != settings.get(name)))

@@ -36,6 +36,7 @@ class Provenance(TypedDict, total=False):
         identity: Hash of the model's files.
         steps: Number of sampling steps.
         guidance_interval: Times between which there was guidance; `None` for all.
+        parallel_guidance: Share of the guidance parallel to the prediction, if it is not 1.
         algorithm: The sampler.
         timestep_schedule: Spacing of its steps, if it is ours.
         eta: Share of fresh noise, of DDIM.
@@ -70,6 +71,7 @@ class Provenance(TypedDict, total=False):
     identity: str
     steps: int
     guidance_interval: list[float] | None
+    parallel_guidance: float
     algorithm: str
     timestep_schedule: str | None
     eta: float

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..pipelines.model_index import read_model_index
 from ..utils.errors import first_line
 from .errors import CheckpointError, HostileFileError, check_file
 from .published.presets import PRESETS
@@ -199,7 +200,10 @@ def inspect_folder(folder: Path) -> Facts:
         raise CheckpointError(
             f"{folder} is not a folder of diffusers: it has neither model_index.json nor config.json."
         )
-    index = _json(folder / "model_index.json")
+    try:
+        index = read_model_index(folder)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     name = index.get("_class_name")
     facts: Facts = {"kind": "pipeline folder", "pipeline": name[-1] if isinstance(name, list) else name}
     for name, entry in index.items():

@@ -27,17 +27,19 @@ from ..models.adapters import without_adapters
 from ..models.inference_autoencoder import use_inference_autoencoder
 from ..models.linear_decoder import LinearDecoder
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
+from ..models.prediction import is_guidance_distilled
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
 from ..utils.errors import first_line
 from .calls import SamplingCall, check_settings, usual_guidance_scale
-from .conditions import is_count, is_finite_number
+from .conditions import check_finite, is_count, is_finite_number
 from .embedding import PromptEmbedding, check_tokenizer
 from .guidance import Guidance, guided_prediction, is_alone
 from .model_index import INDEX_NAME, read_model_index
 from .noise import draw_noise, set_noise_source
+from .projected_guidance import ProjectedGuidance
 from .runs import Runs
 from .timesteps import LARGEST_STOCK_ETA, check_scheduler, warn_of_large_steps
 
@@ -276,6 +278,11 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             raise ValueError(f'eta={call.eta} is an option of "ddim", not of "{algorithm}".')
         self.prepare_extra_step_kwargs(call.generator, call.eta)  # raises if the scheduler does not take eta
         call.check(self.unet.config.cross_attention_dim, self.has_image_encoder)
+        if call.parallel_guidance != 1 and is_guidance_distilled(self.unet):
+            raise ValueError(
+                f"parallel_guidance={call.parallel_guidance:g}: the network is guidance-distilled, and its guidance "
+                f"cannot be taken apart."
+            )
         if isinstance(call.generator, list) and len(call.generator) != call.num_images:
             raise ValueError(f"{len(call.generator)} generators were given for {call.num_images} images.")
         shape = self._latent_shape(call.num_images, call.height, call.width)
@@ -283,6 +290,8 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             not isinstance(call.latents, torch.Tensor) or tuple(call.latents.shape) != shape
         ):
             raise ValueError(f"latents must be a tensor of shape {shape}.")
+        if call.latents is not None:
+            check_finite("latents", call.latents)
         return call
 
     def check_size(self, height: int, width: int) -> None:
@@ -346,7 +355,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         scheduler: SchedulerMixin,
         timesteps: torch.Tensor,
         keep: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
-        predict: Callable[..., torch.Tensor] = guided_prediction,
+        predict: Callable[..., torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Runs the sampling loop, with one network evaluation per iteration.
 
@@ -357,7 +366,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
             scheduler: The scheduler, with its timesteps set.
             timesteps: Its timesteps, or the last ones of them.
             keep: Called as keep(latents, index) after every evaluation; the result replaces the latents.
-            predict: Called like `guided_prediction` in every evaluation.
+            predict: Called like `guided_prediction` in every evaluation; by default the call's own guidance.
 
         Returns:
             The latents after the last step.
@@ -367,6 +376,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         """
         self.check_taught(guidance.weights(call.guidance_scale))
         warn_of_large_steps(scheduler)
+        predict = self.prediction_of(call) if predict is None else predict
         step_kwargs = self.prepare_extra_step_kwargs(call.generator, call.eta)
         set_noise_source(scheduler, call.generator, len(latents))
         condition_embeds, num_train_timesteps = guidance.condition_embeds, scheduler.config.num_train_timesteps
@@ -394,6 +404,17 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
                     condition_embeds = changed.pop("condition_embeds", condition_embeds)
                 progress_bar.update()
         return latents
+
+    def prediction_of(self, call: SamplingCall) -> Callable[..., torch.Tensor]:
+        """The function that computes a call's guided predictions: `guided_prediction`, or one with its arguments."""
+        if call.parallel_guidance == 1:
+            return guided_prediction
+        config = self.scheduler.config
+        return ProjectedGuidance(
+            parallel=call.parallel_guidance,
+            num_train_timesteps=config.num_train_timesteps,
+            predicts_noise=config.prediction_type == "epsilon",
+        )
 
     # Decoding
 

@@ -33,10 +33,13 @@ class Prompts:
     image_prompt_weight: float = 0.5
     conditions: list | None = None
     guidance_interval: tuple[float, float] | None = None
+    parallel_guidance: float = 1.0
 
     def __post_init__(self):
         if not is_finite_number(self.image_prompt_weight) or not 0 <= self.image_prompt_weight <= 1:
             raise ValueError(f"image_prompt_weight={self.image_prompt_weight!r} must be a number in [0, 1].")
+        if not is_finite_number(self.parallel_guidance) or not 0 <= self.parallel_guidance <= 1:
+            raise ValueError(f"parallel_guidance={self.parallel_guidance!r} must be a number in [0, 1].")
         if self.guidance_interval is not None:
             _check_interval(self.guidance_interval)
         given = self.given
@@ -143,6 +146,8 @@ def check_conditions(conditions: list[list], embedding_dim: int, has_image_encod
             (1, embedding_dim),
         ):
             raise ValueError(f"An embedding of shape {tuple(condition.shape)} was given; expected ({embedding_dim},).")
+        if isinstance(condition, torch.Tensor):
+            check_finite("An embedding", condition)
         if isinstance(condition, Image.Image) and not has_image_encoder:
             raise ValueError(NEEDS_IMAGE_ENCODER)
 
@@ -160,6 +165,12 @@ def is_finite_number(value: Any) -> bool:
 def is_count(value: Any) -> bool:
     """True for whole numbers from 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def check_finite(name: str, values: torch.Tensor) -> None:
+    """Raises `ValueError` for a tensor with values that are not finite: every pixel would be black."""
+    if not torch.isfinite(values).all():
+        raise ValueError(f"{name}: all values must be finite numbers.")
 
 
 def _check_interval(interval):
@@ -182,6 +193,7 @@ def _check_embeds(name, value, embedding_dim):
     is_embedding = isinstance(value, torch.Tensor) and value.ndim in (2, 3) and len(value) > 0
     if not is_embedding or value.shape[-1] != embedding_dim or value[0].numel() != embedding_dim:
         raise ValueError(f"{name} must be a tensor of shape (N, {embedding_dim}) or (N, 1, {embedding_dim}).")
+    check_finite(name, value)
 
 
 def _length(value):

@@ -40,16 +40,19 @@ class Guidance:
         condition then needs no evaluation (Kynkäänniemi et al. 2024, arXiv:2404.07724).
         """
         weights = self.weights(guidance_scale)
-        if self.interval[0] <= t <= self.interval[1]:
-            return weights
-        wanted = weights.clamp(min=0)
-        return wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1)
+        return weights if self.interval[0] <= t <= self.interval[1] else without_guidance(weights)
 
     def for_images(self, num_images: int) -> "Guidance":
         """Repeats the terms of each image equally often, for `num_images` images, a multiple of N."""
         count = num_images // len(self.condition_embeds)
         names = ("condition_embeds", "intercepts", "slopes", "is_text")
         return replace(self, **{name: getattr(self, name).repeat_interleave(count, dim=0) for name in names})
+
+
+def without_guidance(weights: torch.Tensor) -> torch.Tensor:
+    """Weights (N, K) of the wanted conditions alone: negative ones become zero, and the sum is scaled to at most 1."""
+    wanted = weights.clamp(min=0)
+    return wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def is_used(weights: torch.Tensor) -> torch.Tensor:
@@ -85,15 +88,37 @@ def guided_prediction(
     Returns:
         The prediction in float32, (N, C, H, W).
     """
-    device, dtype = latents.device, unet.dtype
-    num_images, _, dim = condition_embeds.shape
     guidance_scales = torch.ones_like(weights)
     if is_guidance_distilled(unet):
         is_input = is_alone(weights) & (weights > 1)
         guidance_scales, weights = torch.where(is_input, weights, 1.0), torch.where(is_input, 1.0, weights)
+    predictions = predict_terms(unet, latents, timestep, condition_embeds, weights, guidance_scales)
+    return combine(predictions, weights)
+
+
+def predict_terms(
+    unet: UNet2DConditionModel,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    condition_embeds: torch.Tensor,
+    weights: torch.Tensor,
+    guidance_scales: torch.Tensor,
+) -> torch.Tensor:
+    """Predictions of the formula's terms: the K conditions, then the zero condition; (N, K + 1, C, H, W), float32.
+
+    Args:
+        unet: The network.
+        latents: Noisy latents, (N, C, H, W).
+        timestep: The current timestep, a scalar.
+        condition_embeds: Embeddings, (N, K, D).
+        weights: Their weights, (N, K), on the CPU. Terms of weight zero are not computed; their predictions are zero.
+        guidance_scales: Inputs of a guidance-distilled network for the conditions, (N, K), on the CPU.
+    """
+    device, dtype = latents.device, unet.dtype
+    num_images, _, dim = condition_embeds.shape
     condition_embeds = torch.cat([condition_embeds, condition_embeds.new_zeros(num_images, 1, dim)], dim=1)
-    weights = torch.cat([weights, 1 - weights.sum(dim=1, keepdim=True)], dim=1)
     guidance_scales = torch.cat([guidance_scales, torch.ones(num_images, 1)], dim=1)
+    weights = _with_zero_condition(weights)
     active = is_used(weights).nonzero(as_tuple=True)
     images, terms = (index.to(device) for index in active)
 
@@ -104,8 +129,22 @@ def guided_prediction(
         condition_embeds[images, terms].to(dtype)[:, None],
         guidance_scales[active].to(device),
     )
+    predictions = latents.new_zeros(*weights.shape, *prediction.shape[1:], dtype=torch.float32)
+    predictions[images, terms] = prediction.float()
+    return predictions
 
+
+def combine(predictions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The formula's sum of the terms' predictions, (N, C, H, W).
+
+    Args:
+        predictions: The result of `predict_terms`.
+        weights: Weights of the conditions, (N, K), on the CPU.
+    """
     # Summed by position: the order of additions of index_add is not defined on every device.
-    weighted = latents.new_zeros(*weights.shape, *prediction.shape[1:], dtype=torch.float32)
-    weighted[images, terms] = prediction.float() * weights[active].to(device).reshape(-1, 1, 1, 1)
-    return weighted.sum(dim=1)
+    weights = _with_zero_condition(weights).to(predictions.device)
+    return (predictions * weights[:, :, None, None, None]).sum(dim=1)
+
+
+def _with_zero_condition(weights: torch.Tensor) -> torch.Tensor:
+    return torch.cat([weights, 1 - weights.sum(dim=1, keepdim=True)], dim=1)

@@ -48,6 +48,7 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
         sigmas: list[float] | torch.Tensor | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        parallel_guidance: float = 1.0,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
         conditions: list | None = None,
@@ -83,6 +84,9 @@ class CCLDPipeline(CCLDPipelineBase, DiffusionPipeline):
             guidance_interval: Two times from 0 (the image) to 1 (the noise) between which guidance applies, by
                 default everywhere. Elsewhere the network is evaluated for the prompts alone, in half the time;
                 negative prompts and weights then have no effect.
+            parallel_guidance: Share of the guidance parallel to the prediction that is kept, 0 to 1. With 0, pictures
+                are less saturated and more like the training images; see `ProjectedGuidance`. Guidance-distilled
+                networks do not have this option.
             negative_prompt: Contents to avoid: a condition of weight 1 − g.
             image_prompt_weight: Share of the guidance scale for an image prompt given with a prompt, 0 to 1.
             conditions: In place of all prompts, [(text, PIL image or embedding; weight), …] for one image, or a

@@ -73,6 +73,7 @@ class CCLDInpaintPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         sigmas: list[float] | torch.Tensor | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        parallel_guidance: float = 1.0,
         negative_prompt: str | list[str] | None = None,
         image_prompt_weight: float = 0.5,
         conditions: list | None = None,

@@ -48,11 +48,11 @@ def read_masks(masks: ImageInput) -> list[Image.Image] | torch.Tensor:
 
     Raises:
         TypeError: If something is not an image, or the kinds differ.
-        ValueError: If a mode, a shape or a range is wrong.
+        ValueError: If a mode, a shape or a range is wrong, or a mask that is not black is nowhere white.
     """
     listed = _listed("mask_image", masks)
     if isinstance(listed[0], Image.Image):
-        return [to_rgb(mask, background=0).convert("L") for mask in listed]
+        return [_grey_mask(mask) for mask in listed]
     return _joined("mask_image", [_mask_tensor(mask) for mask in listed])
 
 
@@ -76,9 +76,25 @@ def _image_tensor(image: np.ndarray | torch.Tensor) -> torch.Tensor:
     if channels is None:
         wanted = "(H, W, 3) or (N, H, W, 3)" if is_array else "(3, H, W) or (N, 3, H, W)"
         raise ValueError(f"An image of shape {shape} was given; {'arrays' if is_array else 'tensors'} are {wanted}.")
-    pixels = _in_unit_range("image", torch.from_numpy(np.ascontiguousarray(image)) if is_array else image)
+    pixels = _in_unit_range("image", _tensor("image", image))
     pixels = pixels if pixels.ndim == 4 else pixels[None]
     return pixels.permute(0, 3, 1, 2) if is_array else pixels
+
+
+def _grey_mask(mask: Image.Image) -> Image.Image:
+    grey = to_rgb(mask, background=0).convert("L")
+    is_16_bits = mask.mode.startswith("I")
+    _check_white(np.asarray(mask).max() / 65535 if is_16_bits else grey.getextrema()[1] / 255)
+    return grey
+
+
+def _check_white(lightest: float) -> None:
+    """Raises `ValueError` for a mask that paints nothing for its range of values, such as 0 and 1 of 255."""
+    if 0 < lightest < 0.5:
+        raise ValueError(
+            f"mask_image is nowhere white: its lightest pixel has {lightest:.2g} of white, so that nothing would be "
+            f"painted. Give bool, or values up to 255 (16 bits: 65535; floating-point numbers: 1)."
+        )
 
 
 def _mask_tensor(mask: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -90,9 +106,21 @@ def _mask_tensor(mask: np.ndarray | torch.Tensor) -> torch.Tensor:
         mask = mask[:, 0]
     if mask.ndim not in (2, 3) or (mask.ndim == 3 and shape[-1] in (3, 4)):
         raise ValueError(f"A mask of shape {shape} was given; masks are (H, W), (N, H, W) or (N, 1, H, W).")
-    values = torch.from_numpy(np.ascontiguousarray(mask)) if is_array else mask
+    values = _tensor("mask_image", mask)
     values = values.float() if values.dtype == torch.bool else _in_unit_range("mask_image", values)
-    return values.reshape(-1, 1, *values.shape[-2:])
+    values = values.reshape(-1, 1, *values.shape[-2:])
+    for lightest in values.amax(dim=(1, 2, 3)).tolist() if values.numel() else ():
+        _check_white(lightest)
+    return values
+
+
+def _tensor(name: str, values: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """A tensor of an array; of a copy if PyTorch cannot share its memory."""
+    if isinstance(values, torch.Tensor):
+        return values
+    if values.dtype.hasobject:
+        raise TypeError(f"{name} is an array of objects, not of numbers.")
+    return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def _in_unit_range(name: str, values: torch.Tensor) -> torch.Tensor:
@@ -105,7 +133,7 @@ def _in_unit_range(name: str, values: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"{name} has the shape {tuple(values.shape)}, without a single pixel.")
     low, high = values.min().item(), values.max().item()
     if not (low >= 0 and high <= 1):  # also if a value is not a number
-        raise ValueError(f"{name} has values from {low:g} to {high:g}; floating-point numbers must lie in [0, 1].")
+        raise ValueError(f"{name} has values from {low:.9g} to {high:.9g}; floating-point numbers must lie in [0, 1].")
     return values.float()
 
 

@@ -1,7 +1,7 @@
 """Sets the timesteps of a run, which begins from pure noise or at an intermediate time."""
 
-import logging
 import math
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -30,8 +30,6 @@ LARGEST_STOCK_ETA = 1 - 1e-6
 # α₂·(σ₁/α₁ − σ₂/α₂). Beyond this the bundled model's pictures are too rough; at 30 its latents deviate by 80 instead
 # of 1.
 LARGEST_AVERAGED_STEP = 10
-
-logger = logging.getLogger(__name__)
 
 
 def check_scheduler(scheduler: SchedulerMixin) -> None:
@@ -135,7 +133,7 @@ def warn_of_large_steps(scheduler: SchedulerMixin) -> None:
         return
     begins, ends = ratios.unbind(1)
     if ((begins - ends) / (1 + ends**2).sqrt() > LARGEST_AVERAGED_STEP).any():
-        logger.warning(
+        getLogger(__name__).warning(
             "The steps are too large for %s to average noise predictions over them: images will be rough or worse. "
             "Take more steps, or make the scheduler with %s.",
             type(scheduler).__name__,

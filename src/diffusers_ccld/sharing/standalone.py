@@ -42,6 +42,7 @@ MODULES = (
     "schedulers/scheduling_ccld",
     "pipelines/conditions",
     "pipelines/guidance",
+    "pipelines/projected_guidance",
     "pipelines/model_index",
     "pipelines/noise",
     "pipelines/embedding",
@@ -78,6 +79,8 @@ PIPELINES = {
 FOOTER = """
 _package = sys.modules.get("{library}")
 if _package is None:
+    # Each component's class is that of the copy of this file in its folder, which is not the one annotated here.
+    CCLDPipelineBase.__init__.__annotations__ = {{}}
 {registrations}
 else:
 {replacements}

@@ -52,6 +52,7 @@ EVERYWHERE = {
     "callback_on_step_end_tensor_inputs": (["noise"], "latents", None, 3),
     "variation": (2, -0.1, NAN, "0.5", True),
     "image_prompt_weight": (2, -0.1, NAN, "0.5", None),
+    "parallel_guidance": (-0.5, 2, NAN, "0.5", None, True),
     "guidance_interval": ((0.8, 0.3), (0, 2), 0.5, (0.1,), (NAN, 1), "ab", (None, None)),
 }
 OF_PROMPTS = {
@@ -60,8 +61,14 @@ OF_PROMPTS = {
     "negative_prompt": (5, [], [None]),
     "image_prompt": ("fox.png", [], 3, ["fox.png"], np.zeros((8, 8, 3))),
     "conditions": ([("a fox", 1.0)],),
-    "prompt_embeds": (torch.zeros(1, 7), torch.zeros(0, 32), [[0.0] * 32], np.zeros((1, 32))),
-    "negative_prompt_embeds": (torch.zeros(1, 7), torch.zeros(32)),
+    "prompt_embeds": (
+        torch.full((1, 32), NAN),
+        torch.zeros(1, 7),
+        torch.zeros(0, 32),
+        [[0.0] * 32],
+        np.zeros((1, 32)),
+    ),
+    "negative_prompt_embeds": (torch.full((1, 1, 32), float("inf")), torch.zeros(1, 7), torch.zeros(32)),
 }
 OF_CONDITIONS = {
     "conditions": (
@@ -75,6 +82,7 @@ OF_CONDITIONS = {
         [("a fox", 1.0), None],
         [[("a fox", 1.0)], "b"],
         [(torch.zeros(7), 1.0)],
+        [(torch.full((32,), NAN), 1.0)],
         {"a fox": 1.0},
         5,
     ),

@@ -50,6 +50,14 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+# Encrypted archives and those of several disks raise a RuntimeError, invalid pickles the others: a MemoryError for a
+# text that would be longer than any file.
+PARSING_ERRORS = (
+    *(zipfile.BadZipFile, RuntimeError, ValueError, LookupError),
+    *(OverflowError, EOFError, OSError, MemoryError),
+)
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a PyTorch file, memory-mapped where its format allows it.
 
@@ -69,8 +77,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         _check_archive(path)
     except CheckpointError as error:
         raise type(error)(f"{path}: {error}") from None
-    # Encrypted archives and those of several disks raise a RuntimeError, invalid pickles the others.
-    except (zipfile.BadZipFile, RuntimeError, ValueError, LookupError, OverflowError, EOFError, OSError) as error:
+    except PARSING_ERRORS as error:
         raise _damaged(path, error) from error
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)

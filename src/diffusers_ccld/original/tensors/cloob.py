@@ -99,7 +99,7 @@ def load_cloob_config(name_or_file: str | Path) -> CLOOBConfig:
         )
     try:
         return parse_cloob_config(json.loads(path.read_text(encoding="utf-8")), path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON. ({error})") from error
 
 
