@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 
@@ -26,7 +27,10 @@ def server(painter, tmp_path_factory):
         from diffusers_ccld.demo import page as demo
 
         page = demo.build(painter, LIMITS, with_tools=True)
-        yield demo.launch(page, LIMITS, queue_size=QUEUE_SIZE, block=False).rstrip("/")
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            address = demo.launch(page, LIMITS, queue_size=QUEUE_SIZE, block=False)
+        assert not printed.getvalue()
+        yield address.rstrip("/")
         page.close(verbose=False)
 
 

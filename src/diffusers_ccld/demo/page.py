@@ -1,5 +1,7 @@
 """The demo's web page, made with Gradio."""
 
+import contextlib
+import io
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -255,25 +257,27 @@ def launch(
         upload_bytes=limits.image_bytes,
         serves_tools=has_tools(page),
     )
-    _, address, _ = page.queue(max_size=queue_size, api_open=False).launch(
-        server_name=host,
-        server_port=port,
-        app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None, "openapi_url": None},
-        max_file_size=limits.image_bytes,
-        prevent_thread_lock=True,
-        theme=THEME,
-        css=CSS,
-        head=f"<script>{SCRIPT}</script>",
-        share=False,
-        state_session_capacity=200,  # sessions hold nothing, but each call of the API opens one
-        show_error=False,
-        ssr_mode=False,
-        mcp_server=has_tools(page),
-        run_history=False,
-        enable_monitoring=False,
-        footer_links=[],
-        quiet=True,
-    )
+    # Gradio prints the address of its MCP server even if it is quiet.
+    with contextlib.redirect_stdout(io.StringIO()):
+        _, address, _ = page.queue(max_size=queue_size, api_open=False).launch(
+            server_name=host,
+            server_port=port,
+            app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None, "openapi_url": None},
+            max_file_size=limits.image_bytes,
+            prevent_thread_lock=True,
+            theme=THEME,
+            css=CSS,
+            head=f"<script>{SCRIPT}</script>",
+            share=False,
+            state_session_capacity=200,  # sessions hold nothing, but each call of the API opens one
+            show_error=False,
+            ssr_mode=False,
+            mcp_server=has_tools(page),
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=[],
+            quiet=True,
+        )
     if has_tools(page):
         hide_other_functions(page)
     if block:
