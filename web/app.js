@@ -3,7 +3,7 @@
 import { readRecord, withRecord } from "./png.js";
 
 const EXAMPLES = [
-  "a sunset landscape painting, oil on canvas",
+  "a sailing boat at sunset, oil on canvas",
   "a winter forest, watercolor",
   "a boat on the sea in a storm, ink drawing",
   "a portrait, pastel",
