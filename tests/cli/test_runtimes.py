@@ -22,7 +22,8 @@ PROMPT = "the moon over a landscape, oil on canvas"
 
 def arguments(**given):
     usual = dict.fromkeys(("model", "init", "edit", "best", "device", "algorithm", "cloob_guidance", "embedding"))
-    return argparse.Namespace(**usual | {"runtime": "auto", "compile": False, "dtype": "auto"} | given)
+    usual |= {"runtime": "auto", "compile": False, "dtype": "auto", "parallel_guidance": 1}
+    return argparse.Namespace(**usual | given)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,7 @@ def arguments(**given):
         ({"compile": True}, "torch"),
         ({"edit": Path("a.png")}, "torch"),
         ({"best": 2}, "torch"),
+        ({"parallel_guidance": 0.5}, "torch"),
     ],
 )
 def test_the_runtime_depends_on_the_model_and_the_options(given, expected):

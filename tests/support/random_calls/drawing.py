@@ -273,7 +273,9 @@ class Draw:
         if self.maybe(0.25):
             arguments["guidance_interval"] = self.one(("(0.0, 1.0)", "(0.3, 0.8)", "[0, 0.5]", "(0.5, 0.5)", "(0, 0)"))
         if self.maybe(0.2):
-            arguments["parallel_guidance"] = self.one(("0", "0.5", "1", "1.0"))
+            # The guidance of a guidance-distilled network cannot be taken apart.
+            shares = ("1", "1.0") if self.model == "distilled" else ("0", "0.5", "1", "1.0")
+            arguments["parallel_guidance"] = self.one(shares)
         if call.takes_eta and self.maybe(0.5):
             arguments["eta"] = self.one(("0", "0.3", "1", "1.0"))
         if call.options.get("algorithm_type") == "ddpm" and self.maybe(0.3):
