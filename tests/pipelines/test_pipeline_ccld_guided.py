@@ -66,8 +66,8 @@ def test_the_spherical_distance_is_half_the_squared_angle():
     torch.testing.assert_close(spherical_distance(x, y), expected)
 
 
-@pytest.mark.parametrize("predicts_noise", [False, True])
-def test_the_posterior_mean_of_a_normal_distribution(predicts_noise):
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+def test_the_posterior_mean_of_a_normal_distribution(prediction_type):
     """With the score of a standard normal distribution and a Gaussian likelihood, steering gives Bayes' formula.
 
     x₀ ~ N(0, 1) has v = 0 and ε = σ·x. With a likelihood exp(−x₀²/2) whose gradient is taken at the denoised sample
@@ -83,7 +83,7 @@ def test_the_posterior_mean_of_a_normal_distribution(predicts_noise):
         embed=lambda pixels: torch.stack([pixels[:, 0].cos(), pixels[:, 0].sin()], dim=-1).flatten(1),
         cutouts=Cutouts(size=1, count=0),
         generators=[None],
-        predicts_noise=predicts_noise,
+        scheduler=CCLDScheduler(prediction_type=prediction_type),
     )
 
     class Network(torch.nn.Module):
@@ -91,10 +91,10 @@ def test_the_posterior_mean_of_a_normal_distribution(predicts_noise):
         config = type("", (), {"time_cond_proj_dim": None})
 
         def forward(self, sample, *args, **kwargs):
-            return (sigma * sample if predicts_noise else 0 * sample,)
+            return (sigma * sample if prediction_type == "epsilon" else 0 * sample,)
 
     prediction = guidance(Network(), x, 1000 * t - 1, torch.zeros(1, 0, 2), torch.zeros(1, 0))
-    noise = prediction if predicts_noise else sigma * x + alpha * prediction
+    noise = prediction if prediction_type == "epsilon" else sigma * x + alpha * prediction
     torch.testing.assert_close(noise, sigma * (x + alpha**2 * x), rtol=1e-5, atol=1e-6)
 
 

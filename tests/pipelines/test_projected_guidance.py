@@ -36,7 +36,9 @@ def test_one_condition_is_guided_as_in_diffusers(unet, parallel):
     cond, none = (guided_prediction(unet, noisy, TIMESTEP, condition, torch.full((2, 1), w)) for w in (1.0, 0.0))
     images = denoised(noisy, cond), denoised(noisy, none)
     expected = normalized_guidance(*images, 4.0, eta=parallel, use_original_formulation=True)
-    mine = ProjectedGuidance(parallel=parallel)(unet, noisy, TIMESTEP, condition, torch.full((2, 1), 5.0))
+    mine = ProjectedGuidance(parallel=parallel, scheduler=CCLDScheduler())(
+        unet, noisy, TIMESTEP, condition, torch.full((2, 1), 5.0)
+    )
     torch.testing.assert_close(mine, velocity_of(noisy, expected), atol=1e-4, rtol=1e-4)
 
 
@@ -48,7 +50,8 @@ def test_of_several_conditions_the_wanted_ones_are_the_prediction(unet):
     weights = torch.tensor([[3.0, 1.0, -2.0]])
     wanted = denoised(noisy, guided_prediction(unet, noisy, TIMESTEP, condition, torch.tensor([[0.75, 0.25, 0.0]])))
     guided = denoised(noisy, guided_prediction(unet, noisy, TIMESTEP, condition, weights))
-    mine = denoised(noisy, ProjectedGuidance(parallel=0.0)(unet, noisy, TIMESTEP, condition, weights))
+    projected = ProjectedGuidance(parallel=0.0, scheduler=CCLDScheduler())
+    mine = denoised(noisy, projected(unet, noisy, TIMESTEP, condition, weights))
     angle = torch.cosine_similarity((mine - wanted).flatten(), wanted.flatten(), dim=0)
     assert abs(angle) < 1e-3 < abs(torch.cosine_similarity((guided - wanted).flatten(), wanted.flatten(), dim=0))
     left_out = (guided - mine).flatten()
@@ -69,8 +72,12 @@ def test_a_network_for_noise_is_guided_as_one_for_v(unet, timestep):
         def forward(self, x, *args, **kwargs):
             return (sigma * x + alpha * unet(x, *args, **kwargs)[0],)
 
-    expected = sigma * noisy + alpha * ProjectedGuidance(parallel=0.0)(unet, noisy, timestep, condition, weights)
-    mine = ProjectedGuidance(parallel=0.0, predicts_noise=True)(NoiseNetwork(), noisy, timestep, condition, weights)
+    for_v, for_noise = (
+        ProjectedGuidance(parallel=0.0, scheduler=CCLDScheduler(prediction_type=kind))
+        for kind in ("v_prediction", "epsilon")
+    )
+    expected = sigma * noisy + alpha * for_v(unet, noisy, timestep, condition, weights)
+    mine = for_noise(NoiseNetwork(), noisy, timestep, condition, weights)
     torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -409,12 +409,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         """The function that computes a call's guided predictions: `guided_prediction`, or one with its arguments."""
         if call.parallel_guidance == 1:
             return guided_prediction
-        config = self.scheduler.config
-        return ProjectedGuidance(
-            parallel=call.parallel_guidance,
-            num_train_timesteps=config.num_train_timesteps,
-            predicts_noise=config.prediction_type == "epsilon",
-        )
+        return ProjectedGuidance(parallel=call.parallel_guidance, scheduler=self.scheduler)
 
     # Decoding
 

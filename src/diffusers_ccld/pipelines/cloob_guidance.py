@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.schedulers import SchedulerMixin
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..schedulers.noise_schedule import t_to_alpha_sigma, timestep_to_t
+from ..schedulers.parameterization import Parameterization
 from .guidance import guided_prediction
 
 # Smaller pictures are enlarged to twice their size, so that there is something to cut out of them.
@@ -74,8 +75,7 @@ class CLOOBGuidance:
         embed: Maps squares of pixels in [0, 1] to embeddings of unit length.
         cutouts: The squares.
         generators: Sources of the squares: one for all images, which then share them, or one for each.
-        num_train_timesteps: Number of the scheduler's timesteps in the unit interval of time.
-        predicts_noise: True if the network predicts ε rather than v.
+        scheduler: The scheduler, whose configuration says what the network predicts.
     """
 
     target_embeds: torch.Tensor
@@ -84,8 +84,7 @@ class CLOOBGuidance:
     embed: Callable[[torch.Tensor], torch.Tensor]
     cutouts: Cutouts
     generators: list[torch.Generator | None]
-    num_train_timesteps: int = 1000
-    predicts_noise: bool = False
+    scheduler: SchedulerMixin
 
     def __call__(
         self,
@@ -96,20 +95,15 @@ class CLOOBGuidance:
         weights: torch.Tensor,
     ) -> torch.Tensor:
         """The steered prediction in float32, (N, C, H, W); arguments as for `guided_prediction`."""
-        t = timestep_to_t(timestep.double(), self.num_train_timesteps)
-        alpha, sigma = (coefficient.item() for coefficient in t_to_alpha_sigma(t))
-        if t >= 1:  # nothing of the picture is left, and α is zero
+        parameterization = Parameterization.at(timestep, self.scheduler)
+        if parameterization.t >= 1:  # nothing of the picture is left, and α is zero
             return guided_prediction(unet, latents, timestep, condition_embeds, weights)
         with torch.enable_grad():
             latents = latents.detach().requires_grad_()
             prediction = guided_prediction(unet, latents, timestep, condition_embeds, weights)
-            if self.predicts_noise:
-                denoised = (latents - sigma * prediction) / alpha
-            else:
-                denoised = alpha * latents - sigma * prediction
-            loss = self.scale * self.distances(denoised).sum()
+            loss = self.scale * self.distances(parameterization.denoised(prediction, latents)).sum()
             gradient = torch.autograd.grad(loss, latents)[0]
-        return prediction.detach() + gradient * (sigma if self.predicts_noise else sigma / alpha)
+        return prediction.detach() + gradient * parameterization.score_weight
 
     def distances(self, denoised: torch.Tensor) -> torch.Tensor:
         """Mean distance of the cut-outs to the target for each of N denoised latents, (N,)."""

@@ -195,8 +195,7 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
             embed=call.encoder.embed_pixels,
             cutouts=Cutouts(size=call.encoder.size, count=call.num_cutouts, power=call.cutout_power),
             generators=generators,
-            num_train_timesteps=self.scheduler.config.num_train_timesteps,
-            predicts_noise=self.scheduler.config.prediction_type == "epsilon",
+            scheduler=self.scheduler,
         )
 
     def target_embeds(self, rows: list[list[tuple[Condition, float]]], encoder: GuidanceEncoder) -> torch.Tensor:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.schedulers import SchedulerMixin
 
-from ..schedulers.noise_schedule import t_to_alpha_sigma, timestep_to_t
+from ..schedulers.parameterization import Parameterization
 from .guidance import combine, predict_terms, without_guidance
 
 
@@ -19,13 +20,11 @@ class ProjectedGuidance:
 
     Attributes:
         parallel: The share, from 0 to 1, which is guidance by the formula.
-        num_train_timesteps: Number of the scheduler's timesteps in the unit interval of time.
-        predicts_noise: True if the network predicts ε rather than v.
+        scheduler: The scheduler, whose configuration says what the network predicts.
     """
 
     parallel: float
-    num_train_timesteps: int = 1000
-    predicts_noise: bool = False
+    scheduler: SchedulerMixin
 
     def __call__(
         self,
@@ -38,11 +37,8 @@ class ProjectedGuidance:
         """The guided prediction in float32, (N, C, H, W); arguments as for `guided_prediction`."""
         predictions = predict_terms(unet, latents, timestep, condition_embeds, weights, torch.ones_like(weights))
         guided, plain = combine(predictions, weights), combine(predictions, without_guidance(weights))
-        t = timestep_to_t(timestep.double(), self.num_train_timesteps)
-        alpha, sigma = (coefficient.item() for coefficient in t_to_alpha_sigma(t))
-        # A multiple of the denoised latents; that of a network for ε is finite where α is zero.
-        denoised = latents - sigma * plain if self.predicts_noise else alpha * latents - sigma * plain
-        return guided - (1 - self.parallel) * parallel_part(guided - plain, denoised)
+        direction = Parameterization.at(timestep, self.scheduler).along_denoised(plain, latents)
+        return guided - (1 - self.parallel) * parallel_part(guided - plain, direction)
 
 
 def parallel_part(vectors: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:

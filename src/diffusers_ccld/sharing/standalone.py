@@ -39,6 +39,7 @@ MODULES = (
     "schedulers/names",
     "schedulers/noise_schedule",
     "schedulers/solvers",
+    "schedulers/parameterization",
     "schedulers/scheduling_ccld",
     "pipelines/conditions",
     "pipelines/guidance",
