@@ -164,7 +164,7 @@ def test_the_bundled_model_knows_its_words(capsys):
     printed = capsys.readouterr().out
     assert "a sitting cat" in printed and "pointillism" in printed
     from diffusers_ccld.inference.loading import default_model
-    from diffusers_ccld.paintings.captions import VOCABULARY
+    from diffusers_ccld.paintings.phrases import VOCABULARY
     from diffusers_ccld.utils.words import vocabulary_of
 
     assert unknown_words(" ".join(VOCABULARY), vocabulary_of(default_model())) == []

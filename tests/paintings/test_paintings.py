@@ -23,8 +23,8 @@ from diffusers_ccld.paintings import (
     media,
     paint,
 )
-from diffusers_ccld.paintings.captions import KINDS, MOODS, SUBJECT_PHRASES, TECHNIQUES, TIMES
 from diffusers_ccld.paintings.palettes import jittered
+from diffusers_ccld.paintings.phrases import KINDS, MOODS, SUBJECT_PHRASES, TECHNIQUES, TIMES
 from diffusers_ccld.paintings.scene import Scene
 
 ALL = [attributes_of(index) for index in range(NUM_COMBINATIONS)]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from diffusers_ccld import CLOOBTokenizer
-from diffusers_ccld.paintings.captions import COMPLETE, VOCABULARY
+from diffusers_ccld.paintings.phrases import COMPLETE, VOCABULARY
 from diffusers_ccld.training.tokenizer import train_tokenizer
 
 TEXTS = ["a sunset landscape, oil on canvas", "Autumn watercolor", "the moon over a landscape!"] * 3

@@ -68,7 +68,7 @@ def picture_facts(path: Path) -> dict[str, Any]:
 
 def bundled_words() -> dict[str, Any]:
     """The phrases that the bundled model was trained on, by kind, and all its words."""
-    from ..paintings.captions import MOODS, SUBJECT_PHRASES, TECHNIQUES, VOCABULARY
+    from ..paintings.phrases import MOODS, SUBJECT_PHRASES, TECHNIQUES, VOCABULARY
 
     return {
         "subjects": [phrase for phrases in SUBJECT_PHRASES.values() for phrase in phrases],

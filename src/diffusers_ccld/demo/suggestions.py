@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..paintings.captions import SUBJECT_PHRASES, TECHNIQUES, TIMES
+from ..paintings.phrases import SUBJECT_PHRASES, TECHNIQUES, TIMES
 from .results import data_uri
 
 FOLDER = Path(__file__).parent
