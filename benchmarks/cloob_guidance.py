@@ -30,6 +30,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=150.0, help="cloob_guidance_scale (default: %(default)g)")
     parser.add_argument("--cutouts", type=int, default=4, help="num_cutouts (default: %(default)s)")
     parser.add_argument("--power", type=float, default=0.25, help="cutout_power (default: %(default)g)")
+    parser.add_argument("--repeats", type=int, default=3, help="num_repeats (default: %(default)s)")
     parser.add_argument("--eta", type=float, default=1.0, help="share of fresh noise (default: %(default)g)")
     parser.add_argument("--batch-size", type=int, default=10, help="pictures at once (default: %(default)s)")
     return parser.parse_args(argv)
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         cloob_guidance_scale=arguments.scale,
         num_cutouts=arguments.cutouts,
         cutout_power=arguments.power,
+        num_repeats=arguments.repeats,
         num_inference_steps=arguments.steps,
         eta=arguments.eta,
     )

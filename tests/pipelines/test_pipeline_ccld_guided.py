@@ -136,6 +136,29 @@ def test_an_image_does_not_depend_on_its_batch(guided, algorithm):
     torch.testing.assert_close(together[1:], alone, atol=1e-3, rtol=1e-3)
 
 
+def test_repetitions_approach_the_target(guided):
+    steer = {"guidance_scale": 0.0, "cloob_guidance_scale": 0.2, "num_cutouts": 0}
+    once, often = (latents(guided, "a fox", **steer, num_repeats=count) for count in (1, 4))
+    assert torch.equal(once, latents(guided, "a fox", **steer))
+    assert distance_to(guided, often, "a fox") < distance_to(guided, once, "a fox")
+
+
+def test_repetitions_do_not_depend_on_the_batch(guided):
+    options = {"guidance_scale": 0.0, "cloob_guidance_scale": 2.0, "num_cutouts": 2, "num_repeats": 2}
+    together = latents(guided, ["a fox", "fog"], **options, generator=[seeded(1), seeded(2)])
+    alone = latents(guided, "fog", **options, generator=[seeded(2)])
+    torch.testing.assert_close(together[1:], alone, atol=1e-3, rtol=1e-3)
+
+
+def test_repetitions_with_other_schedulers_are_refused(guided):
+    for count in (0, 1.5):
+        with pytest.raises(ValueError, match=f"num_repeats={count}"):
+            latents(guided, "a fox", num_repeats=count)
+    guided.scheduler = DDIMScheduler.from_config(guided.scheduler.config)
+    with pytest.raises(ValueError, match="needs a CCLDScheduler, not DDIMScheduler"):
+        latents(guided, "a fox", num_repeats=2)
+
+
 def test_cutouts_have_the_sides_and_places_that_they_should():
     cutouts = Cutouts(size=32, count=200)
     boxes = cutouts.draw(48, 96, seeded())

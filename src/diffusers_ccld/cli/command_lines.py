@@ -14,13 +14,14 @@ SHARED = {
     "timestep_schedule": "--timestep-schedule",
     "variation": "--variation",
     "cloob_guidance": "--cloob-guidance",
+    "cloob_repeats": "--cloob-repeats",
     "parallel_guidance": "--parallel-guidance",
     "strength": "--strength",
     "mask": "--mask",
     "negative_prompt": "--negative-prompt",
     "dtype": "--dtype",
 }
-UNSAID = {"model": "default", "variation": 0, "eta": 0}
+UNSAID = {"model": "default", "variation": 0, "eta": 0, "cloob_repeats": 1}
 
 
 def command_of(record: Mapping[str, Any]) -> str:

@@ -93,6 +93,14 @@ def _add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
         "example 150; slow (best with --algorithm ddim --eta 1 --steps 40)",
     )
     add(
+        "--cloob-repeats",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="with --cloob-guidance: steer N times in each step, which follows prompts better than N times the steps "
+        "(default: %(default)s)",
+    )
+    add(
         "--guidance-interval",
         type=number(0, 1),
         nargs=2,
@@ -283,6 +291,7 @@ def paint(
     elif args.cloob_guidance:
         pipe, options["conditions"] = CCLDGuidedPipeline.from_pipe(pipe), []
         options |= {"cloob_guidance_scale": args.cloob_guidance, "cloob_conditions": list(conditions), **CUTOUTS}
+        options["num_repeats"] = args.cloob_repeats
     pipe.set_progress_bar_config(disable=True)
     finished = 0
     with progress_bar(count, args.quiet) as bar:

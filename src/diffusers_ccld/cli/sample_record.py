@@ -77,7 +77,7 @@ def record_of(
     if args.parallel_guidance != 1:
         record["parallel_guidance"] = args.parallel_guidance
     if args.cloob_guidance:
-        record["cloob_guidance"] = args.cloob_guidance
+        record |= {"cloob_guidance": args.cloob_guidance, "cloob_repeats": args.cloob_repeats}
     if request.picture is not None:
         record |= {"picture": str(args.init or args.edit), "strength": strength_of(request)}
     if request.task == "edit" and len(request.seeds) > 1 and not (record["variation"] or args.eta):

@@ -28,6 +28,7 @@ class Provenance(TypedDict, total=False):
         image_prompt_weight: Share of the guidance scale that the demo's image prompt has.
         guidance_scale: The demo's guidance scale.
         cloob_guidance: Weight of the distance by which CLOOB alone guided.
+        cloob_repeats: How often it guided in each step.
         variation: Spread around the texts.
         picture: Path of the picture that it began with.
         mask: Path of the mask of the part that was painted.
@@ -63,6 +64,7 @@ class Provenance(TypedDict, total=False):
     image_prompt_weight: float
     guidance_scale: float
     cloob_guidance: float
+    cloob_repeats: int
     variation: float
     picture: str
     mask: str

@@ -253,6 +253,7 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
         timesteps: torch.Tensor,
         keep: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
         predict: Callable[..., torch.Tensor] | None = None,
+        renew: Callable[..., torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Runs the sampling loop, with one network evaluation per iteration.
 
@@ -264,6 +265,7 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
             timesteps: Its timesteps, or the last ones of them.
             keep: Called as keep(latents, index) after every evaluation; the result replaces the latents.
             predict: Called like `guided_prediction` in every evaluation; by default the call's own guidance.
+            renew: Called like a `Recurrence` before every evaluation; the result replaces the latents.
 
         Returns:
             The latents after the last step.
@@ -284,8 +286,10 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
             for i, t in enumerate(timesteps):
                 if run.interrupt:
                     break
-                model_input = scheduler.scale_model_input(latents, t)
                 weights = guidance.weights_at(float(timestep_to_t(t, num_train_timesteps)), run.guidance_scale)
+                if renew is not None:
+                    latents = renew(self.unet, latents, i, condition_embeds, weights)
+                model_input = scheduler.scale_model_input(latents, t)
                 prediction = predict(self.unet, model_input, t, condition_embeds, weights)
                 step = scheduler.step(prediction, t, latents, **step_kwargs)
                 latents = step.prev_sample

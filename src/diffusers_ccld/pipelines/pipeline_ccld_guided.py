@@ -7,11 +7,13 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 from torch.nn import functional as F
 
+from ..schedulers.scheduling_ccld import CCLDScheduler
 from .base import CCLDPipelineBase
 from .calls import SamplingCall, StepCallback
 from .cloob_guidance import CLOOBGuidance, Cutouts
 from .conditions import Condition, as_batch, check_conditions, is_count, is_finite_number
 from .guidance_encoders import GuidanceEncoder
+from .recurrence import Recurrence
 from .timesteps import set_timesteps
 
 
@@ -27,6 +29,7 @@ class GuidedCall(SamplingCall):
     cloob_guidance_scale: float = 150.0
     num_cutouts: int = 4
     cutout_power: float = 0.25
+    num_repeats: int = 1
     fast: bool = False
     encoder: GuidanceEncoder | None = None
 
@@ -38,6 +41,8 @@ class GuidedCall(SamplingCall):
             raise ValueError(f"num_cutouts={self.num_cutouts!r} must be a whole number, at least 0.")
         if not is_finite_number(self.cutout_power) or self.cutout_power <= 0:
             raise ValueError(f"cutout_power={self.cutout_power!r} must be a number above 0.")
+        if not is_count(self.num_repeats):
+            raise ValueError(f"num_repeats={self.num_repeats!r} must be a whole number, at least 1.")
         if len(self.targets) not in (1, self.batch_size):
             raise ValueError(f"cloob_conditions has {len(self.targets)} lists for {self.batch_size} images.")
         if not all(self.targets):
@@ -95,6 +100,7 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
         cloob_guidance_scale: float = 150.0,
         num_cutouts: int = 4,
         cutout_power: float = 0.25,
+        num_repeats: int = 1,
         fast: bool = False,
         encoder: GuidanceEncoder | None = None,
         variation: float | None = None,
@@ -123,6 +129,8 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
             num_cutouts: Number of random squares of the picture that are embedded in each step; 0 for the whole
                 picture.
             cutout_power: Exponent that the sides of the squares are drawn by; below 1 large ones are more frequent.
+            num_repeats: How often each step is guided. Before a repetition the latents go one step of DDPM on and are
+                noised again. Each costs as much as another step (`Recurrence`).
             fast: Decodes with the pipeline's linear decoder in place of the autoencoder while guiding.
             encoder: Embeds in place of CLOOB, such as a model of open_clip from `load_open_clip`.
             generator: Source of all noise, and of the squares.
@@ -145,7 +153,18 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
             noise = self.prepare_noise(call.num_images, call.height, call.width, call.generator, device)
         noise = noise.to(device, torch.float32) * scheduler.init_noise_sigma
         guidance = self.vary_texts(guidance, call.variation, call.generator)
-        latents = self.denoise(noise, call, guidance=guidance, scheduler=scheduler, timesteps=timesteps, predict=steer)
+        renew = None
+        if call.num_repeats > 1:
+            renew = Recurrence(
+                count=call.num_repeats - 1,
+                predict=steer,
+                generator=call.generator,
+                scheduler=scheduler,
+                timesteps=timesteps,
+            )
+        latents = self.denoise(
+            noise, call, guidance=guidance, scheduler=scheduler, timesteps=timesteps, predict=steer, renew=renew
+        )
         return self.finish(latents, call)
 
     def prepare_guided_call(self, call: GuidedCall) -> GuidedCall:
@@ -163,6 +182,10 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
             )
         if any(hasattr(model, "_hf_hook") for model in (self.unet, self.vae, self.image_encoder)):
             raise ValueError("CLOOB guidance needs all networks on one device; call it without offloading.")
+        if call.num_repeats > 1 and not isinstance(self.scheduler, CCLDScheduler):
+            raise ValueError(
+                f"num_repeats={call.num_repeats} needs a CCLDScheduler, not {type(self.scheduler).__name__}."
+            )
         call = self.prepare_call(call)
         check_conditions(call.targets, call.encoder.dim, True)
         return call
