@@ -9,7 +9,6 @@ from diffusers_ccld import CCLDScheduler
 from diffusers_ccld.pipelines.recurrence import there_and_back
 from diffusers_ccld.schedulers.solvers import alpha_sigma
 
-
 SHAPE = (1, 1, 400, 400)
 
 
