@@ -55,7 +55,8 @@ def test_a_convolution_is_the_same_function(options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("shape", [(2, 5, 9), (7, 3, 9), (9,), (0, 9)], ids=str)
 @torch.no_grad()
-def test_a_linear_layer_is_the_same_function(shape, dtype):
+def test_a_linear_layer_is_the_same_function(shape, dtype, monkeypatch):
+    monkeypatch.setattr(inference_layers, "MIN_LINEAR_WEIGHTS", 0)
     torch.manual_seed(0)
     plain = nn.Linear(9, 4).to(dtype)
     changed = copy.deepcopy(plain)
@@ -125,6 +126,28 @@ def test_a_copy_is_made_once_and_leaves_no_trace(conv):
         assert other.weight_copy is None and torch.equal(other.weight, conv.weight)
     conv.train()
     assert conv.weight_copy is None
+
+
+@needs_operators
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_calls_that_alternate_between_two_shapes_convert_the_weight_once_for_each(conv, dtype, monkeypatch):
+    conv.to(dtype)
+    plain = nn.Conv2d(8, 12, 3, padding=1).to(dtype)
+    plain.load_state_dict(conv.state_dict())
+    alone, guided, large = (torch.randn(shape).to(dtype) for shape in ((1, 8, 6, 6), (2, 8, 6, 6), (1, 8, 12, 12)))
+    conversions = []
+    make_form = conv.form_of
+    monkeypatch.setattr(
+        conv, "form_of", lambda weight, make, kind: make_form(weight, lambda: conversions.append(kind) or make(), kind)
+    )
+    for _ in range(3):
+        for inputs in (alone, guided):
+            torch.testing.assert_close(conv(inputs), plain(inputs))
+    assert len(conversions) == (2 if dtype == torch.bfloat16 else 1)  # in float32 one layout serves both
+    for inputs in (large, torch.cat([large, large])):
+        torch.testing.assert_close(conv(inputs), plain(inputs))
+    assert len(conv.weight_copy.forms) == inference_layers.MAX_FORMS  # the others were dropped
 
 
 @needs_operators

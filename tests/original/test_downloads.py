@@ -19,7 +19,7 @@ from diffusers_ccld.original.published.presets import PRESETS, PublishedFile
 from diffusers_ccld.original.reading import downloads
 from diffusers_ccld.original.reading.checkpoints import CheckpointError
 from diffusers_ccld.original.reading.downloads import download, fetch, preset_files, unpack
-from diffusers_ccld.pipelines.base import ORIGINAL_REPOSITORIES
+from diffusers_ccld.pipelines.saving import ORIGINAL_REPOSITORIES
 from support import original_files
 
 

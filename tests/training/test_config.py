@@ -6,7 +6,7 @@ import pytest
 
 from diffusers_ccld import default_model
 from diffusers_ccld.cli.settings import parse_config
-from diffusers_ccld.pipelines.base import SETTINGS
+from diffusers_ccld.pipelines.saving import SETTINGS
 from diffusers_ccld.training.config import TrainingConfig, save_config
 from support.scripts import ROOT
 

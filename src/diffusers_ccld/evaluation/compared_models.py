@@ -12,8 +12,8 @@ from typing import NamedTuple
 import diffusers
 
 from ..inference.loading import find_model, folder_identity
-from ..pipelines.base import SETTINGS
 from ..pipelines.model_index import read_model_index
+from ..pipelines.saving import SETTINGS
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
 from ..utils.errors import first_line
 

@@ -6,7 +6,7 @@ and tracing, and on other devices, they call torch's own implementation.
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -22,8 +22,9 @@ HAS_OPERATORS = (
 )
 # Larger networks do not cache copies: those of 250 million parameters take 1 GB in float32.
 MAX_COPIED_PARAMETERS = 250_000_000
-MIN_ROWS = 16  # with fewer rows, torch's own linear layer is faster
+MIN_LINEAR_WEIGHTS = 32_768  # with fewer, calling oneDNN takes longer than it saves
 NUM_COMPARED_VALUES = 16  # values of a copied weight that every call compares
+MAX_FORMS = 2  # of one weight: a guided and an unguided batch alternate
 
 
 def records_nothing() -> bool:
@@ -53,15 +54,14 @@ def infers_on_cpu(hidden_states: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 class WeightCopy:
-    """A converted copy of a weight, which detects later changes of the weight.
+    """Converted copies of a weight, which detect later changes of the weight.
 
     Args:
         weight: The original weight.
-        form: The converted weight.
     """
 
-    def __init__(self, weight: nn.Parameter, form: torch.Tensor):
-        self.form, self.version = form, weight._version
+    def __init__(self, weight: nn.Parameter):
+        self.forms, self.version = {}, weight._version
         # Adapters and moving averages write to `weight.data`, which does not change the version. So some values are
         # compared, too. The view also keeps the storage alive, so that another weight cannot get its address.
         count = min(NUM_COMPARED_VALUES, weight.numel())
@@ -76,18 +76,27 @@ class WeightCopy:
             and torch.equal(self.view, self.values)
         )
 
+    def add(self, kind: Hashable, form: torch.Tensor) -> None:
+        """Adds a form and drops the oldest ones, so that at most `MAX_FORMS` are kept."""
+        newest = [*self.forms.items(), (kind, form)][-MAX_FORMS:]
+        self.forms = dict(newest)  # replaced as a whole, because other threads may read it
+
 
 class KeepsCopy:
     """Mixin for modules that cache a converted weight. The cache is not saved, copied, moved or pickled."""
 
     weight_copy: WeightCopy | None = None
 
-    def form_of(self, weight: nn.Parameter, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Returns the converted weight. Converts it if it is not cached or if the weight has changed."""
+    def form_of(self, weight: nn.Parameter, make: Callable[[], torch.Tensor], kind: Hashable = None) -> torch.Tensor:
+        """Returns the converted weight of a kind. Converts it if it is not cached or if the weight has changed."""
         kept = self.weight_copy  # read once, because other threads may replace it
         if kept is None or not kept.is_of(weight):
-            kept = self.weight_copy = WeightCopy(weight, make())
-        return kept.form
+            kept = self.weight_copy = WeightCopy(weight)
+        form = kept.forms.get(kind)
+        if form is None:
+            form = make()
+            kept.add(kind, form)
+        return form
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "weight_copy"}
@@ -113,8 +122,16 @@ class InferenceConv2d(KeepsCopy, nn.Conv2d):
         hidden_states = hidden_states.contiguous(memory_format=torch.channels_last)
         geometry = self.padding, self.stride, self.dilation, self.groups
         reorder = torch.ops.mkldnn._reorder_convolution_weight
-        reordered = self.form_of(weight, lambda: reorder(weight.detach(), *geometry, hidden_states.shape))
+        shape = hidden_states.shape
+        reordered = self.form_of(weight, lambda: reorder(weight.detach(), *geometry, shape), self._layout_for(shape))
         return torch.ops.mkldnn._convolution_pointwise(hidden_states, reordered, self.bias, *geometry, "none", [], "")
+
+    def _layout_for(self, shape):
+        # oneDNN chooses the layout by the size of the picture, and in bfloat16 also by whether there is one picture
+        # or more. If the weight has another layout, it converts the weight in every call, which takes up to ten times
+        # as long.
+        is_alone = self.weight.dtype == torch.bfloat16 and shape[0] == 1
+        return shape[2:], is_alone
 
     def _can_copy(self, hidden_states):
         return (
@@ -132,8 +149,8 @@ class InferenceLinear(nn.Linear):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = self.weight
-        num_rows = hidden_states.numel() // weight.shape[1]
-        if num_rows < MIN_ROWS or weight.dtype != torch.float32 or not infers_on_cpu(hidden_states, weight):
+        is_small = weight.numel() < MIN_LINEAR_WEIGHTS or hidden_states.numel() == 0
+        if is_small or weight.dtype != torch.float32 or not infers_on_cpu(hidden_states, weight):
             return super().forward(hidden_states)
         return torch.ops.mkldnn._linear_pointwise(hidden_states, weight, self.bias, "none", [], "")
 

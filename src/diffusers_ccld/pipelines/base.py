@@ -5,25 +5,15 @@ import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderTiny,
-    DiffusionPipeline,
-    ImagePipelineOutput,
-    UNet2DConditionModel,
-    VQModel,
-)
+from diffusers import AutoencoderKL, AutoencoderTiny, ImagePipelineOutput, UNet2DConditionModel, VQModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import SchedulerMixin
-from safetensors import SafetensorError
 
-from ..models.adapters import without_adapters
 from ..models.inference_autoencoder import use_inference_autoencoder
 from ..models.linear_decoder import LinearDecoder
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
@@ -32,34 +22,23 @@ from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
-from ..utils.errors import first_line
 from .calls import SamplingCall, check_settings, usual_guidance_scale
 from .conditions import check_finite, is_count, is_finite_number
 from .embedding import PromptEmbedding, check_tokenizer
 from .guidance import Guidance, guided_prediction, is_alone
-from .model_index import INDEX_NAME, read_model_index
 from .noise import draw_noise, set_noise_source
 from .projected_guidance import ProjectedGuidance
 from .runs import Runs
+from .saving import PipelineSaving
 from .timesteps import LARGEST_STOCK_ETA, check_scheduler, warn_of_large_steps
 
 AnyCall = TypeVar("AnyCall", bound=SamplingCall)
-
-# Hub repositories with the original's files, which cannot be loaded as pipelines, and the presets that convert them.
-ORIGINAL_REPOSITORIES = {
-    "huggan/ccld_wa": "wikiart",
-    "huggan/distill-ccld-wa": "wikiart-mini",
-    "gigant/distill-ccld": "wikiart-mini",
-}
-
-# What a model's folder records besides its components: its own defaults and limits.
-SETTINGS = ("default_num_inference_steps", "default_guidance_scale", "default_variation", "max_guidance_scale")
 
 # Held while a call may change the precision of its autoencoder, which several pipelines may share.
 VAE_LOCK = threading.Lock()
 
 
-class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLoraLoaderMixin):
+class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, StableDiffusionLoraLoaderMixin):
     """Base of the CCLD pipelines, without a `__call__`. Arguments are those of `CCLDPipeline`.
 
     It is not a `DiffusionPipeline` itself: each pipeline inherits from this class first and from `DiffusionPipeline`
@@ -109,89 +88,7 @@ class CCLDPipelineBase(PromptEmbedding, StableDiffusionMixin, StableDiffusionLor
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.size_multiple)
         self._runs = Runs()
 
-    def register_to_config(self, **kwargs) -> None:
-        """Records components under the package's name instead of the modules', for `model_index.json`."""
-        for name, value in kwargs.items():
-            # In a standalone folder, the modules are diffusers' copies of its code.
-            if isinstance(value, (tuple, list)) and str(value[0]).startswith(("diffusers_ccld.", "diffusers_modules")):
-                kwargs[name] = ("diffusers_ccld", *value[1:])
-        super().register_to_config(**kwargs)
-
-    @classmethod
-    def _dict_from_json_file(cls, json_file: str | Path) -> dict[str, Any]:
-        """Reads a configuration, but not the name of the code that a standalone folder carries."""
-        config = super()._dict_from_json_file(json_file)
-        if isinstance(config.get("_class_name"), list):
-            config["_class_name"] = config["_class_name"][-1]
-        return config
-
-    @classmethod
-    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str | Path:
-        """Downloads a pipeline; arguments as for `DiffusionPipeline.download`.
-
-        Raises:
-            ValueError: If the repository has the original's files.
-        """
-        preset = ORIGINAL_REPOSITORIES.get(str(pretrained_model_name))
-        if preset is not None:
-            raise ValueError(
-                f"{pretrained_model_name} holds the original's files, not a diffusers pipeline. Convert them once: "
-                f"`ccld convert --preset {preset} --output DIR`, and load the folder DIR."
-            )
-        return super().download(pretrained_model_name, **kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> DiffusionPipeline:
-        """Loads a pipeline; arguments as for `DiffusionPipeline.from_pretrained`.
-
-        Raises:
-            ValueError: If a file is damaged, or belongs to another model.
-        """
-        folder = Path(pretrained_model_name_or_path)
-        if (folder / INDEX_NAME).is_file():
-            read_model_index(folder)
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        except (SafetensorError, LookupError, AttributeError, RuntimeError) as error:  # what libraries stumble over
-            raise ValueError(
-                f"{folder} cannot be loaded: a file is damaged, is a Git LFS pointer, or belongs to another model. "
-                f"({type(error).__name__}: {first_line(error)})"
-            ) from error
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Saves the pipeline; arguments as for `DiffusionPipeline.save_pretrained`. Fused LoRAs are saved as weights.
-
-        Raises:
-            ValueError: If a network has a LoRA in place that was not fused.
-        """
-        networks = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
-        plain = {name: without_adapters(network, name) for name, network in networks.items()}
-        if all(plain[name] is network for name, network in networks.items()):
-            return super().save_pretrained(save_directory, **kwargs)
-        return type(self)(**{**self.components, **self.settings, **plain}).save_pretrained(save_directory, **kwargs)
-
-    @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> DiffusionPipeline:
-        """Makes a pipeline of the same components, which keep their precision.
-
-        Without a type, diffusers' own method would convert the components to float32, in the given pipeline, too.
-
-        Args:
-            pipeline: One of ours; others are left to diffusers.
-            kwargs: Components and settings that replace the pipeline's own, or `dtype` to convert all components.
-        """
-        if not isinstance(pipeline, CCLDPipelineBase) or kwargs.keys() & {"dtype", "torch_dtype", "custom_pipeline"}:
-            return super().from_pipe(pipeline, **kwargs)
-        made = cls(**{**pipeline.components, **pipeline.settings, **kwargs})
-        made.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
-        return made
-
-    # Settings, sizes, state of the current run
-
-    @property
-    def settings(self) -> dict[str, int | float | None]:
-        """The model's own defaults and limits, as arguments of a pipeline's constructor."""
-        return {name: self.config[name] for name in SETTINGS}
+    # Defaults, sizes, state of the current run
 
     @property
     def size_multiple(self) -> int:

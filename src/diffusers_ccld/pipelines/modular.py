@@ -28,10 +28,10 @@ from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionMod
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.scheduling_ccld import CCLDScheduler
-from .base import SETTINGS
 from .calls import USUAL_GUIDANCE_SCALE, SamplingCall
 from .guidance import Guidance, guided_prediction
 from .pipeline_ccld import CCLDPipeline
+from .saving import SETTINGS
 from .timesteps import set_timesteps
 
 COMPONENTS = {

@@ -45,6 +45,7 @@ MODULES = (
     "pipelines/guidance",
     "pipelines/projected_guidance",
     "pipelines/model_index",
+    "pipelines/saving",
     "pipelines/noise",
     "pipelines/embedding",
     "pipelines/calls",
