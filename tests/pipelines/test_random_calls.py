@@ -7,7 +7,12 @@ import torch
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.pipelines.timesteps import LARGEST_STOCK_ETA
 from support.random_calls import values
-from support.random_calls.changes import another_guidance_scale, another_share_of_noise, embedded_before
+from support.random_calls.changes import (
+    another_guidance_scale,
+    another_parallel_guidance,
+    another_share_of_noise,
+    embedded_before,
+)
 from support.random_calls.checks import Report, Runner, _first_run, check, check_refusal
 from support.random_calls.drawing import PIPELINES, RandomCall, draw
 from support.random_calls.illegal import ILLEGAL
@@ -153,6 +158,28 @@ def test_the_net_knows_when_guidance_cannot_matter(negative, matters):
     assert (another_guidance_scale(runner) is not None) == matters
     less, more = (runner.latents(guidance_scale=scale) for scale in (3.0, 4.5))
     assert torch.allclose(less, more, rtol=0, atol=1e-5) != matters
+
+
+@pytest.mark.parametrize(
+    "arguments, matters",
+    [
+        ({"prompt": "'a fox'", "guidance_scale": "0.5"}, False),
+        ({"prompt": "'a fox'", "negative_prompt": "'fog'", "guidance_scale": "0.5"}, False),
+        ({"prompt": "'a fox'", "guidance_scale": "-1"}, True),
+        ({"prompt": "'a fox'"}, True),
+        ({"conditions": "[('a fox', 0.5), ('fog', 0.5)]"}, False),
+        ({"conditions": "[('a fox', 0.5), ('fog', -0.7)]"}, True),
+        ({"conditions": "[[], [('a fox', 2.0)]]"}, True),
+    ],
+)
+def test_the_net_knows_when_parallel_guidance_cannot_matter(arguments, matters):
+    arguments |= {"num_inference_steps": "2", "generator": "generator(0)"}
+    runner = Runner(
+        RandomCall("CCLDPipeline", "ours", "float64", "CCLDScheduler", {"algorithm_type": "ddim"}, arguments)
+    )
+    assert another_parallel_guidance(runner) == ({"parallel_guidance": 0.25} if matters else None)
+    all_of_it, a_quarter = (runner.latents(parallel_guidance=share) for share in (1.0, 0.25))
+    assert torch.allclose(all_of_it, a_quarter, rtol=0, atol=1e-5) != matters
 
 
 def test_the_net_counts_the_evaluations_of_the_call_itself():

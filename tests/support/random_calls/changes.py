@@ -142,6 +142,24 @@ def another_weight(runner):
     return {"conditions": [[(condition, weight + 0.7), *others], *rows[1:]]}
 
 
+def _has_difference(arguments):
+    """True if the guided prediction is not that of the wanted conditions alone, at every step."""
+    if "conditions" not in arguments:
+        # Between 0 and 1 all weights are positive, and their sum is at most 1.
+        return _scale_matters(arguments) and not 0 <= guidance_scale(arguments) <= 1
+    rows = arguments["conditions"]
+    rows = rows if rows and all(isinstance(row, list) for row in rows) else [rows]
+    weights = [[weight for _, weight in row] for row in rows]
+    return "guidance_interval" not in arguments and any(min(row, default=0) < 0 or sum(row) > 1 for row in weights)
+
+
+def another_parallel_guidance(runner):
+    """Another share of the guidance that is parallel to the prediction."""
+    if runner.call.model == "distilled" or not _has_difference(_arguments(runner)):
+        return None
+    return {"parallel_guidance": 0.25}
+
+
 def no_guidance_anywhere(runner):
     """An interval that no step lies in."""
     arguments = _arguments(runner)
@@ -247,6 +265,7 @@ EFFECTIVE = (
     another_share_of_the_image_prompt,
     another_guidance_scale,
     another_weight,
+    another_parallel_guidance,
     no_guidance_anywhere,
     another_variation,
     more_steps,
