@@ -33,8 +33,9 @@ def chosen_runtime(args: argparse.Namespace) -> str:
         return "onnx"
     folder = onnx_folder(args.model)
     has_onnx = (folder / MANIFEST_NAME).is_file()
-    is_all = not (folder / "model_index.json").is_file() or find_spec("torch") is None
-    if (args.model is None or (has_onnx and is_all)) and not needs_torch and is_installed:
+    torch_can = (folder / "model_index.json").is_file() and find_spec("torch") is not None
+    is_preferred = args.model is None or (has_onnx and not torch_can)
+    if is_preferred and not needs_torch and is_installed:
         return "onnx"
     require_torch(", ".join(needs_torch) or f"--model {args.model or 'default'}")
     return "torch"
