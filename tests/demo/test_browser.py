@@ -61,6 +61,24 @@ def tab(browser, bundled_server):
     assert asked and all(url.startswith((bundled_server, "data:", "blob:")) for url in asked)
 
 
+IN_SIGHT = """(element) => {
+  const { top, bottom } = element.getBoundingClientRect();
+  return element.checkVisibility() && top >= 0 && bottom <= window.innerHeight;
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_first_screen_has_examples_and_no_empty_gallery(browser, bundled_server, width):
+    tab = browser.new_page(viewport={"width": width, "height": 850})
+    tab.goto(bundled_server)
+    tab.wait_for_selector(".example img")
+    assert not tab.locator("#gallery").is_visible()
+    for element in (*tab.locator(".example img").all(), tab.locator("#prompt"), tab.locator(".paint-button").first):
+        assert element.evaluate(IN_SIGHT)
+    tab.close()
+
+
 def press(tab):
     tab.locator(".paint-button >> visible=true").click()
 
@@ -179,6 +197,8 @@ def test_an_example_and_chips_fill_the_prompt_at_once(tab):
     assert "moon" in tab.locator("#note a").get_attribute("href")
     assert "moon" in tab.url  # the address bar holds the link
     assert tab.locator("#gallery img").first.get_attribute("alt").startswith("the moon over a lake")
+    gallery, examples = (tab.locator(at).bounding_box() for at in ("#gallery", "#examples"))
+    assert examples["y"] > gallery["y"] + gallery["height"] and not tab.locator("#hint").is_visible()
     for chip in ("cat", "winter", "pastel", "rose"):
         tab.locator(".chip", has_text=re.compile(f"^{chip}$")).click()
     assert tab.locator("#prompt textarea").input_value() == "a rose in winter, pastel on paper"

@@ -80,7 +80,7 @@ def build(
                     gr.HTML(chips_html(), elem_id="chips", padding=False)
                 container, tabs = make_tabs(limits)
             with gr.Column(elem_id="wall"):
-                wall = _wall()
+                wall = _wall("Choose an example, or write a prompt." if is_bundled else "Pictures appear here.")
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = make_details(painter, limits)
                 dropped = gr.File(
@@ -192,7 +192,8 @@ class Unchecked(GradioRootModel):
     root: Any
 
 
-def _wall() -> Wall:
+def _wall(invitation: str) -> Wall:
+    gr.HTML(f'<p class="hint">{invitation}</p>', elem_id="hint", padding=False)
     progress = gr.HTML(elem_id="progress", label="Progress", padding=False)
     gallery = gr.Gallery(
         label="Pictures",
