@@ -144,7 +144,7 @@ def test_what_needs_torch_is_refused_in_one_line(painting, tmp_path):
 
 
 def test_readme_installs_the_package_before_it_is_needed(painting, tmp_path):
-    """What a reader without torch pastes is painted or refused in one line, and refused only after `make install`."""
+    """Without torch, each command paints or is refused in one line, and is refused only after `make install`."""
     text = README.read_text()
     places = [match.start() for match in re.finditer("^ccld ", text, re.MULTILINE)]
     commands = commands_of(README)
