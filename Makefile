@@ -1,4 +1,4 @@
-# `make` prints the targets. Each installs what it needs: painting and the demo little, the others everything.
+# `make` prints the targets. Each installs what it needs: painting a few packages, the others torch and more.
 
 PYTHON ?= python3
 PROMPT ?= a sailing boat in summer, watercolor
@@ -6,9 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet
 
+# What `ccld sample` and `ccld inspect` need without torch. setup.cfg has the bounds of the versions.
+LIGHT := numpy onnxruntime Pillow safetensors tokenizers tqdm
+requirement = "$(strip $(shell grep -m 1 '^ *$(1)>=' setup.cfg))"
+
 # The environment is rebuilt when the requirements, the interpreter or the folder change.
-RECIPE := $(shell (cat setup.cfg pyproject.toml; $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
+RECIPE := $(shell (cat setup.cfg pyproject.toml; echo $(LIGHT); $(PYTHON) --version; pwd) | sha256sum | cut -c 1-16)
 PAINTING := $(VENV)/painting-$(RECIPE)
+COMPLETE := $(VENV)/complete-$(RECIPE)
 SERVING := $(VENV)/serving-$(RECIPE)
 STAMP := $(VENV)/developing-$(RECIPE)
 
@@ -19,14 +24,16 @@ TORCH := $(if $(shell command -v nvidia-smi),,$(filter Linux,$(shell uname)))
 COUNT ?= 3000
 FIRST ?= 0
 
-.PHONY: help paint demo web test test-slow fuzz random-calls suites quality style reference wheel default-model \
+.PHONY: help paint install demo web test test-slow fuzz random-calls suites quality style reference wheel default-model \
 	default-onnx default-teacher distillation-table clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-paint: $(PAINTING)  ## sample four pictures from the bundled model
+paint: $(PAINTING)  ## sample four pictures from the bundled model; installs only what this needs, without torch
 	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
+
+install: $(COMPLETE)  ## install the whole package, for Python and all options of ccld
 
 demo: $(SERVING)  ## paint in the browser
 	$(BIN)/ccld demo
@@ -72,16 +79,21 @@ wheel: $(STAMP)  ## build dist/*.whl
 $(PAINTING): setup.cfg pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH),$(PIP) --retries 0 --timeout 15 --index-url $(CPU_TORCH) "torch>=2.10" || \
+	$(PIP) $(foreach package,$(LIGHT),$(call requirement,$(package)))
+	$(PIP) --no-deps --editable .
+	touch $@
+
+$(COMPLETE): $(PAINTING)
+	$(if $(TORCH),$(PIP) --no-warn-conflicts --retries 0 --timeout 15 --index-url $(CPU_TORCH) $(call requirement,torch) || \
 		echo "The index of torch's CPU build cannot be reached; the ordinary build takes 4 GB more.")
 	$(PIP) --editable .
 	touch $@
 
-$(SERVING): $(PAINTING)
+$(SERVING): $(COMPLETE)
 	$(PIP) --editable ".[demo]"
 	touch $@
 
-$(STAMP): $(PAINTING)
+$(STAMP): $(COMPLETE)
 	$(PIP) --editable ".[training,compare,demo,onnx,test,dev]"
 	touch $@
 

@@ -1,4 +1,4 @@
-"""What works where only some packages are installed: the ordinary ones, or those that `make paint` installs."""
+"""Commands import no library beyond the package's requirements and those of their extra."""
 
 import ast
 import configparser

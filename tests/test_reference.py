@@ -1,7 +1,6 @@
 """docs/reference.md is what the parsers say; README's commands run as pasted."""
 
 import re
-import shlex
 import shutil
 
 import numpy as np
@@ -9,18 +8,12 @@ import pytest
 from PIL import Image
 
 from diffusers_ccld.cli.main import main, make_parser
+from support.pages import commands_of
 from support.scripts import ROOT, run_here
 
 
 def test_the_reference_is_what_the_parsers_say():
     assert run_here("benchmarks/reference.py", "--check") == 0
-
-
-def commands_of(path):
-    """The `ccld` commands in a page's blocks for a shell."""
-    blocks = re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("ccld ")]
 
 
 def needs_a_network_or_a_browser(command):

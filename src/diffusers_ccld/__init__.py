@@ -5,6 +5,7 @@ Where torch is not installed, only what runs ONNX files can be imported: `diffus
 
 from importlib.util import find_spec
 
+from .utils.requirements import install_command
 from .version import __version__
 
 if find_spec("torch") is not None:
@@ -57,5 +58,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Names what is missing where torch is not installed."""
     if name in __all__:
-        raise ImportError(f"diffusers_ccld.{name} needs torch, which is not installed.")
+        command = install_command()
+        raise ImportError(f"diffusers_ccld.{name} needs torch, which is not installed. To install it: {command}")
     raise AttributeError(f"diffusers_ccld has no {name}.")

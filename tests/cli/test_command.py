@@ -151,7 +151,7 @@ def test_a_command_has_the_whole_package(tmp_path, pipeline_folder):
     )
     assert output.splitlines()[-1].startswith("status 0") and (tmp_path / "out" / "00000.png").is_file()
     code = (
-        "from ccld_command import main; main(['inspect', sys.argv[1]]);"
+        "from ccld_command import main; main(['inspect', f'{sys.argv[1]}/unet/diffusion_pytorch_model.safetensors']);"
         "import diffusers, diffusers_ccld;"
         "print(type(diffusers.DiffusionPipeline.from_pretrained(sys.argv[1])).__name__, diffusers_ccld.CCLDPipeline)"
     )
@@ -160,11 +160,14 @@ def test_a_command_has_the_whole_package(tmp_path, pipeline_folder):
     assert printed.splitlines()[-1].startswith("CCLDPipeline <class 'diffusers_ccld.pipelines.")
 
 
-def test_a_picture_is_described_without_torch(tmp_path):
+def test_pictures_and_folders_are_described_without_torch(tmp_path):
     save_picture(Image.new("RGB", (8, 8)), tmp_path / "ours.png", {"conditions": [["a cat", 2.0]], "seed": 7})
     output, error = ccld("inspect", str(tmp_path / "ours.png"))
     assert output.splitlines()[-1] == "status 0 imported ['PIL']" and not error
     assert "command: ccld sample 'a cat:2'" in output
+    output, error = ccld("inspect", "default")
+    assert "torch" not in output.splitlines()[-1] and not error
+    assert "UNet2DConditionModel" in output and "a cat on a rug" in output
 
 
 @pytest.mark.parametrize("start", [["-m", "ccld_command"], ["-m", "diffusers_ccld"], ["conversion/convert_ckpt.py"]])

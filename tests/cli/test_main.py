@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
 from diffusers_ccld import CCLDPipeline
-from diffusers_ccld.cli import main
+from diffusers_ccld.cli import main, run_reporting_errors
 from diffusers_ccld.cli.arguments import parse_weighted, parse_weighted_file
 from diffusers_ccld.cli.doubts import doubts_about, refuse_file_names
 
@@ -151,3 +152,14 @@ def test_the_version_and_the_commands(capsys):
         with pytest.raises(SystemExit) as status:
             main(arguments)
         assert status.value.code == 0 and expected in capsys.readouterr().out
+
+
+def test_a_missing_library_is_one_line(monkeypatch, capsys):
+    def run(name):
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert run_reporting_errors(run, "datasets.features") == 2
+    assert "this needs datasets, which is not installed. To install it: pip install " in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError):  # a mistake in the code
+        run_reporting_errors(run, "diffusers_ccld.nothing")

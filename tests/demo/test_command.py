@@ -28,8 +28,9 @@ def test_a_port_that_is_taken_is_one_line(capsys):
     assert "nothing can listen there" in capsys.readouterr().err
 
 
-def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
+def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))  # not the environment of the Makefile
     assert main(["demo", "--port", "7899"]) == 2
     assert 'pip install "gradio' in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from ..utils.arguments import whole
-from ..utils.extras import install_command
+from ..utils.requirements import install_command
 from ..version import __version__
 from .arguments import add_option, require_file, require_model
 from .outputs import require_writable

@@ -10,7 +10,7 @@ import tempfile
 from functools import partial
 
 from ..utils.arguments import whole
-from ..utils.extras import install_command
+from ..utils.requirements import install_command
 from .arguments import add_option, require_model
 from .runtimes import MANIFEST_NAME, onnx_folder
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..utils.extras import install_command
+from ..utils.requirements import install_command
 from .arguments import require_model
 from .outputs import require_writable
 

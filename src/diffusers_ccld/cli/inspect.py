@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..utils.requirements import require_torch
 from ..utils.words import SMALL_VOCABULARY, vocabulary_of
 from .command_lines import command_of
+from .runtimes import BUNDLED
 
 HELP = "describe a picture, a model or a checkpoint"
 
@@ -25,29 +27,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(args: argparse.Namespace) -> argparse.Namespace:
     if not args.path.exists() and str(args.path) != "default":
         raise ValueError(f"{args.path}: the file does not exist.")
+    if needs_torch(args):
+        require_torch(f"ccld inspect {args.path}")
     return args
 
 
 def needs_torch(args: argparse.Namespace) -> bool:
-    """False for a picture."""
-    return not (args.path.suffix.lower() == ".png" and args.path.is_file())
+    """True for a checkpoint; pictures and folders are described without it."""
+    return args.path.is_file() and args.path.suffix.lower() != ".png"
 
 
 def run(args: argparse.Namespace) -> None:
     """Describe a file or folder. Of a picture, print its settings and the command that paints it again; of a model,
     its parts and the words that it knows; of a checkpoint, the command that converts it. No code in it is executed."""
-    facts = model_facts(args.path) if needs_torch(args) else picture_facts(args.path)
+    facts = facts_of(args.path)
     print(json.dumps(facts, indent=2) if args.json else "\n".join(as_lines(facts)))
 
 
-def model_facts(path: Path) -> dict[str, Any]:
-    """The facts of a model's file or folder; those of the bundled model if there is none."""
-    from ..inference.loading import default_model
-    from ..original.inspection import inspect as inspect_path
+def facts_of(path: Path) -> dict[str, Any]:
+    """The facts of a picture, a checkpoint or a folder; those of the bundled model if there is none."""
+    if path.suffix.lower() == ".png" and path.is_file():
+        return picture_facts(path)
+    if path.is_file():
+        from ..original.inspection import inspect as inspect_path
 
-    if path.exists():
-        return inspect_path(path) | words_of(path)
-    return inspect_path(Path(default_model())) | bundled_words()
+        return inspect_path(path)
+    from ..original.folder_inspection import inspect_folder
+
+    return inspect_folder(path) | words_of(path) if path.exists() else inspect_folder(BUNDLED) | bundled_words()
 
 
 def picture_facts(path: Path) -> dict[str, Any]:

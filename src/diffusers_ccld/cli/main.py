@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from ..utils.arguments import ArgumentParser, CommandParser, suggestion
+from ..utils.requirements import command_for, require_torch
 from ..version import __version__
 from . import compare, convert, demo, embed, export, export_onnx, inspect, interpolate, measure_scale, sample
 from .messages import quiet_libraries
@@ -61,6 +62,7 @@ def _run(args: argparse.Namespace, load: Callable[[], None]) -> int | None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _stop_at_sigterm()
         return args.command.run(checked)
+    require_torch(f"ccld {name_of(args.command)}")
 
     def load_interruptibly() -> None:
         load()
@@ -100,9 +102,11 @@ def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose:
         print(f"error: {message}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "diffusers", "transformers"):
+        library = (error.name or "").partition(".")[0]
+        command = library and command_for(library)
+        if not command:
             raise
-        print(f"error: {error.name} is not installed; this needs all packages of diffusers-ccld.", file=sys.stderr)
+        print(f"error: this needs {library}, which is not installed. To install it: {command}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,10 +1,11 @@
 """What runs the networks of `ccld sample`: torch, or onnxruntime, which paints before torch would be imported."""
 
 import argparse
-import importlib.util
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..schedulers.names import ONNX_ALGORITHMS
+from ..utils.requirements import require_torch
 
 RUNTIMES = ("auto", "torch", "onnx")
 BUNDLED = Path(__file__).parents[1] / "default_model"
@@ -14,21 +15,30 @@ MANIFEST_NAME = "onnx.json"  # as in `onnx.manifest`
 def chosen_runtime(args: argparse.Namespace) -> str:
     """Returns "torch" or "onnx", by default "onnx" for the bundled model and for folders that have only ONNX files.
 
+    Where torch is not installed, the default is "onnx" for all folders that have ONNX files.
+
     Raises:
-        ValueError: If the ONNX runtime was asked for with options that need torch, or is not installed.
+        ValueError: If the ONNX runtime was asked for with options that need torch, or what is needed is not installed.
     """
     if args.runtime == "torch":
+        require_torch("--runtime torch")
         return "torch"
     needs_torch = options_for_torch(args)
-    is_installed = importlib.util.find_spec("onnxruntime") is not None
+    is_installed = find_spec("onnxruntime") is not None
     if args.runtime == "onnx":
         if needs_torch:
             raise ValueError(f"--runtime onnx does not have {', '.join(needs_torch)}; leave out --runtime.")
         if not is_installed:
             raise ValueError("--runtime onnx needs onnxruntime: pip install onnxruntime")
         return "onnx"
-    is_preferred = args.model is None or _has_only_onnx(Path(args.model).expanduser())
-    return "onnx" if is_preferred and not needs_torch and is_installed else "torch"
+    folder = onnx_folder(args.model)
+    has_onnx = (folder / MANIFEST_NAME).is_file()
+    torch_can = (folder / "model_index.json").is_file() and find_spec("torch") is not None
+    is_preferred = args.model is None or (has_onnx and not torch_can)
+    if is_preferred and not needs_torch and is_installed:
+        return "onnx"
+    require_torch(", ".join(needs_torch) or f"--model {args.model or 'default'}")
+    return "torch"
 
 
 def options_for_torch(args: argparse.Namespace) -> list[str]:
@@ -51,7 +61,3 @@ def options_for_torch(args: argparse.Namespace) -> list[str]:
 def onnx_folder(model: str | None) -> Path:
     """The folder of ONNX files that `--model` names; that of the bundled model without one."""
     return BUNDLED if model in (None, "default") else Path(model).expanduser()
-
-
-def _has_only_onnx(folder: Path) -> bool:
-    return (folder / MANIFEST_NAME).is_file() and not (folder / "model_index.json").is_file()

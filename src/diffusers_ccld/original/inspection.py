@@ -1,17 +1,12 @@
 """Identifies a file or folder without running anything in it and without building a model."""
 
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ..pipelines.model_index import read_model_index
-from ..utils.errors import first_line
 from .errors import CheckpointError, HostileFileError, check_file
+from .folder_inspection import Facts, inspect_folder, safetensors_facts
 from .published.presets import PRESETS
 from .published.v_diffusion import is_v_diffusion, v_diffusion_facts
 from .reading.checkpoints import is_archive
@@ -22,9 +17,6 @@ from .tensors.autoencoder import first_stage, infer_autoencoder, latent_channels
 from .tensors.cloob import cloob_in, infer_cloob_config
 from .tensors.scale import choose_scale, stored_scale
 from .tensors.unet import A_NAME, TRAINING_SCALE, canonical_names, split_training_checkpoint, unet_config
-
-Facts = dict[str, Any]
-NUMBERS = ("tensors", "parameters")
 
 
 def inspect(path: str | Path) -> Facts:
@@ -55,7 +47,7 @@ def inspect(path: str | Path) -> Facts:
 
 def _inspect_safetensors(path):
     """Facts of one of the original's models as safetensors, or else the numbers of the file."""
-    numbers = _safetensors_facts(path)
+    numbers = safetensors_facts(path)
     try:
         return inspect_checkpoint(path)
     except HostileFileError:
@@ -182,78 +174,4 @@ def _numbers(state):
     return {
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "precision": " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})),
-    }
-
-
-# Folders
-
-
-def inspect_folder(folder: Path) -> Facts:
-    """Facts of a pipeline's folder, or of a model's.
-
-    Raises:
-        CheckpointError: If it is neither.
-    """
-    if not (folder / "model_index.json").is_file():
-        if (folder / "config.json").is_file():
-            return {"kind": "model folder", **_model_folder_facts(folder)}
-        raise CheckpointError(
-            f"{folder} is not a folder of diffusers: it has neither model_index.json nor config.json."
-        )
-    try:
-        index = read_model_index(folder)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-    name = index.get("_class_name")
-    facts: Facts = {"kind": "pipeline folder", "pipeline": name[-1] if isinstance(name, list) else name}
-    for name, entry in index.items():
-        if isinstance(entry, list) and entry and (folder / name).is_dir():
-            facts[name] = {"class": entry[-1], **_model_folder_facts(folder / name)}
-    return facts
-
-
-def _model_folder_facts(folder):
-    config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    kept = (
-        "block_out_channels",
-        "sample_size",
-        "scaling_factor",
-        "projection_dim",
-        "time_cond_proj_dim",
-    )
-    facts = {"class": config["_class_name"]} if "_class_name" in config else {}
-    facts |= {name: config[name] for name in kept if config.get(name) is not None}
-    for path in sorted(folder.glob("*.safetensors")):
-        found = _safetensors_facts(path)
-        is_shard = "-of-" in path.name
-        facts |= {name: facts.get(name, 0) + n if is_shard and name in NUMBERS else n for name, n in found.items()}
-    scale = facts.get("scaling_factor")
-    if isinstance(scale, (int, float)) and scale > 0:
-        facts["scale to decode with"] = round(1 / scale, 6)
-    return facts
-
-
-def _json(path):
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON. ({first_line(error)})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} has no settings.")
-    return content
-
-
-def _safetensors_facts(path):
-    """Numbers of a safetensors file, from its header."""
-    check_kind(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - it is not a mapping
-            shapes, dtypes = [s.get_shape() for s in slices], {s.get_dtype() for s in slices}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or damaged. ({first_line(error)})") from error
-    return {
-        "tensors": len(shapes),
-        "parameters": sum(math.prod(shape) for shape in shapes),
-        "precision": " and ".join(sorted(dtypes)),
     }

@@ -41,5 +41,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Names what is missing where OpenCV is not installed."""
     if name in __all__:
-        raise ModuleNotFoundError(f"diffusers_ccld.paintings.{name} needs OpenCV, which is not installed.", name="cv2")
+        advice = "which is not installed. To install it: pip install opencv-python-headless"
+        raise ModuleNotFoundError(f"diffusers_ccld.paintings.{name} needs OpenCV, {advice}", name="cv2")
     raise AttributeError(f"diffusers_ccld.paintings has no {name}.")
