@@ -170,7 +170,7 @@ $(OUT)/cache.made: $(OUT)/components.made
 	touch $@
 
 $(OUT)/unet/pipeline/model_index.json: $(OUT)/cache.made
-	$(call SAY,9,the U-Net,1.1)
+	$(call SAY,9,the U-Net,2.3)
 	$(call TRAIN,training/finetune.py --config $(CONFIGS)/unet.yaml)
 
 $(OUT)/teacher/pipeline/model_index.json: $(OUT)/cache.made
