@@ -15,6 +15,7 @@ RECIPE := $(shell (cat setup.cfg pyproject.toml; echo $(LIGHT); $(PYTHON) --vers
 PAINTING := $(VENV)/painting-$(RECIPE)
 COMPLETE := $(VENV)/complete-$(RECIPE)
 SERVING := $(VENV)/serving-$(RECIPE)
+TRAINING := $(VENV)/training-$(RECIPE)
 STAMP := $(VENV)/developing-$(RECIPE)
 
 # On Linux, the ordinary build of torch brings gigabytes of libraries for NVIDIA's GPUs. Its CPU build has its own index.
@@ -24,8 +25,8 @@ TORCH := $(if $(shell command -v nvidia-smi),,$(filter Linux,$(shell uname)))
 COUNT ?= 3000
 FIRST ?= 0
 
-.PHONY: help paint install demo web test test-slow fuzz random-calls suites quality style reference wheel default-model \
-	default-onnx default-teacher distillation-table clean
+.PHONY: help paint install training demo web test test-slow fuzz random-calls suites quality style reference wheel \
+	default-model default-onnx default-teacher distillation-table clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -34,6 +35,8 @@ paint: $(PAINTING)  ## sample four pictures from the bundled model; installs onl
 	$(BIN)/ccld sample "$(PROMPT)" --output outputs/pictures
 
 install: $(COMPLETE)  ## install the whole package, for Python and all options of ccld
+
+training: $(TRAINING)  ## install what training and comparing models need, too
 
 demo: $(SERVING)  ## paint in the browser
 	$(BIN)/ccld demo
@@ -78,12 +81,14 @@ wheel: $(STAMP)  ## build dist/*.whl
 
 $(PAINTING): setup.cfg pyproject.toml
 	rm -rf $(VENV)
+	@echo "Installing what painting needs into $(VENV), 0.25 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(foreach package,$(LIGHT),$(call requirement,$(package)))
 	$(PIP) --no-deps --editable .
 	touch $@
 
 $(COMPLETE): $(PAINTING)
+	@echo "Installing the whole package into $(VENV), which takes minutes."
 	$(if $(TORCH),$(PIP) --no-warn-conflicts --retries 0 --timeout 15 --index-url $(CPU_TORCH) $(call requirement,torch) || \
 		echo "The index of torch's CPU build cannot be reached; the ordinary build takes 4 GB more.")
 	$(PIP) --editable .
@@ -91,6 +96,10 @@ $(COMPLETE): $(PAINTING)
 
 $(SERVING): $(COMPLETE)
 	$(PIP) --editable ".[demo]"
+	touch $@
+
+$(TRAINING): $(COMPLETE)
+	$(PIP) --editable ".[training,compare]"
 	touch $@
 
 $(STAMP): $(COMPLETE)

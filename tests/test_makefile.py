@@ -21,17 +21,19 @@ def make(*arguments, **variables):
 def test_make_alone_prints_the_targets():
     assert make() == make("help")
     targets = [line.split(maxsplit=1) for line in make().splitlines()]
-    assert {"help", "paint", "install", "demo", "test", "reference", "clean"} <= {name for name, _ in targets}
+    assert {"help", "paint", "install", "training", "demo", "test", "reference", "clean"} <= {
+        name for name, _ in targets
+    }
     assert all(text for _, text in targets)
 
 
 def test_a_target_installs_no_more_than_it_needs(tmp_path):
-    paint, install, demo, test = (
-        make("-n", name, f"VENV={tmp_path}/new") for name in ("paint", "install", "demo", "test")
-    )
+    names = ("paint", "install", "training", "demo", "test")
+    paint, install, training, demo, test = (make("-n", name, f"VENV={tmp_path}/new") for name in names)
     assert "--no-deps --editable ." in paint and "torch" not in paint and "[" not in paint
     assert install.startswith(paint.partition("touch")[0]) and "--editable .\n" in install
     assert demo.startswith(install) and '--editable ".[demo]"' in demo and "training" not in demo
+    assert training.startswith(install) and '--editable ".[training,compare]"' in training and "demo" not in training
     assert test.startswith(install) and "training" in test
 
 

@@ -42,7 +42,7 @@ def test_the_commands_of_the_readme_run_as_pasted(trainable_folder, pictures, tm
     assert len(commands) >= 8
     for command in commands:
         assert main(command) == 0, (command, capsys.readouterr().err)
-    assert np.asarray(Image.open("summer.png")).std() > 0
+    assert np.asarray(Image.open("winter.png")).std() > 0
     assert (tmp_path / "outputs" / "interpolation" / "animation.gif").is_file()
 
 

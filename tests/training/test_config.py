@@ -109,6 +109,13 @@ def test_saved_settings_are_read_again(tmp_path):
     assert parse("--config", str(tmp_path / "config.yaml")) == config
 
 
+@pytest.mark.parametrize("decays, starts", [(["0.9"], [0]), (["0.9", "0.99"], [0, 20_000])])
+def test_fewer_decays_begin_at_the_first_usual_steps(decays, starts):
+    config = parse(*REQUIRED, "--ema_decays", *decays)
+    assert config.ema_decay_starts == starts
+    assert config.ema_decay_at(100) == 0.9
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -135,7 +142,7 @@ def test_wrong_files(text, message, tmp_path):
         (["--learning_rate", "nan"], "learning_rate must be positive"),
         (["--condition_dropout", "1.5"], "between 0 and 1"),
         (["--lr_warmup_steps", "10"], "needs another lr_scheduler"),
-        (["--ema_decays", "0.9"], "as many ascending steps"),
+        (["--ema_decays", "0.9", "--ema_decay_starts", "0", "5"], "as many ascending steps"),
         (["--ema_decays", "0.9", "1.0", "--ema_decay_starts", "0", "5"], "ema_decays must lie between"),
         (["--cache", "c", "--streaming"], "not streamed"),
         (["--report_to", "paper"], "not paper"),

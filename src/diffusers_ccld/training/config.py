@@ -13,6 +13,7 @@ from ..utils.files import write_text
 
 DEFAULT_DATASET = "huggan/wikiart"
 VALIDATION_STEPS = 1000
+EMA_DECAY_STARTS = (0, 20_000, 200_000)  # the original's
 
 
 def setting(default: Any, help: str) -> Any:
@@ -72,7 +73,7 @@ class RunConfig(HubSettings, ImageConfig):
     optimizer: Literal["adamw", "adamw8bit"] = setting("adamw", "adamw8bit needs the package bitsandbytes")
     max_grad_norm: float | None = setting(None, "clip the gradient to this norm (default: no clipping)")
     ema_decays: list[float] = setting([0.99, 0.999, 0.9999], "decays of the EMA of the weights, one after another")
-    ema_decay_starts: list[int] = setting([0, 20_000, 200_000], "first step of each of these decays")
+    ema_decay_starts: list[int] = setting(list(EMA_DECAY_STARTS), "first step of each of these decays")
 
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
         "auto",
@@ -107,6 +108,8 @@ class RunConfig(HubSettings, ImageConfig):
             self.lr_warmup_steps == 0 or self.lr_scheduler != "constant",
             "lr_warmup_steps needs another lr_scheduler than 'constant', such as 'constant_with_warmup'",
         )
+        if tuple(self.ema_decay_starts) == EMA_DECAY_STARTS:  # fewer decays begin at the first ones of the usual steps
+            self.ema_decay_starts = list(EMA_DECAY_STARTS[: len(self.ema_decays)])
         starts = self.ema_decay_starts
         require(
             len(starts) == len(self.ema_decays) > 0 and starts[0] == 0 and starts == sorted(set(starts)),
