@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from diffusers_ccld import CCLDGuidedPipeline, CCLDPipeline, CCLDScheduler, LinearDecoder
 from diffusers_ccld.pipelines.cloob_guidance import CLOOBGuidance, Cutouts, spherical_distance
 from diffusers_ccld.pipelines.guidance_encoders import load_open_clip
+from diffusers_ccld.schedulers.names import ALGORITHMS
 from support import original_files
 
 FOX = Image.fromarray(np.random.RandomState(0).randint(0, 256, (40, 50, 3), dtype=np.uint8))
@@ -148,6 +149,13 @@ def test_repetitions_do_not_depend_on_the_batch(guided):
     together = latents(guided, ["a fox", "fog"], **options, generator=[seeded(1), seeded(2)])
     alone = latents(guided, "fog", **options, generator=[seeded(2)])
     torch.testing.assert_close(together[1:], alone, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"ddim", "ddpm"}))
+def test_repetitions_need_steps_of_one_evaluation(guided, algorithm):
+    guided.scheduler = CCLDScheduler(algorithm_type=algorithm)
+    with pytest.raises(ValueError, match=f"needs algorithm_type 'ddim' or 'ddpm', not '{algorithm}'"):
+        latents(guided, "a fox", num_repeats=2)
 
 
 def test_repetitions_with_other_schedulers_are_refused(guided):

@@ -25,15 +25,11 @@ def test_the_way_back_is_a_step_of_the_sampler_and_noise(index):
     times = [(float(timestep) + 1) / 1000 for timestep in scheduler.timesteps] + [0.0]
     t, next_t = times[index], times[index + 1]
     (alpha, sigma), (next_alpha, _) = alpha_sigma(t), alpha_sigma(next_t)
-    epsilon, denoised = (
-        torch.randn(1, 1, 400, 400, generator=torch.Generator().manual_seed(1)),
-        torch.full((1, 1, 400, 400), 0.7),
-    )
+    epsilon, denoised = normal(1), torch.full(SHAPE, 0.7)
     x, velocity = alpha * denoised + sigma * epsilon, alpha * epsilon - sigma * denoised
-    stepped = scheduler.step(
-        velocity, scheduler.timesteps[index], x, eta=1.0, generator=torch.Generator().manual_seed(2)
-    ).prev_sample
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(2)
+    stepped = scheduler.step(velocity, scheduler.timesteps[index], x, eta=1.0, generator=generator).prev_sample
+    noise = normal(3)
     expected = alpha / next_alpha * stepped + math.sqrt(1 - (alpha / next_alpha) ** 2) * noise
     result = there_and_back(denoised, epsilon, noise, t, next_t)
     for moment in (torch.mean, torch.std, lambda sample: (sample * epsilon).mean()):

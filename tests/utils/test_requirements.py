@@ -46,9 +46,11 @@ def test_the_environment_of_the_makefile_is_completed_by_it(environment, tmp_pat
 
 
 def test_a_library_of_an_extra_is_named_alone(environment, monkeypatch):
-    assert requirements.command_for("datasets") == 'pip install "torch>=2.10"'
+    for module in ("json", "diffusers_ccld", "numpyy"):
+        assert requirements.command_for(module) is None
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert requirements.command_for("torch") == 'pip install "torch>=2.10"'
     environment.add("torch")
-    assert requirements.command_for("json") is None
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert requirements.command_for("datasets") == 'pip install "datasets>=5.0"'
 

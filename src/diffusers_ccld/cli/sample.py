@@ -90,15 +90,15 @@ def _add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(0, math.inf),
         metavar="S",
         help="hide the prompts from the network, and steer by S times the gradient of CLOOB's distance to them, for "
-        "example 150; slow (best with --algorithm ddim --eta 1 --steps 40)",
+        "example 500; slow (best with --cloob-repeats 6 --algorithm ddim --eta 1 --steps 20)",
     )
     add(
         "--cloob-repeats",
         type=whole(1),
         default=1,
         metavar="N",
-        help="with --cloob-guidance: steer N times in each step, which follows prompts better than N times the steps "
-        "(default: %(default)s)",
+        help="with --cloob-guidance and --algorithm ddim or ddpm: steer N times in each step, with fresh noise in "
+        "between (default: %(default)s)",
     )
     add(
         "--guidance-interval",

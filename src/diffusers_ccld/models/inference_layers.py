@@ -76,10 +76,10 @@ class WeightCopy:
             and torch.equal(self.view, self.values)
         )
 
-    def add(self, kind: Hashable, form: torch.Tensor) -> None:
-        """Adds a form and drops the oldest ones, so that at most `MAX_FORMS` are kept."""
-        newest = [*self.forms.items(), (kind, form)][-MAX_FORMS:]
-        self.forms = dict(newest)  # replaced as a whole, because other threads may read it
+    def put_last(self, kind: Hashable, form: torch.Tensor) -> None:
+        """Notes that a form was used, and keeps the `MAX_FORMS` that were used last."""
+        others = [(other, old) for other, old in self.forms.items() if other != kind]
+        self.forms = dict([*others, (kind, form)][-MAX_FORMS:])  # replaced as a whole: other threads may read it
 
 
 class KeepsCopy:
@@ -92,10 +92,10 @@ class KeepsCopy:
         kept = self.weight_copy  # read once, because other threads may replace it
         if kept is None or not kept.is_of(weight):
             kept = self.weight_copy = WeightCopy(weight)
-        form = kept.forms.get(kind)
-        if form is None:
-            form = make()
-            kept.add(kind, form)
+        forms = kept.forms
+        form = make() if kind not in forms else forms[kind]
+        if kind not in forms or kind != next(reversed(forms)):
+            kept.put_last(kind, form)
         return form
 
     def __getstate__(self) -> dict[str, Any]:

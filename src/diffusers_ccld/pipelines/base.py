@@ -20,6 +20,7 @@ from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionMod
 from ..models.prediction import is_guidance_distilled
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
+from ..schedulers.names import is_ccld_scheduler
 from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
 from .calls import SamplingCall, check_settings, usual_guidance_scale
@@ -217,7 +218,7 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
         accepted = inspect.signature(self.scheduler.step).parameters
         if eta and "eta" not in accepted:
             raise ValueError(f"{type(self.scheduler).__name__} does not accept eta={eta}.")
-        if not isinstance(self.scheduler, CCLDScheduler):
+        if not is_ccld_scheduler(self.scheduler):
             eta = min(eta, LARGEST_STOCK_ETA)
         kwargs = {"eta": eta, "generator": generator}
         return {name: value for name, value in kwargs.items() if name in accepted}

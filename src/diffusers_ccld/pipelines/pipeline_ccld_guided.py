@@ -7,13 +7,13 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 from torch.nn import functional as F
 
-from ..schedulers.scheduling_ccld import CCLDScheduler
+from ..schedulers.names import is_ccld_scheduler
 from .base import CCLDPipelineBase
 from .calls import SamplingCall, StepCallback
 from .cloob_guidance import CLOOBGuidance, Cutouts
 from .conditions import Condition, as_batch, check_conditions, is_count, is_finite_number
 from .guidance_encoders import GuidanceEncoder
-from .recurrence import Recurrence
+from .recurrence import SINGLE_STEP, Recurrence
 from .timesteps import set_timesteps
 
 
@@ -129,8 +129,9 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
             num_cutouts: Number of random squares of the picture that are embedded in each step; 0 for the whole
                 picture.
             cutout_power: Exponent that the sides of the squares are drawn by; below 1 large ones are more frequent.
-            num_repeats: How often each step is guided. Before a repetition the latents go one step of DDPM on and are
-                noised again. Each costs as much as another step (`Recurrence`).
+            num_repeats: How often each step after pure noise is guided. Before a repetition, the latents take one step
+                of DDPM and are noised again. It costs as much as another step (`Recurrence`), and needs the sampler
+                "ddim" or "ddpm".
             fast: Decodes with the pipeline's linear decoder in place of the autoencoder while guiding.
             encoder: Embeds in place of CLOOB, such as a model of open_clip from `load_open_clip`.
             generator: Source of all noise, and of the squares.
@@ -182,13 +183,19 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
             )
         if any(hasattr(model, "_hf_hook") for model in (self.unet, self.vae, self.image_encoder)):
             raise ValueError("CLOOB guidance needs all networks on one device; call it without offloading.")
-        if call.num_repeats > 1 and not isinstance(self.scheduler, CCLDScheduler):
-            raise ValueError(
-                f"num_repeats={call.num_repeats} needs a CCLDScheduler, not {type(self.scheduler).__name__}."
-            )
+        if call.num_repeats > 1:
+            self._check_repeats(call.num_repeats)
         call = self.prepare_call(call)
         check_conditions(call.targets, call.encoder.dim, True)
         return call
+
+    def _check_repeats(self, num_repeats):
+        scheduler = self.scheduler
+        if not is_ccld_scheduler(scheduler):
+            raise ValueError(f"num_repeats={num_repeats} needs a CCLDScheduler, not {type(scheduler).__name__}.")
+        algorithm = scheduler.config.algorithm_type
+        if algorithm not in SINGLE_STEP:  # the others combine evaluations, which would have different noise
+            raise ValueError(f"num_repeats={num_repeats} needs algorithm_type 'ddim' or 'ddpm', not '{algorithm}'.")
 
     def guidance_encoder(self) -> GuidanceEncoder:
         """The pipeline's own CLOOB.

@@ -6,8 +6,9 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 
+from ..schedulers.names import is_ccld_scheduler
 from ..schedulers.noise_schedule import inversion_times, t_to_timestep
-from ..schedulers.scheduling_ccld import LATEST_TIME, USUAL_STEPS, CCLDScheduler
+from ..schedulers.scheduling_ccld import LATEST_TIME, USUAL_STEPS
 from .calls import StepCallback
 from .conditions import Prompts
 from .guidance import Guidance
@@ -113,8 +114,8 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         return self._invert(call, times, self.prepare_guidance(call, call.num_images))
 
     def _inversion_times(self, call: ImageCall) -> torch.Tensor:
-        if not isinstance(self.scheduler, CCLDScheduler):
-            raise ValueError(f"Inversion needs a CCLDScheduler; {type(self.scheduler).__name__} has none.")
+        if not is_ccld_scheduler(self.scheduler):
+            raise ValueError(f"Inversion needs a CCLDScheduler, not {type(self.scheduler).__name__}.")
         # At t = 1 nothing of the image is left, and the way back from there is undefined.
         latest, schedule = min(call.strength, LATEST_TIME), self.scheduler.config.timestep_schedule
         times = inversion_times(call.num_inference_steps, schedule, latest)

@@ -12,13 +12,16 @@ from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.solvers import alpha_sigma, ddim_noise_scale, split_prediction
 from .noise import draw_noise
 
+SINGLE_STEP = ("ddim", "ddpm")  # the samplers whose steps depend on one evaluation of the network
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recurrence:
-    """Goes one step of DDPM on and comes back to the same time with fresh noise, a number of times.
+    """Takes one step of DDPM and returns to the same time with fresh noise, a number of times.
 
-    Guidance moves the latents a little each time, and the network makes the result plausible again: strong guidance
-    without artefacts (Bansal et al. 2023, "Universal guidance for diffusion models", arXiv:2302.07121).
+    Guidance moves the latents a little each time, and the network makes the result plausible again (Bansal et al.
+    2023, "Universal guidance for diffusion models", arXiv:2302.07121). A step has the variance of DDPM's posterior for a
+    known x₀, which is a little small: each repetition loses some of the samples' variance.
 
     Attributes:
         count: Number of repetitions.
@@ -83,4 +86,4 @@ def there_and_back(
     alpha, sigma = alpha_sigma(t)
     next_alpha, next_sigma = alpha_sigma(next_t)
     kept = alpha / next_alpha * math.sqrt(max(next_sigma**2 - ddim_noise_scale(t, next_t, eta=1.0) ** 2, 0.0))
-    return alpha * denoised + kept * epsilon + math.sqrt(sigma**2 - kept**2) * noise
+    return alpha * denoised + kept * epsilon + math.sqrt(max(sigma**2 - kept**2, 0.0)) * noise

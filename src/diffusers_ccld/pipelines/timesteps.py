@@ -9,6 +9,7 @@ from diffusers import HeunDiscreteScheduler, LMSDiscreteScheduler, PNDMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from diffusers.schedulers import SchedulerMixin
 
+from ..schedulers.names import is_ccld_scheduler
 from ..schedulers.noise_schedule import (
     sampling_times,
     sigmas_to_t,
@@ -16,7 +17,6 @@ from ..schedulers.noise_schedule import (
     t_to_timestep,
     timestep_to_t,
 )
-from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..utils.errors import first_line
 
 # Attributes that the pipelines need. Schedulers for flow matching, for example, lack some of them.
@@ -99,7 +99,7 @@ def set_start(
     Raises:
         ValueError: If none of the steps remains, or if the scheduler does not accept the steps or cannot begin there.
     """
-    if isinstance(scheduler, CCLDScheduler):
+    if is_ccld_scheduler(scheduler):
         times = _times(scheduler, steps)
         kept = times[times <= strength]
         if len(kept):
@@ -122,7 +122,7 @@ def warn_of_large_steps(scheduler: SchedulerMixin) -> None:
     Args:
         scheduler: The scheduler, at the start of the run.
     """
-    if isinstance(scheduler, CCLDScheduler):
+    if is_ccld_scheduler(scheduler):
         times = torch.tensor(scheduler.averaged_intervals, dtype=torch.float64).reshape(-1, 2)
         alphas, sigmas = t_to_alpha_sigma(times)
         ratios, remedy = sigmas / alphas, 'algorithm_type="dpmpp"'

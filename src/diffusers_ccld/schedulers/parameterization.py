@@ -23,7 +23,7 @@ class Parameterization:
 
     @classmethod
     def at(cls, timestep: torch.Tensor, scheduler: SchedulerMixin) -> "Parameterization":
-        """Makes that of the network of a scheduler at a timestep, a scalar in diffusers' units."""
+        """The parameterization of a scheduler's network at a timestep, a scalar in diffusers' units."""
         config = scheduler.config
         return cls(timestep_to_t(timestep.double(), config.num_train_timesteps).item(), config.prediction_type)
 

@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from .names import ALGORITHMS
+from .names import ALGORITHMS, is_ccld_scheduler
 from .noise_schedule import (
     cosine_betas,
     sampling_times,
@@ -430,7 +430,7 @@ def usual_num_steps(scheduler: SchedulerMixin, *preferred: int | None) -> int:
     for number in preferred:
         if number is not None:
             return number
-    if not isinstance(scheduler, CCLDScheduler):
+    if not is_ccld_scheduler(scheduler):
         return USUAL_STEPS
     return METHODS[scheduler.config.algorithm_type].num_steps
 

@@ -13,7 +13,8 @@ from pathlib import Path
 PACKAGE = "diffusers-ccld"
 CHECKOUT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = CHECKOUT / ".venv"  # the Makefile's
-TARGETS = {"": "install", "demo": "demo"}  # the Makefile's, by extra
+TARGETS = {"": "install", "demo": "demo", "training": "training", "compare": "training"}  # the Makefile's, by extra
+DISTRIBUTIONS = {"PIL": "Pillow", "yaml": "PyYAML", "cv2": "opencv-python-headless", "open_clip": "open_clip_torch"}
 
 _REQUIREMENT = re.compile(r"([\w.-]+)([^;]*)(?:;.*extra\s*==\s*['\"]([\w-]+))?")
 
@@ -41,10 +42,12 @@ def command_for(module: str) -> str | None:
     Args:
         module: Its top module.
     """
-    if missing():
-        return install_command()
-    lines = [line for _, line in _requirements() if _REQUIREMENT.match(line)[1] == module]
-    return f'pip install "{lines[0]}"' if lines and find_spec(module) is None else None
+    name = DISTRIBUTIONS.get(module, module)
+    found = [(extra, line) for extra, line in _requirements() if _REQUIREMENT.match(line)[1] == name]
+    if not found or find_spec(module) is not None:
+        return None
+    extra, line = found[0]
+    return f'pip install "{line}"' if extra else install_command()
 
 
 def missing() -> list[str]:
