@@ -68,7 +68,7 @@ def build(
         with_tools: True to serve tools for MCP clients beside the page.
     """
     limits = limits or Limits()
-    studio = Studio(painter, limits)
+    studio = Studio(painter, limits, "the bundled model" if is_bundled else "the model")
     # Seconds between two removals of old files, and the age of these files.
     kept = (MINUTES_KEPT * 6, MINUTES_KEPT * 60)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=kept, fill_width=True) as page:
