@@ -38,7 +38,7 @@ def test_a_port_that_is_taken_is_replaced_and_a_wrong_host_is_one_line(tmp_path,
         port = taken.getsockname()[1]
         with build["listen"](tmp_path, "127.0.0.1", port) as server:
             assert server.server_port != port
-    # 192.0.2.1 is reserved for examples: no machine has it.
-    assert build["main"](["--serve", "--host", "192.0.2.1", "--output", str(tmp_path / "site")]) == 2
-    assert "--host 192.0.2.1: nothing can listen there" in capsys.readouterr().err
+    # 203.0.113.1 is reserved for examples: no machine has it.
+    assert build["main"](["--serve", "--host", "203.0.113.1", "--output", str(tmp_path / "site")]) == 2
+    assert "--host 203.0.113.1: nothing can listen there" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

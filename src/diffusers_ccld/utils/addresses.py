@@ -2,7 +2,7 @@
 
 import socket
 
-ANYWHERE = {"0.0.0.0": "192.0.2.1", "::": "2001:db8::1"}  # and an address of other networks, reserved for examples
+ANYWHERE = {"0.0.0.0": "203.0.113.1", "::": "2001:db8::1"}  # and an address of other networks, reserved for examples
 
 
 def address_of(host: str, port: int) -> str:
