@@ -47,7 +47,7 @@ def test_files_are_numbered_on_and_one_picture_may_have_a_name(sample, capsys):
 def test_the_command_says_what_it_understood(sample, capsys):
     assert sample("a red fox:2.5", "snow falls", "--image", "red.png:1", "--negative-prompt", "fog", "--dry-run") == 0
     printed = capsys.readouterr()
-    for line in ("a red fox, weight 2.5", "snow falls, weight 3", "red.png, weight 3", "fog, weight -5.5", "0 to 3"):
+    for line in ("a red fox, weight 2.5", "snow falls, weight 3", "red.png, weight 1", "fog, weight -5.5", "0 to 3"):
         assert line in printed.err
     assert "4 steps of dpmpp" in printed.err and not printed.out and not os.path.exists("outputs")
     assert sample("a rose", "-n", "1", "--quiet") == 0
