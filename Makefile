@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PROMPT ?= a sailing boat in summer, watercolor
+HOST := 127.0.0.1
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet
@@ -38,11 +39,11 @@ install: $(COMPLETE)  ## install the whole package, for Python and all options o
 
 training: $(TRAINING)  ## install what training and comparing models need, too
 
-demo: $(SERVING)  ## paint in the browser
-	$(BIN)/ccld demo
+demo: $(SERVING)  ## paint in the browser; HOST=0.0.0.0 also from other machines
+	$(BIN)/ccld demo --host $(HOST)
 
-web:  ## build the page that paints in the browser without a server, and serve it on this machine
-	$(PYTHON) web/build.py --output outputs/web --serve
+web:  ## build the page that paints in the browser without a server, and serve it at HOST
+	$(PYTHON) web/build.py --output outputs/web --serve --host $(HOST)
 
 test: $(STAMP)  ## the test suite in two processes, each with one thread: more would compete for the cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope

@@ -37,6 +37,12 @@ def test_a_target_installs_no_more_than_it_needs(tmp_path):
     assert test.startswith(install) and "training" in test
 
 
+def test_servers_listen_on_this_machine_alone_unless_told_otherwise():
+    for target in ("demo", "web"):
+        assert "--host 127.0.0.1" in make("-n", target, HOST="mars")  # some shells export it, with the machine's name
+        assert "--host 0.0.0.0" in make("-n", target, "HOST=0.0.0.0")
+
+
 def test_painting_installs_the_versions_of_setup_cfg():
     required = SETTINGS["options"]["install_requires"].split()
     (line,) = (line for line in make("-n", "paint", "VENV=new").splitlines() if "numpy" in line)

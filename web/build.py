@@ -13,7 +13,9 @@ import html.entities
 import http.server
 import json
 import os
+import runpy
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -21,7 +23,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BUNDLED = HERE.parent / "src" / "diffusers_ccld" / "default_model"
+PACKAGE = HERE.parent / "src" / "diffusers_ccld"  # not imported: this script needs no installation
+BUNDLED = PACKAGE / "default_model"
 PAGE = ("index.html", "style.css", "icon.svg", *sorted(path.name for path in HERE.glob("*.js")))
 
 RUNTIME = "onnxruntime-web@1.30.0"
@@ -45,20 +48,24 @@ def main(argv: list[str] | None = None) -> int:
         "--output", type=Path, default=Path("outputs/web"), help="folder to write (default: %(default)s)"
     )
     parser.add_argument("--runtime", type=Path, help=f"archive of {RUNTIME} (default: from the npm registry)")
-    parser.add_argument("--serve", action="store_true", help="serve the folder on this machine afterwards")
+    parser.add_argument("--serve", action="store_true", help="serve the folder afterwards")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 for all (default: %(default)s)"
+    )
     parser.add_argument(
         "--port", type=int, default=8000, help="port to serve on, 0 for a free one (default: %(default)s)"
     )
     args = parser.parse_args(argv)
     try:
+        server = listen(args.output, args.host, args.port) if args.serve else None
         archive = args.runtime or fetch_runtime(args.output.with_name("onnxruntime-web.tgz"))
         build(args.model, archive, args.output)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {args.output}")
-    if args.serve:
-        serve(args.output, args.port)
+    if server is not None:
+        serve(server, args.host)
     return 0
 
 
@@ -158,17 +165,32 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         """Prints nothing for each request."""
 
 
-def make_server(folder: Path, port: int = 0) -> http.server.ThreadingHTTPServer:
-    """A server of a folder on this machine only."""
-    return http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(Handler, directory=folder))
+class ServerOfIPv6(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
 
 
-def serve(folder: Path, port: int) -> None:
+def make_server(folder: Path, port: int = 0, host: str = "127.0.0.1") -> http.server.ThreadingHTTPServer:
+    """A server of a folder, by default on this machine only."""
+    server = ServerOfIPv6 if ":" in host else http.server.ThreadingHTTPServer
+    return server((host, port), functools.partial(Handler, directory=folder))
+
+
+def listen(folder: Path, host: str, port: int) -> http.server.ThreadingHTTPServer:
+    """A server at a port, or at a free one if it is taken. Raises `ValueError` if nothing can listen at the host."""
     try:
-        server = make_server(folder, port)
+        return make_server(folder, port, host)
     except OSError:
-        server = make_server(folder)
-    print(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends it)", flush=True)
+        pass
+    try:
+        return make_server(folder, 0, host)
+    except OSError as error:
+        raise ValueError(f"--host {host}: nothing can listen there. ({error})") from error
+
+
+def serve(server: http.server.ThreadingHTTPServer, host: str) -> None:
+    """Prints the server's address and serves until an interruption."""
+    address_of = runpy.run_path(str(PACKAGE / "utils" / "addresses.py"))["address_of"]
+    print(f"{address_of(host, server.server_port)}/  (Ctrl-C ends it)", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

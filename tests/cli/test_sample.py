@@ -14,10 +14,10 @@ from diffusers_ccld.cli.command_lines import command_of
 from diffusers_ccld.cli.doubts import settle
 from diffusers_ccld.cli.outputs import require_writable, unused_paths
 from diffusers_ccld.cli.sample import seed_or_random
-from diffusers_ccld.inference.provenance import read_provenance
+from diffusers_ccld.inference.provenance import read_provenance, save_picture
 from diffusers_ccld.inference.ranking import similarities
 from diffusers_ccld.inference.tasks import feathered, widened
-from diffusers_ccld.utils.words import unknown_words
+from diffusers_ccld.utils.words import unknown_words, unknown_words_sentence
 
 SMALL = ("--steps", "4", "--dtype", "fp32")
 
@@ -110,11 +110,26 @@ def test_the_command_in_a_picture_paints_it_again(sample, capsys):
     capsys.readouterr()
     assert main(["inspect", "outputs/00008.png"]) == 0
     printed = capsys.readouterr().out
-    assert "a cat at 10:30, weight 2" in printed
+    lines = (
+        "conditions:",
+        "  a cat at 10:30, weight 2",
+        "  a rose, weight 1.5",
+        "  red.png, weight 3",
+        "images: red.png",
+    )
+    assert "\n".join(lines) in printed
     command = printed.splitlines()[-1].removeprefix("command: ")
     assert main([*shlex.split(command)[1:], "-o", "again.png"]) == 0
     assert np.abs(pixels("again.png") - pixels("outputs/00008.png")).max() <= 1
     assert main(["inspect", "red.png"]) == 2 and "no record" in capsys.readouterr().err
+
+
+def test_waypoints_are_described_one_a_line(tmp_path, capsys):
+    path = {"waypoints": [["a boat, pastel", 3.0], ["@b.png", 2.0, "0f"]], "seeds": [1], "steps": 5}
+    save_picture(Image.new("RGB", (8, 8)), tmp_path / "frame.png", path)
+    assert main(["inspect", str(tmp_path / "frame.png")]) == 0
+    printed = capsys.readouterr().out
+    assert "waypoints:\n  a boat, pastel, weight 3\n  @b.png, weight 2, SHA-256 0f…\nseeds: 1\n" in printed
 
 
 def test_commands_of_other_records():
@@ -157,6 +172,9 @@ def test_unknown_words_are_those_of_a_small_vocabulary():
     assert unknown_words("A cat, on Mars on a Mars-rover 7", vocabulary) == ["mars", "rover"]
     assert unknown_words("a dragon", set()) == []
     assert unknown_words("a dragon", {str(i) for i in range(20_000)}) == []
+    sentence = unknown_words_sentence(["A cat, on Mars", "a rover"], vocabulary, "the model")
+    assert sentence == "the model does not know: mars, rover"
+    assert unknown_words_sentence(["a cat", ""], vocabulary, "the model") == ""
 
 
 def test_the_bundled_model_knows_its_words(capsys):

@@ -1,8 +1,10 @@
 """The form of the page, and the Space."""
 
 import runpy
+import socket
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
@@ -46,6 +48,23 @@ def test_the_form_of_a_fitted_model_begins_with_its_own_guidance_and_variation(t
     sliders = {b.label: b for b in page.blocks.values() if getattr(b, "label", None)}
     for label, value in (("Guidance", 1.75), ("Variation", 0.3)):
         assert sliders[label].value == value and round(value / sliders[label].step, 6).is_integer()
+
+
+def test_the_page_is_served_by_ipv6(painter, monkeypatch, tmp_path):
+    pytest.importorskip("gradio")
+    from diffusers_ccld.demo import page as demo
+
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("This machine has no IPv6.")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    page = demo.build(painter)
+    address = demo.launch(page, host="::1", block=False)
+    try:
+        assert address.startswith("http://[::1]:") and httpx.get(address).status_code == 200
+    finally:
+        page.close(verbose=False)
 
 
 def test_the_space_starts(monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ from diffusers_ccld.demo.requests import Limits, parse_link, parse_request, requ
 from diffusers_ccld.demo.results import link_html, progress_html, save_pictures
 from diffusers_ccld.inference.provenance import read_provenance, save_picture
 from diffusers_ccld.inference.tasks import Progress
+from diffusers_ccld.utils.words import vocabulary_of
 from support.demo_calls import LIMITS, META, png
 
 ROSE = {"prompt": "A rose & a cat", "seed": 3, "num_images": 2, "num_inference_steps": 4}
@@ -99,13 +100,13 @@ def test_progress_shows_steps_time_and_pictures(painter):
     assert "Starting" in progress_html(None, 0, [])
 
 
-def updates_of(painter, **values):
+def updates_of(painter, task="paint", **values):
     """All that the page gets while a form is painted."""
     pytest.importorskip("gradio")
     from diffusers_ccld.demo.page import Studio
 
     async def collect():
-        async with contextlib.aclosing(Studio(painter, LIMITS).run("paint", **values)) as updates:
+        async with contextlib.aclosing(Studio(painter, LIMITS).run(task, **values)) as updates:
             return [update async for update in updates]
 
     return asyncio.run(collect())
@@ -121,6 +122,26 @@ def test_previews_arrive_and_pictures_stay_until_the_end(painter, evaluations, m
     assert 4 <= len(previews) <= 2 * (20 * 0.05 / actions.SECONDS_BETWEEN_PREVIEWS + 2)  # two pictures each
     assert [caption for _, caption in files] == ["seed 3", "seed 4"]
     assert (seed, progress) == (3, "") and "Seed 3–4" in note
+
+
+@pytest.mark.parametrize(
+    "task, values, unknown",
+    [
+        ("paint", {"prompt": "a cat"}, None),
+        ("paint", {"prompt": "a red cat", "negative_prompt": "fog, <b>Dragons</b>"}, "red, dragons"),
+        ("between", {"prompt": "a cat", "second_prompt": "a red cat"}, "red"),
+    ],
+)
+def test_words_that_the_model_does_not_know_are_said_with_its_pictures(painter, monkeypatch, task, values, unknown):
+    words = "a", "cat", "fog"
+    monkeypatch.setattr(painter, "vocabulary", {f"{word}</w>" for word in words})
+    note = updates_of(painter, task, num_inference_steps=1, seed=3, **values)[-1][2]
+    assert "Seed 3" in note and ("does not know" in note) == (unknown is not None)
+    assert unknown is None or f">The model does not know: {unknown}<" in note
+
+
+def test_the_painter_has_the_vocabulary_of_its_folder(painter, trainable_folder):
+    assert painter.vocabulary and painter.vocabulary == vocabulary_of(trainable_folder)
 
 
 def test_settings_are_read_from_a_picture_of_ours(painter, tmp_path, monkeypatch):
@@ -158,7 +179,7 @@ def test_the_api_names_its_outputs_and_shows_no_docstrings(painter):
 def test_chips_and_examples_are_words_that_the_model_knows():
     from diffusers_ccld.demo.suggestions import FOLDER, chips_html, examples_html
     from diffusers_ccld.inference.loading import default_model
-    from diffusers_ccld.utils.words import unknown_words, vocabulary_of
+    from diffusers_ccld.utils.words import unknown_words
 
     texts = [*re.findall(r'data-text="([^"]*)"', chips_html()), *re.findall(r'data-prompt="([^"]*)"', examples_html())]
     assert len(texts) == 12 + 8 + 6 + 8 and unknown_words(" ".join(texts), vocabulary_of(default_model())) == []

@@ -47,7 +47,7 @@ def paint(pipe):
         "prompt": pipe("a fox", **options, generator=seeded()).images,
         "picture": img2img("a fox", image, **options, generator=seeded()).images,
         "mask": inpaint("a fox", image, mask, **options, generator=seeded()).images,
-        "edit": img2img.edit(image, "a fox", **options).images,
+        "edit": img2img.edit(image, "a fox", **options, generator=seeded()).images,
     }
 """
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from functools import partial
 
+from ..utils.addresses import address_of
 from ..utils.arguments import whole
 from ..utils.requirements import install_command
 from .arguments import add_option, require_model
@@ -100,10 +101,10 @@ def run(args: argparse.Namespace) -> None:
         if args.compile:
             _compile(pipe, limits.num_images)
         page = build(Painter(pipe), limits, is_bundled=args.model is None, with_tools=args.mcp)
-        host = f"[{args.host}]" if ":" in args.host else args.host
-        print(f"http://{host}:{args.port}", flush=True)
+        address = address_of(args.host, args.port)
+        print(address, flush=True)
         if args.mcp:
-            print(f"for MCP clients: http://{host}:{args.port}{MCP_PATH}", flush=True)
+            print(f"for MCP clients: {address}{MCP_PATH}", flush=True)
         try:
             launch(page, limits, args.host, args.port, args.queue_size)
         except KeyboardInterrupt:

@@ -69,8 +69,14 @@ def picture_facts(path: Path) -> dict[str, Any]:
     if record is None:
         raise ValueError(f"{path}: this picture has no record of how it was painted; it may have been saved again.")
     facts = {"kind": "picture", **{name: value for name, value in record.items() if value is not None}}
-    facts["conditions"] = [f"{text}, weight {weight:g}" for text, weight in record.get("conditions", [])]
+    for field in ("conditions", "waypoints"):
+        facts[field] = [_source(*entry) for entry in record.get(field, [])]
     return {name: value for name, value in facts.items() if value != []} | {"command": command_of(record)}
+
+
+def _source(source: str, weight: float, sha256: str | None = None) -> str:
+    """A condition or a waypoint; an image's has part of its file's hash."""
+    return f"{source}, weight {weight:g}" + (f", SHA-256 {sha256}…" if sha256 else "")
 
 
 def bundled_words() -> dict[str, Any]:
@@ -92,13 +98,17 @@ def words_of(folder: Path) -> dict[str, Any]:
 
 
 def as_lines(facts: dict[str, Any], indent: str = "") -> list[str]:
-    """Facts as lines of text."""
+    """Facts as lines of text. A list is one line, unless its texts have commas."""
     lines = []
     for name, value in facts.items():
         if isinstance(value, dict):
             lines += [f"{indent}{name}:", *as_lines(value, indent + "  ")]
         elif isinstance(value, list):
-            lines.append(f"{indent}{name}: {', '.join(map(str, value)) or 'nothing'}")
+            texts = [str(part) for part in value]
+            if any("," in text for text in texts):
+                lines += [f"{indent}{name}:", *(f"{indent}  {text}" for text in texts)]
+            else:
+                lines.append(f"{indent}{name}: {', '.join(texts) or 'nothing'}")
         else:
             lines.append(f"{indent}{name}: {value:,}" if type(value) is int else f"{indent}{name}: {value}")
     return lines

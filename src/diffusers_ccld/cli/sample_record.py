@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..utils.words import unknown_words, vocabulary_of
+from ..utils.words import unknown_words_sentence, vocabulary_of
 from ..version import __version__
 from .sample_request import SampleRequest
 
@@ -135,9 +135,9 @@ def description(request: SampleRequest, record: "Provenance", negative: float | 
         ("seeds" if len(request.seeds) > 1 else "seed", _range(request.seeds)),
         ("files", _files(request)),
     ]
-    texts = " ".join([*(text for text, _ in request.given if isinstance(text, str)), args.negative_prompt or ""])
-    if unknown := unknown_words(texts, vocabulary_of(_folder(args.model))):
-        lines.append(("unknown", f"{model} does not know: {', '.join(unknown)}"))
+    texts = [*(text for text, _ in request.given if isinstance(text, str)), args.negative_prompt or ""]
+    if unknown := unknown_words_sentence(texts, vocabulary_of(_folder(args.model)), model):
+        lines.append(("unknown", unknown))
         lines.append(("", f"`ccld inspect {args.model or 'default'}` lists the words that it knows."))
     return [f"{name:10}{value}".rstrip() for name, value in lines]
 

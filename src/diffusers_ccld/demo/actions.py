@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..inference.provenance import read_provenance
 from ..inference.tasks import Progress, fitted
+from ..utils.words import unknown_words_sentence
 from .painter import Painter, PaintingCancelledError
 from .requests import LINKED, Limits, PaintingRequest, parse_link, parse_request, request_of_record, uploaded_file
 from .results import link_html, progress_html, save_pictures
@@ -35,11 +36,13 @@ class Studio:
     Args:
         painter: The model.
         limits: Bounds of a request.
+        model: The model's name in sentences.
     """
 
-    def __init__(self, painter: Painter, limits: Limits):
+    def __init__(self, painter: Painter, limits: Limits, model: str = "the model"):
         self.painter = painter
         self.limits = limits
+        self.model = model
         # One thread for all requests: the allocator would keep separate memory for each thread.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="painter")
 
@@ -86,7 +89,8 @@ class Studio:
             compares = [gr.update(value=(fitted(request.picture, pictures[0].size), pictures[0]), visible=True)]
         with tempfile.TemporaryDirectory() as folder:  # Gradio copies the files into its own
             files = save_pictures(request, pictures, Path(folder))
-            yield files, request.seed, link_html(request, pictures[0].size), "", *compares
+            unknown = unknown_words_sentence(request.texts, self.painter.vocabulary, self.model)
+            yield files, request.seed, link_html(request, pictures[0].size, unknown), "", *compares
 
     def own_settings(self) -> dict[str, Any]:
         """The model's own settings of a request, within the limits."""

@@ -68,7 +68,7 @@ def build(
         with_tools: True to serve tools for MCP clients beside the page.
     """
     limits = limits or Limits()
-    studio = Studio(painter, limits)
+    studio = Studio(painter, limits, "the bundled model" if is_bundled else "the model")
     # Seconds between two removals of old files, and the age of these files.
     kept = (MINUTES_KEPT * 6, MINUTES_KEPT * 60)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=kept, fill_width=True) as page:
@@ -261,7 +261,7 @@ def launch(
     # Gradio prints the address of its MCP server even if it is quiet.
     with contextlib.redirect_stdout(io.StringIO()):
         _, address, _ = page.queue(max_size=queue_size, api_open=False).launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,  # Gradio wants IPv6 as in a URL
             server_port=port,
             app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None, "openapi_url": None},
             max_file_size=limits.image_bytes,

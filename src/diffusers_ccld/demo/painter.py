@@ -67,6 +67,11 @@ class Painter:
         """True if the model has an image encoder."""
         return self.pipe.image_encoder is not None
 
+    @cached_property
+    def vocabulary(self) -> set[str]:
+        """The tokens of the model's tokenizer; empty without one."""
+        return set() if self.pipe.tokenizer is None else set(self.pipe.tokenizer.get_vocab())
+
     def paint(self, request: PaintingRequest, on_step: Callable[[Progress], None]) -> list[Image.Image]:
         """Samples the pictures of a request. Calls from other threads wait for their turn.
 

@@ -103,6 +103,11 @@ class PaintingRequest:
         """The seed of each picture."""
         return range(self.seed, self.seed + self.num_images)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompts; some may be empty."""
+        return (self.prompt, self.second_prompt, self.negative_prompt)
+
     def link(self) -> str | None:
         """The query of a link that samples the same pictures; `None` if the request has an upload."""
         if self.image_prompt is not None or self.picture is not None or self.second_prompt:

@@ -20,8 +20,8 @@ class Recurrence:
     """Takes one step of DDPM and returns to the same time with fresh noise, a number of times.
 
     Guidance moves the latents a little each time, and the network makes the result plausible again (Bansal et al.
-    2023, "Universal guidance for diffusion models", arXiv:2302.07121). A step has the variance of DDPM's posterior for a
-    known x₀, which is a little small: each repetition loses some of the samples' variance.
+    2023, "Universal guidance for diffusion models", arXiv:2302.07121). A step has the variance of DDPM's posterior for
+    a known x₀, which is a little small: each repetition loses some of the samples' variance.
 
     Attributes:
         count: Number of repetitions.

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 END_OF_WORD = "</w>"
@@ -35,3 +35,15 @@ def unknown_words(text: str, vocabulary: Collection[str]) -> list[str]:
         return []
     words = dict.fromkeys(_WORD.findall(text.lower()))
     return [word for word in words if f"{word}{END_OF_WORD}" not in vocabulary]
+
+
+def unknown_words_sentence(texts: Iterable[str], vocabulary: Collection[str], model: str) -> str:
+    """Which words of texts a model does not know, such as "the model does not know: red"; empty if it knows all.
+
+    Args:
+        texts: The texts.
+        vocabulary: As for `unknown_words`.
+        model: The model's name.
+    """
+    unknown = unknown_words(" ".join(texts), vocabulary)
+    return f"{model} does not know: {', '.join(unknown)}" if unknown else ""
