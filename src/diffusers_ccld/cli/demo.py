@@ -119,7 +119,9 @@ def _check_address(host, port):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        raise ValueError(f"--host {host} --port {port}: nothing can listen there. ({error})") from error
+        raise ValueError(
+            f"--host {host} --port {port}: nothing can listen there; choose another --port. ({error})"
+        ) from error
 
 
 def _compile(pipe, max_images):

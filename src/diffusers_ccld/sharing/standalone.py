@@ -169,6 +169,7 @@ def write_code(folder: str | Path, components: Sequence[str] | None = None) -> N
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     name = index["_class_name"] if isinstance(index["_class_name"], str) else index["_class_name"][-1]
     index["_class_name"] = ["pipeline", name]
+    index.pop("_name_or_path", None)  # a place on the author's machine
     write_text(folder / "pipeline.py", source)
     write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
     for name, entry in index.items():
