@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -282,5 +282,14 @@ def launch(
     if has_tools(page):
         hide_other_functions(page)
     if block:
-        threading.Event().wait()  # Gradio's own wait ends with a wait for all connections
+        _serve_until_interrupted()
     return address
+
+
+def _serve_until_interrupted():
+    """Waits in short sleeps: a signal that another thread receives does not wake a main thread that waits for a lock.
+
+    Gradio's own wait ends with a wait for all connections.
+    """
+    while True:
+        time.sleep(0.2)
