@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..schedulers.names import SINGLE_STEP
 from .arguments import (
     LAST_SEED,
     PICTURE_SUFFIXES,
@@ -118,7 +119,7 @@ def _check_options(args: argparse.Namespace, has_prompts: bool) -> None:
         raise ValueError("--cloob-guidance needs a prompt, an image prompt or an embedding to steer to.")
     if args.cloob_repeats > 1 and not args.cloob_guidance:
         raise ValueError(f"--cloob-repeats {args.cloob_repeats} repeats --cloob-guidance, which is missing.")
-    if args.cloob_repeats > 1 and args.algorithm not in ("ddim", "ddpm"):
+    if args.cloob_repeats > 1 and args.algorithm not in SINGLE_STEP:
         raise ValueError(f"--cloob-repeats {args.cloob_repeats} needs --algorithm ddim or ddpm.")
     if args.cloob_guidance and (args.init or args.edit):
         raise ValueError("--cloob-guidance is not for --init and --edit.")

@@ -7,13 +7,13 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 from torch.nn import functional as F
 
-from ..schedulers.names import is_ccld_scheduler
+from ..schedulers.names import SINGLE_STEP, is_ccld_scheduler
 from .base import CCLDPipelineBase
 from .calls import SamplingCall, StepCallback
 from .cloob_guidance import CLOOBGuidance, Cutouts
 from .conditions import Condition, as_batch, check_conditions, is_count, is_finite_number
 from .guidance_encoders import GuidanceEncoder
-from .recurrence import SINGLE_STEP, Recurrence
+from .recurrence import Recurrence
 from .timesteps import set_timesteps
 
 

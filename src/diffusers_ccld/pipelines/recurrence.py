@@ -12,8 +12,6 @@ from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.solvers import alpha_sigma, ddim_noise_scale, split_prediction
 from .noise import draw_noise
 
-SINGLE_STEP = ("ddim", "ddpm")  # the samplers whose steps depend on one evaluation of the network
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recurrence:

@@ -2,6 +2,9 @@
 
 ALGORITHMS = ("ddpm", "ddim", "prk", "plms", "pie", "plms2", "iplms", "dpmpp", "unipc")  # the keys of METHODS
 
+# Those whose steps depend on one evaluation of the network each, and may have fresh noise between them.
+SINGLE_STEP = ("ddim", "ddpm")
+
 TIMESTEP_SCHEDULES = ("spliced", "ddpm", "log", "linear")
 
 # Those of the ONNX runtime: one evaluation a step, and no start of their own.

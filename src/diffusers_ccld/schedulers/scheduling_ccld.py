@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from .names import ALGORITHMS, is_ccld_scheduler
+from .names import ALGORITHMS, SINGLE_STEP, is_ccld_scheduler
 from .noise_schedule import (
     cosine_betas,
     sampling_times,
@@ -185,7 +185,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
     @property
     def is_stochastic(self) -> bool:
         """True if the algorithm can add noise in its steps."""
-        return self.config.algorithm_type in ("ddim", "ddpm")
+        return self.config.algorithm_type in SINGLE_STEP
 
     def accepts_eta(self, eta: float) -> bool:
         """True if the algorithm can add this share of noise: "ddim" adds any, "ddpm" all, the others none."""
