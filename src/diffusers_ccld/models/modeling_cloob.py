@@ -150,18 +150,44 @@ class CLOOBTextEmbeddings(nn.Module):
         return self.token_embedding(input_ids) + self.position_embedding
 
 
+class CLOOBResidualBlock(nn.Module):
+    """x + conv(GELU(norm(conv(GELU(norm(x)))))), with 3 × 3 convolutions (He et al. 2016, "Identity Mappings")."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [nn.GroupNorm(8, width), nn.GELU(), nn.Conv2d(width, width, 3, padding=1, bias=False)]
+        self.residual = nn.Sequential(*layers)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.residual(hidden_states)
+
+
 class CLOOBConvolutionalStem(nn.Sequential):
     """Maps patches to vectors by small convolutions, which make transformers easier to train.
 
     After Xiao et al., 2021, "Early Convolutions Help Transformers See Better" (arXiv:2106.14881), with group
-    normalisation, which does not depend on the batch.
+    normalisation, which does not depend on the batch. With residual blocks it is the hybrid of a convolutional network
+    and a transformer of Dosovitskiy et al., 2021 (arXiv:2010.11929).
     """
 
     def __init__(self, config: CLOOBVisionConfig):
         layers: list[nn.Module] = []
         for narrow, wide in pairwise([config.num_channels, *config.stem_channels]):
             layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False), nn.GroupNorm(8, wide), nn.GELU()]
+            layers += [CLOOBResidualBlock(wide) for _ in range(config.stem_depth)]
         super().__init__(*layers, nn.Conv2d(config.stem_channels[-1], config.hidden_size, 1))
+
+    def feature_maps(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """What each halving of images (N, 3, H, W) ends in: (N, C, H/2, W/2), (N, C, H/4, W/4) and so on."""
+        *layers, _ = self
+        starts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+        maps = []
+        for start, end in zip(starts, [*starts[1:], len(layers)]):
+            pixel_values = self[start:end](pixel_values)
+            maps.append(pixel_values)
+        return maps
 
 
 class CLOOBVisionEmbeddings(nn.Module):
@@ -310,6 +336,23 @@ class CLOOBVisionModelWithProjection(CLOOBPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embedding
+
+    def feature_maps(self, pixel_values: torch.FloatTensor) -> list[torch.Tensor]:
+        """Features of images, for losses that compare pictures layer by layer.
+
+        Args:
+            pixel_values: As for `forward`.
+
+        Returns:
+            Maps (N, C, h, w): one of each resolution of the convolutional stem, the finest first; without a stem the
+            patches' vectors after each layer.
+        """
+        stem = self.embeddings.patch_embedding
+        if isinstance(stem, CLOOBConvolutionalStem):
+            return stem.feature_maps(pixel_values)
+        layers = self(pixel_values, output_hidden_states=True).hidden_states[1:]
+        side = self.config.image_size // self.config.patch_size
+        return [layer[:, 1:].transpose(1, 2).unflatten(2, (side, side)) for layer in layers]
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)

@@ -123,13 +123,15 @@ class CLOOBFeatureLoss(nn.Module):
 
     def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The mean distance; arguments as for `pooled_loss`."""
-        pictures = torch.cat([reconstruction, target])
-        layers = self.image_encoder(self._preprocess(pictures), output_hidden_states=True).hidden_states[1:]
         distances = []
-        for layer in layers:
-            mine, wanted = F.normalize(layer.float(), dim=-1).chunk(2)
-            distances.append((mine - wanted).square().sum(dim=-1).mean())
+        for features in self.feature_maps(torch.cat([reconstruction, target])):
+            mine, wanted = F.normalize(features.float(), dim=1).chunk(2)
+            distances.append((mine - wanted).square().sum(dim=1).mean())
         return torch.stack(distances).mean()
+
+    def feature_maps(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        """The encoder's maps (N, C, h, w) of pictures (N, 3, H, W) in [−1, 1]."""
+        return self.image_encoder.feature_maps(self._preprocess(pictures))
 
     def embed(self, pictures: torch.Tensor) -> torch.Tensor:
         """CLOOB embeddings (N, D) of pictures (N, 3, H, W) in [−1, 1]."""
@@ -182,6 +184,44 @@ class DetailDiscriminator(nn.Module):
         padded = F.pad(pictures, (margin,) * 4, mode="reflect")
         blurred = F.avg_pool2d(padded, DETAIL_WINDOW, stride=1)
         return self.body(torch.cat([blurred, DETAIL_GAIN * (pictures - blurred)], dim=1))
+
+
+class ProjectedDiscriminator(nn.Module):
+    """Tells real pictures from reconstructed ones by the features of a frozen encoder.
+
+    Each map of features has a small network of its own. They need not learn what the encoder has learnt, and compare
+    strokes and textures from the first steps on (Sauer et al. 2021, "Projected GANs Converge Faster").
+
+    Args:
+        feature: The encoder, on the device that the discriminator will be on.
+        channels: Width of the small networks, a multiple of 8.
+    """
+
+    def __init__(self, feature: CLOOBFeatureLoss, channels: int = 32):
+        super().__init__()
+        self._features = (feature,)  # in a tuple: not a submodule, so that it is neither trained nor saved
+        size = feature.feature_extractor.size
+        device = next(feature.image_encoder.parameters()).device
+        with torch.no_grad():
+            maps = feature.feature_maps(torch.zeros(1, 3, size, size, device=device))
+        smallest = min(features.shape[-1] for features in maps)
+        self.heads = nn.ModuleList(
+            _head(features.shape[1], channels, features.shape[-1] // smallest) for features in maps
+        )
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits (N, M, h, w) of pictures (N, 3, H, W) in [−1, 1], one channel for each of M maps."""
+        maps = self._features[0].feature_maps(pictures)
+        return torch.cat([head(features) for head, features in zip(self.heads, maps, strict=True)], dim=1)
+
+
+def _head(in_channels: int, channels: int, reduction: int) -> nn.Sequential:
+    """Maps features (N, `in_channels`, h, w) to logits (N, 1, h / `reduction`, w / `reduction`)."""
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, padding=1), nn.LeakyReLU(0.2)]
+    while reduction > 1:
+        layers += [nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.GroupNorm(8, channels), nn.LeakyReLU(0.2)]
+        reduction //= 2
+    return nn.Sequential(*layers, nn.Conv2d(channels, 1, 3, padding=1))
 
 
 DISCRIMINATORS: dict[str, type[nn.Module]] = {"patch": PatchDiscriminator, "detail": DetailDiscriminator}
