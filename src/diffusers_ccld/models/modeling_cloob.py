@@ -182,11 +182,11 @@ class CLOOBConvolutionalStem(nn.Sequential):
     def feature_maps(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         """What each halving of images (N, 3, H, W) ends in: (N, C, H/2, W/2), (N, C, H/4, W/4) and so on."""
         *layers, _ = self
-        starts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
         maps = []
-        for start, end in zip(starts, [*starts[1:], len(layers)]):
-            pixel_values = self[start:end](pixel_values)
-            maps.append(pixel_values)
+        for layer, after in pairwise([*layers, None]):
+            pixel_values = layer(pixel_values)
+            if after is None or isinstance(after, nn.Conv2d):
+                maps.append(pixel_values)
         return maps
 
 

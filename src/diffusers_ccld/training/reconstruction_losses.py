@@ -190,7 +190,8 @@ class ProjectedDiscriminator(nn.Module):
     """Tells real pictures from reconstructed ones by the features of a frozen encoder.
 
     Each map of features has a small network of its own. They need not learn what the encoder has learnt, and compare
-    strokes and textures from the first steps on (Sauer et al. 2021, "Projected GANs Converge Faster").
+    strokes and textures from the first steps on (Sauer et al. 2021, "Projected GANs Converge Faster"). One more network
+    sees the pixels, because an encoder may not notice a fine regular pattern, which pictures do not have.
 
     Args:
         feature: The encoder, on the device that the discriminator will be on.
@@ -204,15 +205,16 @@ class ProjectedDiscriminator(nn.Module):
         device = next(feature.image_encoder.parameters()).device
         with torch.no_grad():
             maps = feature.feature_maps(torch.zeros(1, 3, size, size, device=device))
-        smallest = min(features.shape[-1] for features in maps)
-        self.heads = nn.ModuleList(
-            _head(features.shape[1], channels, features.shape[-1] // smallest) for features in maps
-        )
+        shapes = [(features.shape[1], features.shape[-1]) for features in maps]
+        smallest = min(size for _, size in shapes)
+        self.heads = nn.ModuleList(_head(width, channels, size // smallest) for width, size in shapes)
+        self.pixels = nn.Sequential(nn.PixelUnshuffle(2), _head(3 * 4, channels, reduction=8))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits (N, M, h, w) of pictures (N, 3, H, W) in [−1, 1], one channel for each of M maps."""
+        """Logits (N, L) of pictures (N, 3, H, W) in [−1, 1], H and W even: those of all patches of all maps."""
         maps = self._features[0].feature_maps(pictures)
-        return torch.cat([head(features) for head, features in zip(self.heads, maps, strict=True)], dim=1)
+        logits = [self.pixels(pictures), *(head(features) for head, features in zip(self.heads, maps, strict=True))]
+        return torch.cat([patches.flatten(1) for patches in logits], dim=1)
 
 
 def _head(in_channels: int, channels: int, reduction: int) -> nn.Sequential:
