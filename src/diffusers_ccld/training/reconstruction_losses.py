@@ -189,9 +189,9 @@ class DetailDiscriminator(nn.Module):
 class ProjectedDiscriminator(nn.Module):
     """Tells real pictures from reconstructed ones by the features of a frozen encoder.
 
-    Each map of features has a small network of its own. They need not learn what the encoder has learnt, and compare
-    strokes and textures from the first steps on (Sauer et al. 2021, "Projected GANs Converge Faster"). One more network
-    sees the pixels, because an encoder may not notice a fine regular pattern, which pictures do not have.
+    Each map of features has a small network of its own. These need not learn what the encoder knows, and compare
+    strokes and textures from the first steps on (Sauer et al. 2021, "Projected GANs Converge Faster"). Another network
+    sees the pixels: an encoder may not notice a fine regular pattern, which pictures do not have.
 
     Args:
         feature: The encoder, on the device that the discriminator will be on.
