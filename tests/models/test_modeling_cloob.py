@@ -11,8 +11,8 @@ from diffusers_ccld import (
     CLOOBVisionConfig,
     CLOOBVisionModelWithProjection,
 )
+from diffusers_ccld.models.convolutional_stem import CLOOBResidualBlock
 from diffusers_ccld.models.losses_cloob import cloob_loss
-from diffusers_ccld.models.modeling_cloob import CLOOBResidualBlock
 from diffusers_ccld.original.tensors.cloob import PUBLISHED_CONFIGS, cloob_table, load_cloob_config, parse_cloob_config
 from diffusers_ccld.original.tensors.tables import from_original, to_original
 from support import original_files
