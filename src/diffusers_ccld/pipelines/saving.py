@@ -105,4 +105,5 @@ class PipelineSaving:
             return super().from_pipe(pipeline, **kwargs)
         made = cls(**{**pipeline.components, **pipeline.settings, **kwargs})
         made.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
+        made.notices = pipeline.notices
         return made

@@ -23,6 +23,8 @@ from ..utils.files import write_text
 MODULES = (
     "utils/rgb",
     "utils/errors",
+    "utils/words",
+    "utils/notices",
     "models/adapters",
     "models/configuration_cloob",
     "models/losses_cloob",
