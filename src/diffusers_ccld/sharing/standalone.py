@@ -23,6 +23,7 @@ from ..utils.files import write_text
 MODULES = (
     "utils/rgb",
     "utils/errors",
+    "utils/hub_names",
     "utils/words",
     "utils/notices",
     "models/adapters",
