@@ -198,13 +198,15 @@ def test_a_path_in_use_gets_a_number(tmp_path):
 def test_the_files_of_a_run_share_a_number_that_no_other_run_has(tmp_path):
     expected = [
         (range(2), True, ["00000.png", "00001.png", "grid.png"]),
-        (range(1), False, ["00000-2.png"]),
-        (range(4, 6), True, ["00004-3.png", "00005-3.png", "grid-3.png"]),
-        (range(123456, 123457), False, ["123456-4.png"]),
+        (range(4, 6), True, ["00004-2.png", "00005-2.png", "grid-2.png"]),
+        (range(1), False, ["00000-3.png"]),
+        (range(123456, 123457), False, ["123456.png"]),
+        (range(2), True, ["00000-4.png", "00001-4.png", "grid-4.png"]),
     ]
     (tmp_path / "moon-7.png").touch()
     for seeds, has_grid, names in expected:
-        paths, grid = paths_of_run(tmp_path / "new", seeds)
+        paths, grid = paths_of_run(tmp_path / "new", seeds, has_grid)
+        assert (grid is not None) == has_grid
         paths += [grid] * has_grid
         assert [path.name for path in paths] == names
         for path in paths:

@@ -38,20 +38,23 @@ def unused_path(path: Path) -> Path:
     return free
 
 
-def paths_of_run(folder: Path, seeds: Sequence[int]) -> tuple[list[Path], Path]:
-    """Paths for the pictures of a run, one for each seed, and for their grid.
+def paths_of_run(folder: Path, seeds: Sequence[int], has_grid: bool) -> tuple[list[Path], Path | None]:
+    """Paths for the pictures of a run, one for each seed, and for their grid if it has one; all are new.
 
-    The number of the run ends all of them, so that they can be told from those of other runs: "00003-2.png" and
-    "grid-2.png" belong to the second. The first has no number.
+    If one of the names is in use, all end in a number that no other run has: "00003-2.png" and "grid-2.png".
 
     Args:
         folder: Their folder, which need not exist.
         seeds: The seeds.
+        has_grid: True for a path of a grid, too.
     """
-    names = map(NAME_IN_RUN.fullmatch, os.listdir(folder) if folder.is_dir() else ())
-    run = 1 + max((int(name["run"] or 1) for name in names if name), default=0)
-    *pictures, grid = (_numbered(folder / f"{stem}.png", run) for stem in (*(f"{seed:05d}" for seed in seeds), "grid"))
-    return pictures, grid
+    stems = [f"{seed:05d}" for seed in seeds] + ["grid"] * has_grid
+    paths = [folder / f"{stem}.png" for stem in stems]
+    if any(os.path.lexists(path) for path in paths):
+        names = map(NAME_IN_RUN.fullmatch, os.listdir(folder))
+        run = 1 + max(int(name["run"] or 1) for name in names if name)
+        paths = [_numbered(path, run) for path in paths]
+    return paths[: len(seeds)], paths[-1] if has_grid else None
 
 
 def _numbered(path, number):

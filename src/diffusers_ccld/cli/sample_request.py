@@ -145,8 +145,7 @@ def _paths(args: argparse.Namespace, seeds: range, is_file: bool) -> tuple[list[
     if args.output.suffix.lower() in PICTURE_SUFFIXES and not args.output.is_dir():
         raise ValueError(f"--output {args.output}: pictures are written as PNG files; give a name with .png.")
     require_writable(args.output)
-    paths, grid = paths_of_run(args.output, seeds)
-    return paths, grid if kept > 1 else None
+    return paths_of_run(args.output, seeds, has_grid=kept > 1)
 
 
 def _open_mask(path: Path) -> "Image.Image":
