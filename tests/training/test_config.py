@@ -8,7 +8,6 @@ from diffusers_ccld import default_model
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.pipelines.saving import SETTINGS
 from diffusers_ccld.training.config import TrainingConfig, save_config
-from diffusers_ccld.training.run import warn_of_slow_ema
 from support.scripts import ROOT
 
 CONFIGS = ROOT / "training" / "configs"
@@ -100,22 +99,6 @@ def test_words_that_yaml_takes_for_booleans_are_words(tmp_path):
     path.write_text("mixed_precision: no\nrandom_flip: no\ncompile: yes\n")
     config = parse(*REQUIRED, "--config", str(path))
     assert config.mixed_precision == "no" and config.random_flip is False and config.compile is True
-
-
-@pytest.mark.parametrize("options", [("0.998",), ("0.9", "0.99", "--ema_decay_starts", "0", "5"), ("0.9", "0.5")])
-def test_the_initial_share_of_the_average_is_that_of_its_updates(options):
-    config = parse(*REQUIRED, "--max_steps", "12", "--ema_decays", *options)
-    share = 1.0
-    for step in range(12):
-        share *= config.ema_decay_at(step)
-    assert config.initial_share_of_ema == pytest.approx(share)
-
-
-@pytest.mark.parametrize("steps, decay, remedy", [(100, 0.998, "0.9"), (3, 0.99, "0"), (400, 0.998, None)])
-def test_an_average_that_hardly_moves_is_warned_of(steps, decay, remedy, caplog):
-    warn_of_slow_ema(parse(*REQUIRED, "--max_steps", str(steps), "--ema_decays", str(decay)))
-    expected = [] if remedy is None else [f"Give --ema-decays {remedy} or more steps."]
-    assert [record.getMessage().partition("steps. ")[2] for record in caplog.records] == expected
 
 
 def test_saved_settings_are_read_again(tmp_path):

@@ -257,12 +257,6 @@ def test_lora(trainable_folder, cache, tmp_path):
     assert "load_lora_weights" in (tmp_path / "run" / "lora" / "README.md").read_text()
 
 
-def test_a_run_too_short_for_its_average_says_so(trainable_folder, cache, tmp_path, caplog):
-    options = ("--cache", cache, "--max_steps", 20, "--ema_decays", 0.998, "--dry_run")
-    assert finetune(trainable_folder, tmp_path / "run", *options) == 0
-    assert "96% of it will be the weights before the first of the 20 steps" in caplog.text
-
-
 def test_a_dry_run_writes_nothing_and_tells_what_would_be(trainable_folder, pictures, tmp_path, capsys):
     assert finetune(trainable_folder, tmp_path / "run", "--dataset", pictures, "--max_steps", 600, "--dry_run") == 0
     printed = capsys.readouterr().out

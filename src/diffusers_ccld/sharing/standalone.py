@@ -24,6 +24,7 @@ MODULES = (
     "utils/rgb",
     "utils/errors",
     "utils/hub_names",
+    "utils/short_lists",
     "utils/words",
     "utils/notices",
     "models/adapters",
