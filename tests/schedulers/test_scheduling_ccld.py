@@ -17,7 +17,7 @@ from diffusers_ccld.schedulers.noise_schedule import (
     timestep_to_t,
 )
 from diffusers_ccld.schedulers.scheduling_ccld import ALGORITHMS
-from diffusers_ccld.utils.short_lists import ShortList
+from diffusers_ccld.schedulers.short_lists import ShortList
 from support import original_files
 
 REFERENCE = original_files.reference("samplers")

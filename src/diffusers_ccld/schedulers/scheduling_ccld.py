@@ -11,7 +11,6 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from ..utils.short_lists import ShortList, printed_config
 from .names import ALGORITHMS, SINGLE_STEP, is_ccld_scheduler
 from .noise_schedule import (
     cosine_betas,
@@ -21,6 +20,7 @@ from .noise_schedule import (
     t_to_timestep,
     timestep_to_t,
 )
+from .short_lists import ShortList, printed_config
 from .solvers import (
     ADAMS_BASHFORTH,
     METHODS,
