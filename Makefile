@@ -214,4 +214,4 @@ src/diffusers_ccld/default_model/model_index.json: $(OUT)/fitted/model_index.jso
 
 clean:  ## remove the environment and all outputs
 	rm -rf $(if $(OTHERS),,$(VENV)) outputs dist build
-	@$(if $(OTHERS),echo "$(VENV) was not made here, and stays.")
+	@$(if $(OTHERS),echo "$(VENV) stays as it is: it was not made here.")

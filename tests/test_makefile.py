@@ -77,7 +77,8 @@ def test_an_environment_that_was_not_made_here_is_kept(tmp_path):
     refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert refused.returncode == 2 and "rm" not in refused.stdout
     assert f"{venv} was not made here, and stays as it is. Give another: make paint VENV=" in refused.stderr
-    assert "rm -rf  outputs" in make("-n", "clean", f"VENV={venv}")
+    cleaned = make("-n", "clean", f"VENV={venv}")
+    assert "rm -rf  outputs" in cleaned and f'echo "{venv} stays as it is: it was not made here."\n' in cleaned
     for mark in (MARK, "painting-0123", "built-from-0123"):
         (venv / mark).touch()
         assert f"rm -rf {venv}\n" in make("-n", "paint", f"VENV={venv}")
