@@ -3,7 +3,6 @@
 import copy
 import math
 import os
-import re
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..models.prediction import is_guidance_distilled
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.names import ONNX_ALGORITHMS
 from ..schedulers.scheduling_ccld import CCLDScheduler
-from ..sharing.model_cards import CARD_NAME
+from ..sharing.base_models import card_license
 from ..utils.files import folder_moved_into_place
 from ..version import __version__
 from .graphs import PREFIX, NetworkSpec, networks_of, trace
@@ -179,7 +178,7 @@ def _manifest(pipe, folder, target, request, networks):
     return Manifest(
         format=FORMAT,
         version=__version__,
-        licence=_licence(folder),
+        licence=card_license(folder),
         dtype=request.dtype,
         height=height,
         width=width,
@@ -205,10 +204,3 @@ def _manifest(pipe, folder, target, request, networks):
             for path in sorted(folder.rglob("*.safetensors"))
         },
     )
-
-
-def _licence(folder):
-    """The licence in a pipeline's model card; `None` if the card does not give one."""
-    card = folder / CARD_NAME
-    found = re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE) if card.is_file() else None
-    return found and found[1]

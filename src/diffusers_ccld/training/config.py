@@ -195,7 +195,9 @@ class TrainingConfig(ValidationConfig):
     gradient_checkpointing: bool = setting(False, "compute activations twice, to save memory")
     compile: bool = setting(False, "compile the network (torch.compile)")
 
-    demo_prompts: str | None = setting(None, "text file with a prompt on every line (default: eight of ours)")
+    demo_prompts: str | None = setting(
+        None, "text file with a prompt on every line (default: at most eight of words that the model knows)"
+    )
     demo_inference_steps: int | None = setting(None, "sampling steps of demo pictures (default: 50)")
     demo_guidance_scale: float | None = setting(None, "guidance scale of demo pictures (default: the model's, else 3)")
 
