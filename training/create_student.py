@@ -73,7 +73,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="random weights, or a selection of the weights of a teacher with the same depth (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default: %(default)s)")
-    parser.add_argument("--license", help="licence of the result, for its model card, such as 'mit'")
+    parser.add_argument(
+        "--license", help="licence of the result, for its model card, such as 'mit' (default: the teacher's)"
+    )
     add_hub_arguments(parser)
     arguments = parser.parse_args(argv)
     _check(parser, arguments)

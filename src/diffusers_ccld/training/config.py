@@ -87,7 +87,9 @@ class RunConfig(HubSettings, ImageConfig):
     report_to: list[str] = setting(["tensorboard"], "trackers: tensorboard, wandb, or none")
     run_name: str = setting("ccld", "name of the project in the trackers")
 
-    license: str | None = setting(None, "licence of the result, for its model card, such as 'mit'")
+    license: str | None = setting(
+        None, "licence of the result, for its model card, such as 'mit' (default: the initial model's)"
+    )
 
     def __post_init__(self):
         ImageConfig.__post_init__(self)
