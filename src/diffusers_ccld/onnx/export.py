@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..schedulers.names import ONNX_ALGORITHMS
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..sharing.base_models import card_license
 from ..utils.files import folder_moved_into_place
+from ..utils.words import PROMPTS_NAME
 from ..version import __version__
 from .graphs import PREFIX, NetworkSpec, networks_of, trace
 from .manifest import FORMAT, MANIFEST_NAME, ExportError, File, Manifest, Network
@@ -85,6 +87,8 @@ def export(request: ExportRequest) -> Manifest:
         if request.output is not None:
             (target / TOKENIZER).parent.mkdir()
             pipe.tokenizer.backend_tokenizer.save(str(target / TOKENIZER))
+            if (folder / PROMPTS_NAME).is_file():  # the page's examples
+                shutil.copyfile(folder / PROMPTS_NAME, target / PROMPTS_NAME)
         else:
             networks = {name: _named(network, target) for name, network in networks.items()}
         manifest = _manifest(pipe, folder, target, request, networks)
