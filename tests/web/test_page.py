@@ -242,6 +242,7 @@ def test_unknown_words_and_a_link_of_another_model_are_named(open_page, served, 
     assert "another model" in page.inner_text("#notice") and "the model flowers" in page.inner_text("#notice")
     assert page.inner_text("#unknown") == "The model flowers does not know: red, dragon"
     assert "bundled" not in page.inner_text("body") and "cottage" not in page.inner_text("body")
+    open_details(page)
     paint(page, "a cat")
     assert page.is_hidden("#notice")
     page.set_input_files("#image", tmp_path / "a.png")
