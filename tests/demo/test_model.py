@@ -12,6 +12,7 @@ from PIL import Image
 from diffusers_ccld import default_model
 from diffusers_ccld.demo.model import DemoModel
 from diffusers_ccld.demo.requests import parse_request
+from diffusers_ccld.demo.suggestions import words_html
 from diffusers_ccld.inference.provenance import TEXT_CHUNK, save_picture
 from diffusers_ccld.utils.pictures import image_grid
 from support.demo_calls import LIMITS
@@ -36,6 +37,7 @@ def test_a_model_shows_its_own_samples_and_words(flowers):
     model = DemoModel.of(str(flowers))
     assert (model.name, model.record["model"]) == ("the model flowers", "flowers")
     assert [prompt for prompt, _ in model.examples] == ["a tulip", "a daisy"] and model.words == ["daisy", "tulip"]
+    assert words_html(model) == '<p class="hint">The model knows these words: daisy, tulip.</p>'
     assert [picture.getpixel((0, 0)) for _, picture in model.examples] == [(255, 255, 0), (255, 255, 255)]
     (flowers / "samples.png").write_bytes(b"damaged")
     assert DemoModel.of(str(flowers)).examples == [("daisy", None), ("tulip", None)]

@@ -19,7 +19,7 @@ from .form import Inputs, Tab, make_details, make_prompt, make_tabs
 from .gate import Gate
 from .painter import Painter
 from .requests import BETWEEN, Limits
-from .suggestions import chips_html, examples_html
+from .suggestions import chips_html, examples_html, words_html
 from .tools import add_tools, has_tools, set_up_server
 
 TITLE = "CLOOB-Conditioned Latent Diffusion"
@@ -87,7 +87,7 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
                     label="Settings from a picture: drop one of this page", file_types=[".png"], height=120
                 )
             with gr.Column(elem_id="examples"):
-                gr.HTML(examples_html(model.examples), padding=False)
+                gr.HTML(examples_html(model.examples) + words_html(model), padding=False)
         shared = {"prompt": prompt, **details}
         runs = _connect(studio, tabs, shared, wall)
         wall.cancel.click(lambda: "", outputs=wall.progress, cancels=runs, queue=False, api_visibility="private")

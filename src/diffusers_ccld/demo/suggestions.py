@@ -38,6 +38,11 @@ def chips_html() -> str:
     return f'<div class="chips">{"".join(parts)}</div>'
 
 
+def words_html(model: DemoModel) -> str:
+    """The words of a model with a small vocabulary; empty for the bundled one, whose words are the chips."""
+    return f'<p class="hint">{html.escape(vocabulary(model))}</p>' if model.words and not model.is_bundled else ""
+
+
 def vocabulary(model: DemoModel) -> str:
     """Sentences that list what a model knows; empty if it has a large vocabulary."""
     if not model.is_bundled:
