@@ -49,6 +49,7 @@ from diffusers_ccld.training.reconstruction_losses import (
     DISCRIMINATORS,
     CLOOBFeatureLoss,
     PerceptualLoss,
+    ProjectedDiscriminator,
     adversarial_weight,
     chroma_loss,
     discriminator_loss,
@@ -108,8 +109,10 @@ class AutoencoderConfig(ValidationConfig):
     discriminator_start: int | None = setting(None, "first step that also trains a patch discriminator")
     discriminator_weight: float = setting(0.5, "strength of its gradient, relative to the other losses")
     discriminator_channels: int = setting(32, "width of its first layer")
-    discriminator_kind: Literal["patch", "detail"] = setting(
-        "patch", "detail: sees amplified details beside blurred colours, and learns much sooner"
+    discriminator_kind: Literal["patch", "detail", "projected"] = setting(
+        "patch",
+        "detail: sees amplified details beside blurred colours, and learns much sooner; projected: sees the features "
+        "of the feature_network",
     )
     discriminator_learning_rate: float | None = setting(
         None, "its largest learning rate (default: learning_rate); both follow the same schedule"
@@ -131,6 +134,8 @@ class AutoencoderConfig(ValidationConfig):
             raise ValueError("trained_part=decoder needs a model, whose encoder has been trained.")
         if self.perceptual_network is not None and not Path(self.perceptual_network).is_file():
             raise ValueError(f"perceptual_network: {self.perceptual_network} is not a file.")
+        if self.discriminator_kind == "projected" and self.feature_network is None:
+            raise ValueError("discriminator_kind=projected needs a feature_network, whose features it sees.")
         if self.discriminator_channels < 8 or self.discriminator_channels % 8:
             raise ValueError("discriminator_channels must be a multiple of 8.")
         if self.discriminator_start is not None and self.discriminator_start < 0:
@@ -289,6 +294,13 @@ def load_loss_networks(config: AutoencoderConfig, device: torch.device) -> dict[
     }
 
 
+def make_discriminator(config: AutoencoderConfig, feature: CLOOBFeatureLoss | None) -> nn.Module:
+    """The discriminator that the settings name."""
+    if config.discriminator_kind == "projected":
+        return ProjectedDiscriminator(feature, config.discriminator_channels)
+    return DISCRIMINATORS[config.discriminator_kind](config.discriminator_channels)
+
+
 def reconstruction_terms(
     made: torch.Tensor,
     pictures: torch.Tensor,
@@ -376,7 +388,7 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
     vae, size, latent_shape = load_vae(config)
     data = load_training_images(config, accelerator, size, config.streaming)
     networks = load_loss_networks(config, accelerator.device)
-    discriminator = DISCRIMINATORS[config.discriminator_kind](config.discriminator_channels)
+    discriminator = make_discriminator(config, networks["feature"])
 
     # The state to start from, the optimisers and the EMA
     identity = {**data.identity, "network": network_settings(vae), "critic": config.critic}

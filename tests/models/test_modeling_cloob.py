@@ -11,6 +11,7 @@ from diffusers_ccld import (
     CLOOBVisionConfig,
     CLOOBVisionModelWithProjection,
 )
+from diffusers_ccld.models.convolutional_stem import CLOOBResidualBlock
 from diffusers_ccld.models.losses_cloob import cloob_loss
 from diffusers_ccld.original.tensors.cloob import PUBLISHED_CONFIGS, cloob_table, load_cloob_config, parse_cloob_config
 from diffusers_ccld.original.tensors.tables import from_original, to_original
@@ -202,11 +203,14 @@ def test_towers_of_different_spaces_do_not_join():
         CLOOBModel(CLOOBConfig(text_config={"projection_dim": 256}))
 
 
+SMALL_TOWER = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+
+
+@pytest.mark.parametrize("depth", [0, 1])
 @torch.no_grad()
-def test_patches_may_be_made_by_convolutions(tmp_path):
+def test_patches_may_be_made_by_convolutions(depth, tmp_path):
     """One vector per patch, the same after saving, and independent of the rest of the batch."""
-    settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-    config = CLOOBVisionConfig(**settings, stem_channels=[8, 16, 16])
+    config = CLOOBVisionConfig(**SMALL_TOWER, stem_channels=[8, 16, 16], stem_depth=depth)
     image_encoder = CLOOBVisionModelWithProjection(config).eval()
     pixels = torch.randn(2, 3, 32, 32)
     output = image_encoder(pixels)
@@ -215,7 +219,48 @@ def test_patches_may_be_made_by_convolutions(tmp_path):
     image_encoder.save_pretrained(tmp_path)
     again = CLOOBVisionModelWithProjection.from_pretrained(tmp_path).eval()
     assert torch.equal(again(pixels).image_embeds, output.image_embeds)
-    assert again.config.stem_channels == [8, 16, 16]
-    assert "stem_channels" not in CLOOBVisionConfig().to_dict()  # caches from before there were stems stay valid
+    assert again.config.stem_channels == [8, 16, 16] and again.config.stem_depth == depth
+    # Caches from before there were stems, or residual blocks in them, stay valid.
+    assert not any(name.startswith("stem_") for name in CLOOBVisionConfig().to_dict())
+    assert ("stem_depth" in config.to_dict()) == (depth > 0)
     half = again.to(torch.bfloat16)(pixels).image_embeds
     assert half.dtype == torch.bfloat16 and torch.cosine_similarity(half.float(), output.image_embeds).min() > 0.99
+
+
+@torch.no_grad()
+def test_residual_blocks_add_to_what_they_get():
+    config = CLOOBVisionConfig(**SMALL_TOWER, stem_channels=[8, 16, 16], stem_depth=2)
+    image_encoder = CLOOBVisionModelWithProjection(config).eval()
+    blocks = [module for module in image_encoder.modules() if isinstance(module, CLOOBResidualBlock)]
+    assert len(blocks) == 6
+    for block in blocks:
+        block.residual[-1].weight.zero_()
+    plain = CLOOBVisionModelWithProjection(CLOOBVisionConfig(**SMALL_TOWER, stem_channels=[8, 16, 16])).eval()
+    stem = image_encoder.embeddings.patch_embedding
+    others = [layer for layer in stem if not isinstance(layer, CLOOBResidualBlock)]
+    for mine, theirs in zip(others, plain.embeddings.patch_embedding, strict=True):
+        theirs.load_state_dict(mine.state_dict())
+    pixels = torch.randn(2, 3, 32, 32)
+    assert torch.equal(stem(pixels), plain.embeddings.patch_embedding(pixels))
+
+
+@torch.no_grad()
+def test_feature_maps_are_the_stems_or_the_layers():
+    pixels = torch.randn(2, 3, 32, 32)
+    config = CLOOBVisionConfig(**SMALL_TOWER, stem_channels=[8, 16, 24], stem_depth=1)
+    image_encoder = CLOOBVisionModelWithProjection(config).eval()
+    maps = image_encoder.feature_maps(pixels)
+    assert [tuple(features.shape) for features in maps] == [(2, 8, 16, 16), (2, 16, 8, 8), (2, 24, 4, 4)]
+    stem = image_encoder.embeddings.patch_embedding
+    assert torch.equal(stem[-1](maps[-1]), stem(pixels))
+
+    image_encoder = CLOOBVisionModelWithProjection(CLOOBVisionConfig(**SMALL_TOWER | {"num_hidden_layers": 2})).eval()
+    maps, states = image_encoder.feature_maps(pixels), image_encoder(pixels, output_hidden_states=True).hidden_states
+    assert [tuple(features.shape) for features in maps] == [(2, 32, 4, 4)] * 2
+    assert torch.equal(maps[1][0, :, 1, 2], states[2][0, 1 + 4 + 2])
+
+
+@pytest.mark.parametrize("depth", [-1, 1])
+def test_residual_blocks_need_a_stem(depth):
+    with pytest.raises(ValueError, match="stem_depth"):
+        CLOOBVisionConfig(**SMALL_TOWER, stem_depth=depth)

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from diffusers_ccld import CLOOBVisionConfig, CLOOBVisionModelWithProjection
 from diffusers_ccld.training.reconstruction_losses import (
     DISCRIMINATORS,
     CLOOBFeatureLoss,
     PerceptualLoss,
+    ProjectedDiscriminator,
     adversarial_weight,
     chroma_loss,
     discriminator_loss,
@@ -105,7 +107,8 @@ def test_the_distance_in_cloobs_features_is_the_formulas(pictures, pipe):
         ).hidden_states
         for images in (made, pictures)
     ]
-    expected = [2 - 2 * F.cosine_similarity(a, b, dim=-1).mean() for a, b in zip(layers[0][1:], layers[1][1:])]
+    patches = [(a[:, 1:], b[:, 1:]) for a, b in zip(layers[0][1:], layers[1][1:])]  # without the class embedding
+    expected = [2 - 2 * F.cosine_similarity(a, b, dim=-1).mean() for a, b in patches]
     found = loss(made, pictures)
     torch.testing.assert_close(found, torch.stack(expected).mean(), rtol=1e-3, atol=1e-6)
     assert loss(pictures, pictures) == 0
@@ -119,6 +122,35 @@ def test_the_discriminator_judges_each_picture_alone(kind, pictures):
     together = discriminator(pictures)
     assert together.shape == (2, 1, 8, 8)
     torch.testing.assert_close(discriminator(pictures[1:]), together[1:])
+
+
+@pytest.mark.parametrize("stem", [{}, {"stem_channels": [8, 16, 16], "stem_depth": 1}])
+def test_a_projected_discriminator_sees_an_encoders_features(stem, pictures, pipe):
+    """It learns from pixels and features; the encoder is neither trained nor part of its weights."""
+    size = {"image_size": pipe.feature_extractor.size, "patch_size": 8}
+    config = CLOOBVisionConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, **size, **stem)
+    feature = CLOOBFeatureLoss(CLOOBVisionModelWithProjection(config), pipe.feature_extractor)
+    discriminator = ProjectedDiscriminator(feature, channels=8)
+    together = discriminator(pictures)
+    torch.testing.assert_close(discriminator(pictures[1:]), together[1:], rtol=1e-4, atol=1e-5)
+    assert len(discriminator.heads) == (3 if stem else 2)
+    made = pictures.clone().requires_grad_()
+    discriminator(made).square().mean().backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in discriminator.parameters())
+    assert made.grad.abs().sum() > 0
+    assert all(weight.grad is None and not weight.requires_grad for weight in feature.parameters())
+    encoders = {id(weight) for weight in feature.parameters()}
+    assert not encoders & {id(weight) for weight in discriminator.parameters()}
+
+
+def test_a_projected_discriminator_notices_a_regular_pattern(pictures, pipe):
+    feature = CLOOBFeatureLoss(pipe.image_encoder, pipe.feature_extractor)
+    discriminator = ProjectedDiscriminator(feature, channels=8)
+    lines = torch.zeros_like(pictures)
+    lines[..., ::2] = 0.05
+    with torch.no_grad():
+        logits = discriminator.pixels(pictures), discriminator.pixels(pictures + lines)
+    assert (logits[0] - logits[1]).abs().max() > 1e-4
 
 
 def test_the_hinge_loss():

@@ -203,18 +203,29 @@ def test_averaged_latents_are_decoded_to_a_smaller_picture():
     assert made.shape == (2, 3, 32, 32)
 
 
+def assert_it_resumes_to_the_bit(folder, pictures, *options):
+    """Compares four steps with two and two; returns the log of the four."""
+    assert train(folder / "whole", pictures, *options, "--checkpointing_steps", 2, steps=4) == 0
+    shutil.copytree(*(folder / run / "checkpoints" / "step-00000002" for run in ("whole", "parts")))
+    assert train(folder / "parts", pictures, *options, "--resume", "latest", steps=4) == 0
+    name = "vae/diffusion_pytorch_model.safetensors"
+    expected, found = load_file(folder / "whole" / name), load_file(folder / "parts" / name)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    return read_log(folder / "whole" / "metrics.jsonl")
+
+
 def test_scale_equivariance_resumes_to_the_bit(vae_config, pictures, tmp_path):
     options = ("--vae_config", vae_config, "--resolution", 64, "--scale_equivariance", 0.5, "--discriminator_start", 0)
-    assert train(tmp_path / "whole", pictures, *options, "--checkpointing_steps", 2, steps=4) == 0
-    shutil.copytree(
-        tmp_path / "whole" / "checkpoints" / "step-00000002", tmp_path / "parts" / "checkpoints" / "step-00000002"
-    )
-    assert train(tmp_path / "parts", pictures, *options, "--resume", "latest", steps=4) == 0
-    log = read_log(tmp_path / "whole" / "metrics.jsonl")
+    log = assert_it_resumes_to_the_bit(tmp_path, pictures, *options)
     assert {"discriminator" in entry for entry in log} == {True, False}
-    name = "vae/diffusion_pytorch_model.safetensors"
-    expected, found = load_file(tmp_path / "whole" / name), load_file(tmp_path / "parts" / name)
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_projected_discriminator_resumes_to_the_bit(vae_config, trainable_folder, pictures, tmp_path):
+    options = ("--vae_config", vae_config, "--feature_network", trainable_folder, "--discriminator_kind", "projected")
+    log = assert_it_resumes_to_the_bit(
+        tmp_path, pictures, *options, "--discriminator_start", 0, "--discriminator_channels", 8
+    )
+    assert all(entry["discriminator"] > 0 for entry in log)
 
 
 def test_the_distance_in_cloobs_features_has_its_weight(vae_config, trainable_folder, pictures, tmp_path):
@@ -247,6 +258,7 @@ def test_a_dry_run_writes_nothing(vae_config, pictures, tmp_path, capsys):
         (("--vae_config", "{config}", "--feature_network", "nowhere"), "nowhere"),
         (("--vae_config", "{config}", "--perceptual_network", "nowhere.pth"), "nowhere.pth is not a file"),
         (("--vae_config", "{config}", "--discriminator_channels", 12), "multiple of 8"),
+        (("--vae_config", "{config}", "--discriminator_kind", "projected"), "needs a feature_network"),
         (("--vae_config", "{config}", "--discriminator_warmup_steps", -1), "must not be negative"),
         (("--vae_config", "{config}", "--discriminator_learning_rate", 0), "must be positive"),
         (("--vae_config", "{wrong}"), "unknown settings: widths"),

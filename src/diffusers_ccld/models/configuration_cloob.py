@@ -69,6 +69,7 @@ class CLOOBVisionConfig(PreTrainedConfig):
         stem_channels: Widths, multiples of 8, of the convolutions that map patches to vectors. Each halves height and
             width, so that patches of 8 pixels need three. By default patches are projected without them, as in the
             published models.
+        stem_depth: Residual blocks of two convolutions after each convolution of the stem.
         hidden_act: Activation; "gelu" is the exact one, which CCLD was trained with.
         layer_norm_eps: Epsilon of the layer normalisations.
     """
@@ -85,6 +86,7 @@ class CLOOBVisionConfig(PreTrainedConfig):
     image_size: int = 224
     patch_size: int = 16
     stem_channels: list[int] | tuple[int, ...] | None = None
+    stem_depth: int = 0
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
 
@@ -97,14 +99,16 @@ class CLOOBVisionConfig(PreTrainedConfig):
                 f"stem_channels={list(self.stem_channels)} must be multiples of 8, and as many as it takes to halve a "
                 f"patch of {self.patch_size} pixels to one."
             )
+        if self.stem_depth < 0 or (self.stem_depth and self.stem_channels is None):
+            raise ValueError(
+                f"stem_depth={self.stem_depth} must not be negative; residual blocks need a stem: set stem_channels."
+            )
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The values for files; without a stem its key is left out, as fingerprints of older caches require."""
+        """The values for files; what a stem lacks is left out, as fingerprints of older caches require."""
         values = super().to_dict()
-        if values["stem_channels"] is None:
-            del values["stem_channels"]
-        return values
+        return {key: value for key, value in values.items() if not key.startswith("stem_") or value}
 
 
 @strict

@@ -5,7 +5,6 @@ After `cloob_training/model_pt.py` in crowsonkb/cloob-training, the PyTorch port
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
+from .convolutional_stem import CLOOBConvolutionalStem
 from .inference_layers import InferenceLinear
 from .losses_cloob import cloob_loss
 
@@ -148,20 +148,6 @@ class CLOOBTextEmbeddings(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.token_embedding(input_ids) + self.position_embedding
-
-
-class CLOOBConvolutionalStem(nn.Sequential):
-    """Maps patches to vectors by small convolutions, which make transformers easier to train.
-
-    After Xiao et al., 2021, "Early Convolutions Help Transformers See Better" (arXiv:2106.14881), with group
-    normalisation, which does not depend on the batch.
-    """
-
-    def __init__(self, config: CLOOBVisionConfig):
-        layers: list[nn.Module] = []
-        for narrow, wide in pairwise([config.num_channels, *config.stem_channels]):
-            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False), nn.GroupNorm(8, wide), nn.GELU()]
-        super().__init__(*layers, nn.Conv2d(config.stem_channels[-1], config.hidden_size, 1))
 
 
 class CLOOBVisionEmbeddings(nn.Module):
@@ -310,6 +296,19 @@ class CLOOBVisionModelWithProjection(CLOOBPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embedding
+
+    def feature_maps(self, pixel_values: torch.FloatTensor) -> list[torch.Tensor]:
+        """Features of images, as for `forward`, for losses that compare pictures layer by layer.
+
+        Returns:
+            Maps (N, C, h, w): those of the convolutional stem, the finest first, or the patches' vectors of each layer.
+        """
+        stem = self.embeddings.patch_embedding
+        if isinstance(stem, CLOOBConvolutionalStem):
+            return stem.feature_maps(pixel_values)
+        layers = self(pixel_values, output_hidden_states=True).hidden_states[1:]
+        side = self.config.image_size // self.config.patch_size
+        return [layer[:, 1:].transpose(1, 2).unflatten(2, (side, side)) for layer in layers]
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)

@@ -123,13 +123,15 @@ class CLOOBFeatureLoss(nn.Module):
 
     def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The mean distance; arguments as for `pooled_loss`."""
-        pictures = torch.cat([reconstruction, target])
-        layers = self.image_encoder(self._preprocess(pictures), output_hidden_states=True).hidden_states[1:]
         distances = []
-        for layer in layers:
-            mine, wanted = F.normalize(layer.float(), dim=-1).chunk(2)
-            distances.append((mine - wanted).square().sum(dim=-1).mean())
+        for features in self.feature_maps(torch.cat([reconstruction, target])):
+            mine, wanted = F.normalize(features.float(), dim=1).chunk(2)
+            distances.append((mine - wanted).square().sum(dim=1).mean())
         return torch.stack(distances).mean()
+
+    def feature_maps(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        """The encoder's maps (N, C, h, w) of pictures (N, 3, H, W) in [−1, 1]."""
+        return self.image_encoder.feature_maps(self._preprocess(pictures))
 
     def embed(self, pictures: torch.Tensor) -> torch.Tensor:
         """CLOOB embeddings (N, D) of pictures (N, 3, H, W) in [−1, 1]."""
@@ -182,6 +184,46 @@ class DetailDiscriminator(nn.Module):
         padded = F.pad(pictures, (margin,) * 4, mode="reflect")
         blurred = F.avg_pool2d(padded, DETAIL_WINDOW, stride=1)
         return self.body(torch.cat([blurred, DETAIL_GAIN * (pictures - blurred)], dim=1))
+
+
+class ProjectedDiscriminator(nn.Module):
+    """Tells real pictures from reconstructed ones by the features of a frozen encoder.
+
+    Each map of features has a small network of its own. These need not learn what the encoder knows, and compare
+    strokes and textures from the first steps on (Sauer et al. 2021, "Projected GANs Converge Faster"). Another network
+    sees the pixels: an encoder may not notice a fine regular pattern, which pictures do not have.
+
+    Args:
+        feature: The encoder, on the device that the discriminator will be on.
+        channels: Width of the small networks, a multiple of 8.
+    """
+
+    def __init__(self, feature: CLOOBFeatureLoss, channels: int = 32):
+        super().__init__()
+        self._features = (feature,)  # in a tuple: not a submodule, so that it is neither trained nor saved
+        size = feature.feature_extractor.size
+        device = next(feature.image_encoder.parameters()).device
+        with torch.no_grad():
+            maps = feature.feature_maps(torch.zeros(1, 3, size, size, device=device))
+        shapes = [(features.shape[1], features.shape[-1]) for features in maps]
+        smallest = min(size for _, size in shapes)
+        self.heads = nn.ModuleList(_head(width, channels, size // smallest) for width, size in shapes)
+        self.pixels = nn.Sequential(nn.PixelUnshuffle(2), _head(3 * 4, channels, reduction=8))
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits (N, L) of pictures (N, 3, H, W) in [−1, 1], H and W even: those of all patches of all maps."""
+        maps = self._features[0].feature_maps(pictures)
+        logits = [self.pixels(pictures), *(head(features) for head, features in zip(self.heads, maps, strict=True))]
+        return torch.cat([patches.flatten(1) for patches in logits], dim=1)
+
+
+def _head(in_channels: int, channels: int, reduction: int) -> nn.Sequential:
+    """Maps features (N, `in_channels`, h, w) to logits (N, 1, h / `reduction`, w / `reduction`)."""
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, padding=1), nn.LeakyReLU(0.2)]
+    while reduction > 1:
+        layers += [nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.GroupNorm(8, channels), nn.LeakyReLU(0.2)]
+        reduction //= 2
+    return nn.Sequential(*layers, nn.Conv2d(channels, 1, 3, padding=1))
 
 
 DISCRIMINATORS: dict[str, type[nn.Module]] = {"patch": PatchDiscriminator, "detail": DetailDiscriminator}
