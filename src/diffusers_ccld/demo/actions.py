@@ -101,7 +101,7 @@ class Studio:
             yield files, request.seed, note, "", *compares
 
     def unknown_words(self, request: PaintingRequest) -> str:
-        """Which words of a request the model does not know, as a sentence; empty if it knows all."""
+        """A sentence of the words of a request that the model does not know; empty if it knows all."""
         sentence = unknown_words_sentence(request.texts, self.painter.vocabulary, self.model.name)
         return sentence[:1].upper() + sentence[1:]
 
