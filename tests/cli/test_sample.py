@@ -186,6 +186,8 @@ def test_the_bundled_model_knows_its_words(capsys):
     from diffusers_ccld.utils.words import vocabulary_of
 
     assert unknown_words(" ".join(VOCABULARY), vocabulary_of(default_model())) == []
+    assert main(["inspect", default_model()]) == 0  # as any other folder
+    assert "words: abstract, autumn, bloom, boat" in capsys.readouterr().out
 
 
 def test_a_path_in_use_gets_a_number(tmp_path):

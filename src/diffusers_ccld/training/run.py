@@ -247,9 +247,10 @@ class TrainingRun:
         """Exit status of the script: 130 if the run was interrupted, else 0."""
         return INTERRUPTED_STATUS if self.is_interrupted and not self.config.dry_run else 0
 
-    def public_name(self, folder: Path) -> str:
-        """Name under which a result is loaded: its name on the Hub, or else the folder's."""
-        return self.hub_name or f"{self.output_dir.resolve().name}/{folder.name}"
+    @property
+    def public_name(self) -> str:
+        """Name of the result for its card: its full name on the Hub, or else that of the run."""
+        return self.hub_name or self.output_dir.resolve().name
 
     def publish(self, folder: Path) -> None:
         """Prints the result's folder, and uploads it if the settings say so. Only the main process may call this.
