@@ -22,8 +22,10 @@ import psutil
 from PIL import Image
 
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.demo.suggestions import EXAMPLES
+from diffusers_ccld.demo.model import BUNDLED_EXAMPLES
 from diffusers_ccld.utils.arguments import ArgumentParser
+
+EXAMPLES = BUNDLED_EXAMPLES[0].read_text(encoding="utf-8").splitlines()
 
 
 def free_port() -> int:

@@ -5,7 +5,6 @@ python training/bundle.py --pipeline DIR --card FILE --output src/diffusers_ccld
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -13,16 +12,9 @@ import torch
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.arguments import add_hub_arguments, chosen_repository
+from diffusers_ccld.sharing.base_models import CARD_NAME
 from diffusers_ccld.sharing.hub import forget_places, push_folder
-from diffusers_ccld.sharing.model_cards import (
-    CARD_NAME,
-    GRID_NAME,
-    PIPELINE,
-    PLOT_NAME,
-    PROMPTS_NAME,
-    save_card,
-    table,
-)
+from diffusers_ccld.sharing.model_cards import PIPELINE, copy_card, save_card, table
 from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.files import folder_moved_into_place
 
@@ -70,11 +62,7 @@ def bundle(argv: list[str] | None = None) -> None:
 def add_card(folder: Path, card: Path, name: str, pipe: CCLDPipeline) -> None:
     """Copies the card and the pictures that it shows, or writes a short one if it is missing."""
     if card.is_file():
-        shutil.copyfile(card, folder / CARD_NAME)
-        for shown in (GRID_NAME, PROMPTS_NAME, PLOT_NAME):
-            if (card.parent / shown).is_file() and shown in card.read_text(encoding="utf-8"):
-                shutil.copyfile(card.parent / shown, folder / shown)
-        return
+        return copy_card(card, folder)
     facts = {
         part: f"{component.num_parameters():,} parameters"
         for part, component in pipe.components.items()

@@ -21,8 +21,9 @@ from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.arguments import add_hub_arguments, chosen_repository
 from diffusers_ccld.models.prediction import predict_velocity
+from diffusers_ccld.sharing.base_models import model_license, model_name
 from diffusers_ccld.sharing.hub import forget_places, push_folder
-from diffusers_ccld.sharing.model_cards import STUDENT, save_card, shareable, table
+from diffusers_ccld.sharing.model_cards import STUDENT, save_card, table
 from diffusers_ccld.training.components import (
     IMAGE_COMPONENTS,
     TEXT_COMPONENTS,
@@ -72,7 +73,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="random weights, or a selection of the weights of a teacher with the same depth (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default: %(default)s)")
-    parser.add_argument("--license", help="licence of the result, for its model card, such as 'mit'")
+    parser.add_argument(
+        "--license", help="licence of the result, for its model card, such as 'mit' (default: the teacher's)"
+    )
     add_hub_arguments(parser)
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
@@ -173,9 +176,10 @@ def create_student(argv: list[str] | None = None) -> None:
         CCLDPipeline(unet=student, **rest, **load_defaults(arguments.teacher)).save_pretrained(temporary)
         forget_places(temporary)
         weights = "a selection of the teacher's" if arguments.init == "teacher" else f"random, seed {arguments.seed}"
-        facts = {"teacher": shareable(arguments.teacher), "parameters": size, "weights": weights}
+        facts = {"teacher": model_name(arguments.teacher), "parameters": size, "weights": weights}
         section = f"## The student\n\n{table(facts)}"
-        save_card(temporary, STUDENT, hub_name or name, section, base=arguments.teacher, license=arguments.license)
+        terms = arguments.license or model_license(arguments.teacher)
+        save_card(temporary, STUDENT, hub_name or name, section, base=arguments.teacher, license=terms)
     print(f"parameters: {size}")
     print(f"wrote {arguments.output}")
     if hub_name is not None:

@@ -24,7 +24,7 @@ from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.encoding import model_fingerprint
 from diffusers_ccld.models.inference_autoencoder import use_inference_autoencoder
 from diffusers_ccld.models.prediction import is_guidance_distilled
-from diffusers_ccld.sharing.model_cards import shareable
+from diffusers_ccld.sharing.base_models import model_name
 from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import load_training_data, make_batches
 from diffusers_ccld.training.checkpoints import find_checkpoint
@@ -304,8 +304,8 @@ def make_schedule(config: DistillConfig, scheduler: CCLDScheduler) -> Progressiv
 def facts_of(config: DistillConfig, student: torch.nn.Module, teacher: torch.nn.Module) -> dict[str, str]:
     """Facts about a distillation for the model card, by name."""
     share = student.num_parameters() / teacher.num_parameters()
-    teacher_fact = f"{shareable(config.teacher)}; the student has {share:.1%} of its parameters"
-    facts = {"teacher": teacher_fact, "began from": shareable(config.model)}
+    teacher_fact = f"{model_name(config.teacher)}; the student has {share:.1%} of its parameters"
+    facts = {"teacher": teacher_fact, "began from": model_name(config.model)}
     if config.max_guidance_scale is not None:
         facts["guidance"] = f"takes the scale, 1 to {config.max_guidance_scale:g}, as an input: one evaluation a step"
     if config.student_steps is not None:

@@ -25,7 +25,8 @@ from diffusers_ccld.data.encoding import encode_latents, model_fingerprint
 from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, normal_at
 from diffusers_ccld.models.inference_autoencoder import use_inference_autoencoder
-from diffusers_ccld.sharing.model_cards import PLOT_NAME, TINY_AUTOENCODER, shareable
+from diffusers_ccld.sharing.base_models import model_name
+from diffusers_ccld.sharing.model_cards import PLOT_NAME, TINY_AUTOENCODER
 from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import TrainingData, load_training_data, make_batches
 from diffusers_ccld.training.checkpoints import find_checkpoint
@@ -179,11 +180,11 @@ def save(run: TrainingRun, vae: AutoencoderTiny, data: TrainingData) -> None:
         vae.save_pretrained(temporary)
         plot_log(run.log.path, temporary / PLOT_NAME, PLOTTED_TERMS, "loss")
         facts = {
-            "teacher": shareable(run.config.model),
+            "teacher": model_name(run.config.model),
             **training_facts(run, data.source, data.num_images),
             "parameters of the decoder": f"{sum(p.numel() for p in vae.decoder.parameters()):,}",
         }
-        save_training_card(temporary, TINY_AUTOENCODER, run, run.public_name(folder), facts, data.source)
+        save_training_card(temporary, TINY_AUTOENCODER, run, run.public_name, facts, data.source)
     run.publish(folder)
 
 

@@ -22,7 +22,7 @@ from diffusers_ccld.models.inference_autoencoder import use_inference_autoencode
 from diffusers_ccld.models.prediction import is_guidance_distilled
 from diffusers_ccld.original.training_state import read_training_state
 from diffusers_ccld.schedulers.scheduling_ccld import RECOMMENDED_ALGORITHM
-from diffusers_ccld.sharing.model_cards import shareable
+from diffusers_ccld.sharing.base_models import model_name
 from diffusers_ccld.training.accelerator import attention_for_training, make_accelerator
 from diffusers_ccld.training.batches import load_training_data, make_batches
 from diffusers_ccld.training.checkpoints import find_checkpoint
@@ -173,7 +173,7 @@ def finetune(config: FinetuneConfig) -> int:
 
         if run.is_complete:
             began = config.original_checkpoint or config.unet_config or config.model
-            pipeline.save(run, data, {"began from": shareable(began)}, "lora" if config.lora_rank else "pipeline")
+            pipeline.save(run, data, {"began from": model_name(began)}, "lora" if config.lora_rank else "pipeline")
     return run.exit_status
 
 

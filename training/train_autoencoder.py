@@ -26,7 +26,8 @@ from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, generator_at, normal_at
 from diffusers_ccld.evaluation.metrics import frechet_distance
-from diffusers_ccld.sharing.model_cards import AUTOENCODER, PLOT_NAME, shareable
+from diffusers_ccld.sharing.base_models import model_name
+from diffusers_ccld.sharing.model_cards import AUTOENCODER, PLOT_NAME
 from diffusers_ccld.training.accelerator import clip_gradient, make_accelerator
 from diffusers_ccld.training.batches import TrainingData, load_training_images, make_batches
 from diffusers_ccld.training.checkpoints import find_checkpoint
@@ -357,12 +358,12 @@ def save_autoencoder(
         vae.save_pretrained(temporary)
         plot_log(run.log.path, temporary / PLOT_NAME, PLOTTED_TERMS, "loss", panels=VALIDATION_PANELS)
         facts = {
-            "began from": shareable(config.model or config.vae_config),
+            "began from": model_name(config.model or config.vae_config),
             **training_facts(run, data.source, data.num_images),
             "latents": " × ".join(map(str, latent_shape)),
             "scaling factor": f"{scaling_factor:.6g}, {origin}",
         }
-        save_training_card(temporary, AUTOENCODER, run, run.public_name(folder), facts, data.source)
+        save_training_card(temporary, AUTOENCODER, run, run.public_name, facts, data.source)
     run.publish(folder)
 
 

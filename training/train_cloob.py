@@ -37,8 +37,9 @@ from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.captions import CaptionedImages, kinds_of, load_captions
 from diffusers_ccld.data.sources import canonical_source, find_examples, select_images
 from diffusers_ccld.models.losses_cloob import cloob_loss, cosine_distance, info_nce_loss
+from diffusers_ccld.sharing.base_models import model_name
 from diffusers_ccld.sharing.hub import forget_places
-from diffusers_ccld.sharing.model_cards import CLOOB, PLOT_NAME, shareable
+from diffusers_ccld.sharing.model_cards import CLOOB, PLOT_NAME
 from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import TrainingData, make_batches, make_training_data
 from diffusers_ccld.training.checkpoints import find_checkpoint
@@ -328,14 +329,14 @@ def save_cloob(
         plot_log(run.log.path, temporary / PLOT_NAME, RUN_PARTS, "loss", yscale="linear")
         forget_places(temporary)
         facts = {
-            "began from": shareable(config.model or config.cloob_config),
+            "began from": model_name(config.model or config.cloob_config),
             **training_facts(run, data.source, data.num_images),
             "tokens": f"{len(tokenizer):,}",
         }
         if fit is not None:
             save_report(fit, data.source, temporary)
         sections = [f"## The gap between texts and images\n\n{table_of_gap}"] if table_of_gap else []
-        save_training_card(temporary, CLOOB, run, run.public_name(folder), facts, data.source, sections=sections)
+        save_training_card(temporary, CLOOB, run, run.public_name, facts, data.source, sections=sections)
     run.publish(folder)
 
 

@@ -22,7 +22,8 @@ from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, generator_at
 from diffusers_ccld.data.sources import find_examples, select_images
 from diffusers_ccld.evaluation.judge import JUDGES
-from diffusers_ccld.sharing.model_cards import JUDGE, PLOT_NAME, shareable
+from diffusers_ccld.sharing.base_models import shareable
+from diffusers_ccld.sharing.model_cards import JUDGE, PLOT_NAME
 from diffusers_ccld.training.accelerator import make_accelerator
 from diffusers_ccld.training.batches import make_batches, make_training_data
 from diffusers_ccld.training.checkpoints import find_checkpoint
@@ -118,7 +119,7 @@ def train_judge(config: JudgeConfig) -> int:
                 judge.half().save_pretrained(temporary)
                 plot_log(run.log.path, temporary / PLOT_NAME, ["loss"], "cross entropy of the three attributes")
                 facts = training_facts(run, " + ".join(map(shareable, sources)), data.num_images)
-                save_training_card(temporary, JUDGE, run, run.public_name(folder), facts, config.dataset)
+                save_training_card(temporary, JUDGE, run, run.public_name, facts, config.dataset)
             run.publish(folder)
     return run.exit_status
 

@@ -1,23 +1,15 @@
 // The page: its forms, pictures, links and files. Painting is done by worker.js.
 
+import { compareModels, describeModel, loadModel, showUnknown } from "./about.js";
 import { readRecord, withRecord } from "./png.js";
 
-const EXAMPLES = [
-  "a sailing boat at sunset, oil on canvas",
-  "a winter forest, watercolor",
-  "a boat on the sea in a storm, ink drawing",
-  "a portrait, pastel",
-  "a rose, pointillism",
-  "a cottage in autumn, oil painting",
-  "the moon at night, charcoal",
-  "a city in fog, watercolor",
-];
 const LINKED = ["prompt", "negativePrompt", "seed", "pictures", "steps", "guidance", "variation", "from", "to"];
 const MIX_STEPS = 20; // positions of the slider, less one
 
 const element = (id) => document.getElementById(id);
 
 let worker = null;
+let model = null; // its description, of model.json
 let defaults = null;
 let version = null;
 let nextJob = 0;
@@ -48,11 +40,12 @@ function showProgress(bytes, total) {
 }
 
 /** Sends settings to the worker. Resolves with pixels, or with null if the job was stopped. */
-function paint(settings, onStep = () => {}) {
+function paint(settings, { onStep = () => {}, unknown }) {
   const job = nextJob++;
   const result = new Promise((resolve, reject) => {
     jobs.set(job, (data) => {
       if (data.type === "step") return onStep(data);
+      if (data.type === "words") return showUnknown(unknown, data.unknown, model);
       jobs.delete(job);
       if (data.type === "error") reject(new Error(data.message));
       else resolve(data.pixels ?? null);
@@ -86,7 +79,8 @@ function record(settings) {
     negative_prompt: negativePrompt || null,
     guidance_scale: guidance,
     variation: settings.variation,
-    model: "default",
+    model: model.source,
+    ...(model.fingerprint ? { fingerprint: model.fingerprint } : {}),
     steps: settings.steps,
     guidance_interval: settings.interval,
     algorithm: defaults.algorithm,
@@ -180,6 +174,7 @@ function readSettings() {
 function linkOf(settings) {
   const values = { ...settings, pictures: 1, from: settings.interval[0], to: settings.interval[1] };
   const query = new URLSearchParams(LINKED.filter((name) => values[name] !== "").map((name) => [name, values[name]]));
+  if (model.fingerprint) query.set("model", model.fingerprint);
   return `${location.href.split("#")[0]}#${query}`;
 }
 
@@ -200,6 +195,7 @@ function followLink() {
     const input = document.querySelector(`#paint-form [name="${name}"]`);
     if (query.has(name)) setField(input, query.get(name).slice(0, 500));
   }
+  compareModels(query.get("model"), model, "This link");
   return query.has("seed");
 }
 
@@ -218,6 +214,7 @@ function useRecord(found) {
     to: found.guidance_interval?.[1] ?? 1,
   };
   for (const [id, value] of Object.entries(values)) if (value !== undefined && value !== null) setField(element(id), value);
+  compareModels(found.fingerprint, model, "This picture");
 }
 
 // Image prompts
@@ -286,7 +283,7 @@ async function paintAll() {
       if (preview) draw(entry.canvas, preview);
     };
     try {
-      const pixels = await paint(entry.settings, onStep).result;
+      const pixels = await paint(entry.settings, { onStep, unknown: "unknown" }).result;
       if (pixels === null) return entry.figure.remove();
       draw(entry.canvas, pixels);
       finish(entry);
@@ -348,7 +345,7 @@ async function paintMix() {
       showMix();
       const position = nextPosition();
       if (position === undefined) break;
-      const pixels = await paint({ ...settings, fraction: position / MIX_STEPS, previews: false }).result;
+      const pixels = await paint({ ...settings, fraction: position / MIX_STEPS, previews: false }, { unknown: "mix-unknown" }).result;
       if (pixels === null || mix.key !== key) break;
       mix.frames.set(position, pixels);
     }
@@ -400,13 +397,15 @@ function begin(data) {
 function listen() {
   element("paint-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (defaults && element("stop").hidden) paintAll();
+    if (!defaults || !element("stop").hidden) return;
+    compareModels(null, model);
+    paintAll();
   });
   element("stop").addEventListener("click", stopAll);
   element("random-seed").addEventListener("click", () => {
     setField(element("seed"), crypto.getRandomValues(new Uint32Array(1))[0]);
   });
-  for (const prompt of EXAMPLES) {
+  for (const prompt of model.examples) {
     element("examples").append(button(prompt, () => setField(element("prompt"), prompt)));
   }
   element("image").addEventListener("change", ({ target }) => openFile(target.files[0]));
@@ -449,13 +448,22 @@ async function keepForLater() {
   }
 }
 
+function fail(reason) {
+  element("loading").hidden = true;
+  showMessage(`The page could not start: ${reason}.`);
+}
+
 showOutputs();
+try {
+  model = await loadModel();
+} catch (error) {
+  fail(error.message);
+  throw error;
+}
+describeModel(model);
 listen();
 await keepForLater();
 worker = new Worker("worker.js", { type: "module" });
 worker.addEventListener("message", receive);
-worker.addEventListener("error", (event) => {
-  element("loading").hidden = true;
-  showMessage(`The page could not start: ${event.message ?? "a file is missing"}.`);
-});
+worker.addEventListener("error", (event) => fail(event.message ?? "a file is missing"));
 worker.postMessage({ type: "load" });

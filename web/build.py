@@ -6,7 +6,6 @@ python web/build.py --output outputs/web --serve
 The folder works on any host of static files. onnxruntime-web comes from npm once and is kept beside the output.
 """
 
-import argparse
 import functools
 import hashlib
 import html.entities
@@ -21,6 +20,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "src" / "diffusers_ccld"  # not imported: this script needs no installation
@@ -41,8 +41,14 @@ RUNTIME_FILES = (
 HEADERS = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 
 
+def of_package(name: str) -> dict[str, Any]:
+    """The names of a module of the package's utils, which needs the standard library alone."""
+    return runpy.run_path(str(PACKAGE / "utils" / f"{name}.py"))
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = of_package("arguments")
+    parser = arguments["ArgumentParser"](description=__doc__)
     parser.add_argument("--model", type=Path, default=BUNDLED, help="folder of `ccld export-onnx` (default: bundled)")
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/web"), help="folder to write (default: %(default)s)"
@@ -53,7 +59,10 @@ def main(argv: list[str] | None = None) -> int:
         "--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 for all (default: %(default)s)"
     )
     parser.add_argument(
-        "--port", type=int, default=8000, help="port to serve on, 0 for a free one (default: %(default)s)"
+        "--port",
+        type=arguments["whole"](0, 65535),
+        default=8000,
+        help="port to serve on, 0 for a free one; if it is taken, a free one is used (default: %(default)s)",
     )
     args = parser.parse_args(argv)
     try:
@@ -102,6 +111,7 @@ def build(model: Path, archive: Path, output: Path) -> None:
     for name in PAGE:
         shutil.copyfile(HERE / name, temporary / name)
     copy_model(model, temporary / "model")
+    (temporary / "model.json").write_text(json.dumps(description_of(model)), encoding="utf-8")
     unpack_runtime(archive, temporary / "runtime")
     (temporary / "entities.json").write_text(json.dumps(html.entities.html5, separators=(",", ":")))
     finish_service_worker(temporary)
@@ -124,6 +134,28 @@ def copy_model(model: Path, folder: Path) -> None:
         shutil.copyfile(model / path, folder / path)
 
 
+def description_of(model: Path) -> dict[str, Any]:
+    """What the page says of a model: `bundled.json` for the bundled one; of others the name, prompts and words."""
+    words, fingerprint_of = of_package("words"), of_package("fingerprints")["weights_fingerprint"]
+    manifest, bundled = (json.loads((folder / "onnx.json").read_text()) for folder in (model, BUNDLED))
+    fingerprint = fingerprint_of(manifest.get("sources", {}))
+    if fingerprint == fingerprint_of(bundled["sources"]):
+        return {**json.loads((HERE / "bundled.json").read_text(encoding="utf-8")), "fingerprint": fingerprint}
+    folder, prompts = model.resolve(), words["prompts_for"](model)
+    name = folder.parent.name if folder.name == "pipeline" else folder.name  # of a training's folder
+    known = sorted(words["whole_words"](words["vocabulary_of"](model)))
+    return {
+        "name": f"the model {name}",
+        "painter": f"The model {name}",
+        "source": name,
+        "prompt": prompts[0],
+        "examples": prompts,
+        "mix": [prompts[0], prompts[-1]],
+        "about": f"Words that the model knows: {', '.join(known)}." if known else "",
+        "fingerprint": fingerprint,
+    }
+
+
 def unpack_runtime(archive: Path, folder: Path) -> None:
     """Takes the runtime's files out of its npm archive."""
     with archive.open("rb") as file:
@@ -141,7 +173,7 @@ def finish_service_worker(folder: Path) -> None:
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes())
-    names = ["./", *(name for name in PAGE if name != "service-worker.js"), "entities.json"]
+    names = ["./", *(name for name in PAGE if name != "service-worker.js"), "entities.json", "model.json"]
     script = folder / "service-worker.js"
     text = script.read_text().replace('"@FILES@"', ", ".join(map(json.dumps, names)))
     script.write_text(text.replace("@BUILD@", digest.hexdigest()[:16]))
@@ -179,17 +211,19 @@ def listen(folder: Path, host: str, port: int) -> http.server.ThreadingHTTPServe
     """A server at a port, or at a free one if it is taken. Raises `ValueError` if nothing can listen at the host."""
     try:
         return make_server(folder, port, host)
-    except OSError:
-        pass
+    except OSError as error:
+        reason = error
     try:
-        return make_server(folder, 0, host)
+        server = make_server(folder, 0, host)
     except OSError as error:
         raise ValueError(f"--host {host}: nothing can listen there. ({error})") from error
+    print(f"--port {port} cannot be used, so the page is served at another one. ({reason})", file=sys.stderr)
+    return server
 
 
 def serve(server: http.server.ThreadingHTTPServer, host: str) -> None:
     """Prints the server's address and serves until an interruption."""
-    address_of = runpy.run_path(str(PACKAGE / "utils" / "addresses.py"))["address_of"]
+    address_of = of_package("addresses")["address_of"]
     print(f"{address_of(host, server.server_port)}/  (Ctrl-C ends it)", flush=True)
     try:
         server.serve_forever()

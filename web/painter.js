@@ -36,6 +36,11 @@ export class Painter {
     };
   }
 
+  /** The words of the prompts that the model does not know. */
+  unknownWords({ prompt, secondPrompt, negativePrompt }) {
+    return this.#tokens.unknownWords([prompt, secondPrompt, negativePrompt].filter(Boolean));
+  }
+
   async encodeText(text) {
     if (!this.#embeddings.has(text)) {
       const ids = BigInt64Array.from(this.#tokens.encode(text), BigInt);

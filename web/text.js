@@ -5,6 +5,8 @@ const WINDOWS_1252 =
 const PYTHON_SPACE = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/gu;
 const CHARACTER_REFERENCE = /&(#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)/gu;
 const SPECIAL_TOKENS = /(<\|startoftext\|>|<\|endoftext\|>)/u;
+const NAMED_WORDS = /[\p{L}\p{Nl}\p{No}]{2,}/gu; // without decimal digits
+const SMALL_VOCABULARY = 10_000; // tokens; larger ones stand for all English words
 const WORDS = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+/gu;
 
 /** Python's html.unescape; `entities` is its table html.entities.html5. */
@@ -76,6 +78,13 @@ export function cleanText(text, entities) {
   return unescapeHtml(unescapeHtml(text, entities), entities).replace(PYTHON_SPACE, " ").replace(/^ | $/gu, "").toLowerCase();
 }
 
+/** The words of a text that a small vocabulary lacks, as src/diffusers_ccld/utils/words.py finds them. */
+export function unknownWords(text, vocabulary) {
+  if (Object.keys(vocabulary).length >= SMALL_VOCABULARY) return [];
+  const words = new Set(text.toLowerCase().match(NAMED_WORDS) ?? []);
+  return [...words].filter((word) => !Object.hasOwn(vocabulary, `${word}</w>`));
+}
+
 /** The printable characters that stand for the bytes 0 to 255 in a byte-level vocabulary. */
 function byteCharacters() {
   const isPrintable = (byte) => (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte < 0x100 && byte !== 0xad);
@@ -99,6 +108,11 @@ export class TextEncoding {
     for (const token of file.added_tokens) this.#vocabulary[token.content] = token.id;
     this.#entities = entities;
     this.#contextLength = contextLength;
+  }
+
+  /** The words of texts that the tokenizer spells, because its vocabulary is small and lacks them. */
+  unknownWords(texts) {
+    return unknownWords(texts.join(" "), this.#vocabulary);
   }
 
   /** The ids of a text: a start, the text, an end, and zeros up to the context length. */

@@ -1,4 +1,5 @@
-// The thread that paints. Messages in: load, paint, stop. Messages out: progress, ready, step, picture, stopped, error.
+// The thread that paints. Messages in: load, paint, stop. Messages out: progress, ready, words,
+// step, picture, stopped, error.
 
 import { Networks, PageError } from "./networks.js";
 import { Painter } from "./painter.js";
@@ -24,6 +25,7 @@ async function load() {
 }
 
 async function paint({ job, settings }) {
+  postMessage({ type: "words", job, unknown: painter.unknownWords(settings) });
   const onStep = (done, total, preview) => postMessage({ type: "step", job, done, total, preview });
   const pixels = await painter.paint(settings, onStep, () => stopped.has(job));
   postMessage(pixels ? { type: "picture", job, pixels } : { type: "stopped", job });

@@ -157,6 +157,8 @@ def test_links_reproduce_their_request():
     assert parse_link(query, LIMITS) == request
     older = {name: value for name, value in query.items() if name != "variation"}
     assert parse_link(older, LIMITS) == replace(request, variation=0.0)
+    named = dict(parse_qsl(request.link("0448da83")[1:], keep_blank_values=True))
+    assert named == {**query, "model": "0448da83"} and parse_link(named, LIMITS) == request
     assert parse_link({}, LIMITS) is None and parse_link({"__theme": "dark"}, LIMITS) is None
     assert parse_request("paint", {"image_prompt": png()}, LIMITS).link() is None
     for change in (

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusers_ccld.demo.model import DemoModel
 from diffusers_ccld.demo.requests import Limits, parse_link, parse_request, request_of_record
 from diffusers_ccld.demo.results import link_html, progress_html, save_pictures
 from diffusers_ccld.inference.provenance import read_provenance, save_picture
@@ -137,7 +138,7 @@ def test_words_that_the_model_does_not_know_are_said_with_its_pictures(painter, 
     monkeypatch.setattr(painter, "vocabulary", {f"{word}</w>" for word in words})
     note = updates_of(painter, task, num_inference_steps=1, seed=3, **values)[-1][2]
     assert "Seed 3" in note and ("does not know" in note) == (unknown is not None)
-    assert unknown is None or f">The model does not know: {unknown}<" in note
+    assert unknown is None or f"does not know: {unknown}<" in note
 
 
 def test_the_painter_has_the_vocabulary_of_its_folder(painter, trainable_folder):
@@ -152,7 +153,9 @@ def test_settings_are_read_from_a_picture_of_ours(painter, tmp_path, monkeypatch
     request, pictures = painted(painter)
     (path, _), _ = save_pictures(request, pictures, tmp_path)
     studio = Studio(painter, LIMITS)
-    form = dict(zip(FORM_OF_LINK, studio.read_settings({"path": path, "meta": META})))
+    *values, notice = studio.read_settings({"path": path, "meta": META})
+    form = dict(zip(FORM_OF_LINK, values))
+    assert notice == ""
     assert (form["prompt"], form["seed"], form["random_seed"]) == ("A rose & a cat", 3, False)
     (tmp_path / "other.png").write_bytes(png())
     with pytest.raises(gradio.Error, match="does not say"):
@@ -177,10 +180,12 @@ def test_the_api_names_its_outputs_and_shows_no_docstrings(painter):
 
 
 def test_chips_and_examples_are_words_that_the_model_knows():
-    from diffusers_ccld.demo.suggestions import FOLDER, chips_html, examples_html
+    from diffusers_ccld.demo.suggestions import chips_html, examples_html, vocabulary
     from diffusers_ccld.inference.loading import default_model
     from diffusers_ccld.utils.words import unknown_words
 
-    texts = [*re.findall(r'data-text="([^"]*)"', chips_html()), *re.findall(r'data-prompt="([^"]*)"', examples_html())]
+    model = DemoModel.of(default_model())
+    shown = examples_html(model.examples)
+    texts = [*re.findall(r'data-text="([^"]*)"', chips_html()), *re.findall(r'data-prompt="([^"]*)"', shown)]
     assert len(texts) == 12 + 8 + 6 + 8 and unknown_words(" ".join(texts), vocabulary_of(default_model())) == []
-    assert examples_html().count("data:image/jpeg") == len((FOLDER / "examples.txt").read_text().splitlines())
+    assert shown.count("data:image/jpeg") == len(model.examples) == 8 and "a cat" in vocabulary(model)

@@ -73,7 +73,7 @@ def test_the_tools_are_few_typed_and_described(server):
     schemas = [tool.inputSchema for tool in tools]
     assert [schema["required"] for schema in schemas] == [["prompt"], ["prompt", "second_prompt"]]
     for tool, schema in zip(tools, schemas):
-        assert "cat" in tool.description
+        assert tool.description.startswith("Paints one picture") and "The model knows" not in tool.description
         assert all(value["type"] and value["description"] for value in schema["properties"].values())
 
 
@@ -88,6 +88,19 @@ def test_a_tool_paints_what_the_demo_paints(server, painter):
     address = answer.content[1].text.removeprefix("Image URL: ")
     file = Image.open(io.BytesIO(httpx.get(address).content))
     assert json.loads(file.text["ccld"])["prompt"] == "a rose & fog"
+
+
+@pytest.mark.slow
+def test_a_call_names_unknown_words_with_and_without_progress(server, painter, monkeypatch):
+    monkeypatch.setattr(painter, "vocabulary", {"a</w>", "cat</w>"})
+    calls = [("paint", {"prompt": prompt, "num_inference_steps": 1}) for prompt in ("a red cat",) * 2 + ("a cat",) * 2]
+    answers = [answer for pair in (calls[:2], calls[2:]) for answer in ask(server, *pair)[1]]
+    for answer in answers:
+        picture_of(answer)
+    texts = [[content.text for content in answer.content[1:]] for answer in answers]
+    assert [len(text) for text in texts] == [2, 2, 1, 1]
+    assert all(text[0].startswith("Image URL") for text in texts)
+    assert all(text[1].endswith("does not know: red") for text in texts[:2])
 
 
 @pytest.mark.slow

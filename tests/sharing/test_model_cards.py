@@ -11,6 +11,7 @@ from diffusers_ccld.cli import main
 from diffusers_ccld.original.published import card as conversion_card
 from diffusers_ccld.original.published.facts import PUBLICATIONS
 from diffusers_ccld.original.published.presets import PRESETS
+from diffusers_ccld.sharing.base_models import shareable
 from diffusers_ccld.sharing.model_cards import (
     AUTOENCODER,
     LORA,
@@ -18,7 +19,6 @@ from diffusers_ccld.sharing.model_cards import (
     escaped,
     save_card,
     settings_section,
-    shareable,
     table,
 )
 
@@ -80,7 +80,7 @@ def test_odd_names_leave_metadata_and_code_whole(kind, tmp_path):
     text = (tmp_path / "README.md").read_text()
     code = text.split("````python\n")[1].split("\n````")[0]
     compile(code, "card", "exec")
-    assert json.dumps(name) in code and str(tmp_path) not in text
+    assert json.dumps(f"USER/{name}") in code and str(tmp_path) not in text
 
 
 # Conversions
@@ -136,7 +136,7 @@ def test_a_card_grows_with_its_folder_until_somebody_changes_it(originals, tmp_p
     assert 'subfolder="text_encoder"' in text and "pipeline_tag" not in text and "vae" not in text
     code = text.split("```python\n")[1].split("```")[0]
     scope = {}
-    exec(code.replace('"model"', json.dumps(str(folder))), scope)
+    exec(code.replace('"USER/model"', json.dumps(str(folder))), scope)
     assert isinstance(scope["image_encoder"], torch.nn.Module)
 
     autoencoder = ("--autoencoder", originals.autoencoder, "--autoencoder-scale", 2.55, "--output", folder)

@@ -6,7 +6,7 @@ import { normalise, squareCrop } from "../../web/images.js";
 import { NoiseSource } from "../../web/noise.js";
 import { readRecord, withRecord } from "../../web/png.js";
 import { sample, samplingTimes, slerp } from "../../web/sampler.js";
-import { TextEncoding, cleanText } from "../../web/text.js";
+import { TextEncoding, cleanText, unknownWords } from "../../web/text.js";
 
 const bytes = (base64) => new Uint8Array(Buffer.from(base64, "base64"));
 
@@ -14,6 +14,11 @@ const TASKS = {
   text({ tokenizer, contextLength, entities, texts }) {
     const encoding = new TextEncoding(JSON.parse(readFileSync(tokenizer)), contextLength, entities);
     return texts.map((text) => ({ clean: cleanText(text, entities), ids: encoding.encode(text) }));
+  },
+
+  unknown({ tokenizer, texts }) {
+    const { vocab } = JSON.parse(readFileSync(tokenizer)).model;
+    return texts.map((text) => unknownWords(text, vocab));
   },
 
   noise({ seed, counts }) {

@@ -22,6 +22,7 @@ from diffusers_ccld.models.square_crop import resize_and_center_crop
 from diffusers_ccld.onnx.noise import NoiseSource
 from diffusers_ccld.onnx.sampler import Guidance, Sampler, sampling_times
 from diffusers_ccld.onnx.text import TextEncoding
+from diffusers_ccld.utils.words import unknown_words
 from support import original_files
 
 NODE = shutil.which("node")
@@ -85,6 +86,15 @@ def test_token_ids_are_those_of_the_tokenizer(vocabularies):
         expected = tokenizer(texts).input_ids
         assert [text["ids"] for text in found] == expected
         assert TextEncoding(path, length)(texts).tolist() == expected
+
+
+def test_unknown_words_are_those_of_the_shell(vocabularies):
+    texts = [*TEXTS, *HARD, *random_texts(100), "A cat_on 7x ½½ Mars-rover, two dragons", "a cat"]
+    for _, path in vocabularies:
+        vocabulary = json.loads(path.read_text())["model"]["vocab"]
+        expected = [unknown_words(text, vocabulary) for text in texts]
+        assert run("unknown", tokenizer=str(path), texts=texts) == expected
+        assert any(expected) == (len(vocabulary) < 10_000)
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**40 + 5])

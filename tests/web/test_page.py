@@ -215,6 +215,44 @@ def test_a_link_paints_the_same_picture(open_page):
     assert np.abs(pixels_of(again, f"{FINISHED} canvas") - found).max() == 0
 
 
+def test_unknown_words_and_a_link_of_another_model_are_named(open_page, served, tmp_path):
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    open_details(page)
+    found, _ = paint(page, "a red dragon, watercolor")
+    assert page.inner_text("#unknown") == "The bundled model does not know: red, dragon"
+    page.click(f"{FINISHED} >> nth=0 >> text=Copy link")
+    page.wait_for_selector("text=Copied")
+    fragment = "#" + page.evaluate("navigator.clipboard.readText()").partition("#")[2]
+    with page.expect_download() as download:
+        page.click(f"{FINISHED} >> nth=0 >> text=Download")
+    download.value.save_as(tmp_path / "a.png")
+    record = read_provenance(tmp_path / "a.png")
+    assert record["model"] == "default" and fragment.endswith(f"&model={record['fingerprint']}")
+    paint(page, PROMPTS[1])
+    assert page.is_hidden("#unknown") and page.is_hidden("#notice")
+
+    # The same page with another model: only its description is another one here.
+    description = json.loads((served[0] / "model.json").read_text())
+    other = {"name": "the model flowers", "painter": "The model flowers", "about": "", "examples": ["a tulip"]}
+    other |= {"fingerprint": "0" * 8, "prompt": "a tulip", "mix": ["a tulip", "a daisy"], "source": "flowers"}
+    (served[0] / "model.json").write_text(json.dumps(description | other))
+    page = open_page(fragment)
+    page.wait_for_selector(FINISHED)
+    assert np.abs(pixels_of(page, f"{FINISHED} canvas") - found).max() == 0
+    assert "another model" in page.inner_text("#notice") and "the model flowers" in page.inner_text("#notice")
+    assert page.inner_text("#unknown") == "The model flowers does not know: red, dragon"
+    assert "bundled" not in page.inner_text("body") and "cottage" not in page.inner_text("body")
+    open_details(page)
+    paint(page, "a cat")
+    assert page.is_hidden("#notice")
+    page.set_input_files("#image", tmp_path / "a.png")
+    page.wait_for_selector("#notice:visible")
+    assert page.inner_text("#notice").startswith("This picture was made with another model.")
+    older = open_page(fragment.partition("&model=")[0])
+    older.wait_for_selector(FINISHED)
+    assert older.is_hidden("#notice")
+
+
 def test_two_prompts_are_mixed(open_page):
     page = open_page()
     open_details(page)

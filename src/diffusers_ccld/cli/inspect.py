@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.requirements import require_torch
-from ..utils.words import SMALL_VOCABULARY, vocabulary_of
+from ..utils.words import SMALL_VOCABULARY, vocabulary_of, whole_words
 from .command_lines import command_of
 from .runtimes import BUNDLED
 
@@ -92,9 +92,11 @@ def bundled_words() -> dict[str, Any]:
 
 
 def words_of(folder: Path) -> dict[str, Any]:
-    """The size of a model's vocabulary, if it is a small one."""
+    """The size of a model's vocabulary and its words of three or more letters, if it is a small one."""
     vocabulary = vocabulary_of(folder)
-    return {"tokens": len(vocabulary)} if 0 < len(vocabulary) < SMALL_VOCABULARY else {}
+    if not 0 < len(vocabulary) < SMALL_VOCABULARY:
+        return {}
+    return {"tokens": len(vocabulary), "words": sorted(whole_words(vocabulary))}
 
 
 def as_lines(facts: dict[str, Any], indent: str = "") -> list[str]:

@@ -19,7 +19,16 @@ from ..inference.provenance import read_provenance
 from ..inference.tasks import Progress, fitted
 from ..utils.words import unknown_words_sentence
 from .painter import Painter, PaintingCancelledError
-from .requests import LINKED, Limits, PaintingRequest, parse_link, parse_request, request_of_record, uploaded_file
+from .requests import (
+    LINKED,
+    MODEL_OF_LINK,
+    Limits,
+    PaintingRequest,
+    parse_link,
+    parse_request,
+    request_of_record,
+    uploaded_file,
+)
 from .results import link_html, progress_html, save_pictures
 
 FORM_OF_LINK = (*LINKED, "random_seed")
@@ -36,13 +45,12 @@ class Studio:
     Args:
         painter: The model.
         limits: Bounds of a request.
-        model: The model's name in sentences.
     """
 
-    def __init__(self, painter: Painter, limits: Limits, model: str = "the model"):
+    def __init__(self, painter: Painter, limits: Limits):
         self.painter = painter
         self.limits = limits
-        self.model = model
+        self.model = painter.model
         # One thread for all requests: the allocator would keep separate memory for each thread.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="painter")
 
@@ -89,8 +97,13 @@ class Studio:
             compares = [gr.update(value=(fitted(request.picture, pictures[0].size), pictures[0]), visible=True)]
         with tempfile.TemporaryDirectory() as folder:  # Gradio copies the files into its own
             files = save_pictures(request, pictures, Path(folder))
-            unknown = unknown_words_sentence(request.texts, self.painter.vocabulary, self.model)
-            yield files, request.seed, link_html(request, pictures[0].size, unknown), "", *compares
+            note = link_html(request, pictures[0].size, self.unknown_words(request), self.model.fingerprint)
+            yield files, request.seed, note, "", *compares
+
+    def unknown_words(self, request: PaintingRequest) -> str:
+        """A sentence of the words of a request that the model does not know; empty if it knows all."""
+        sentence = unknown_words_sentence(request.texts, self.painter.vocabulary, self.model.name)
+        return sentence[:1].upper() + sentence[1:]
 
     def own_settings(self) -> dict[str, Any]:
         """The model's own settings of a request, within the limits."""
@@ -103,8 +116,8 @@ class Studio:
             "variation": painter.variation or 0.0,
         }
 
-    async def picture(self, task: str, values: dict[str, Any]) -> Image.Image:
-        """The picture of a request without uploads. Raises `gr.Error` as `run` does."""
+    async def picture(self, task: str, values: dict[str, Any]) -> tuple[Image.Image, str]:
+        """The picture of a request without uploads, and its unknown words. Raises `gr.Error` as `run` does."""
         loop = asyncio.get_running_loop()
         try:
             request = parse_request(task, values, self.limits)
@@ -114,31 +127,39 @@ class Studio:
         except Exception as error:
             logger.exception("A painting failed.")
             raise gr.Error(FAILED, print_exception=False) from error
-        return picture
+        return picture, self.unknown_words(request)
 
     def open_link(self, request: gr.Request) -> list[Any]:
-        """Values for the form from a link that `PaintingRequest.link` made, and the link; without one, no changes."""
+        """Values for the form from a link that `PaintingRequest.link` made, the link, and a notice if it is another
+        model's. Without a link, no changes."""
+        query = dict(request.query_params)
         try:
-            linked = parse_link(dict(request.query_params), self.limits)
+            linked = parse_link(query, self.limits)
         except ValueError as error:
             gr.Warning(f"The link cannot be opened: {html.escape(str(error))}")
             linked = None
         if linked is None:
-            return [gr.skip()] * (len(FORM_OF_LINK) + 1)
-        return [*_form_of(linked), linked.link()]
+            return [gr.skip()] * (len(FORM_OF_LINK) + 2)
+        return [*_form_of(linked), linked.link(), self._notice(query, MODEL_OF_LINK, "link")]
 
     def read_settings(self, file: Any) -> list[Any]:
-        """Values for the form from a picture of ours; no changes without a file."""
+        """Values for the form from a picture of ours, and a notice if it is another model's; no changes without a
+        file."""
         if not file:
-            return [gr.skip()] * len(FORM_OF_LINK)
+            return [gr.skip()] * (len(FORM_OF_LINK) + 1)
         file = file[0] if isinstance(file, list) else file
         try:
             record = read_provenance(uploaded_file(file, Path(get_upload_folder())))
             if record is None:
                 raise ValueError("The picture does not say how it was painted.")
-            return _form_of(request_of_record(record, self.limits))
+            form = _form_of(request_of_record(record, self.limits))
         except ValueError as error:
             raise _for_user(error) from error
+        return [*form, self._notice(record, "fingerprint", "picture")]
+
+    def _notice(self, values, field, thing):
+        sentence = html.escape(self.model.difference(values, field, thing))
+        return f'<p class="unknown" role="status">{sentence}</p>' if sentence else ""
 
 
 class Watch:

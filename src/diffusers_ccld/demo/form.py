@@ -29,11 +29,11 @@ class Tab(NamedTuple):
     slider: gr.Slider | None = None
 
 
-def make_prompt(limits: Limits) -> gr.Textbox:
-    """The field for the prompt."""
+def make_prompt(limits: Limits, example: str) -> gr.Textbox:
+    """The field for the prompt, with an example in it."""
     return gr.Textbox(
         label="Prompt",
-        placeholder="a sailing boat in summer, watercolor",
+        placeholder=example,
         info="Enter paints.",
         lines=2,
         max_lines=4,
@@ -50,7 +50,7 @@ def picture_input(label: str, height: int) -> gr.Image:
     )
 
 
-def make_tabs(limits: Limits) -> tuple[gr.Tabs, dict[str, Tab]]:
+def make_tabs(limits: Limits, second_example: str) -> tuple[gr.Tabs, dict[str, Tab]]:
     """The tabs, one for each task but "animate", whose button is in the tab of "between"."""
 
     def strength(value: float, info: str) -> gr.Slider:
@@ -82,7 +82,7 @@ def make_tabs(limits: Limits) -> tuple[gr.Tabs, dict[str, Tab]]:
             }
             tabs["inpaint"] = Tab(button("Inpaint"), inputs, "Paints the part of a picture that was drawn on.")
         with gr.Tab("Between", id="between"):
-            second = gr.Textbox(label="Second prompt", max_length=limits.prompt_length, placeholder="a winter forest")
+            second = gr.Textbox(label="Second prompt", max_length=limits.prompt_length, placeholder=second_example)
             info = "0 is the first prompt, 1 the second. Releasing the slider paints with the same seed."
             position = gr.Slider(0, 1, 0.5, step=0.05, label="Position", info=info, elem_id="position")
             tabs["between"] = Tab(

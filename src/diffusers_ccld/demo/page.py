@@ -13,13 +13,14 @@ from gradio.data_classes import GradioRootModel
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
+from ..sharing.model_cards import escaped
 from .actions import FORM_OF_LINK, Studio
 from .form import Inputs, Tab, make_details, make_prompt, make_tabs
 from .gate import Gate
 from .painter import Painter
 from .requests import BETWEEN, Limits
-from .suggestions import chips_html, examples_html
-from .tools import add_tools, has_tools, hide_other_functions
+from .suggestions import chips_html, examples_html, words_html
+from .tools import add_tools, has_tools, set_up_server
 
 TITLE = "CLOOB-Conditioned Latent Diffusion"
 ABOUT = "Paints from prompts. Its diffusion network has never seen a caption: it was trained on pictures alone. "
@@ -56,52 +57,50 @@ class Wall(NamedTuple):
     actions: dict[str, gr.Button]
 
 
-def build(
-    painter: Painter, limits: Limits | None = None, is_bundled: bool = True, with_tools: bool = False
-) -> gr.Blocks:
+def build(painter: Painter, limits: Limits | None = None, with_tools: bool = False) -> gr.Blocks:
     """Builds the page, for `launch`.
 
     Args:
-        painter: The model.
+        painter: The model, whose name, words and examples the page shows.
         limits: Bounds of a request.
-        is_bundled: True for the bundled model, which the page describes and shows examples of.
         with_tools: True to serve tools for MCP clients beside the page.
     """
     limits = limits or Limits()
-    studio = Studio(painter, limits, "the bundled model" if is_bundled else "the model")
+    studio, model = Studio(painter, limits), painter.model
     # Seconds between two removals of old files, and the age of these files.
     kept = (MINUTES_KEPT * 6, MINUTES_KEPT * 60)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=kept, fill_width=True) as page:
-        gr.Markdown(f"# {TITLE}\n{ABOUT}{ABOUT_BUNDLED if is_bundled else ''}", elem_id="title")
+        about = ABOUT_BUNDLED if model.is_bundled else f"This is {escaped(model.name)}."
+        gr.Markdown(f"# {TITLE}\n{ABOUT}{about}", elem_id="title")
+        notice = gr.HTML(elem_id="notice", padding=False)
         with gr.Row(elem_id="studio"):
             with gr.Column(elem_id="form"):
-                prompt = make_prompt(limits)
-                if is_bundled:
+                prompt = make_prompt(limits, model.examples[0][0])
+                if model.is_bundled:
                     gr.HTML(chips_html(), elem_id="chips", padding=False)
-                container, tabs = make_tabs(limits)
+                container, tabs = make_tabs(limits, model.examples[-1][0])
             with gr.Column(elem_id="wall"):
-                wall = _wall("Choose an example, or write a prompt." if is_bundled else "Pictures appear here.")
+                wall = _wall("Choose an example, or write a prompt.")
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = make_details(painter, limits)
                 dropped = gr.File(
                     label="Settings from a picture: drop one of this page", file_types=[".png"], height=120
                 )
-            if is_bundled:
-                with gr.Column(elem_id="examples"):
-                    gr.HTML(examples_html(), padding=False)
+            with gr.Column(elem_id="examples"):
+                gr.HTML(examples_html(model.examples) + words_html(model), padding=False)
         shared = {"prompt": prompt, **details}
         runs = _connect(studio, tabs, shared, wall)
         wall.cancel.click(lambda: "", outputs=wall.progress, cancels=runs, queue=False, api_visibility="private")
         _connect_actions(wall, container, tabs, details)
         form = [shared[name] for name in FORM_OF_LINK]
         quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-        dropped.upload(studio.read_settings, dropped, form, preprocess=False, **quiet)
+        dropped.upload(studio.read_settings, dropped, [*form, notice], preprocess=False, **quiet)
         dropped.data_model = Unchecked
         linked = gr.Textbox(visible="hidden")
-        opened = page.load(studio.open_link, outputs=[*form, linked], **quiet)
+        opened = page.load(studio.open_link, outputs=[*form, linked, notice], **quiet)
         opened.then(inputs=linked, js="(link) => { if (link) ccld.press(); }")
         if with_tools:
-            add_tools(studio, is_bundled)
+            add_tools(studio)
     return page
 
 
@@ -280,7 +279,7 @@ def launch(
             quiet=True,
         )
     if has_tools(page):
-        hide_other_functions(page)
+        set_up_server(page)
     if block:
         _serve_until_interrupted()
     return address

@@ -17,6 +17,7 @@ from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, r
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..version import __version__
+from .model import DemoModel
 from .requests import BETWEEN, LINKED, PaintingRequest
 
 PREVIEW_SIDE = 256
@@ -32,10 +33,12 @@ class Painter:
 
     Args:
         pipe: The pipeline, on its device. The pipelines of other tasks share its networks.
+        source: The model's name for people, if it is not the folder that the pipeline was loaded from.
     """
 
-    def __init__(self, pipe: CCLDPipeline):
+    def __init__(self, pipe: CCLDPipeline, source: str | None = None):
         self.pipe = pipe
+        self.model = DemoModel.of(pipe.config.get("_name_or_path"), source)
         self._lock = threading.Lock()
 
     @property
@@ -89,6 +92,7 @@ class Painter:
         with self._lock:
             pipe = self._pipeline("paint" if request.task in BETWEEN else request.task, request.algorithm)
             pipe.set_progress_bar_config(disable=True)
+            pipe.notices.about_words = False  # the page names them
             if request.task in BETWEEN:
                 return _painted_between(pipe, request, on_step)
             options = _arguments(pipe, request) | reporting(request.task, on_step)
@@ -97,7 +101,7 @@ class Painter:
             whole, mask = fitted(request.picture, pictures[0].size), fitted(request.mask, pictures[0].size)
             pictures = [feathered(picture, whole, mask) for picture in pictures]
         for seed, picture in zip(request.seeds, pictures):
-            picture.info[TEXT_CHUNK] = provenance_text({**_settings(request), "seed": seed})
+            picture.info[TEXT_CHUNK] = provenance_text({**_settings(request), **self.model.record, "seed": seed})
         return pictures
 
     def previews(self, denoised: torch.Tensor) -> list[Image.Image]:

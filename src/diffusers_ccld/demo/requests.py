@@ -30,6 +30,7 @@ LINKED = (
     "guidance_from",
     "guidance_to",
 )
+MODEL_OF_LINK = "model"  # with its fingerprint
 ADDED_TO_LINKS = {
     "variation": "0",
     "guidance_from": "0",
@@ -108,11 +109,16 @@ class PaintingRequest:
         """The prompts; some may be empty."""
         return (self.prompt, self.second_prompt, self.negative_prompt)
 
-    def link(self) -> str | None:
-        """The query of a link that samples the same pictures; `None` if the request has an upload."""
+    def link(self, fingerprint: str | None = None) -> str | None:
+        """The query of a link that samples the same pictures; `None` if the request has an upload.
+
+        Args:
+            fingerprint: That of the model, by which another model's page knows that the link is not its own.
+        """
         if self.image_prompt is not None or self.picture is not None or self.second_prompt:
             return None
-        return "?" + urlencode({name: getattr(self, name) for name in LINKED})
+        model = {} if fingerprint is None else {MODEL_OF_LINK: fingerprint}
+        return "?" + urlencode({name: getattr(self, name) for name in LINKED} | model)
 
 
 def parse_request(

@@ -73,19 +73,22 @@ def _stem(request: PaintingRequest) -> str:
     return re.sub(r"[^a-z0-9]+", "-", texts.lower()).strip("-")[:60] or "picture"
 
 
-def link_html(request: PaintingRequest, size: tuple[int, int], unknown: str = "") -> str:
+def link_html(
+    request: PaintingRequest, size: tuple[int, int], unknown: str = "", fingerprint: str | None = None
+) -> str:
     """The seeds, the size and the link of finished pictures as HTML.
 
     Args:
         request: Their request.
         size: Their width and height in pixels.
-        unknown: Which words the model does not know, from `utils.words.unknown_words_sentence`.
+        unknown: A sentence of the words that the model does not know.
+        fingerprint: The model's, for the link.
     """
     last = f"–{request.seeds[-1]}" if request.num_images > 1 else ""
     seeds = f"Seed {request.seed}{last}"
-    link = request.link()
+    link = request.link(fingerprint)
     linked = (
         "" if link is None else f' · <a href="{html.escape(link)}" target="_blank">link that paints this again</a>'
     )
-    unknown = f'<br><span class="unknown">{html.escape(unknown[0].upper() + unknown[1:])}</span>' if unknown else ""
+    unknown = f'<br><span class="unknown">{html.escape(unknown)}</span>' if unknown else ""
     return f'{seeds}{linked}{unknown}<br><span class="hint">{size[0]} × {size[1]} pixels, shown enlarged</span>'

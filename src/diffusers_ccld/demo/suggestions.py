@@ -1,34 +1,28 @@
-"""Suggestions for the bundled model: examples with their pictures, and chips with its words."""
+"""Suggestions: examples of what the model paints, and chips with the words of the bundled model."""
 
 import html
-from pathlib import Path
-
-from PIL import Image
+from collections.abc import Sequence
 
 from ..paintings.phrases import SUBJECT_PHRASES, TECHNIQUES, TIMES
+from .model import DemoModel, Example
 from .results import data_uri
 
-FOLDER = Path(__file__).parent
-EXAMPLES = tuple((FOLDER / "examples.txt").read_text(encoding="utf-8").splitlines())
-COLUMNS = 4  # of the sheet of examples
 
-
-def examples_html() -> str:
-    """Cards of prompts with their pictures.
+def examples_html(examples: Sequence[Example]) -> str:
+    """Cards of prompts with their pictures, and those without as chips.
 
     `python benchmarks/paint_prompts.py src/diffusers_ccld/demo/examples.txt --output
-    src/diffusers_ccld/demo/examples.png` paints the pictures.
+    src/diffusers_ccld/demo/examples.png` paints the pictures of the bundled model.
     """
-    with Image.open(FOLDER / "examples.png") as sheet:
-        side = sheet.width // COLUMNS
-        boxes = [(i % COLUMNS * side, i // COLUMNS * side) for i in range(len(EXAMPLES))]
-        pictures = [sheet.convert("RGB").crop((x, y, x + side, y + side)) for x, y in boxes]
-    cards = [
-        f'<button class="example" data-prompt="{html.escape(prompt)}" type="button"><img src="{data_uri(picture)}" '
-        f'alt=""><span>{html.escape(prompt)}</span></button>'
-        for prompt, picture in zip(EXAMPLES, pictures)
-    ]
-    return f'<div class="cards">{"".join(cards)}</div>'
+    cards = [_card(prompt, f'<img src="{data_uri(picture)}" alt="">') for prompt, picture in examples if picture]
+    texts = [_card(prompt, "") for prompt, picture in examples if not picture]
+    groups = {"cards": cards, "texts": texts}
+    return "".join(f'<div class="{kind}">{"".join(group)}</div>' for kind, group in groups.items() if group)
+
+
+def _card(prompt, image):
+    text = html.escape(prompt)
+    return f'<button class="example" data-prompt="{text}" type="button">{image}<span>{text}</span></button>'
 
 
 def chips_html() -> str:
@@ -44,8 +38,15 @@ def chips_html() -> str:
     return f'<div class="chips">{"".join(parts)}</div>'
 
 
-def vocabulary() -> str:
-    """Sentences that list what the bundled model knows."""
+def words_html(model: DemoModel) -> str:
+    """The words of a model with a small vocabulary; empty for the bundled one, whose words are the chips."""
+    return f'<p class="hint">{html.escape(vocabulary(model))}</p>' if model.words and not model.is_bundled else ""
+
+
+def vocabulary(model: DemoModel) -> str:
+    """Sentences that list what a model knows; empty if it has a large vocabulary."""
+    if not model.is_bundled:
+        return f"The model knows these words: {', '.join(model.words)}." if model.words else ""
     lists = " ".join(f"{part.capitalize()}: {'; '.join(texts.values())}." for part, texts in _words().items())
     return f"The model knows prompts like 'a cat in winter, watercolor on paper', of these words. {lists}"
 

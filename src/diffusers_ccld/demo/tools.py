@@ -1,5 +1,8 @@
 """The painter as tools for clients of the Model Context Protocol (MCP)."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import gradio as gr
 from PIL import Image
 
@@ -29,7 +32,7 @@ class Tools:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         variation: float | None = None,
-    ) -> Image.Image:
+    ) -> tuple[Image.Image, str]:
         """Paints one picture from a prompt.
 
         Args:
@@ -52,7 +55,7 @@ class Tools:
 
     async def paint_between(
         self, prompt: str, second_prompt: str, position: float = 0.5, seed: int = 0
-    ) -> Image.Image:
+    ) -> tuple[Image.Image, str]:
         """Paints one picture between two prompts.
 
         Args:
@@ -68,15 +71,14 @@ class Tools:
         return await self.studio.picture(task, own | {k: v for k, v in values.items() if v is not None})
 
 
-def add_tools(studio: Studio, is_bundled: bool) -> None:
+def add_tools(studio: Studio) -> None:
     """Adds the tools to the page that is being built. `launch` serves them.
 
     Args:
-        studio: Samples the pictures.
-        is_bundled: True for the bundled model, whose words the descriptions list.
+        studio: Samples the pictures. The descriptions list the words of a model with a small vocabulary.
     """
     tools, own = Tools(studio), studio.own_settings()
-    words = f" {vocabulary()}" if is_bundled else ""
+    words = f" {vocabulary(studio.model)}".rstrip()
     details = {
         "negative_prompt": gr.Textbox("", visible=False),
         "num_inference_steps": gr.Number(own["num_inference_steps"], precision=0, visible=False),
@@ -98,7 +100,7 @@ def _connect(function, description: str, inputs: Inputs) -> None:
             "seed": gr.Number(0, precision=0, visible=False),
             **inputs,
         },
-        outputs=gr.Image(format="png", visible=False),  # Gradio's tools give a single output
+        outputs=[gr.Image(format="png", visible=False), gr.Textbox(label="Unknown words", visible=False)],
         api_name=PREFIX + function.__name__,
         api_description=description,
         preprocess=False,  # parse_request checks more, with clearer messages
@@ -112,8 +114,11 @@ def has_tools(page: gr.Blocks) -> bool:
     return any(str(function.api_name).startswith(PREFIX) for function in page.fns.values())
 
 
-def hide_other_functions(page: gr.Blocks) -> None:
-    """Offers the tools alone to MCP clients. The page's own functions have many inputs, and files among them.
+def set_up_server(page: gr.Blocks) -> None:
+    """Offers the tools alone to MCP clients, and gives them both outputs of a tool.
+
+    The page's own functions have many inputs, and files among them. Of several outputs, Gradio would make the text of
+    a tuple, unless a client asks for the progress of its call.
 
     Raises:
         RuntimeError: If Gradio could not start its MCP server.
@@ -124,3 +129,10 @@ def hide_other_functions(page: gr.Blocks) -> None:
     server.tool_to_endpoint = {
         tool: endpoint for tool, endpoint in server.tool_to_endpoint.items() if endpoint.startswith(f"/{PREFIX}")
     }
+    contents_of = server.postprocess_output_data
+
+    def contents(data: Sequence[Any], *arguments: Any) -> list[Any]:
+        outputs = [part for output in data for part in (output if isinstance(output, (list, tuple)) else [output])]
+        return contents_of([output for output in outputs if output], *arguments)
+
+    server.postprocess_output_data = contents

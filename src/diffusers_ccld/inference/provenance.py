@@ -35,6 +35,7 @@ class Provenance(TypedDict, total=False):
         strength: Strength of the change.
         model: A folder, a name on the Hub, or "default".
         identity: Hash of the model's files.
+        fingerprint: Short hash of the model's weights, from `utils.fingerprints`.
         steps: Number of sampling steps.
         guidance_interval: Times between which there was guidance; `None` for all.
         parallel_guidance: Share of the guidance parallel to the prediction, if it is not 1.
@@ -71,6 +72,7 @@ class Provenance(TypedDict, total=False):
     strength: float
     model: str
     identity: str
+    fingerprint: str
     steps: int
     guidance_interval: list[float] | None
     parallel_guidance: float

@@ -3,7 +3,7 @@
 import copy
 import math
 import os
-import re
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +18,9 @@ from ..models.prediction import is_guidance_distilled
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.names import ONNX_ALGORITHMS
 from ..schedulers.scheduling_ccld import CCLDScheduler
-from ..sharing.model_cards import CARD_NAME
+from ..sharing.base_models import card_license
 from ..utils.files import folder_moved_into_place
+from ..utils.words import PROMPTS_NAME
 from ..version import __version__
 from .graphs import PREFIX, NetworkSpec, networks_of, trace
 from .manifest import FORMAT, MANIFEST_NAME, ExportError, File, Manifest, Network
@@ -86,6 +87,8 @@ def export(request: ExportRequest) -> Manifest:
         if request.output is not None:
             (target / TOKENIZER).parent.mkdir()
             pipe.tokenizer.backend_tokenizer.save(str(target / TOKENIZER))
+            if (folder / PROMPTS_NAME).is_file():  # the page's examples
+                shutil.copyfile(folder / PROMPTS_NAME, target / PROMPTS_NAME)
         else:
             networks = {name: _named(network, target) for name, network in networks.items()}
         manifest = _manifest(pipe, folder, target, request, networks)
@@ -179,7 +182,7 @@ def _manifest(pipe, folder, target, request, networks):
     return Manifest(
         format=FORMAT,
         version=__version__,
-        licence=_licence(folder),
+        licence=card_license(folder),
         dtype=request.dtype,
         height=height,
         width=width,
@@ -205,10 +208,3 @@ def _manifest(pipe, folder, target, request, networks):
             for path in sorted(folder.rglob("*.safetensors"))
         },
     )
-
-
-def _licence(folder):
-    """The licence in a pipeline's model card; `None` if the card does not give one."""
-    card = folder / CARD_NAME
-    found = re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE) if card.is_file() else None
-    return found and found[1]

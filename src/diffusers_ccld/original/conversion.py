@@ -18,9 +18,11 @@ from tqdm.auto import tqdm
 
 from ..inference.devices import DTYPES
 from ..models.configuration_cloob import CLOOBConfig
-from ..sharing.model_cards import CARD_NAME, GRID_NAME, PROMPTS_NAME
+from ..sharing.base_models import CARD_NAME
+from ..sharing.model_cards import GRID_NAME
 from ..sharing.standalone import write_code
 from ..utils.locks import exclusive
+from ..utils.words import PROMPTS_NAME
 from .building import Part, build_cloob, build_unet, build_vae, choose_cloob_config
 from .check import check_conversion, check_widths
 from .errors import CheckpointError

@@ -1,31 +1,22 @@
 """Model cards: the README.md of every finished folder, with metadata for the Hub."""
 
 import json
-import os
 import re
+import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-CARD_NAME = "README.md"
-GRID_NAME = "samples.png"
-PROMPTS_NAME = "prompts.txt"
-PLOT_NAME = "losses.png"
+from ..utils.files import write_text
+from ..utils.words import PROMPTS_NAME, prompts_for
+from .base_models import BUNDLED, CARD_NAME, hub_name, place_in_python, placeholder, shareable
 
-SAMPLE_PROMPTS = (
-    "A sunset landscape painting, oil on canvas",
-    "A winter landscape in the mountains",
-    "The moon over the sea at night",
-    "A portrait of a woman, charcoal drawing",
-    "A still life with fruit and flowers",
-    "A city street in the rain, impressionism",
-    "Autumn trees, watercolor",
-    "An abstract composition in red and blue",
-)
+GRID_NAME = "samples.png"
+PLOT_NAME = "losses.png"
 
 TEXT_TO_IMAGE = "text-to-image"
 
@@ -39,8 +30,16 @@ import diffusers_ccld  # registers the pipeline with diffusers
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained({name})
-pipe("A sunset landscape painting, oil on canvas").images[0].save("sunset.png")
+pipe({prompt}).images[0].save("picture.png")
 """
+
+# The package is on no index, so its own command is that of the README. The others have the lower bounds of setup.cfg.
+INSTALL_PACKAGE = """These lines need the package diffusers-ccld, which is on no package index. In a clone of its
+repository, this installs it:"""
+PACKAGE = "pip install ."
+INSTALL_LIBRARIES = "These lines need libraries from the package index:"
+LIBRARIES = 'pip install "torch>=2.10" "diffusers>=0.42"'
+STANDALONE_LIBRARIES = f'{LIBRARIES} "transformers>=5.20" "ftfy>=6.3"'
 
 
 class CardKind(NamedTuple):
@@ -49,9 +48,11 @@ class CardKind(NamedTuple):
     Attributes:
         title: Heading.
         introduction: Description of such a folder.
-        use: Lines of Python; `{name}` stands for the folder, `{base}` for the model it was trained from.
+        use: Lines of Python; `{name}` stands for the folder, `{base}` for the model it was trained from, `{prompt}`
+            for a prompt.
         limitations: Known limits.
         pipeline_tag: The Hub's word for the task, if there is one.
+        libraries: The command that installs what `use` imports, without this package; `None` if it needs it.
     """
 
     title: str
@@ -59,16 +60,18 @@ class CardKind(NamedTuple):
     use: str
     limitations: str
     pipeline_tag: str | None = None
+    libraries: str | None = None
 
 
 PIPELINE = CardKind("CLOOB-Conditioned Latent Diffusion", METHOD, USE_PIPELINE, LIMITS_OF_PIPELINES, TEXT_TO_IMAGE)
 STANDALONE = PIPELINE._replace(
     introduction=f"{METHOD} The folder includes the code that it needs.",
+    libraries=STANDALONE_LIBRARIES,
     use="""
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained({name}, trust_remote_code=True)
-pipe("A sunset landscape painting, oil on canvas").images[0].save("sunset.png")
+pipe({prompt}).images[0].save("picture.png")
 """,
 )
 LORA = PIPELINE._replace(
@@ -80,7 +83,7 @@ from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained({base})
 pipe.load_lora_weights({name})
-pipe("A sunset landscape painting, oil on canvas").images[0].save("sunset.png")
+pipe({prompt}).images[0].save("picture.png")
 """,
 )
 STUDENT = PIPELINE._replace(
@@ -105,6 +108,7 @@ from diffusers import AutoencoderKL
 vae = AutoencoderKL.from_pretrained({name})
 """,
     "Details finer than its latents are lost, most of all in images unlike its training images.",
+    libraries=LIBRARIES,
 )
 TINY_AUTOENCODER = CardKind(
     "A small autoencoder for latent diffusion",
@@ -115,6 +119,7 @@ from diffusers import AutoencoderTiny
 pipe.vae = AutoencoderTiny.from_pretrained({name})
 """,
     "Its pictures are less exact than those of its teacher.",
+    libraries=LIBRARIES,
 )
 CLOOB = CardKind(
     "CLOOB",
@@ -124,7 +129,7 @@ from diffusers_ccld import CLOOBTextModelWithProjection, CLOOBTokenizer
 
 tokenizer = CLOOBTokenizer.from_pretrained({name}, subfolder="tokenizer")
 text_encoder = CLOOBTextModelWithProjection.from_pretrained({name}, subfolder="text_encoder")
-text_embeds = text_encoder(**tokenizer(["a sunset"], return_tensors="pt")).text_embeds
+text_embeds = text_encoder(**tokenizer([{prompt}], return_tensors="pt")).text_embeds
 """,
     "It knows the words and the images that it was trained on, and repeats their biases.",
 )
@@ -149,17 +154,6 @@ def escaped(text: object) -> str:
     return MARKS.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
-def is_place(text: str) -> bool:
-    """True if a text names a file or folder of this machine, not a repository of the Hub or anything else."""
-    is_path = text.startswith(("/", "~", "./", "../")) or "*" in text or text.count("/") > 1
-    return text != "" and "://" not in text and (is_path or os.path.exists(text))
-
-
-def shareable(text: str) -> str:
-    """A source's name without the folders of this machine: of a path, only the last part."""
-    return Path(text).expanduser().resolve().name if is_place(text) else text
-
-
 def table(facts: Mapping[str, object], header: tuple[str, str] = ("", "")) -> str:
     """A Markdown table of names and values."""
     rows = [f"| {escaped(name)} | {escaped(value)} |" for name, value in facts.items()]
@@ -182,19 +176,21 @@ def save_card(
     license: str | None = None,
     datasets: list[str] | None = None,
     tags: tuple[str, ...] = ("ccld", "cloob"),
+    prompts: Sequence[str] | None = None,
 ) -> None:
     """Writes the card of a folder.
 
     Args:
         folder: The folder, or a temporary one that becomes it.
         kind: The kind of folder.
-        name: The name in the lines that load it: its name on the Hub, or the folder's.
+        name: Its name on the Hub, "owner/name", or else a name without an owner.
         sections: Markdown, each with its heading.
         base: The model that it was made from: a folder or a name on the Hub.
         has_grid: True if the folder has a grid of samples.
         license: Its licence, by the Hub's identifier.
         datasets: Names on the Hub of its training data.
         tags: Tags for the Hub's search.
+        prompts: Prompts of which the lines take the first (default: the folder's own, or others that it knows).
 
     Raises:
         OSError: If the card cannot be written.
@@ -204,22 +200,62 @@ def save_card(
         library_name="diffusers",
         pipeline_tag=kind.pipeline_tag,
         tags=["diffusers", *tags],
-        base_model=None if base is None or is_place(base) else base,
+        base_model=None if base is None else hub_name(base),
         datasets=datasets,
     )
-    names = {"name": json.dumps(name), "base": json.dumps(shareable(base or ""))}
     grid = f"![Samples, one for each line of {PROMPTS_NAME}]({GRID_NAME})" if has_grid else None
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {escaped(kind.title)}",
         _wrapped(kind.introduction),
         grid,
-        "## Use",
-        fenced(kind.use.format(**names), "python"),
+        use_section(kind, name, base, prompts or prompts_for(folder)),
         *sections,
         f"## Limitations\n\n{_wrapped(kind.limitations)}",
     ]
     ModelCard("\n\n".join(part for part in parts if part) + "\n").save(folder / CARD_NAME)
+
+
+def copy_card(card: Path, folder: Path) -> None:
+    """Copies a card into another folder, with the pictures and the prompts that it shows.
+
+    Raises:
+        OSError: If they cannot be copied.
+    """
+    text = card.read_text(encoding="utf-8")
+    for shown in (GRID_NAME, PROMPTS_NAME, PLOT_NAME):
+        if (card.parent / shown).is_file() and shown in text:
+            shutil.copyfile(card.parent / shown, folder / shown)
+    write_text(folder / CARD_NAME, text)
+
+
+def use_section(kind: CardKind, name: str, base: str | None, prompts: Sequence[str]) -> str:
+    """The section of a card that says how to install what a folder needs and how to load it.
+
+    Args:
+        kind: The kind of folder.
+        name: As for `save_card`.
+        base: As for `save_card`.
+        prompts: Prompts of which the lines take the first.
+    """
+    values = {
+        "name": json.dumps(name if "/" in name else placeholder(name)),
+        "base": place_in_python(base or BUNDLED),
+        "prompt": json.dumps(prompts[0], ensure_ascii=False),
+    }
+    sentences = []
+    if "/" not in name:
+        sentences.append(f"Replace {escaped(values['name'])} by the name of this model on the Hub, or by its folder.")
+    if "{base}" in kind.use and base not in (None, BUNDLED) and hub_name(base) is None:
+        sentences.append(f"Replace {escaped(values['base'])} by the folder of the model that it was trained from.")
+    parts = [
+        "## Use",
+        _wrapped(INSTALL_PACKAGE if kind.libraries is None else INSTALL_LIBRARIES),
+        fenced(kind.libraries or PACKAGE, "sh"),
+        _wrapped(" ".join(sentences)),
+        fenced(kind.use.format(**values), "python"),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _wrapped(text):

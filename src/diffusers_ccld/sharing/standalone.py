@@ -18,11 +18,15 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from ..utils.files import write_text
+from .standalone_cards import save_standalone_card
 
 # Each module needs only those before it.
 MODULES = (
     "utils/rgb",
     "utils/errors",
+    "utils/hub_names",
+    "utils/words",
+    "utils/notices",
     "models/adapters",
     "models/configuration_cloob",
     "models/losses_cloob",
@@ -39,6 +43,7 @@ MODULES = (
     "schedulers/names",
     "schedulers/noise_schedule",
     "schedulers/solvers",
+    "schedulers/short_lists",
     "schedulers/parameterization",
     "schedulers/scheduling_ccld",
     "pipelines/conditions",
@@ -140,6 +145,9 @@ def _names(node):
 def save_standalone(pipe: DiffusionPipeline, folder: str | Path, **options: Any) -> None:
     """Saves a pipeline in a folder that can be used where this package is not installed.
 
+    The folder keeps its model card, or else gets that of the folder that the pipeline was loaded from, or a short one.
+    The card has lines that load the folder without this package.
+
     Args:
         pipe: The pipeline, a `CCLDPipeline`.
         folder: The folder.
@@ -153,6 +161,7 @@ def save_standalone(pipe: DiffusionPipeline, folder: str | Path, **options: Any)
         raise ValueError("Save the folder first, then upload all of it with huggingface_hub.upload_folder.")
     pipe.save_pretrained(folder, **options)
     write_code(folder)
+    save_standalone_card(Path(folder), Path(pipe.config.get("_name_or_path") or folder))
 
 
 def write_code(folder: str | Path, components: Sequence[str] | None = None) -> None:

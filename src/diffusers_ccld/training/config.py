@@ -87,7 +87,9 @@ class RunConfig(HubSettings, ImageConfig):
     report_to: list[str] = setting(["tensorboard"], "trackers: tensorboard, wandb, or none")
     run_name: str = setting("ccld", "name of the project in the trackers")
 
-    license: str | None = setting(None, "licence of the result, for its model card, such as 'mit'")
+    license: str | None = setting(
+        None, "licence of the result, for its model card, such as 'mit' (default: the initial model's)"
+    )
 
     def __post_init__(self):
         ImageConfig.__post_init__(self)
@@ -138,6 +140,13 @@ class RunConfig(HubSettings, ImageConfig):
     def ema_decay_at(self, step: int) -> float:
         """Decay of the EMA in the update after `step` steps."""
         return [decay for decay, start in zip(self.ema_decays, self.ema_decay_starts) if step >= start][-1]
+
+    @property
+    def initial_share_of_ema(self) -> float:
+        """Share of the initial weights in the EMA after the last step, 0 to 1: the product of all decays."""
+        ends = [*self.ema_decay_starts[1:], self.max_steps]
+        spans = zip(self.ema_decays, self.ema_decay_starts, ends)
+        return math.prod(decay ** max(min(end, self.max_steps) - start, 0) for decay, start, end in spans)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -195,7 +204,9 @@ class TrainingConfig(ValidationConfig):
     gradient_checkpointing: bool = setting(False, "compute activations twice, to save memory")
     compile: bool = setting(False, "compile the network (torch.compile)")
 
-    demo_prompts: str | None = setting(None, "text file with a prompt on every line (default: eight of ours)")
+    demo_prompts: str | None = setting(
+        None, "text file with a prompt on every line (default: at most eight of words that the model knows)"
+    )
     demo_inference_steps: int | None = setting(None, "sampling steps of demo pictures (default: 50)")
     demo_guidance_scale: float | None = setting(None, "guidance scale of demo pictures (default: the model's, else 3)")
 

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 
 from ..inference.sampling import NonFinitePixelsError, sample
-from ..sharing.model_cards import SAMPLE_PROMPTS
 from ..utils.pictures import image_grid
 from ..utils.text_lines import read_entries
+from ..utils.words import example_prompts
 from .batches import TrainingData
 from .components import network_settings
 from .config import TrainingConfig
@@ -37,7 +37,7 @@ class PipelineInTraining:
 
     def __init__(self, config: TrainingConfig, pipe: DiffusionPipeline):
         self.config, self.pipe, self.unet = config, pipe, pipe.unet
-        self.prompts = read_prompts(config.demo_prompts)
+        self.prompts = _demo_prompts(config.demo_prompts, pipe)
         self._make_whole = functools.partial(type(pipe.unet).from_config, network_settings(pipe.unet))
         self._grid = None
 
@@ -96,14 +96,17 @@ class PipelineInTraining:
         return averaged_network(run.accelerator, self.unet, run.ema, self._make_whole)
 
 
-def read_prompts(path: str | None) -> list[str]:
-    """Reads prompts from a text file, one per line, as `read_entries` does; `None` gives the built-in prompts.
+def _demo_prompts(path, pipe):
+    """The prompts of a file, or else prompts of words that the pipeline's tokenizer knows."""
+    return example_prompts(pipe.tokenizer.get_vocab()) if path is None else read_prompts(path)
+
+
+def read_prompts(path: str) -> list[str]:
+    """Reads prompts from a text file, one per line, as `read_entries` does.
 
     Raises:
         ValueError: If the file cannot be read, or has no prompts.
     """
-    if path is None:
-        return list(SAMPLE_PROMPTS)
     prompts = [line for _, line in read_entries(Path(path))]
     if not prompts:
         raise ValueError(f"{path} has no prompts.")

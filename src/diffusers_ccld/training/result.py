@@ -8,25 +8,26 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from ..sharing.base_models import is_place, model_license, shareable
 from ..sharing.hub import HubSettings, forget_places
 from ..sharing.model_cards import (
     GRID_NAME,
     LORA,
     PIPELINE,
     PLOT_NAME,
-    PROMPTS_NAME,
     CardKind,
-    is_place,
     save_card,
     settings_section,
-    shareable,
     table,
 )
 from ..utils.files import folder_moved_into_place
+from ..utils.words import PROMPTS_NAME, example_prompts
 from .log import VALIDATION_PREFIX, describe_hardware, read_log
 from .run import TrainingRun
 
-UNKNOWN_LICENSE = "not stated by the trainer; the licences of the data and of the initial model may apply"
+UNKNOWN_LICENSE = (
+    "not stated (the author can set it with --license); those of the data and the initial model may apply"
+)
 
 # Settings of the machine that a model was trained on. They do not describe the model.
 SETTINGS_ASIDE = {"output_dir", "resume", "dry_run", "dataloader_num_workers", "run_name"}
@@ -137,6 +138,7 @@ def save_training_card(
     source: str,
     has_grid: bool = False,
     sections: Sequence[str] = (),
+    prompts: Sequence[str] | None = None,
 ) -> None:
     """Writes the model card of a run's result.
 
@@ -149,12 +151,16 @@ def save_training_card(
         source: The dataset: a path, or a name on the Hub.
         has_grid: True if the folder has a grid of samples.
         sections: Further sections, each with its heading.
+        prompts: Prompts of which the lines take the first.
 
     Raises:
         OSError: If it cannot be written.
     """
     config = run.config
-    facts = {**facts, "licence": config.license or UNKNOWN_LICENSE}
+    base = getattr(config, "model", None)
+    inherited = model_license(base) if config.license is None and base is not None else None
+    licence = f"{inherited}, that of the initial model; the licences of the data may apply" if inherited else None
+    facts = {**facts, "licence": config.license or licence or UNKNOWN_LICENSE}
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in SETTINGS_ASIDE}
     save_card(
         folder,
@@ -163,10 +169,11 @@ def save_training_card(
         f"## Training\n\n{table(facts)}\n\n![Training losses]({PLOT_NAME})",
         *sections,
         settings_section(settings),
-        base=getattr(config, "model", None),
+        base=base,
         has_grid=has_grid,
-        license=config.license,
+        license=config.license or inherited,
         datasets=None if is_place(source) else [source],
+        prompts=prompts,
     )
 
 
@@ -214,4 +221,7 @@ def save_result(
             (temporary / PROMPTS_NAME).write_text("\n".join(prompts) + "\n", encoding="utf-8")
         plot_losses(run.log.path, temporary / PLOT_NAME)
         kind = LORA if is_lora else PIPELINE
-        save_training_card(temporary, kind, run, run.public_name(folder), facts, source, has_grid=grid is not None)
+        known = example_prompts(pipe.tokenizer.get_vocab(), prompts)
+        save_training_card(
+            temporary, kind, run, run.public_name, facts, source, has_grid=grid is not None, prompts=known
+        )

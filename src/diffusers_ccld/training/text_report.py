@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.embedding_gap import EmbeddingGap
-from ..sharing.model_cards import shareable
+from ..sharing.base_models import shareable
 from ..utils.files import write_text
 from .text_fit import TextFit
 

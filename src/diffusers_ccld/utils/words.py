@@ -1,4 +1,4 @@
-"""Words of texts and of tokenizers' vocabularies."""
+"""Words of texts and of tokenizers' vocabularies, and prompts of such words. It needs the standard library alone."""
 
 import json
 import re
@@ -6,7 +6,29 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 END_OF_WORD = "</w>"
+PROMPTS_NAME = "prompts.txt"  # of the file beside a grid of samples
 SMALL_VOCABULARY = 10_000  # tokens; CLIP's 49,408 stand for all English words
+
+PROMPTS = (
+    "A sunset landscape painting, oil on canvas",
+    "A winter landscape in the mountains",
+    "The moon over the sea at night",
+    "A portrait of a woman, charcoal drawing",
+    "A still life with fruit and flowers",
+    "A city street in the rain, impressionism",
+    "Autumn trees, watercolor",
+    "An abstract composition in red and blue",
+)
+PLAIN_PROMPTS = (  # of the words of `diffusers_ccld.paintings`
+    "A sailing boat in summer, watercolor",
+    "The moon over a lake at night, pastel",
+    "A portrait of a person, charcoal drawing",
+    "A still life with fruit, oil painting",
+    "A city skyline in the mist, pointillism",
+    "A cottage in the snow, ink on paper",
+    "A cat on a rug, oil on canvas",
+    "A rose in bloom, watercolor",
+)
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
@@ -47,3 +69,44 @@ def unknown_words_sentence(texts: Iterable[str], vocabulary: Collection[str], mo
     """
     unknown = unknown_words(" ".join(texts), vocabulary)
     return f"{model} does not know: {', '.join(unknown)}" if unknown else ""
+
+
+def whole_words(vocabulary: Collection[str]) -> list[str]:
+    """Words of three or more letters that a small vocabulary has as one token, long ones first; none of a large one.
+
+    A token that ends another one, such as "scape" beside "landscape", is taken for a part of a word.
+
+    Args:
+        vocabulary: As for `unknown_words`.
+    """
+    if not 0 < len(vocabulary) < SMALL_VOCABULARY:
+        return []
+    tokens = {token.removesuffix(END_OF_WORD) for token in vocabulary if token.endswith(END_OF_WORD)}
+    parts = {token[first:] for token in tokens for first in range(1, len(token))}
+    words = {token for token in tokens - parts if len(token) > 2 and _WORD.fullmatch(token)}
+    return sorted(words, key=lambda word: (-len(word), word))
+
+
+def example_prompts(vocabulary: Collection[str], prompts: Iterable[str] = (), count: int = 8) -> list[str]:
+    """Prompts for a model, of words that it knows.
+
+    Args:
+        vocabulary: As for `unknown_words`; empty if it is not known.
+        prompts: The model's own prompts, if there are any; those whose words it knows come first.
+        count: Number of prompts at most.
+
+    Returns:
+        The first that it knows of its own and ours, or else single words of its vocabulary.
+    """
+    candidates = dict.fromkeys([*prompts, *PROMPTS, *PLAIN_PROMPTS])
+    known = [prompt for prompt in candidates if not unknown_words(prompt, vocabulary)]
+    return (known or whole_words(vocabulary) or list(PROMPTS))[:count]
+
+
+def prompts_for(pipeline_folder: str | Path) -> list[str]:
+    """Prompts for the model in a folder, as `example_prompts` chooses them: of its grid of samples, and ours."""
+    try:
+        lines = (Path(pipeline_folder) / PROMPTS_NAME).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    return example_prompts(vocabulary_of(pipeline_folder), [line.strip() for line in lines if line.strip()])

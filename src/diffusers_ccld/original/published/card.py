@@ -13,8 +13,6 @@ from ...sharing.model_cards import (
     GRID_NAME,
     LIMITS_OF_PIPELINES,
     PIPELINE,
-    PROMPTS_NAME,
-    SAMPLE_PROMPTS,
     STANDALONE,
     CardKind,
     escaped,
@@ -22,6 +20,7 @@ from ...sharing.model_cards import (
     table,
 )
 from ...utils.pictures import image_grid
+from ...utils.words import PROMPTS_NAME, prompts_for
 from ...version import __version__
 from .facts import CODE, PAPERS, PUBLICATIONS
 from .presets import PRESETS
@@ -127,7 +126,8 @@ def sample_for_card(folder: Path, count: int) -> None:
         count: Number of pictures.
     """
     pipe = CCLDPipeline.from_pretrained(folder, dtype=torch.float32).to(usable_device(None))
-    prompts = [SAMPLE_PROMPTS[i % len(SAMPLE_PROMPTS)] for i in range(count)]
+    known = prompts_for(folder)
+    prompts = [known[i % len(known)] for i in range(count)]
     pictures = list(sample(pipe, range(count), prompts, batch_size=1))
     image_grid(pictures, columns=min(4, count)).save(folder / GRID_NAME)
     (folder / PROMPTS_NAME).write_text("\n".join(prompts) + "\n", encoding="utf-8")
