@@ -174,7 +174,7 @@ $(OUT)/encoders.made: $(OUT)/vae/vae/config.json $(OUT)/cloob/cloob/losses.png
 	touch $@
 
 $(OUT)/decoder/vae/config.json: $(OUT)/encoders.made
-	$(call SAY,7,the decoder,0.4)
+	$(call SAY,7,the decoder,0.9)
 	$(call TRAIN,training/train_autoencoder.py --config $(CONFIGS)/decoder.yaml)
 
 $(OUT)/components.made: $(OUT)/decoder/vae/config.json
@@ -191,7 +191,7 @@ $(OUT)/cache.made: $(OUT)/components.made
 	touch $@
 
 $(OUT)/unet/pipeline/model_index.json: $(OUT)/cache.made
-	$(call SAY,9,the U-Net,2.3)
+	$(call SAY,9,the U-Net,3.2)
 	$(call TRAIN,training/finetune.py --config $(CONFIGS)/unet.yaml)
 
 $(OUT)/teacher/pipeline/model_index.json: $(OUT)/cache.made
