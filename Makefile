@@ -19,9 +19,15 @@ SERVING := $(VENV)/serving-$(RECIPE)
 TRAINING := $(VENV)/training-$(RECIPE)
 STAMP := $(VENV)/developing-$(RECIPE)
 
+# Only an environment that was made here is rebuilt or removed: one with this file, or with a stamp of earlier versions.
+MARK := $(VENV)/made-by-make
+OTHERS = $(if $(wildcard $(MARK) $(VENV)/painting-* $(VENV)/built-from-*),,$(if $(wildcard $(VENV)/*),$(VENV)))
+
 # On Linux, the ordinary build of torch brings gigabytes of libraries for NVIDIA's GPUs. Its CPU build has its own index.
 CPU_TORCH ?= https://download.pytorch.org/whl/cpu
+# An index of pip's configuration beside it may have a newer ordinary build; this variable takes its place.
 TORCH := $(if $(shell command -v nvidia-smi),,$(filter Linux,$(shell uname)))
+FROM_CPU_TORCH = PIP_EXTRA_INDEX_URL=$(CPU_TORCH) $(PIP) --no-warn-conflicts --retries 0 --timeout 15 --index-url $(CPU_TORCH)
 
 COUNT ?= 3000
 FIRST ?= 0
@@ -81,8 +87,11 @@ wheel: $(STAMP)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 
 $(PAINTING): setup.cfg pyproject.toml
+	$(if $(OTHERS),$(error $(VENV) was not made here, and stays as it is. Give another: make $(MAKECMDGOALS) VENV=.venv-make))
 	rm -rf $(VENV)
 	@echo "Installing what painting needs into $(VENV), 0.25 GB."
+	mkdir -p $(VENV)
+	touch $(MARK)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(foreach package,$(LIGHT),$(call requirement,$(package)))
 	$(PIP) --no-deps --editable .
@@ -90,9 +99,11 @@ $(PAINTING): setup.cfg pyproject.toml
 
 $(COMPLETE): $(PAINTING)
 	@echo "Installing the whole package into $(VENV), which takes minutes."
-	$(if $(TORCH),$(PIP) --no-warn-conflicts --retries 0 --timeout 15 --index-url $(CPU_TORCH) $(call requirement,torch) || \
+	$(if $(TORCH),$(FROM_CPU_TORCH) $(call requirement,torch) || \
 		echo "The index of torch's CPU build cannot be reached; the ordinary build takes 4 GB more.")
 	$(PIP) --editable .
+	@$(if $(TORCH),test ! -d $(VENV)/lib/python*/site-packages/nvidia || \
+		echo "The build of torch for NVIDIA's GPUs was installed; $(VENV) has $$(du -sm $(VENV) | cut -f 1) MB.")
 	touch $@
 
 $(SERVING): $(COMPLETE)
@@ -202,4 +213,5 @@ src/diffusers_ccld/default_model/model_index.json: $(OUT)/fitted/model_index.jso
 	$(MAKE) default-onnx
 
 clean:  ## remove the environment and all outputs
-	rm -rf $(VENV) outputs dist build
+	rm -rf $(if $(OTHERS),,$(VENV)) outputs dist build
+	@$(if $(OTHERS),echo "$(VENV) stays as it is: it was not made here.")

@@ -1,10 +1,14 @@
 """The Makefile's targets: what is printed, and what each installs."""
 
 import configparser
+import json
 import os
 import re
 import subprocess
+import sys
+import zipfile
 
+from diffusers_ccld.utils.requirements import MARK
 from support.scripts import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -31,7 +35,7 @@ def test_a_target_installs_no_more_than_it_needs(tmp_path):
     names = ("paint", "install", "training", "demo", "test")
     paint, install, training, demo, test = (make("-n", name, f"VENV={tmp_path}/new") for name in names)
     assert "--no-deps --editable ." in paint and "torch" not in paint and "[" not in paint
-    assert install.startswith(paint.partition("touch")[0]) and "--editable .\n" in install
+    assert install.startswith(paint.partition(f"touch {tmp_path}/new/painting")[0]) and "--editable .\n" in install
     assert demo.startswith(install) and '--editable ".[demo]"' in demo and "training" not in demo
     assert training.startswith(install) and '--editable ".[training,compare]"' in training and "demo" not in training
     assert test.startswith(install) and "training" in test
@@ -63,4 +67,56 @@ def test_the_cpu_build_of_torch_is_tried_where_there_is_no_gpu(tmp_path):
         lines = make("-n", "install", "VENV=new", PATH=f"{folder}:/usr/bin:/bin").splitlines()
         (torch,) = [line for line in lines if "--index-url" in line] or [""]
         assert ('"torch>=2.10" ||' in torch) == is_tried, (uname, gpu)
-        assert lines[-2].endswith("pip install --quiet --editable .")
+        assert any(line.endswith("pip install --quiet --editable .") for line in lines[-4:])
+
+
+def test_an_environment_that_was_not_made_here_is_kept(tmp_path):
+    venv = tmp_path / "mine"
+    (venv / "bin").mkdir(parents=True)
+    command = ["make", "-n", "paint", f"VENV={venv}"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert refused.returncode == 2 and "rm" not in refused.stdout
+    assert f"{venv} was not made here, and stays as it is. Give another: make paint VENV=" in refused.stderr
+    cleaned = make("-n", "clean", f"VENV={venv}")
+    assert "rm -rf  outputs" in cleaned and f'echo "{venv} stays as it is: it was not made here."\n' in cleaned
+    for mark in (MARK, "painting-0123", "built-from-0123"):
+        (venv / mark).touch()
+        assert f"rm -rf {venv}\n" in make("-n", "paint", f"VENV={venv}")
+        assert f"rm -rf {venv} outputs" in make("-n", "clean", f"VENV={venv}")
+        (venv / mark).unlink()
+
+
+def test_a_new_environment_is_marked_before_anything_is_installed():
+    lines = make("-n", "paint", "VENV=new").splitlines()
+    marked = lines.index(f"touch new/{MARK}")
+    assert lines.index("rm -rf new") < marked < next(i for i, line in enumerate(lines) if "-m venv new" in line)
+
+
+def write_wheel(index, version):
+    """An index with one wheel, of an empty torch."""
+    folder, info, name = index / "torch", f"torch-{version}.dist-info", f"torch-{version}-py3-none-any.whl"
+    folder.mkdir(parents=True)
+    (folder / "index.html").write_text(f'<!DOCTYPE html><a href="{name}">{name}</a>')
+    with zipfile.ZipFile(folder / name, "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_an_extra_index_of_pip_does_not_replace_the_cpu_build(tmp_path):
+    """pip takes the newest version of all its indexes, and the ordinary build may be newer."""
+    write_wheel(tmp_path / "cpu", "2.13.0+cpu")
+    write_wheel(tmp_path / "extra", "2.99.0")
+    settings = tmp_path / "pip" / "pip.conf"  # in the place of this machine's own
+    settings.parent.mkdir()
+    settings.write_text(f"[global]\nextra-index-url = {(tmp_path / 'extra').as_uri()}\n")
+    options = ("install", f"VENV={tmp_path}", f"CPU_TORCH={(tmp_path / 'cpu').as_uri()}", "TORCH=Linux")
+    (tmp_path / MARK).touch()
+    (command,) = [line for line in make("-n", *options).splitlines() if "--index-url" in line]
+    report = tmp_path / "report.json"
+    command = command.partition(" || ")[0].replace(f"{tmp_path}/bin/python", sys.executable)
+    environment = {"PATH": os.environ["PATH"], "XDG_CONFIG_DIRS": str(tmp_path), "HOME": str(tmp_path)}
+    for variables in ({}, {"PIP_EXTRA_INDEX_URL": (tmp_path / "extra").as_uri()}):
+        options = f" --dry-run --ignore-installed --no-deps --report {report}"
+        subprocess.run(["sh", "-c", command + options], check=True, env=environment | variables)
+        assert json.loads(report.read_text())["install"][0]["metadata"]["version"] == "2.13.0+cpu"

@@ -28,6 +28,7 @@ from diffusers_ccld.data.latent_cache import MANIFEST_NAME, Manifest, chunk_path
 from diffusers_ccld.data.randomness import Purpose, generator_at
 from diffusers_ccld.data.sources import canonical_source, find_images, name_of
 from diffusers_ccld.inference.devices import usable_device
+from diffusers_ccld.inference.loading import hub_options
 from diffusers_ccld.models.inference_autoencoder import use_inference_autoencoder
 from diffusers_ccld.training.bad_images import BadImages
 from diffusers_ccld.training.components import IMAGE_COMPONENTS, load_components, source_of
@@ -78,8 +79,9 @@ class VariantsOfImages(torch.utils.data.Dataset):
 
 def sample_size_of(config: PrecomputeConfig) -> int:
     """Size of the latents of the model's U-Net. Without a U-Net it is 0, which needs a resolution in the settings."""
+    source = source_of(config.model)
     try:
-        return CCLDUNet2DConditionModel.load_config(source_of(config.model), subfolder="unet")["sample_size"]
+        return CCLDUNet2DConditionModel.load_config(source, subfolder="unet", **hub_options(source))["sample_size"]
     except (OSError, KeyError) as error:
         if config.resolution is None:
             raise ValueError(f"{config.model} has no U-Net with a size; give --resolution.") from error

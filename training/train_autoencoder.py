@@ -9,7 +9,6 @@ for pipelines. It has averaged weights and a scaling factor measured on the imag
 """
 
 import dataclasses
-import pickle
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -50,6 +49,7 @@ from diffusers_ccld.training.reconstruction_losses import (
     CLOOBFeatureLoss,
     PerceptualLoss,
     ProjectedDiscriminator,
+    StyleLoss,
     adversarial_weight,
     chroma_loss,
     discriminator_loss,
@@ -60,7 +60,6 @@ from diffusers_ccld.training.result import plot_log, save_training_card, trainin
 from diffusers_ccld.training.run import TrainingRun, start_run
 from diffusers_ccld.training.state import RunState, make_state
 from diffusers_ccld.training.validation import load_held_out_images
-from diffusers_ccld.utils.errors import first_line
 from diffusers_ccld.utils.files import folder_moved_into_place
 from diffusers_ccld.utils.pictures import image_grid
 
@@ -70,7 +69,7 @@ VALIDATION_PANELS = {
     "validation_psnr": "PSNR of held-out images, dB",
     "validation_frechet": "Fréchet distance, held out",
 }
-PLOTTED_TERMS = ("pixel", "pooled", "chroma", "texture", "perceptual", "feature", "kl", "discriminator")
+PLOTTED_TERMS = ("pixel", "pooled", "chroma", "texture", "perceptual", "feature", "style", "kl", "discriminator")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -92,6 +91,9 @@ class AutoencoderConfig(ValidationConfig):
     feature_weight: float = setting(1.0, "weight of the distance in CLOOB's features, if there is a feature_network")
     feature_network: str | None = setting(
         None, "folder or Hub name of a pipeline whose CLOOB image encoder compares pictures, layer by layer"
+    )
+    style_weight: float = setting(
+        0.0, "weight of the difference between the statistics of these features, in each sixteenth of the picture"
     )
     kl_weight: float = setting(1e-6, "weight of the latents' divergence from a normal distribution, per number")
     trained_part: Literal["both", "decoder"] = setting(
@@ -134,6 +136,8 @@ class AutoencoderConfig(ValidationConfig):
             raise ValueError("trained_part=decoder needs a model, whose encoder has been trained.")
         if self.perceptual_network is not None and not Path(self.perceptual_network).is_file():
             raise ValueError(f"perceptual_network: {self.perceptual_network} is not a file.")
+        if self.style_weight and self.feature_network is None:
+            raise ValueError("style_weight needs a feature_network, whose features it compares.")
         if self.discriminator_kind == "projected" and self.feature_network is None:
             raise ValueError("discriminator_kind=projected needs a feature_network, whose features it sees.")
         if self.discriminator_channels < 8 or self.discriminator_channels % 8:
@@ -260,38 +264,20 @@ def make_optimizers(
     ]
 
 
-def load_perceptual_loss(path: str | None, device: torch.device) -> PerceptualLoss | None:
-    """The perceptual loss with the weights of a file; `None` without a file.
+def load_loss_networks(config: AutoencoderConfig, device: torch.device) -> dict[str, nn.Module | None]:
+    """The losses with frozen networks, by the name of their weight; `None` for those not given.
 
     Raises:
-        ValueError: If the file cannot be read, or holds another network.
+        ValueError: If a network is missing, or cannot be read.
     """
-    if path is None:
-        return None
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {first_line(error)}") from error
-    return PerceptualLoss(weights).to(device)
-
-
-def load_feature_loss(model: str | None, device: torch.device) -> CLOOBFeatureLoss | None:
-    """The distance in the features of a pipeline's CLOOB image encoder; `None` without a pipeline.
-
-    Raises:
-        ValueError: If the encoder is missing.
-    """
-    if model is None:
-        return None
-    return CLOOBFeatureLoss(**load_components(model, ["image_encoder", "feature_extractor"])).to(device)
-
-
-def load_loss_networks(config: AutoencoderConfig, device: torch.device) -> dict[str, torch.nn.Module | None]:
-    """The frozen networks of `reconstruction_terms`, by the name of their argument; `None` for those not given."""
-    return {
-        "perceptual": load_perceptual_loss(config.perceptual_network, device),
-        "feature": load_feature_loss(config.feature_network, device),
-    }
+    perceptual = feature = None
+    if config.perceptual_network is not None:
+        perceptual = PerceptualLoss.from_file(config.perceptual_network).to(device)
+    if config.feature_network is not None:
+        parts = load_components(config.feature_network, ["image_encoder", "feature_extractor"])
+        feature = CLOOBFeatureLoss(**parts).to(device)
+    style = StyleLoss(feature) if config.style_weight else None
+    return {"perceptual": perceptual, "feature": feature, "style": style}
 
 
 def make_discriminator(config: AutoencoderConfig, feature: CLOOBFeatureLoss | None) -> nn.Module:
@@ -304,21 +290,22 @@ def make_discriminator(config: AutoencoderConfig, feature: CLOOBFeatureLoss | No
 def reconstruction_terms(
     made: torch.Tensor,
     pictures: torch.Tensor,
-    perceptual: PerceptualLoss | None,
-    feature: CLOOBFeatureLoss | None = None,
+    **networks: nn.Module | None,
 ) -> dict[str, torch.Tensor]:
-    """The terms of the reconstruction loss of pictures (N, 3, H, W), scalars by the name of their weight."""
+    """The terms of the reconstruction loss of pictures (N, 3, H, W), scalars by the name of their weight.
+
+    Args:
+        made: The reconstructions.
+        pictures: The pictures.
+        networks: Losses with a network, by the name of their weight, or `None`.
+    """
     terms = {
         "pixel": (made - pictures).abs().mean(),
         "pooled": pooled_loss(made, pictures),
         "chroma": chroma_loss(made, pictures),
         "texture": texture_loss(made, pictures),
     }
-    if perceptual is not None:
-        terms["perceptual"] = perceptual(made, pictures)
-    if feature is not None:
-        terms["feature"] = feature(made, pictures)
-    return terms
+    return terms | {name: loss(made, pictures) for name, loss in networks.items() if loss is not None}
 
 
 def gather_terms(accelerator: Accelerator, terms: dict[str, torch.Tensor]) -> dict[str, list[float]]:

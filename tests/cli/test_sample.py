@@ -12,7 +12,7 @@ from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import main
 from diffusers_ccld.cli.command_lines import command_of
 from diffusers_ccld.cli.doubts import settle
-from diffusers_ccld.cli.outputs import require_writable, unused_paths
+from diffusers_ccld.cli.outputs import paths_of_run, require_writable, unused_path
 from diffusers_ccld.cli.sample import seed_or_random
 from diffusers_ccld.inference.provenance import read_provenance, save_picture
 from diffusers_ccld.inference.ranking import similarities
@@ -190,12 +190,36 @@ def test_the_bundled_model_knows_its_words(capsys):
     assert "words: abstract, autumn, bloom, boat" in capsys.readouterr().out
 
 
-def test_unused_paths_share_a_number(tmp_path):
+def test_a_path_in_use_gets_a_number(tmp_path):
+    for expected in ("a.png", "a-2.png", "a-3.png"):
+        free = unused_path(tmp_path / "a.png")
+        assert free.name == expected
+        free.touch()
+
+
+def test_the_files_of_a_run_share_a_number_that_no_other_run_has(tmp_path):
+    expected = [
+        (range(2), True, ["00000.png", "00001.png", "grid.png"]),
+        (range(4, 6), True, ["00004-2.png", "00005-2.png", "grid-2.png"]),
+        (range(1), False, ["00000-3.png"]),
+        (range(123456, 123457), False, ["123456.png"]),
+        (range(2), True, ["00000-4.png", "00001-4.png", "grid-4.png"]),
+    ]
+    (tmp_path / "moon-7.png").touch()
+    for seeds, has_grid, names in expected:
+        paths, grid = paths_of_run(tmp_path / "new", seeds, has_grid)
+        assert (grid is not None) == has_grid
+        paths += [grid] * has_grid
+        assert [path.name for path in paths] == names
+        for path in paths:
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_is(tmp_path):
     (tmp_path / "a.png").touch()
-    (tmp_path / "b-2.png").touch()
-    assert unused_paths(tmp_path, ["a.png", "b.png"]) == [tmp_path / "a-3.png", tmp_path / "b-3.png"]
     require_writable(tmp_path / "x" / "y")
-    assert sorted(os.listdir(tmp_path)) == ["a.png", "b-2.png"]
+    assert os.listdir(tmp_path) == ["a.png"]
     with pytest.raises(ValueError, match="is not a folder"):
         require_writable(tmp_path / "a.png" / "x")
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_ccld import CCLDUNet2DConditionModel
+from diffusers_ccld import CCLDPipeline, CCLDUNet2DConditionModel
 from diffusers_ccld.inference import optimization
 from diffusers_ccld.inference.devices import computes_in_bfloat16, usable_dtype
-from diffusers_ccld.inference.loading import load_pipeline
+from diffusers_ccld.inference.loading import find_folder, hub_options, load_pipeline
 from diffusers_ccld.inference.optimization import MAX_COMPILATIONS
+from diffusers_ccld.training.components import load_components, load_defaults
 
 CPU = torch.device("cpu")
 BLOCKS = CCLDUNet2DConditionModel._repeated_blocks
@@ -120,3 +121,51 @@ def test_half_precision_and_channels_last_do_not_change_pictures_visibly():
     for part in (exact.unet, exact.vae):
         part.to(memory_format=torch.contiguous_format)
     assert decibels(paint(exact, [0, 1, 2]), expected) > 90
+
+
+class Unreachable:
+    """A Hub that cannot be reached, and notes what it is asked for."""
+
+    def __init__(self):
+        self.requests = []
+
+    def __call__(self, _, name, timeout=None):
+        self.requests.append((name, timeout))
+        raise OSError("Name or service not known")
+
+
+@pytest.fixture
+def unreachable(monkeypatch, tmp_path):
+    """The Hub, and its cache in `tmp_path`."""
+    hub = Unreachable()
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *args, **options: hub(*args, **options))
+    monkeypatch.setattr("diffusers_ccld.inference.loading.HF_HUB_CACHE", str(tmp_path))
+    return hub
+
+
+LOADING = {
+    "folder": find_folder,
+    "part": lambda name: load_components(name, ["vae", "tokenizer"]),
+    "defaults": load_defaults,
+}
+
+
+@pytest.mark.parametrize("load", [*LOADING.values(), CCLDPipeline.from_pretrained], ids=[*LOADING, "pipeline"])
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "../no/where", "/no/where", "a/b/c", "~/nowhere", "a b/c"])
+def test_what_cannot_be_a_name_on_the_hub_is_not_looked_for_there(load, name, unreachable):
+    with pytest.raises(ValueError, match="this is neither a folder nor a model on the Hub, named owner/name"):
+        load(name)
+    assert not unreachable.requests
+
+
+@pytest.mark.parametrize("load", LOADING.values(), ids=LOADING)
+def test_a_hub_that_cannot_be_reached_is_asked_once(load, unreachable):
+    with pytest.raises(ValueError, match="somebody/model: there is no such folder, and the Hub cannot be reached"):
+        load("somebody/model")
+    ((name, timeout),) = unreachable.requests
+    assert name == "somebody/model" and timeout <= 10
+
+
+def test_without_a_connection_the_cache_is_read(unreachable, tmp_path):
+    (tmp_path / "models--somebody--model").mkdir()
+    assert hub_options("somebody/model") == {"local_files_only": True} and hub_options(str(tmp_path)) == {}

@@ -151,6 +151,18 @@ def test_repetitions_do_not_depend_on_the_batch(guided):
     torch.testing.assert_close(together[1:], alone, atol=1e-3, rtol=1e-3)
 
 
+def test_an_interruption_ends_a_step_between_its_repetitions(guided):
+    evaluations = []
+
+    def interrupt(*_):
+        evaluations.append(None)
+        guided._interrupt = len(evaluations) == 3
+
+    guided.unet.register_forward_hook(interrupt)
+    latents(guided, "a fox", guidance_scale=0.0, num_cutouts=0, num_repeats=5)
+    assert len(evaluations) == 3 and guided.interrupt
+
+
 @pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"ddim", "ddpm"}))
 def test_repetitions_need_steps_of_one_evaluation(guided, algorithm):
     guided.scheduler = CCLDScheduler(algorithm_type=algorithm)

@@ -238,6 +238,20 @@ def test_editing_inverts_and_samples(img2img, picture):
     assert img2img.edit(picture, "a fox", num_inference_steps=3).images[0].size == (64, 64)
 
 
+def test_an_edit_that_is_interrupted_while_it_inverts_does_not_sample(img2img, picture):
+    steps = []
+
+    def interrupt(pipe, index, timestep, tensors):
+        steps.append(index)
+        pipe._interrupt = True
+        return {}
+
+    img2img.edit(picture, "a fox", **FEW, callback_on_step_end=interrupt)
+    assert steps == [0] and img2img.interrupt
+    img2img.edit(picture, "a fox", **FEW)
+    assert not img2img.interrupt
+
+
 def test_inversion_needs_our_scheduler(img2img, picture):
     img2img.scheduler = DDIMScheduler.from_config(img2img.scheduler.config)
     with pytest.raises(ValueError, match="CCLDScheduler"):

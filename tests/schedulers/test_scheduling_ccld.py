@@ -1,3 +1,6 @@
+import copy
+import json
+
 import diffusers
 import numpy as np
 import pytest
@@ -6,8 +9,15 @@ import torch
 from diffusers_ccld import CCLDScheduler
 from diffusers_ccld.evaluation import scheduler_accuracy
 from diffusers_ccld.schedulers.noise_schedule import TIMESTEP_SCHEDULES as SCHEDULES
-from diffusers_ccld.schedulers.noise_schedule import inversion_times, t_to_alpha_sigma, t_to_timestep, timestep_to_t
+from diffusers_ccld.schedulers.noise_schedule import (
+    cosine_betas,
+    inversion_times,
+    t_to_alpha_sigma,
+    t_to_timestep,
+    timestep_to_t,
+)
 from diffusers_ccld.schedulers.scheduling_ccld import ALGORITHMS
+from diffusers_ccld.schedulers.short_lists import ShortList
 from support import original_files
 
 REFERENCE = original_files.reference("samplers")
@@ -320,3 +330,17 @@ def test_wrong_use_is_refused():
         x = scheduler.step(x, timestep, x).prev_sample
     with pytest.raises(ValueError, match=r"another run"):
         scheduler.step(x, 0, x)
+
+
+def test_printing_is_short_and_saving_is_as_before(tmp_path):
+    scheduler = CCLDScheduler(algorithm_type="dpmpp")
+    for made in (scheduler, CCLDScheduler.from_config(scheduler.config), copy.deepcopy(scheduler)):
+        printed = repr(made)
+        assert len(printed.splitlines()) < 20 and "996 more" in printed and '"algorithm_type": "dpmpp"' in printed
+        assert len(repr(made.config)) < 1000
+    betas = scheduler.config.trained_betas
+    assert betas == list(betas) and len(betas) == 1000
+    assert json.dumps(betas, indent=2) == json.dumps(list(betas), indent=2)
+    assert repr(ShortList([1, 2, 3, 4])) == "[1, 2, 3, 4]"
+    scheduler.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "scheduler_config.json").read_text())["trained_betas"] == cosine_betas(1000)

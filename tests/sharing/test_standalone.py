@@ -126,6 +126,15 @@ def test_the_file_is_made_of_the_packages_modules():
     assert not any(isinstance(node, ast.ImportFrom) and node.level for node in tree.body)
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_the_file_has_what_a_module_imports_before_it(module):
+    before = MODULES[: MODULES.index(module)]
+    for node in ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = PACKAGE if node.level == 2 else (PACKAGE / module).parent
+            assert (folder / node.module.replace(".", "/")).relative_to(PACKAGE).as_posix() in before
+
+
 def test_a_part_cannot_stand_alone(originals, tmp_path, capsys):
     arguments = ("--unet", originals.unet, "--standalone", "--output", tmp_path / "out")
     assert main(["convert", *map(str, arguments)]) == 2

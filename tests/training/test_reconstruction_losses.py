@@ -10,6 +10,7 @@ from diffusers_ccld.training.reconstruction_losses import (
     CLOOBFeatureLoss,
     PerceptualLoss,
     ProjectedDiscriminator,
+    StyleLoss,
     adversarial_weight,
     chroma_loss,
     discriminator_loss,
@@ -116,6 +117,19 @@ def test_the_distance_in_cloobs_features_is_the_formulas(pictures, pipe):
     assert made.grad.abs().sum() > 0 and all(weight.grad is None for weight in pipe.image_encoder.parameters())
 
 
+def test_style_minds_textures_and_not_where_marks_lie(pictures, pipe):
+    feature = CLOOBFeatureLoss(image_encoder_with_stem(pipe), pipe.feature_extractor)
+    style = StyleLoss(feature)
+    moved = pictures.roll((7, 5), dims=(2, 3))
+    blurred = F.avg_pool2d(pictures, 3, 1, 1)
+    assert style(pictures, pictures) == 0
+    relative = [loss(moved, pictures) / loss(blurred, pictures) for loss in (style, feature)]
+    assert relative[0] < 0.7 * relative[1]
+    made = torch.zeros(1, 3, 64, 64, requires_grad=True)  # flat: the deviation's slope must be finite
+    style(made, pictures[:1]).backward()
+    assert torch.isfinite(made.grad).all() and made.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
 def test_the_discriminator_judges_each_picture_alone(kind, pictures):
     discriminator = DISCRIMINATORS[kind](channels=16)
@@ -124,12 +138,19 @@ def test_the_discriminator_judges_each_picture_alone(kind, pictures):
     torch.testing.assert_close(discriminator(pictures[1:]), together[1:])
 
 
-@pytest.mark.parametrize("stem", [{}, {"stem_channels": [8, 16, 16], "stem_depth": 1}])
-def test_a_projected_discriminator_sees_an_encoders_features(stem, pictures, pipe):
-    """It learns from pixels and features; the encoder is neither trained nor part of its weights."""
+STEM = {"stem_channels": [8, 16, 16], "stem_depth": 1}
+
+
+def image_encoder_with_stem(pipe, stem=STEM):
     size = {"image_size": pipe.feature_extractor.size, "patch_size": 8}
     config = CLOOBVisionConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, **size, **stem)
-    feature = CLOOBFeatureLoss(CLOOBVisionModelWithProjection(config), pipe.feature_extractor)
+    return CLOOBVisionModelWithProjection(config)
+
+
+@pytest.mark.parametrize("stem", [{}, STEM])
+def test_a_projected_discriminator_sees_an_encoders_features(stem, pictures, pipe):
+    """It learns from pixels and features; the encoder is neither trained nor part of its weights."""
+    feature = CLOOBFeatureLoss(image_encoder_with_stem(pipe, stem), pipe.feature_extractor)
     discriminator = ProjectedDiscriminator(feature, channels=8)
     together = discriminator(pictures)
     torch.testing.assert_close(discriminator(pictures[1:]), together[1:], rtol=1e-4, atol=1e-5)

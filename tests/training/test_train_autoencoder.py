@@ -228,12 +228,13 @@ def test_a_projected_discriminator_resumes_to_the_bit(vae_config, trainable_fold
     assert all(entry["discriminator"] > 0 for entry in log)
 
 
-def test_the_distance_in_cloobs_features_has_its_weight(vae_config, trainable_folder, pictures, tmp_path):
-    options = ("--vae_config", vae_config, "--feature_network", trainable_folder, "--feature_weight", 0.3)
+def test_distances_in_cloobs_features_have_their_weights(vae_config, trainable_folder, pictures, tmp_path):
+    options = ("--vae_config", vae_config, "--feature_network", trainable_folder)
+    options += ("--feature_weight", 0.3, "--style_weight", 0.2)
     assert train(tmp_path / "run", pictures, *options, steps=1) == 0
     entry = read_log(tmp_path / "run" / "metrics.jsonl")[0]
-    expected = sum(entry[name] * weight for name, weight in (TERMS | {"feature": 0.3}).items())
-    assert entry["feature"] > 0 and entry["loss"] == pytest.approx(expected, rel=1e-5)
+    expected = sum(entry[name] * weight for name, weight in (TERMS | {"feature": 0.3, "style": 0.2}).items())
+    assert min(entry["feature"], entry["style"]) > 0 and entry["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_dry_run_writes_nothing(vae_config, pictures, tmp_path, capsys):
@@ -258,7 +259,8 @@ def test_a_dry_run_writes_nothing(vae_config, pictures, tmp_path, capsys):
         (("--vae_config", "{config}", "--feature_network", "nowhere"), "nowhere"),
         (("--vae_config", "{config}", "--perceptual_network", "nowhere.pth"), "nowhere.pth is not a file"),
         (("--vae_config", "{config}", "--discriminator_channels", 12), "multiple of 8"),
-        (("--vae_config", "{config}", "--discriminator_kind", "projected"), "needs a feature_network"),
+        (("--vae_config", "{config}", "--discriminator_kind", "projected"), "projected needs a feature_network"),
+        (("--vae_config", "{config}", "--style_weight", 1), "style_weight needs a feature_network"),
         (("--vae_config", "{config}", "--discriminator_warmup_steps", -1), "must not be negative"),
         (("--vae_config", "{config}", "--discriminator_learning_rate", 0), "must be positive"),
         (("--vae_config", "{wrong}"), "unknown settings: widths"),

@@ -43,6 +43,11 @@ def test_the_environment_of_the_makefile_is_completed_by_it(environment, tmp_pat
     monkeypatch.chdir(tmp_path)
     assert (requirements.install_command(), requirements.install_command("demo")) == ("make install", "make demo")
     assert requirements.install_command("mcp").startswith("pip")
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "other"))
+    assert requirements.install_command().startswith("pip")
+    (tmp_path / "other" / requirements.MARK).touch()
+    assert requirements.install_command() == f"make install VENV={tmp_path / 'other'}"
 
 
 def test_a_library_of_an_extra_is_named_alone(environment, monkeypatch):

@@ -3,13 +3,13 @@
 import argparse
 import dataclasses
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..inference.names import PRECISIONS
 from ..schedulers.names import ALGORITHMS
 from ..utils.arguments import number, whole
+from ..utils.hub_names import require_hub_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -127,8 +127,8 @@ def require_model(name: str | None, option: str = "--model") -> None:
         return
     if Path(name).is_file():
         raise ValueError(f"{option} {name}: this is a file; `ccld convert` makes a pipeline's folder.")
-    if name != "default" and (not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith(".")):
-        raise ValueError(f"{option} {name}: this is neither a folder nor a model on the Hub, named owner/name.")
+    if name != "default":
+        require_hub_name(name, option)
 
 
 def open_image(path: Path, option: str = "--image") -> "Image.Image":

@@ -12,7 +12,7 @@ from ..utils.arguments import ArgumentParser, CommandParser, suggestion
 from ..utils.requirements import command_for, require_torch
 from ..version import __version__
 from . import compare, convert, demo, embed, export, export_onnx, inspect, interpolate, measure_scale, sample
-from .messages import quiet_libraries
+from .messages import own_warnings, quiet_libraries
 
 # Each has HELP, add_arguments(parser), check(args) and run(checked), which gets what the check returns. A check finds
 # wrong input without importing torch. A command that can do without it has needs_torch(checked), too.
@@ -61,7 +61,8 @@ def _run(args: argparse.Namespace, load: Callable[[], None]) -> int | None:
     if hasattr(args.command, "needs_torch") and not args.command.needs_torch(checked):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _stop_at_sigterm()
-        return args.command.run(checked)
+        with own_warnings():
+            return args.command.run(checked)
     require_torch(f"ccld {name_of(args.command)}")
 
     def load_interruptibly() -> None:

@@ -17,7 +17,7 @@ def quiet_libraries(load: Callable[[], None]) -> Iterator[None]:
     Args:
         load: Imports the libraries. Some log while they are imported, before they can be set.
     """
-    with warnings.catch_warnings(), _own_warnings():
+    with warnings.catch_warnings(), own_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
@@ -38,7 +38,7 @@ def quiet_libraries(load: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _own_warnings():
+def own_warnings() -> Iterator[None]:
     """Context in which warnings of this package are one line on the standard error."""
     logger = logging.getLogger(OURS)
     handler, propagate = logging.StreamHandler(sys.stderr), logger.propagate

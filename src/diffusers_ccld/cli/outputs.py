@@ -1,9 +1,13 @@
 """Places for the files of a command: tried before any work, and never those of other files."""
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+# A picture with its seed, or the grid.
+NAME_IN_RUN = re.compile(r"(\d{5,}|grid)(-(?P<run>\d+))?\.png")
 
 
 def require_writable(path: Path, option: str = "--output") -> None:
@@ -25,15 +29,33 @@ def require_writable(path: Path, option: str = "--output") -> None:
         raise ValueError(f"{option} {path}: nothing can be written there. ({error.strerror})") from error
 
 
-def unused_paths(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Paths for files that belong together. If one of the names is in use, all get the same number: "moon-2.png".
+def unused_path(path: Path) -> Path:
+    """A path, with the first number from 2 that makes it new if it is in use: "moon-2.png"."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = _numbered(path, number)
+    return free
+
+
+def paths_of_run(folder: Path, seeds: Sequence[int], has_grid: bool) -> tuple[list[Path], Path | None]:
+    """Paths for the pictures of a run, one for each seed, and for their grid if it has one; all are new.
+
+    If one of the names is in use, all end in a number that no other run has: "00003-2.png" and "grid-2.png".
 
     Args:
         folder: Their folder, which need not exist.
-        names: Their names, with suffixes.
+        seeds: The seeds.
+        has_grid: True for a path of a grid, too.
     """
-    paths, number = [folder / name for name in names], 1
-    while any(os.path.lexists(path) for path in paths):
-        number += 1
-        paths = [folder / f"{Path(name).stem}-{number}{Path(name).suffix}" for name in names]
-    return paths
+    stems = [f"{seed:05d}" for seed in seeds] + ["grid"] * has_grid
+    paths = [folder / f"{stem}.png" for stem in stems]
+    if any(os.path.lexists(path) for path in paths):
+        names = map(NAME_IN_RUN.fullmatch, os.listdir(folder))
+        run = 1 + max(int(name["run"] or 1) for name in names if name)
+        paths = [_numbered(path, run) for path in paths]
+    return paths[: len(seeds)], paths[-1] if has_grid else None
+
+
+def _numbered(path, number):
+    return path if number == 1 else path.with_stem(f"{path.stem}-{number}")

@@ -174,6 +174,8 @@ def run(request: SampleRequest) -> None:
     negative = negative_weight(args.negative_prompt, sum(weight for _, weight in named))
     size = size_of(request, pipe)
     record = record_of(request, pipe, named, size, dtype)
+    pipe.notices.about_words = False  # the description names them
+    pipe.notices.warn_of_size(size[::-1], pipe.default_size)
     if not args.quiet:
         print(*description(request, record, negative), sep="\n", file=sys.stderr)
     if args.dry_run:

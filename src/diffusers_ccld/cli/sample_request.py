@@ -16,7 +16,7 @@ from .arguments import (
     require_model,
 )
 from .doubts import doubts_about, refuse_file_names, settle
-from .outputs import require_writable, unused_paths
+from .outputs import paths_of_run, require_writable, unused_path
 from .runtimes import chosen_runtime
 
 if TYPE_CHECKING:
@@ -141,15 +141,11 @@ def _paths(args: argparse.Namespace, seeds: range, is_file: bool) -> tuple[list[
         if kept > 1:
             raise ValueError(f"--output {args.output}: this is one file, for {kept} pictures. Give a folder, or -n 1.")
         require_writable(args.output.parent)
-        return unused_paths(args.output.parent, [args.output.name]) * len(seeds), None
+        return [unused_path(args.output)] * len(seeds), None
     if args.output.suffix.lower() in PICTURE_SUFFIXES and not args.output.is_dir():
         raise ValueError(f"--output {args.output}: pictures are written as PNG files; give a name with .png.")
     require_writable(args.output)
-    names = [f"{seed:05d}.png" for seed in seeds]
-    if kept == 1:
-        return unused_paths(args.output, names), None
-    *paths, grid = unused_paths(args.output, [*names, "grid.png"])
-    return paths, grid
+    return paths_of_run(args.output, seeds, has_grid=kept > 1)
 
 
 def _open_mask(path: Path) -> "Image.Image":

@@ -92,6 +92,7 @@ class Painter:
         with self._lock:
             pipe = self._pipeline("paint" if request.task in BETWEEN else request.task, request.algorithm)
             pipe.set_progress_bar_config(disable=True)
+            pipe.notices.about_words = False  # the page names them
             if request.task in BETWEEN:
                 return _painted_between(pipe, request, on_step)
             options = _arguments(pipe, request) | reporting(request.task, on_step)

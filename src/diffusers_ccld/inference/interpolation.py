@@ -185,6 +185,7 @@ def _size_of(pipe, height, width):
     height = default_height if height is None else height
     width = default_width if width is None else width
     pipe.check_size(height, width)
+    pipe.notices.warn_of_size((height, width), pipe.default_size)
     return height, width
 
 

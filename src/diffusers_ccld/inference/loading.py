@@ -5,13 +5,19 @@ from pathlib import Path
 
 import diffusers
 import torch
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import HfApi
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..utils.errors import first_line
+from ..utils.hub_names import require_hub_name
 from .devices import DTYPES, usable_dtype
 from .optimization import compile_networks, require_compiler
+
+SECONDS_TO_ANSWER = 5
 
 
 def load_pipeline(
@@ -55,15 +61,39 @@ def find_folder(source: str) -> Path:
         return Path(default_model())
     folder = Path(source).expanduser()
     if not folder.is_dir():
+        options = hub_options(source)
         try:
-            folder = Path(CCLDPipeline.download(source))
-        except (OSError, HFValidationError) as error:  # an unknown name, or no connection
-            raise ValueError(
-                f"{source}: no model was found: it is neither a folder nor on the Hub, or the Hub cannot be reached."
-            ) from error
-        except Exception as error:
+            folder = Path(CCLDPipeline.download(source, **options))
+        except Exception as error:  # network errors do not have a common base class
             raise ValueError(f"{source}: the model cannot be had from the Hub. ({first_line(error)})") from error
     return folder
+
+
+def hub_options(source: str) -> dict[str, bool]:
+    """Options of `from_pretrained` for a source: if the Hub cannot be reached, its cache alone is read.
+
+    The Hub is asked once, and has to answer soon. The libraries would ask it again and again, for every file.
+
+    Args:
+        source: A folder or a name on the Hub.
+
+    Raises:
+        ValueError: If the source is neither, or if the Hub cannot be reached and the cache does not have the model.
+    """
+    if Path(source).is_dir():
+        return {}
+    require_hub_name(source)
+    try:
+        HfApi().model_info(source, timeout=SECONDS_TO_ANSWER)
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"{source}: there is no such folder, and no such public model on the Hub.") from error
+    except HfHubHTTPError:
+        return {}  # the library says what is wrong
+    except Exception as error:  # no connection, or one that is not wanted
+        if not Path(HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model")).is_dir():
+            raise ValueError(f"{source}: there is no such folder, and the Hub cannot be reached.") from error
+        return {"local_files_only": True}
+    return {}
 
 
 def find_model(source: str) -> Path:

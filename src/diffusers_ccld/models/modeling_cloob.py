@@ -301,7 +301,7 @@ class CLOOBVisionModelWithProjection(CLOOBPreTrainedModel):
         """Features of images, as for `forward`, for losses that compare pictures layer by layer.
 
         Returns:
-            Maps (N, C, h, w): those of the convolutional stem, the finest first, or the patches' vectors of each layer.
+            Maps (N, C, h, w): those of the convolutional stem, the finest first, or the patches of each layer.
         """
         stem = self.embeddings.patch_embedding
         if isinstance(stem, CLOOBConvolutionalStem):

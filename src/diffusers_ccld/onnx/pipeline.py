@@ -14,6 +14,7 @@ from PIL import Image
 from ..models.square_crop import resize_and_center_crop
 from ..schedulers.names import ONNX_ALGORITHMS
 from ..schedulers.solvers import METHODS
+from ..utils.notices import Notices
 from ..utils.rgb import to_rgb
 from .manifest import Manifest
 from .networks import Networks
@@ -79,12 +80,14 @@ class OnnxPipeline:
         self.scheduler = SchedulerSettings(**self.manifest.scheduler)
         self.networks = Networks(self.folder, self.manifest, num_threads)
         self._tokenize: TextEncoding | None = None
+        self.notices = Notices()
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeds texts. Returns embeddings of unit length, (N, D)."""
         if self._tokenize is None:
             path = self.manifest.tokenizer.verify(self.folder)
             self._tokenize = TextEncoding(path, self.manifest.context_length)
+        self.notices.warn_of_words(texts, self._tokenize.vocabulary)
         return self.networks("text_encoder", input_ids=self._tokenize(texts))
 
     def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
@@ -168,7 +171,9 @@ class OnnxPipeline:
             raise ValueError(f'eta={eta} is an option of "ddim", not of "{settings.algorithm_type}".')
         times = sampling_times(self.steps_or_default(num_inference_steps), settings.timestep_schedule)
         sampler = Sampler(settings.algorithm_type, times, settings.prediction_type, eta)
-        shape = self._latent_shape(height or manifest.height, width or manifest.width)
+        size = height or manifest.height, width or manifest.width
+        shape = self._latent_shape(*size)
+        self.notices.warn_of_size(size, self.default_size)
         variation = self.variation_or_default(variation)
         embeds, weights = self._terms(conditions)
         starts = range(0, len(seeds), batch_size)

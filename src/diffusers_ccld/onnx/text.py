@@ -9,6 +9,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,11 @@ class TextEncoding:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.context_length = context_length
+
+    @cached_property
+    def vocabulary(self) -> set[str]:
+        """The tokens."""
+        return set(self._tokenizer.get_vocab())
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Returns token ids, (N, `context_length`), int64."""

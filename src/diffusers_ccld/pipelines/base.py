@@ -23,13 +23,14 @@ from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.names import is_ccld_scheduler
 from ..schedulers.noise_schedule import timestep_to_t
 from ..schedulers.scheduling_ccld import CCLDScheduler, usual_num_steps
+from ..utils.notices import Notices
 from .calls import SamplingCall, check_settings, usual_guidance_scale
 from .conditions import check_finite, is_count, is_finite_number
 from .embedding import PromptEmbedding, check_tokenizer
 from .guidance import Guidance, guided_prediction, is_alone
 from .noise import draw_noise, set_noise_source
 from .projected_guidance import ProjectedGuidance
-from .runs import Runs
+from .runs import Run, Runs
 from .saving import PipelineSaving
 from .timesteps import LARGEST_STOCK_ETA, check_scheduler, warn_of_large_steps
 
@@ -88,6 +89,7 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
         self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.size_multiple)
         self._runs = Runs()
+        self.notices = Notices()
 
     # Defaults, sizes, state of the current run
 
@@ -140,7 +142,7 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
 
     @property
     def interrupt(self) -> bool:
-        """True once a callback has asked the run to end early, by setting `_interrupt`."""
+        """True once a callback or another thread has asked the run to end early, by setting `_interrupt`."""
         return self._runs.own.interrupt
 
     # diffusers' documentation has callbacks set the private names.
@@ -168,6 +170,7 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
         if call.timesteps is None and call.sigmas is None:
             call = replace(call, num_inference_steps=self.steps_or_default(call.num_inference_steps))
         self.check_size(call.height, call.width)
+        self.notices.warn_of_size((call.height, call.width), (height, width))
         unknown = set(call.callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(f"Callbacks can get {self._callback_tensor_inputs}, not {sorted(unknown)}.")
@@ -255,6 +258,7 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
         keep: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
         predict: Callable[..., torch.Tensor] | None = None,
         renew: Callable[..., torch.Tensor] | None = None,
+        run: Run | None = None,
     ) -> torch.Tensor:
         """Runs the sampling loop, with one network evaluation per iteration.
 
@@ -267,6 +271,7 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
             keep: Called as keep(latents, index) after every evaluation; the result replaces the latents.
             predict: Called like `guided_prediction` in every evaluation; by default the call's own guidance.
             renew: Called like a `Recurrence` before every evaluation; the result replaces the latents.
+            run: The state of a call that runs the loop several times, and ends all of them if it is interrupted.
 
         Returns:
             The latents after the last step.
@@ -281,7 +286,7 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
         set_noise_source(scheduler, call.generator, len(latents))
         condition_embeds, num_train_timesteps = guidance.condition_embeds, scheduler.config.num_train_timesteps
         with (
-            self._runs.begin(call.guidance_scale, len(timesteps)) as run,
+            self._runs.begin(call.guidance_scale, len(timesteps), run) as run,
             self.progress_bar(total=len(timesteps)) as progress_bar,
         ):
             for i, t in enumerate(timesteps):
@@ -290,6 +295,8 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
                 weights = guidance.weights_at(float(timestep_to_t(t, num_train_timesteps)), run.guidance_scale)
                 if renew is not None:
                     latents = renew(self.unet, latents, i, condition_embeds, weights)
+                    if run.interrupt:
+                        break
                 model_input = scheduler.scale_model_input(latents, t)
                 prediction = predict(self.unet, model_input, t, condition_embeds, weights)
                 step = scheduler.step(prediction, t, latents, **step_kwargs)

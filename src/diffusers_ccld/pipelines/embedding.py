@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ..models.modeling_cloob import CLOOBTextModelWithProjection
 from ..models.processing_cloob import CLOOBTokenizer
 from ..utils.rgb import to_rgb
+from ..utils.words import SMALL_VOCABULARY
 from .conditions import Condition, Prompts
 from .guidance import Guidance
 from .noise import draw_noise
@@ -28,6 +29,7 @@ class PromptEmbedding:
     """Embeds prompts with a pipeline's text and image encoders.
 
     Like diffusers' own pipelines it reads `_execution_device`: with offloading, `device` is not where networks run.
+    It warns of unknown words through the pipeline's `notices`.
     """
 
     @property
@@ -97,6 +99,8 @@ class PromptEmbedding:
     def _encode_texts(self, texts, device):
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("Encoding a prompt needs a text_encoder and a tokenizer; or pass prompt_embeds.")
+        if len(self.tokenizer) < SMALL_VOCABULARY:  # listing a large one takes a while
+            self.notices.warn_of_words(texts, self.tokenizer.get_vocab())
         input_ids = self.tokenizer(texts, return_tensors="pt").input_ids
         return self.text_encoder(input_ids.to(device or self._execution_device)).text_embeds
 

@@ -28,6 +28,7 @@ from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionMod
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..models.unet_ccld import CCLDUNet2DConditionModel
 from ..schedulers.scheduling_ccld import CCLDScheduler
+from ..utils.notices import Notices
 from .calls import USUAL_GUIDANCE_SCALE, SamplingCall
 from .guidance import Guidance, guided_prediction
 from .pipeline_ccld import CCLDPipeline
@@ -71,6 +72,10 @@ class _Block(ModularPipelineBlocks):
     needed: tuple[str, ...] = ()
     made: tuple[str, ...] = ()
 
+    def __init__(self):
+        super().__init__()
+        self._notices = Notices()
+
     @property
     def description(self) -> str:
         return self.__doc__.partition("\n")[0]
@@ -98,6 +103,7 @@ class _Block(ModularPipelineBlocks):
         block_state = self.get_block_state(state)
         parts = {name: getattr(components, name) for name in COMPONENTS}
         pipe = CCLDPipeline(**parts, **{name: components.config.get(name) for name in SETTINGS})
+        pipe.notices = self._notices
         values = {name: getattr(block_state, name) for name in (*self.options, *self.needed)}
         for name, value in self.run(pipe, components, **values).items():
             setattr(block_state, name, value)

@@ -162,6 +162,7 @@ class CCLDGuidedPipeline(CCLDPipelineBase, DiffusionPipeline):
                 generator=call.generator,
                 scheduler=scheduler,
                 timesteps=timesteps,
+                is_interrupted=lambda: self.interrupt,
             )
         latents = self.denoise(
             noise, call, guidance=guidance, scheduler=scheduler, timesteps=timesteps, predict=steer, renew=renew

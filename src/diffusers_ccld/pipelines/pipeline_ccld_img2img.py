@@ -13,6 +13,7 @@ from .calls import StepCallback
 from .conditions import Prompts
 from .guidance import Guidance
 from .pixels import ImageInput
+from .runs import Run
 from .starting_images import CCLDImagePipelineBase, ImageCall, for_images
 from .timesteps import set_start
 
@@ -125,12 +126,16 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
             )
         return times
 
-    def _invert(self, call: ImageCall, times: torch.Tensor, guidance: Guidance) -> torch.Tensor:
+    def _invert(
+        self, call: ImageCall, times: torch.Tensor, guidance: Guidance, run: Run | None = None
+    ) -> torch.Tensor:
         latents = for_images(self.encode_latents(call.pixels), len(guidance.condition_embeds))
         scheduler = self.own_scheduler()
         scheduler.set_timesteps(timesteps=t_to_timestep(times), device=latents.device)
         call = replace(call, guidance_scale=1.0, eta=0.0)
-        return self.denoise(latents, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps)
+        return self.denoise(
+            latents, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps, run=run
+        )
 
     @torch.no_grad()
     def edit(
@@ -179,9 +184,12 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         times = self._inversion_times(call)
         guidance = self.prepare_guidance(call, call.num_images)
         unconditional = self.prepare_guidance(Prompts(conditions=[]), len(call.pixels))
-        latents = for_images(self._invert(call, times, unconditional), call.num_images)
+        run = Run()
+        latents = for_images(self._invert(call, times, unconditional, run), call.num_images)
         scheduler = self.own_scheduler()
         scheduler.set_timesteps(timesteps=t_to_timestep(times.flip(0)[:-1]), device=latents.device)
         guidance = self.vary_texts(guidance, call.variation, call.generator)
-        latents = self.denoise(latents, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps)
+        latents = self.denoise(
+            latents, call, guidance=guidance, scheduler=scheduler, timesteps=scheduler.timesteps, run=run
+        )
         return self.finish(latents, call)

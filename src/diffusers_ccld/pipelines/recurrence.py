@@ -27,6 +27,7 @@ class Recurrence:
         generator: Source of the noise: one generator, or one for each image.
         scheduler: The scheduler, whose configuration says what the network predicts.
         timesteps: Its timesteps.
+        is_interrupted: Says whether to end early, before each repetition.
     """
 
     count: int
@@ -34,6 +35,7 @@ class Recurrence:
     generator: torch.Generator | list[torch.Generator] | None
     scheduler: SchedulerMixin
     timesteps: torch.Tensor
+    is_interrupted: Callable[[], bool]
 
     def __call__(
         self,
@@ -59,6 +61,8 @@ class Recurrence:
         if t >= 1:  # pure noise has nothing that a repetition could keep
             return latents
         for _ in range(self.count):
+            if self.is_interrupted():
+                break
             output = self.predict(unet, latents, self.timesteps[index], condition_embeds, weights)
             prediction = split_prediction(output, latents, t, self.scheduler.config.prediction_type)
             noise = draw_noise(latents.shape, self.generator, latents.device)

@@ -13,11 +13,11 @@ class Run:
     Attributes:
         guidance_scale: The guidance scale of its next step.
         num_timesteps: Number of its network evaluations.
-        interrupt: True once a callback has asked it to end.
+        interrupt: True once a callback or another thread has asked it to end.
     """
 
-    guidance_scale: float
-    num_timesteps: int
+    guidance_scale: float = 1.0
+    num_timesteps: int = 0
     interrupt: bool = False
 
 
@@ -52,9 +52,10 @@ class Runs:
             setattr(run, name, value)
 
     @contextmanager
-    def begin(self, guidance_scale: float, num_timesteps: int) -> Iterator[Run]:
-        """Context of a new run in this thread. A callback may begin another run inside it."""
-        thread, run = threading.get_ident(), Run(guidance_scale, num_timesteps)
+    def begin(self, guidance_scale: float, num_timesteps: int, run: Run | None = None) -> Iterator[Run]:
+        """Context of a new run in this thread, or of the next part of one. A callback may begin another inside it."""
+        thread, run = threading.get_ident(), Run() if run is None else run
+        run.guidance_scale, run.num_timesteps = guidance_scale, num_timesteps
         outer = self.active.get(thread)
         self.active[thread] = run
         try:

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 
 from ..models.adapters import without_adapters
 from ..utils.errors import first_line
+from ..utils.hub_names import require_hub_name
 from .model_index import INDEX_NAME, read_model_index
 
 # Hub repositories with the original's files, which cannot be loaded as pipelines, and the presets that convert them.
@@ -66,9 +67,12 @@ class PipelineSaving:
         """Loads a pipeline; arguments as for `DiffusionPipeline.from_pretrained`.
 
         Raises:
-            ValueError: If a file is damaged, or belongs to another model.
+            ValueError: If a file is damaged, or belongs to another model; or if the name is neither a folder's nor
+                possible on the Hub.
         """
         folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            require_hub_name(str(pretrained_model_name_or_path))
         if (folder / INDEX_NAME).is_file():
             read_model_index(folder)
         try:
@@ -105,4 +109,5 @@ class PipelineSaving:
             return super().from_pipe(pipeline, **kwargs)
         made = cls(**{**pipeline.components, **pipeline.settings, **kwargs})
         made.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
+        made.notices = pipeline.notices
         return made

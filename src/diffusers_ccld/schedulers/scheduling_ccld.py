@@ -20,6 +20,7 @@ from .noise_schedule import (
     t_to_timestep,
     timestep_to_t,
 )
+from .short_lists import ShortList, printed_config
 from .solvers import (
     ADAMS_BASHFORTH,
     METHODS,
@@ -125,7 +126,7 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             )
         betas = cosine_betas(num_train_timesteps) if trained_betas is None else [float(beta) for beta in trained_betas]
         self._register_for_stock_schedulers(
-            trained_betas=betas,
+            trained_betas=ShortList(betas),
             prediction_type=prediction_type,
             **FOR_STOCK_SCHEDULERS,
             **{ALGORITHM_KEY: algorithm_type},
@@ -178,6 +179,9 @@ class CCLDScheduler(SchedulerMixin, ConfigMixin):
             defaults = config_dict.get("_use_default_values", [])
             config_dict["_use_default_values"] = [key for key in defaults if key != "algorithm_type"]
         return super().extract_init_dict(config_dict, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {printed_config(self.config)}"
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps

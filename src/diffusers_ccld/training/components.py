@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, AutoModel, ModelMixin
 from torch import nn
 
-from ..inference.loading import default_model
+from ..inference.loading import default_model, hub_options
 from ..models.modeling_cloob import CLOOBTextModelWithProjection, CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..pipelines.pipeline_ccld import CCLDPipeline
@@ -48,7 +48,7 @@ def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
         names: Names of the components.
 
     Raises:
-        ValueError: If one is missing.
+        ValueError: If the model or one of them is missing.
     """
     loaders = {
         "vae": AutoModel.from_pretrained,
@@ -60,10 +60,11 @@ def load_components(model: str, names: Iterable[str]) -> dict[str, Any]:
         "text_encoder": partial(CLOOBTextModelWithProjection.from_pretrained, dtype=torch.float32),
         "image_encoder": partial(CLOOBVisionModelWithProjection.from_pretrained, dtype=torch.float32),
     }
-    components = {}
+    source, components = source_of(model), {}
+    options = hub_options(source)
     for name in names:
         try:
-            components[name] = loaders[name](source_of(model), subfolder=name)
+            components[name] = loaders[name](source, subfolder=name, **options)
         except OSError as error:
             raise ValueError(f"{model}: the {name} cannot be loaded. ({first_line(error)})") from error
         if name == "unet":
@@ -79,8 +80,9 @@ def load_defaults(model: str) -> dict[str, float | None]:
     Args:
         model: A folder or a name on the Hub; nothing is recorded in a folder that only has parts of a pipeline.
     """
+    source = source_of(model)
     try:
-        config = CCLDPipeline.load_config(source_of(model))
+        config = CCLDPipeline.load_config(source, **hub_options(source))
     except OSError:
         return {}
     return {name: config.get(name) for name in ("default_guidance_scale", "default_variation")}

@@ -141,6 +141,13 @@ class RunConfig(HubSettings, ImageConfig):
         """Decay of the EMA in the update after `step` steps."""
         return [decay for decay, start in zip(self.ema_decays, self.ema_decay_starts) if step >= start][-1]
 
+    @property
+    def initial_share_of_ema(self) -> float:
+        """Share of the initial weights in the EMA after the last step, 0 to 1: the product of all decays."""
+        ends = [*self.ema_decay_starts[1:], self.max_steps]
+        spans = zip(self.ema_decays, self.ema_decay_starts, ends)
+        return math.prod(decay ** max(min(end, self.max_steps) - start, 0) for decay, start, end in spans)
+
 
 @dataclasses.dataclass(kw_only=True)
 class DemoConfig(RunConfig):

@@ -1,16 +1,21 @@
 """Losses of an autoencoder: colour, form, texture, perceptual distance, and discriminators of patches."""
 
+import pickle
+from pathlib import Path
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ..models.modeling_cloob import CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor
+from ..utils.errors import first_line
 
 POOLED_BY = (2, 4, 8, 16)
 CHROMA_POOLED_BY = 4
 TEXTURE_SCALES = 3
 TEXTURE_WINDOW = 8
+STYLE_CELLS = 4  # a side
 LUMA = (0.299, 0.587, 0.114)
 DETAIL_WINDOW = 5  # pixels; what a mean over so many removes is detail
 DETAIL_GAIN = 3.0
@@ -96,6 +101,19 @@ class PerceptualLoss(nn.Module):
         self.register_buffer("mean", torch.tensor(VGG_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(VGG_STD).view(1, 3, 1, 1))
 
+    @classmethod
+    def from_file(cls, path: str | Path) -> "PerceptualLoss":
+        """The loss with the weights of a file.
+
+        Raises:
+            ValueError: If the file cannot be read, or holds another network.
+        """
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{path} cannot be read: {first_line(error)}") from error
+        return cls(weights)
+
     def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The mean distance; arguments as for `pooled_loss`, H and W at least 32."""
         pictures = torch.cat([reconstruction, target])
@@ -139,6 +157,33 @@ class CLOOBFeatureLoss(nn.Module):
 
     def _preprocess(self, pictures):
         return self.feature_extractor.preprocess_training_images(pictures.clamp(-1, 1) / 2 + 0.5)
+
+
+class StyleLoss(nn.Module):
+    """Distance between statistics of pictures' features: mean and deviation in each sixteenth of the picture.
+
+    It asks for the right textures without asking where each mark lies, like `texture_loss`, but with features that an
+    encoder has learnt. After Li et al. 2017, "Demystifying Neural Style Transfer" (arXiv 1701.01036), section 4.2.
+
+    Args:
+        feature: The encoder and its image processor.
+    """
+
+    def __init__(self, feature: CLOOBFeatureLoss):
+        super().__init__()
+        self.feature = feature
+
+    def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The mean distance, relative to the deviation of each map; arguments as for `pooled_loss`."""
+        distances = []
+        for features in self.feature.feature_maps(torch.cat([reconstruction, target])):
+            features = features.float()
+            mean = F.adaptive_avg_pool2d(features, STYLE_CELLS)
+            # The constant keeps the slope of the root finite where features are constant.
+            deviation = (F.adaptive_avg_pool2d(features.square(), STYLE_CELLS) - mean.square()).clamp(min=0) + 1e-4
+            mine, wanted = torch.cat([mean, deviation.sqrt()], dim=1).chunk(2)
+            distances.append((mine - wanted).abs().mean() / features.chunk(2)[1].std().detach())
+        return torch.stack(distances).mean()
 
 
 class PatchDiscriminator(nn.Sequential):

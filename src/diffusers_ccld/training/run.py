@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from .optimizers import learning_rate_schedule, set_learning_rate
 from .state import RunState
 
 DRY_RUN_STEPS = 3
+LARGEST_INITIAL_SHARE = 0.5  # of the weights before the first step in the EMA after the last one
+SHORT_DECAY = 0.9
 INTERRUPTED_STATUS = 130  # a shell's exit status of a command that SIGINT ended
 
 
@@ -305,6 +308,8 @@ def start_run(
             BadImages(config.max_bad_share, num_images, output_dir / "bad_images.jsonl" if writes else None),
             None if config.dry_run else output_dir,
         )
+        if accelerator.is_main_process:
+            warn_of_slow_ema(config)
         if writes:
             output_dir.mkdir(parents=True, exist_ok=True)
             tidy_checkpoints(config.checkpoints_dir, state.checkpoint)
@@ -316,3 +321,14 @@ def start_run(
             accelerator.init_trackers(config.run_name, config=config.for_trackers())
         yield TrainingRun(config, accelerator, state, ema, optimizers, batches, log, hub_name)
     accelerator.end_training()
+
+
+def warn_of_slow_ema(config: RunConfig) -> None:
+    """Logs a warning if the EMA, which is the result, will hardly have moved at the end of a short run."""
+    share = config.initial_share_of_ema
+    if share > LARGEST_INITIAL_SHARE:
+        remedy = SHORT_DECAY if SHORT_DECAY**config.max_steps <= LARGEST_INITIAL_SHARE else 0
+        getLogger(__name__).warning(
+            f"The result is the average of the weights over the steps, and {share:.0%} of it will be the weights "
+            f"before the first of the {config.max_steps} steps. Give --ema-decays {remedy:g} or more steps."
+        )

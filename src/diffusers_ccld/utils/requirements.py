@@ -12,7 +12,8 @@ from pathlib import Path
 
 PACKAGE = "diffusers-ccld"
 CHECKOUT = Path(__file__).resolve().parents[3]
-ENVIRONMENT = CHECKOUT / ".venv"  # the Makefile's
+ENVIRONMENT = CHECKOUT / ".venv"  # the Makefile's, by default
+MARK = "made-by-make"  # the Makefile's, in every environment that it makes
 TARGETS = {"": "install", "demo": "demo", "training": "training", "compare": "training"}  # the Makefile's, by extra
 DISTRIBUTIONS = {"PIL": "Pillow", "yaml": "PyYAML", "cv2": "opencv-python-headless", "open_clip": "open_clip_torch"}
 
@@ -22,14 +23,16 @@ _REQUIREMENT = re.compile(r"([\w.-]+)([^;]*)(?:;.*extra\s*==\s*['\"]([\w-]+))?")
 def install_command(extra: str = "") -> str:
     """The command that installs what the package requires and this environment lacks, and what an extra requires.
 
-    In the environment of the checkout's Makefile, it is `make` with a target.
+    In an environment of the checkout's Makefile, it is `make` with a target.
 
     Args:
         extra: One of setup.cfg's; none by default.
     """
-    if extra in TARGETS and ENVIRONMENT.is_dir() and ENVIRONMENT.samefile(sys.prefix):
+    is_usual = ENVIRONMENT.is_dir() and ENVIRONMENT.samefile(sys.prefix)
+    if extra in TARGETS and (is_usual or Path(sys.prefix, MARK).is_file()):
         folder = [] if Path.cwd() == CHECKOUT else ["-C", str(CHECKOUT)]
-        return shlex.join(["make", *folder, TARGETS[extra]])
+        environment = [] if is_usual else [f"VENV={sys.prefix}"]
+        return shlex.join(["make", *folder, TARGETS[extra], *environment])
     lines = missing() + [line for name, line in _requirements() if name == extra != ""]
     if not lines:  # run from the source's folder
         return f'pip install ".[{extra}]"' if extra else "pip install ."
