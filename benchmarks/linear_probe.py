@@ -9,23 +9,18 @@ then tell whether the image encoder knows the parts of a combination, or whole c
 
 import torch
 from PIL import Image
-from torch import nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.evaluation.linear_probe import LinearProbe
 from diffusers_ccld.evaluation.painting_scores import FIRST_FRESH_SEED, draw
 from diffusers_ccld.evaluation.tables import table_head, table_row
 from diffusers_ccld.inference.loading import find_model
-from diffusers_ccld.paintings import MEDIA, PALETTES, SUBJECTS, Attributes, paint
+from diffusers_ccld.paintings import Attributes, paint
 from diffusers_ccld.utils.arguments import ArgumentParser
 
-ATTRIBUTES = {"subject": SUBJECTS, "medium": MEDIA, "palette": PALETTES}
 BATCH_SIZE = 100
-SCALE = 8.0  # embeddings have unit length; larger features need fewer steps
-PENALTY = 1e-4
-ITERATIONS = 200
 
 
 @torch.no_grad()
@@ -47,31 +42,6 @@ def classes(paintings: list[Attributes]) -> torch.Tensor:
     return torch.tensor([attributes.indices for attributes in paintings])
 
 
-def fit_probe(embeds: torch.Tensor, targets: torch.Tensor, num_classes: int) -> nn.Linear:
-    """Logistic regression with a small ridge penalty, of embeddings (N, D) on class numbers (N,)."""
-    probe = nn.Linear(embeds.shape[1], num_classes)
-    nn.init.zeros_(probe.weight)
-    nn.init.zeros_(probe.bias)
-    optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe")
-
-    def closure():
-        optimizer.zero_grad()
-        loss = F.cross_entropy(probe(SCALE * embeds), targets) + PENALTY * probe.weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return probe
-
-
-@torch.no_grad()
-def shares_right(probes: list[nn.Linear], embeds: torch.Tensor, targets: torch.Tensor) -> list[float]:
-    """Per cent of paintings whose subject, medium, palette, and all three the probes name."""
-    named = torch.stack([probe(SCALE * embeds).argmax(dim=1) for probe in probes], dim=1)
-    right = named == targets
-    return [100 * share for share in (*right.float().mean(dim=0).tolist(), right.all(dim=1).float().mean().item())]
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="default", help="folder, Hub name, or default (default: %(default)s)")
@@ -83,21 +53,19 @@ def main(argv: list[str] | None = None) -> None:
     pipe = CCLDPipeline.from_pretrained(find_model(arguments.model))
 
     sets = {
-        "to fit the map": draw(arguments.fitted, False, 3),
-        "seen combinations": draw(arguments.tested, False, 4),
-        "held-out combinations": draw(arguments.tested, True, 5),
+        "to fit the map": draw(arguments.fitted, False, 13),
+        "seen combinations": draw(arguments.tested, False, 14),
+        "held-out combinations": draw(arguments.tested, True, 15),
     }
     seed, embeds, targets = FIRST_FRESH_SEED, {}, {}
     for title, paintings in sets.items():
         embeds[title], targets[title] = embed(pipe, paintings, seed, title), classes(paintings)
         seed += len(paintings)
     fitted, *tested = sets
-    probes = [
-        fit_probe(embeds[fitted], targets[fitted][:, i], len(names)) for i, names in enumerate(ATTRIBUTES.values())
-    ]
-    print(table_head([*ATTRIBUTES, "all three"], "% right"))
+    probe = LinearProbe(embeds[fitted], targets[fitted])
+    print(table_head([*Attributes._fields, "all three"], "% right"))
     for title in tested:
-        print(table_row(title, [f"{share:.1f}" for share in shares_right(probes, embeds[title], targets[title])]))
+        print(table_row(title, [f"{share:.1f}" for share in probe.shares_right(embeds[title], targets[title])]))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,9 @@ class DistillDecoderConfig(DemoConfig):
     pooled_weight: float = setting(1.0, "weight of the absolute error of smaller versions of the picture")
     chroma_weight: float = setting(1.0, "weight of the absolute error of colour differences")
     texture_weight: float = setting(1.0, "weight of the difference in local contrast")
-    feature_weight: float = setting(0.0, "weight of the distance in the layers of the pipeline's CLOOB image encoder")
+    feature_weight: float = setting(
+        0.0, "weight of the distance in the features of the pipeline's CLOOB image encoder"
+    )
     encoder_weight: float = setting(1.0, "weight of the squared error of the student's latents")
 
     def __post_init__(self):

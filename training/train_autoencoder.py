@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
+from diffusers_ccld.data.encoding import model_fingerprint
 from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, generator_at, normal_at
 from diffusers_ccld.evaluation.metrics import frechet_distance
@@ -90,7 +91,9 @@ class AutoencoderConfig(ValidationConfig):
     )
     feature_weight: float = setting(1.0, "weight of the distance in CLOOB's features, if there is a feature_network")
     feature_network: str | None = setting(
-        None, "folder or Hub name of a pipeline whose CLOOB image encoder compares pictures, layer by layer"
+        None,
+        "folder or Hub name of a pipeline whose CLOOB image encoder compares pictures: by the maps of its "
+        "convolutional stem, or by its layers if it has none",
     )
     style_weight: float = setting(
         0.0, "weight of the difference between the statistics of these features, in each sixteenth of the picture"
@@ -108,13 +111,13 @@ class AutoencoderConfig(ValidationConfig):
         "share of the steps that decode the means of 2 × 2 latents to the picture of half the size, so that latents "
         "keep coarse forms in their low frequencies",
     )
-    discriminator_start: int | None = setting(None, "first step that also trains a patch discriminator")
+    discriminator_start: int | None = setting(None, "first step that also trains a discriminator")
     discriminator_weight: float = setting(0.5, "strength of its gradient, relative to the other losses")
     discriminator_channels: int = setting(32, "width of its first layer")
     discriminator_kind: Literal["patch", "detail", "projected"] = setting(
         "patch",
         "detail: sees amplified details beside blurred colours, and learns much sooner; projected: sees the features "
-        "of the feature_network",
+        "of the feature_network, and pixels",
     )
     discriminator_learning_rate: float | None = setting(
         None, "its largest learning rate (default: learning_rate); both follow the same schedule"
@@ -281,7 +284,7 @@ def load_loss_networks(config: AutoencoderConfig, device: torch.device) -> dict[
 
 
 def make_discriminator(config: AutoencoderConfig, feature: CLOOBFeatureLoss | None) -> nn.Module:
-    """The discriminator that the settings name."""
+    """The discriminator that the settings name; only a projected one needs the features."""
     if config.discriminator_kind == "projected":
         return ProjectedDiscriminator(feature, config.discriminator_channels)
     return DISCRIMINATORS[config.discriminator_kind](config.discriminator_channels)
@@ -379,6 +382,8 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
 
     # The state to start from, the optimisers and the EMA
     identity = {**data.identity, "network": network_settings(vae), "critic": config.critic}
+    if config.discriminator_kind == "projected":
+        identity["feature_network"] = model_fingerprint(networks["feature"].image_encoder)
     state = make_state(checkpoint, identity, accelerator.is_main_process)
     batches = make_batches(config, accelerator, data, size, state)
     optimizers = make_optimizers(config, vae, discriminator)

@@ -11,8 +11,8 @@ from diffusers_ccld import (
     CLOOBVisionConfig,
     CLOOBVisionModelWithProjection,
 )
-from diffusers_ccld.models.convolutional_stem import CLOOBResidualBlock
 from diffusers_ccld.models.losses_cloob import cloob_loss
+from diffusers_ccld.models.vision_embeddings import CLOOBResidualBlock
 from diffusers_ccld.original.tensors.cloob import PUBLISHED_CONFIGS, cloob_table, load_cloob_config, parse_cloob_config
 from diffusers_ccld.original.tensors.tables import from_original, to_original
 from support import original_files
@@ -253,6 +253,10 @@ def test_feature_maps_are_the_stems_or_the_layers():
     assert [tuple(features.shape) for features in maps] == [(2, 8, 16, 16), (2, 16, 8, 8), (2, 24, 4, 4)]
     stem = image_encoder.embeddings.patch_embedding
     assert torch.equal(stem[-1](maps[-1]), stem(pixels))
+    half = CLOOBVisionModelWithProjection(config).to(torch.bfloat16).feature_maps(pixels)
+    assert {features.dtype for features in half} == {torch.bfloat16}
+    with pytest.raises(ValueError, match="expected"):
+        image_encoder.feature_maps(torch.randn(2, 3, 40, 40))
 
     image_encoder = CLOOBVisionModelWithProjection(CLOOBVisionConfig(**SMALL_TOWER | {"num_hidden_layers": 2})).eval()
     maps, states = image_encoder.feature_maps(pixels), image_encoder(pixels, output_hidden_states=True).hidden_states
@@ -260,7 +264,16 @@ def test_feature_maps_are_the_stems_or_the_layers():
     assert torch.equal(maps[1][0, :, 1, 2], states[2][0, 1 + 4 + 2])
 
 
-@pytest.mark.parametrize("depth", [-1, 1])
-def test_residual_blocks_need_a_stem(depth):
-    with pytest.raises(ValueError, match="stem_depth"):
-        CLOOBVisionConfig(**SMALL_TOWER, stem_depth=depth)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stem_depth": -1}, "must not be negative"),
+        ({"stem_depth": 1}, "need a stem"),
+        ({"stem_channels": [], "patch_size": 1}, "multiples of 8"),
+        ({"stem_channels": [0, 8, 8]}, "multiples of 8"),
+        ({"stem_channels": [8, 8, 8], "image_size": 36}, "image_size"),
+    ],
+)
+def test_impossible_stems_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CLOOBVisionConfig(**SMALL_TOWER | settings)

@@ -1,7 +1,10 @@
 """Tests of the terms of the autoencoder's loss: the differences that each sees, and those that it ignores."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from diffusers_ccld import CLOOBVisionConfig, CLOOBVisionModelWithProjection
@@ -108,8 +111,7 @@ def test_the_distance_in_cloobs_features_is_the_formulas(pictures, pipe):
         ).hidden_states
         for images in (made, pictures)
     ]
-    patches = [(a[:, 1:], b[:, 1:]) for a, b in zip(layers[0][1:], layers[1][1:])]  # without the class embedding
-    expected = [2 - 2 * F.cosine_similarity(a, b, dim=-1).mean() for a, b in patches]
+    expected = [2 - 2 * F.cosine_similarity(a, b, dim=-1).mean() for a, b in zip(layers[0][1:], layers[1][1:])]
     found = loss(made, pictures)
     torch.testing.assert_close(found, torch.stack(expected).mean(), rtol=1e-3, atol=1e-6)
     assert loss(pictures, pictures) == 0
@@ -117,17 +119,60 @@ def test_the_distance_in_cloobs_features_is_the_formulas(pictures, pipe):
     assert made.grad.abs().sum() > 0 and all(weight.grad is None for weight in pipe.image_encoder.parameters())
 
 
-def test_style_minds_textures_and_not_where_marks_lie(pictures, pipe):
-    feature = CLOOBFeatureLoss(image_encoder_with_stem(pipe), pipe.feature_extractor)
-    style = StyleLoss(feature)
-    moved = pictures.roll((7, 5), dims=(2, 3))
-    blurred = F.avg_pool2d(pictures, 3, 1, 1)
-    assert style(pictures, pictures) == 0
-    relative = [loss(moved, pictures) / loss(blurred, pictures) for loss in (style, feature)]
-    assert relative[0] < 0.7 * relative[1]
-    made = torch.zeros(1, 3, 64, 64, requires_grad=True)  # flat: the deviation's slope must be finite
-    style(made, pictures[:1]).backward()
+class StubFeature(nn.Module):
+    """An encoder whose only map is the picture itself, or a constant."""
+
+    def __init__(self, gain=1.0, side=64):
+        super().__init__()
+        self.gain, self.feature_extractor = gain, SimpleNamespace(size=side)
+        self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+    def feature_maps(self, pictures):
+        return [self.gain * pictures]
+
+
+def test_the_distance_in_a_stems_maps_is_the_formulas(pictures, pipe):
+    loss = CLOOBFeatureLoss(image_encoder_with_stem(pipe), pipe.feature_extractor)
+    made = (pictures + 0.3 * torch.randn_like(pictures)).clamp(-1, 1)
+    maps = zip(loss.feature_maps(made), loss.feature_maps(pictures), strict=True)
+    expected = [2 - 2 * F.cosine_similarity(mine, wanted, dim=1).mean() for mine, wanted in maps]
+    assert len(expected) == 3
+    torch.testing.assert_close(loss(made, pictures), torch.stack(expected).mean(), rtol=1e-3, atol=1e-6)
+
+
+def test_the_style_is_mean_and_deviation_in_sixteenths(pictures):
+    made, found = pictures * 0.5 + 0.2, []
+    unit = pictures.flatten(1).std(dim=1)
+    for i in range(2):
+        for rows in range(0, 64, 16):
+            for columns in range(0, 64, 16):
+                cells = [
+                    p[i, :, rows : rows + 16, columns : columns + 16].flatten(1) / unit[i] for p in (made, pictures)
+                ]
+                found += [(cells[0].mean(1) - cells[1].mean(1)).abs().mean()]
+                found += [(cells[0].std(1, correction=0) - cells[1].std(1, correction=0)).abs().mean()]
+    style = StyleLoss(StubFeature())
+    torch.testing.assert_close(style(made, pictures), torch.stack(found).mean(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(StyleLoss(StubFeature(10))(made, pictures), style(made, pictures), rtol=1e-3, atol=1e-6)
+
+
+def test_style_minds_textures_and_not_where_marks_lie(pictures):
+    style = StyleLoss(StubFeature())
+    cells = pictures.unflatten(3, (4, 16)).unflatten(2, (4, 16))  # (N, 3, 4, 16, 4, 16)
+    within = cells.roll((5, 7), dims=(3, 5)).flatten(4, 5).flatten(2, 3)
+    between = cells.roll(1, dims=2).flatten(4, 5).flatten(2, 3)
+    assert style(within, pictures) < 1e-5
+    assert style(between, pictures) > 0.01
+    torch.testing.assert_close(
+        style(between[:1], pictures[:1]) + style(between[1:], pictures[1:]), 2 * style(between, pictures)
+    )
+
+
+def test_style_of_flat_pictures_has_a_finite_gradient(pictures):
+    made = torch.zeros(1, 3, 64, 64, requires_grad=True)
+    StyleLoss(StubFeature())(made, pictures[:1]).backward()
     assert torch.isfinite(made.grad).all() and made.grad.abs().sum() > 0
+    assert torch.isfinite(StyleLoss(StubFeature())(pictures[:1], torch.zeros(1, 3, 64, 64)))
 
 
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
@@ -151,27 +196,27 @@ def image_encoder_with_stem(pipe, stem=STEM):
 def test_a_projected_discriminator_sees_an_encoders_features(stem, pictures, pipe):
     """It learns from pixels and features; the encoder is neither trained nor part of its weights."""
     feature = CLOOBFeatureLoss(image_encoder_with_stem(pipe, stem), pipe.feature_extractor)
-    discriminator = ProjectedDiscriminator(feature, channels=8)
+    discriminator = ProjectedDiscriminator(feature, channels=16)
     together = discriminator(pictures)
+    assert together.shape[:2] == (2, 4 if stem else 3)
     torch.testing.assert_close(discriminator(pictures[1:]), together[1:], rtol=1e-4, atol=1e-5)
-    assert len(discriminator.heads) == (3 if stem else 2)
     made = pictures.clone().requires_grad_()
     discriminator(made).square().mean().backward()
     assert all(weight.grad.abs().sum() > 0 for weight in discriminator.parameters())
     assert made.grad.abs().sum() > 0
     assert all(weight.grad is None and not weight.requires_grad for weight in feature.parameters())
-    encoders = {id(weight) for weight in feature.parameters()}
-    assert not encoders & {id(weight) for weight in discriminator.parameters()}
+    assert {name.split(".")[0] for name in discriminator.state_dict()} == {"heads", "pixels"}
 
 
-def test_a_projected_discriminator_notices_a_regular_pattern(pictures, pipe):
-    feature = CLOOBFeatureLoss(pipe.image_encoder, pipe.feature_extractor)
-    discriminator = ProjectedDiscriminator(feature, channels=8)
+def test_a_projected_discriminator_notices_what_its_encoder_does_not(pictures):
+    blind = StubFeature(gain=0.0)
+    discriminator = ProjectedDiscriminator(blind, channels=16)
     lines = torch.zeros_like(pictures)
     lines[..., ::2] = 0.05
     with torch.no_grad():
-        logits = discriminator.pixels(pictures), discriminator.pixels(pictures + lines)
-    assert (logits[0] - logits[1]).abs().max() > 1e-4
+        logits = discriminator(pictures), discriminator(pictures + lines)
+    assert torch.equal(logits[0][:, 1:], logits[1][:, 1:])
+    assert (logits[0][:, 0] - logits[1][:, 0]).abs().max() > 1e-4
 
 
 def test_the_hinge_loss():

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
+from diffusers_ccld import CLOOBVisionModelWithProjection
 from diffusers_ccld.training.log import read_log
 from diffusers_ccld.training.reconstruction import Reconstructing
 from support.scripts import run, run_here
@@ -226,6 +227,21 @@ def test_a_projected_discriminator_resumes_to_the_bit(vae_config, trainable_fold
         tmp_path, pictures, *options, "--discriminator_start", 0, "--discriminator_channels", 8
     )
     assert all(entry["discriminator"] > 0 for entry in log)
+
+
+def test_a_projected_discriminator_does_not_resume_with_another_encoder(
+    vae_config, trainable_folder, pictures, tmp_path, capsys
+):
+    other = shutil.copytree(trainable_folder, tmp_path / "other")
+    image_encoder = CLOOBVisionModelWithProjection.from_pretrained(other / "image_encoder")
+    image_encoder.visual_projection.weight.data.mul_(2)
+    image_encoder.save_pretrained(other / "image_encoder")
+    options = ("--vae_config", vae_config, "--discriminator_kind", "projected", "--discriminator_start", 0)
+    first = ("--feature_network", trainable_folder, "--checkpointing_steps", 1)
+    assert train(tmp_path / "run", pictures, *options, *first, steps=1) == 0
+    arguments = (*options, "--feature_network", other, "--resume", "latest")
+    assert train(tmp_path / "run", pictures, *arguments, steps=2) != 0
+    assert "feature" in capsys.readouterr().err
 
 
 def test_distances_in_cloobs_features_have_their_weights(vae_config, trainable_folder, pictures, tmp_path):

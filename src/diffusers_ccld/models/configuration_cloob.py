@@ -69,7 +69,7 @@ class CLOOBVisionConfig(PreTrainedConfig):
         stem_channels: Widths, multiples of 8, of the convolutions that map patches to vectors. Each halves height and
             width, so that patches of 8 pixels need three. By default patches are projected without them, as in the
             published models.
-        stem_depth: Residual blocks of two convolutions after each convolution of the stem.
+        stem_depth: Number of residual blocks after each convolution of the stem; 0 for none.
         hidden_act: Activation; "gelu" is the exact one, which CCLD was trained with.
         layer_norm_eps: Epsilon of the layer normalisations.
     """
@@ -93,20 +93,26 @@ class CLOOBVisionConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
         if self.stem_channels is not None and (
-            2 ** len(self.stem_channels) != self.patch_size or any(width % 8 for width in self.stem_channels)
+            not self.stem_channels
+            or 2 ** len(self.stem_channels) != self.patch_size
+            or any(width < 8 or width % 8 for width in self.stem_channels)
         ):
             raise ValueError(
                 f"stem_channels={list(self.stem_channels)} must be multiples of 8, and as many as it takes to halve a "
                 f"patch of {self.patch_size} pixels to one."
             )
-        if self.stem_depth < 0 or (self.stem_depth and self.stem_channels is None):
+        if self.stem_channels is not None and self.image_size % self.patch_size:
             raise ValueError(
-                f"stem_depth={self.stem_depth} must not be negative; residual blocks need a stem: set stem_channels."
+                f"With a stem, image_size={self.image_size} must be a multiple of patch_size={self.patch_size}."
             )
+        if self.stem_depth < 0:
+            raise ValueError(f"stem_depth={self.stem_depth} must not be negative.")
+        if self.stem_depth and self.stem_channels is None:
+            raise ValueError(f"The residual blocks of stem_depth={self.stem_depth} need a stem: set stem_channels.")
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The values for files; what a stem lacks is left out, as fingerprints of older caches require."""
+        """The values for files. Unset values of the stem are left out, as fingerprints of older caches require."""
         values = super().to_dict()
         return {key: value for key, value in values.items() if not key.startswith("stem_") or value}
 

@@ -20,9 +20,9 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_cloob import CLOOBConfig, CLOOBTextConfig, CLOOBVisionConfig
-from .convolutional_stem import CLOOBConvolutionalStem
 from .inference_layers import InferenceLinear
 from .losses_cloob import cloob_loss
+from .vision_embeddings import CLOOBConvolutionalStem, CLOOBVisionEmbeddings
 
 
 @dataclass
@@ -148,27 +148,6 @@ class CLOOBTextEmbeddings(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.token_embedding(input_ids) + self.position_embedding
-
-
-class CLOOBVisionEmbeddings(nn.Module):
-    """Patch embeddings behind a class embedding, plus position embeddings."""
-
-    def __init__(self, config: CLOOBVisionConfig):
-        super().__init__()
-        num_patches = (config.image_size // config.patch_size) ** 2
-        if config.stem_channels is not None:
-            self.patch_embedding = CLOOBConvolutionalStem(config)
-        else:
-            self.patch_embedding = nn.Conv2d(
-                config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
-            )
-        self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
-        self.position_embedding = nn.Parameter(torch.empty(num_patches + 1, config.hidden_size))
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        class_embedding = self.class_embedding.expand(patches.shape[0], 1, -1)
-        return torch.cat([class_embedding, patches], dim=1) + self.position_embedding
 
 
 class CLOOBPreTrainedModel(PreTrainedModel):
@@ -298,17 +277,30 @@ class CLOOBVisionModelWithProjection(CLOOBPreTrainedModel):
         return self.embeddings.patch_embedding
 
     def feature_maps(self, pixel_values: torch.FloatTensor) -> list[torch.Tensor]:
-        """Features of images, as for `forward`, for losses that compare pictures layer by layer.
+        """Features of images, for losses and discriminators that compare them place by place.
+
+        Args:
+            pixel_values: As for `forward`.
 
         Returns:
             Maps (N, C, h, w): those of the convolutional stem, the finest first, or the patches of each layer.
+
+        Raises:
+            ValueError: If the images have another size.
         """
         stem = self.embeddings.patch_embedding
         if isinstance(stem, CLOOBConvolutionalStem):
-            return stem.feature_maps(pixel_values)
+            return stem.feature_maps(self._checked(pixel_values))
         layers = self(pixel_values, output_hidden_states=True).hidden_states[1:]
         side = self.config.image_size // self.config.patch_size
         return [layer[:, 1:].transpose(1, 2).unflatten(2, (side, side)) for layer in layers]
+
+    def _checked(self, pixel_values):
+        """Images in the weights' type; `ValueError` if they have another size."""
+        size = self.config.image_size
+        if pixel_values.shape[-2:] != (size, size):
+            raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}; expected (N, 3, {size}, {size}).")
+        return pixel_values.to(self.embeddings.class_embedding.dtype)
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -327,10 +319,7 @@ class CLOOBVisionModelWithProjection(CLOOBPreTrainedModel):
             TypeError: If other arguments are given.
         """
         _refuse(kwargs)
-        size = self.config.image_size
-        if pixel_values.shape[-2:] != (size, size):
-            raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}; expected (N, 3, {size}, {size}).")
-        hidden_states = self.embeddings(pixel_values.to(self.embeddings.class_embedding.dtype))
+        hidden_states = self.embeddings(self._checked(pixel_values))
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         image_embeds = F.normalize(self.visual_projection(hidden_states[:, 0]), dim=-1)

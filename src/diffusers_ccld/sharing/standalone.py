@@ -33,7 +33,7 @@ MODULES = (
     "models/linear_decoder",
     "models/inference_layers",
     "models/inference_autoencoder",
-    "models/convolutional_stem",
+    "models/vision_embeddings",
     "models/modeling_cloob",
     "models/gumbel_vq",
     "models/square_crop",

@@ -127,7 +127,9 @@ class PerceptualLoss(nn.Module):
 
 
 class CLOOBFeatureLoss(nn.Module):
-    """Distance between pictures in the layers of a CLOOB image encoder, as LPIPS compares those of a VGG.
+    """Distance between pictures in the features of a CLOOB image encoder, as LPIPS compares those of a VGG.
+
+    It compares the maps of the encoder's convolutional stem, or the layers of an encoder without a stem.
 
     Args:
         image_encoder: The encoder; it is frozen.
@@ -142,10 +144,16 @@ class CLOOBFeatureLoss(nn.Module):
     def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The mean distance; arguments as for `pooled_loss`."""
         distances = []
-        for features in self.feature_maps(torch.cat([reconstruction, target])):
-            mine, wanted = F.normalize(features.float(), dim=1).chunk(2)
-            distances.append((mine - wanted).square().sum(dim=1).mean())
+        for vectors in self._vectors(torch.cat([reconstruction, target])):
+            mine, wanted = F.normalize(vectors.float(), dim=-1).chunk(2)
+            distances.append((mine - wanted).square().sum(dim=-1).mean())
         return torch.stack(distances).mean()
+
+    def _vectors(self, pictures):
+        """Features (N, P, C) of pictures at P places, layer by layer."""
+        if self.image_encoder.config.stem_channels is not None:
+            return [features.flatten(2).transpose(1, 2) for features in self.feature_maps(pictures)]
+        return self.image_encoder(self._preprocess(pictures), output_hidden_states=True).hidden_states[1:]
 
     def feature_maps(self, pictures: torch.Tensor) -> list[torch.Tensor]:
         """The encoder's maps (N, C, h, w) of pictures (N, 3, H, W) in [−1, 1]."""
@@ -163,7 +171,8 @@ class StyleLoss(nn.Module):
     """Distance between statistics of pictures' features: mean and deviation in each sixteenth of the picture.
 
     It asks for the right textures without asking where each mark lies, like `texture_loss`, but with features that an
-    encoder has learnt. After Li et al. 2017, "Demystifying Neural Style Transfer" (arXiv 1701.01036), section 4.2.
+    encoder has learnt. The statistics are those of Li et al. 2017, "Demystifying Neural Style Transfer" (arXiv
+    1701.01036), but local, and compared by absolute differences. Small maps have fewer cells.
 
     Args:
         feature: The encoder and its image processor.
@@ -174,16 +183,22 @@ class StyleLoss(nn.Module):
         self.feature = feature
 
     def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The mean distance, relative to the deviation of each map; arguments as for `pooled_loss`."""
+        """The mean distance in units of the deviation of each map; arguments as for `pooled_loss`."""
         distances = []
         for features in self.feature.feature_maps(torch.cat([reconstruction, target])):
-            features = features.float()
-            mean = F.adaptive_avg_pool2d(features, STYLE_CELLS)
-            # The constant keeps the slope of the root finite where features are constant.
-            deviation = (F.adaptive_avg_pool2d(features.square(), STYLE_CELLS) - mean.square()).clamp(min=0) + 1e-4
-            mine, wanted = torch.cat([mean, deviation.sqrt()], dim=1).chunk(2)
-            distances.append((mine - wanted).abs().mean() / features.chunk(2)[1].std().detach())
+            mine, wanted = features.float().chunk(2)
+            unit = wanted.flatten(1).std(dim=1).clamp(min=1e-3)[:, None, None, None]
+            distances.append((_style(mine / unit) - _style(wanted / unit)).abs().mean())
         return torch.stack(distances).mean()
+
+
+def _style(features):
+    """Mean and deviation (N, 2·C, n, n) of features (N, C, h, w) in n × n cells of at least four values a side."""
+    cells = max(1, min(STYLE_CELLS, features.shape[-1] // 4))
+    mean = F.adaptive_avg_pool2d(features, cells)
+    variance = F.adaptive_avg_pool2d(features.square(), cells) - mean.square()
+    # The constant keeps the slope of the root finite where features are constant.
+    return torch.cat([mean, (variance.clamp(min=0) + 1e-4).sqrt()], dim=1)
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -232,7 +247,7 @@ class DetailDiscriminator(nn.Module):
 
 
 class ProjectedDiscriminator(nn.Module):
-    """Tells real pictures from reconstructed ones by the features of a frozen encoder.
+    """Tells real pictures from reconstructed ones by the features of a frozen encoder, and by pixels.
 
     Each map of features has a small network of its own. These need not learn what the encoder knows, and compare
     strokes and textures from the first steps on (Sauer et al. 2021, "Projected GANs Converge Faster"). Another network
@@ -245,28 +260,30 @@ class ProjectedDiscriminator(nn.Module):
 
     def __init__(self, feature: CLOOBFeatureLoss, channels: int = 32):
         super().__init__()
-        self._features = (feature,)  # in a tuple: not a submodule, so that it is neither trained nor saved
+        self._feature = (feature,)  # in a tuple: not a submodule, so that it is neither trained nor saved
         size = feature.feature_extractor.size
-        device = next(feature.image_encoder.parameters()).device
+        device = next(feature.parameters()).device
         with torch.no_grad():
             maps = feature.feature_maps(torch.zeros(1, 3, size, size, device=device))
         shapes = [(features.shape[1], features.shape[-1]) for features in maps]
-        smallest = min(size for _, size in shapes)
-        self.heads = nn.ModuleList(_head(width, channels, size // smallest) for width, size in shapes)
+        smallest = min(side for _, side in shapes)
+        self.heads = nn.ModuleList(_head(width, channels, side // smallest) for width, side in shapes)
         self.pixels = nn.Sequential(nn.PixelUnshuffle(2), _head(3 * 4, channels, reduction=8))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits (N, L) of pictures (N, 3, H, W) in [−1, 1], H and W even: those of all patches of all maps."""
-        maps = self._features[0].feature_maps(pictures)
-        logits = [self.pixels(pictures), *(head(features) for head, features in zip(self.heads, maps, strict=True))]
-        return torch.cat([patches.flatten(1) for patches in logits], dim=1)
+        """Logits (N, 1 + M, h, w) of pictures (N, 3, H, W) in [−1, 1], H and W even: by pixels and by M maps."""
+        maps = self._feature[0].feature_maps(pictures)
+        logits = [head(features) for head, features in zip(self.heads, maps, strict=True)]
+        of_pixels = F.adaptive_avg_pool2d(self.pixels(pictures), logits[0].shape[-2:])
+        return torch.cat([of_pixels, *logits], dim=1)
 
 
 def _head(in_channels: int, channels: int, reduction: int) -> nn.Sequential:
     """Maps features (N, `in_channels`, h, w) to logits (N, 1, h / `reduction`, w / `reduction`)."""
     layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, padding=1), nn.LeakyReLU(0.2)]
     while reduction > 1:
-        layers += [nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.GroupNorm(8, channels), nn.LeakyReLU(0.2)]
+        convolution = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
+        layers += [convolution, nn.GroupNorm(8, channels), nn.LeakyReLU(0.2)]
         reduction //= 2
     return nn.Sequential(*layers, nn.Conv2d(channels, 1, 3, padding=1))
 

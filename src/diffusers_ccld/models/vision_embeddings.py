@@ -1,4 +1,4 @@
-"""The convolutional stem of CLOOB's image encoder: patches become vectors by small convolutions."""
+"""The input of CLOOB's image encoder: patches become vectors, by one projection or by a stem of small convolutions."""
 
 from itertools import pairwise
 
@@ -46,3 +46,24 @@ class CLOOBConvolutionalStem(nn.Sequential):
             if after is None or isinstance(after, nn.Conv2d):
                 maps.append(pixel_values)
         return maps
+
+
+class CLOOBVisionEmbeddings(nn.Module):
+    """Patch embeddings behind a class embedding, plus position embeddings."""
+
+    def __init__(self, config: CLOOBVisionConfig):
+        super().__init__()
+        num_patches = (config.image_size // config.patch_size) ** 2
+        if config.stem_channels is not None:
+            self.patch_embedding = CLOOBConvolutionalStem(config)
+        else:
+            self.patch_embedding = nn.Conv2d(
+                config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
+            )
+        self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
+        self.position_embedding = nn.Parameter(torch.empty(num_patches + 1, config.hidden_size))
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+        class_embedding = self.class_embedding.expand(patches.shape[0], 1, -1)
+        return torch.cat([class_embedding, patches], dim=1) + self.position_embedding
