@@ -9,6 +9,7 @@ for pipelines. It has averaged weights and a scaling factor measured on the imag
 """
 
 import dataclasses
+import pickle
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -61,6 +62,7 @@ from diffusers_ccld.training.result import plot_log, save_training_card, trainin
 from diffusers_ccld.training.run import TrainingRun, start_run
 from diffusers_ccld.training.state import RunState, make_state
 from diffusers_ccld.training.validation import load_held_out_images
+from diffusers_ccld.utils.errors import first_line
 from diffusers_ccld.utils.files import folder_moved_into_place
 from diffusers_ccld.utils.pictures import image_grid
 
@@ -154,12 +156,6 @@ class AutoencoderConfig(ValidationConfig):
         if self.discriminator_start is not None and self.mixed_precision == "fp16":
             # accelerate's loss scaling supports one optimiser a step.
             raise ValueError("A discriminator is trained in bf16 or float32, not in fp16.")
-
-    @property
-    def critic(self) -> int | list[str | int]:
-        """The discriminator's identity in checkpoints."""
-        width = self.discriminator_channels
-        return width if self.discriminator_kind == "patch" else [self.discriminator_kind, width]
 
     def scale_at(self, step: int) -> int:
         """Factor by which latents and pictures are reduced in the step after `step` others: 1 or 2.
@@ -267,6 +263,14 @@ def make_optimizers(
     ]
 
 
+def read_weights(path: str) -> dict[str, torch.Tensor]:
+    """The weights in a file of torch. Raises `ValueError` if it cannot be read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read: {first_line(error)}") from error
+
+
 def load_loss_networks(config: AutoencoderConfig, device: torch.device) -> dict[str, nn.Module | None]:
     """The losses with frozen networks, by the name of their weight; `None` for those not given.
 
@@ -275,7 +279,7 @@ def load_loss_networks(config: AutoencoderConfig, device: torch.device) -> dict[
     """
     perceptual = feature = None
     if config.perceptual_network is not None:
-        perceptual = PerceptualLoss.from_file(config.perceptual_network).to(device)
+        perceptual = PerceptualLoss(read_weights(config.perceptual_network)).to(device)
     if config.feature_network is not None:
         parts = load_components(config.feature_network, ["image_encoder", "feature_extractor"])
         feature = CLOOBFeatureLoss(**parts).to(device)
@@ -288,6 +292,14 @@ def make_discriminator(config: AutoencoderConfig, feature: CLOOBFeatureLoss | No
     if config.discriminator_kind == "projected":
         return ProjectedDiscriminator(feature, config.discriminator_channels)
     return DISCRIMINATORS[config.discriminator_kind](config.discriminator_channels)
+
+
+def describe_discriminator(config: AutoencoderConfig, feature: CLOOBFeatureLoss | None) -> int | list[str | int]:
+    """The discriminator's identity in checkpoints."""
+    kind, width = config.discriminator_kind, config.discriminator_channels
+    if kind == "patch":
+        return width
+    return [kind, width] + ([model_fingerprint(feature.image_encoder)] if kind == "projected" else [])
 
 
 def reconstruction_terms(
@@ -381,9 +393,8 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
     discriminator = make_discriminator(config, networks["feature"])
 
     # The state to start from, the optimisers and the EMA
-    identity = {**data.identity, "network": network_settings(vae), "critic": config.critic}
-    if config.discriminator_kind == "projected":
-        identity["feature_network"] = model_fingerprint(networks["feature"].image_encoder)
+    critic_identity = describe_discriminator(config, networks["feature"])
+    identity = {**data.identity, "network": network_settings(vae), "critic": critic_identity}
     state = make_state(checkpoint, identity, accelerator.is_main_process)
     batches = make_batches(config, accelerator, data, size, state)
     optimizers = make_optimizers(config, vae, discriminator)

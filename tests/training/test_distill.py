@@ -274,7 +274,7 @@ STEPS |= {"demo_inference_steps": None}
         ({**STEPS, "feature_weight": 1}, "give feature_weight 0"),
         ({**STEPS, "snr_gamma": 5}, "leave it out"),
         ({**STEPS, "demo_inference_steps": 7}, "can only be student_steps"),
-        ({"teacher": "nowhere"}, "nowhere: the vae cannot be loaded"),
+        ({"teacher": "nowhere"}, "nowhere: this is neither a folder"),
     ],
 )
 def test_wrong_settings_are_refused(options, message, arguments, told_folder, tmp_path, capsys):

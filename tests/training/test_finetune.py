@@ -371,7 +371,7 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
     "arguments, message",
     [
         (["--dataset", "/nowhere"], "no such folder"),
-        (["--model", "/nowhere"], "/nowhere: the vae cannot be loaded"),
+        (["--model", "/nowhere"], "/nowhere: this is neither a folder"),
         (["--cache", "{empty}"], "is not a cache"),
         (["--cache", "{cache}", "--random_flip"], "is stale"),
         (["--cache", "{cache}", "--dataset", "{empty}"], "has no images"),

@@ -144,7 +144,7 @@ def test_bad_pictures_are_left_out(trainable_folder, paintings, tmp_path):
         (["--default-variation", 2], "default_variation must lie between 0 and 1"),
         (["--cache", "nowhere"], "is not a cache"),
         (["--output", "{exists}"], "exists already"),
-        (["--model", "./nowhere"], "no model was found"),
+        (["--model", "./nowhere"], "this is neither a folder"),
     ],
 )
 def test_what_does_not_go_is_refused_before_any_work(options, message, trainable_folder, paintings, tmp_path, capsys):

@@ -82,7 +82,7 @@ def test_variants_are_crops_and_flips(trainable_folder, pictures, tmp_path, trai
         (["--num_shards", "2", "--shard_index", "2"], "shard_index"),
         (["--batch_size", "0"], "batch_size"),
         (["--dataset", "/nowhere"], "no such folder"),
-        (["--model", "/nowhere"], "error: /nowhere: the vae cannot be loaded"),
+        (["--model", "/nowhere"], "error: /nowhere: this is neither a folder"),
     ],
 )
 def test_wrong_arguments_write_nothing(arguments, message, trainable_folder, pictures, tmp_path, capsys):

@@ -241,7 +241,7 @@ def test_a_projected_discriminator_does_not_resume_with_another_encoder(
     assert train(tmp_path / "run", pictures, *options, *first, steps=1) == 0
     arguments = (*options, "--feature_network", other, "--resume", "latest")
     assert train(tmp_path / "run", pictures, *arguments, steps=2) != 0
-    assert "feature" in capsys.readouterr().err
+    assert "critic" in capsys.readouterr().err
 
 
 def test_distances_in_cloobs_features_have_their_weights(vae_config, trainable_folder, pictures, tmp_path):

@@ -231,7 +231,7 @@ def test_one_tower_can_be_trained_alone(whole, arguments, trained, tmp_path):
         ({"cloob_config": "{text}"}, "does not describe a CLOOB"),
         ({"inverse_temperature": 0}, "must be positive"),
         ({"cloob_config": None, "model": "nowhere"}, "leave out vocabulary_size"),
-        ({"cloob_config": None, "vocabulary_size": None, "model": "./nowhere"}, "text_encoder cannot be loaded"),
+        ({"cloob_config": None, "vocabulary_size": None, "model": "./nowhere"}, "this is neither a folder"),
     ],
 )
 def test_what_does_not_go_is_refused_before_any_work(options, message, arguments, tmp_path, capsys):

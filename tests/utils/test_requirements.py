@@ -24,6 +24,8 @@ def environment(monkeypatch, tmp_path):
     monkeypatch.setattr(requirements, "distribution", distribution)
     monkeypatch.setattr(requirements, "CHECKOUT", tmp_path)
     monkeypatch.setattr(requirements, "ENVIRONMENT", tmp_path / ".venv")
+    (tmp_path / "foreign").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "foreign"))  # that of the tests may be the Makefile's
     return installed
 
 

@@ -1,15 +1,11 @@
 """Losses of an autoencoder: colour, form, texture, perceptual distance, and discriminators of patches."""
 
-import pickle
-from pathlib import Path
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ..models.modeling_cloob import CLOOBVisionModelWithProjection
 from ..models.processing_cloob import CLOOBImageProcessor
-from ..utils.errors import first_line
 
 POOLED_BY = (2, 4, 8, 16)
 CHROMA_POOLED_BY = 4
@@ -100,19 +96,6 @@ class PerceptualLoss(nn.Module):
                 layer.inplace = False  # the features before it are compared after it has run
         self.register_buffer("mean", torch.tensor(VGG_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(VGG_STD).view(1, 3, 1, 1))
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> "PerceptualLoss":
-        """The loss with the weights of a file.
-
-        Raises:
-            ValueError: If the file cannot be read, or holds another network.
-        """
-        try:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read: {first_line(error)}") from error
-        return cls(weights)
 
     def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The mean distance; arguments as for `pooled_loss`, H and W at least 32."""
