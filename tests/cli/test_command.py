@@ -54,6 +54,7 @@ WRONG = [
     (["sample", "--steps", "many"], "argument --steps: 'many' is not a whole number from 1 to 1000"),
     (["sample", "a", "--steps", "0"], "argument --steps: '0' is not"),
     (["sample", "a", "-n", "0"], "argument -n/--num-images"),
+    (["sample", "a", "-n", "1000000000"], "not a whole number from 1 to 100000"),
     (["sample", "a", "--eta", "2"], "argument --eta: '2' is not a finite number from 0 to 1"),
     (["sample", "a", "--seed", "-2"], "argument --seed: '-2' is not a whole number from -1 to 9223372036854775807"),
     (["sample", "a", "--height", "100000"], "argument --height"),

@@ -74,6 +74,13 @@ def test_a_picture_is_changed_as_by_the_pipelines(sample, trainable_folder):
     assert (pixels("c.png")[:, 20:] == (255, 0, 0)).all() and (pixels("c.png")[:, :10] != (255, 0, 0)).any()
 
 
+@pytest.mark.parametrize("option", ["--init", "--edit"])
+def test_an_error_of_a_pipeline_names_the_flags(option, sample, capsys):
+    assert sample("a rose", option, "red.png", "--strength", "0.05", "--steps", "2") == 2
+    message = capsys.readouterr().err
+    assert "--strength 0.05" in message and "num_inference_steps" not in message and "strength=" not in message
+
+
 def test_the_best_are_the_most_similar(sample, trainable_folder, capsys):
     assert sample("a rose", "-n", "4", "-o", "all", "--quiet") == 0
     assert sample("a rose", "-n", "4", "--best", "2", "-o", "best") == 0

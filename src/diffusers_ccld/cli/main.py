@@ -12,7 +12,7 @@ from ..utils.arguments import ArgumentParser, CommandParser, suggestion
 from ..utils.requirements import command_for, require_torch
 from ..version import __version__
 from . import compare, convert, demo, embed, export, export_onnx, inspect, interpolate, measure_scale, sample
-from .messages import own_warnings, quiet_libraries
+from .messages import own_warnings, quiet_libraries, with_flags
 
 # Each has HELP, add_arguments(parser), check(args) and run(checked), which gets what the check returns. A check finds
 # wrong input without importing torch. A command that can do without it has needs_torch(checked), too.
@@ -88,7 +88,7 @@ def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose:
     Args:
         run: The command.
         args: Its arguments.
-        verbose: False to shorten the long messages of libraries.
+        verbose: False to shorten the long messages of libraries, and to name options of `ccld` in those of pipelines.
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # `ccld` has its own handler until libraries are imported
         _stop_at_sigterm()
@@ -97,7 +97,7 @@ def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose:
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("CCLD_TRACEBACK"):
             raise
-        message = str(error)
+        message = str(error) if verbose else with_flags(str(error))
         if len(message) > LONGEST_MESSAGE and not verbose:
             message = f"{message[:LONGEST_MESSAGE]}… (--verbose shows the whole message.)"
         print(f"error: {message}", file=sys.stderr)

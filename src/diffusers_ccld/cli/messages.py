@@ -1,13 +1,25 @@
 """Messages on the terminal: those of libraries are hidden, our own warnings are one line each."""
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 OURS = "diffusers_ccld"
+FLAGS = {"num_inference_steps": "--steps", "guidance_scale": "--guidance-scale", "strength": "--strength"}
 LIBRARIES = ("torch", "diffusers", "transformers", "huggingface_hub")
+
+
+def with_flags(message: str) -> str:
+    """Names the options of `ccld` where a pipeline's message names its own arguments, such as "strength=0.05"."""
+    for name, flag in FLAGS.items():
+        message = re.sub(rf"\b{name}=", f"{flag} ", message)
+        message = re.sub(rf"\braise {name}\b", f"raise {flag}", message)
+        if "_" in name:
+            message = re.sub(rf"\b{name}\b", flag, message)
+    return message
 
 
 @contextmanager

@@ -33,6 +33,7 @@ HELP = "sample pictures from prompts, and change pictures"
 # Large cut-outs: small ones differ from the whole pictures that CLOOB has learned.
 CUTOUTS = {"num_cutouts": 4, "cutout_power": 0.25}
 
+MOST_IMAGES = 100_000
 LARGEST_RANDOM_SEED = 2**32 - 1
 
 
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--model")
     add(
         *("-n", "--num-images"),
-        type=whole(1),
+        type=whole(1, MOST_IMAGES),
         metavar="N",
         help="number of pictures (default: 4; 1 for --edit or if --output is a file)",
     )
