@@ -44,6 +44,13 @@ def test_files_are_named_after_prompt_and_seed(painter, tmp_path):
     assert np.abs(repeated - np.asarray(pictures[1], int)).max() <= 1
 
 
+def test_a_long_name_ends_in_one_hyphen(tmp_path):
+    picture = Image.new("RGB", (8, 8))
+    request = parse_request("paint", {"prompt": "a " * 40, "seed": 3}, LIMITS)
+    ((path, _),) = save_pictures(request, [picture], tmp_path)
+    assert path.endswith("-a-3.png")
+
+
 def test_a_link_says_everything(painter):
     request = parse_request("paint", ROSE | {"guidance_from": 0.1, "guidance_to": 0.9}, LIMITS)
     query = dict(parse_qsl(request.link()[1:], keep_blank_values=True))
