@@ -66,7 +66,7 @@ NEEDING_TORCH = [
     ["compare", "default", "default", "--prompts", "prompts.txt"],
     ["demo"],
     ["demo", "--runtime", "onnx", "--mcp"],
-    ["embed", "style.png", "-o", "style.safetensors"],
+    ["embed", "style.png", "-o", "new.safetensors"],
     ["convert", "--preset", "wikiart-mini", "--output", "converted"],
     ["inspect", "style.safetensors"],
     ["export", "my-model", "--unet", "unet.ckpt"],

@@ -10,7 +10,7 @@ from PIL import Image
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import main, run_reporting_errors
 from diffusers_ccld.cli.arguments import parse_weighted, parse_weighted_file
-from diffusers_ccld.cli.doubts import doubts_about, refuse_file_names
+from diffusers_ccld.cli.doubts import doubts_about, doubts_about_size, refuse_file_names
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,26 @@ def test_a_prompt_may_be_longer_than_the_name_of_a_file():
     prompts = ["a lighthouse on a cliff at dusk, " * 20, f"{'word ' * 100}:3"]
     refuse_file_names(prompts)
     assert not doubts_about(prompts)
+
+
+HONEST = (["a rose", "a cat"], ["cat:2", "rose"], ["cat:2", "rose:1"], ["cat", "a rose", "dog"], ["rose"], ["a"])
+
+
+@pytest.mark.parametrize("prompts", HONEST, ids=" ".join)
+def test_what_may_be_meant_is_not_asked_about(prompts):
+    assert not doubts_about(prompts) and not doubts_about(prompts, are_waypoints=True)
+
+
+def test_words_in_a_row_are_usual_as_waypoints_alone():
+    for prompts in (["cat", "rose"], ["cat", "rose:2"], ["spring", "summer", "autumn", "winter"]):
+        assert doubts_about(prompts) and not doubts_about(prompts, are_waypoints=True)
+    assert not doubts_about(["a", "@fox.png", "rose"], are_waypoints=True)
+
+
+def test_sizes_far_from_the_trained_one_are_doubtful():
+    assert not doubts_about_size((512, 512), (128, 128))
+    (doubt,) = doubts_about_size((4096, 4096), (128, 128))
+    assert "--width 4096 --height 4096 is 1024 times the area of the model's training images, 128 × 128" in doubt
 
 
 def sample(folder, output, *arguments):

@@ -145,6 +145,19 @@ def test_commands_of_other_records():
     assert command_of(demo) == expected
     path = {"waypoints": [["a", 3.0], ["@b.png", 2.0, "0f"]], "seeds": [1], "steps": 5, "model": "default"}
     assert command_of(path) == "ccld interpolate a:3 @b.png:2 --seed 1 --steps 5"
+    assert command_of(path | {"negative_prompt": "fog:2"}) == (
+        "ccld interpolate a:3 @b.png:2 --seed 1 --steps 5 --negative-prompt fog:2 --yes"
+    )
+
+
+@pytest.mark.parametrize("command", [("sample", "a rose"), ("interpolate", "a rose", "a cat")])
+def test_sizes_far_beyond_the_trained_one_are_refused(command, trainable_folder, tmp_path, capsys):
+    options = ("-o", str(tmp_path / "new"), "--height", "192", "--width", "192", "--dry-run")
+    arguments = [*command, "--model", str(trainable_folder), *options]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --width 192 --height 192 is 36 times the area") and error.count("\n") == 1
+    assert main([*arguments, "--yes"]) == 0
 
 
 def test_random_seeds_differ():

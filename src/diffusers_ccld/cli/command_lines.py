@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .doubts import LARGEST_WEIGHT
+from .doubts import ends_in_weight, is_large
 
 # Options of `ccld sample` by the field of the record that they set.
 SHARED = {
@@ -63,8 +63,7 @@ def _sampling(record: Mapping[str, Any]) -> Iterable[str]:
     width, height = record.get("size") or (None, None)
     if width is not None:
         words += ["--width", str(width), "--height", str(height)]
-    if any(abs(weight) > LARGEST_WEIGHT for _, weight in conditions):
-        words.append("--yes")
+    words += _agreement(conditions, record)
     return [*words, "--seed", str(record.get("seed", 0)), "-n", "1"]
 
 
@@ -75,4 +74,10 @@ def _interpolation(record: Mapping[str, Any]) -> Iterable[str]:
     for field, option in (("model", "--model"), ("negative_prompt", "--negative-prompt"), ("dtype", "--dtype")):
         if record.get(field) not in (None, "default"):
             words += [option, str(record[field])]
-    return words
+    return words + _agreement(record["waypoints"], record)
+
+
+def _agreement(conditions: Iterable[tuple], record: Mapping[str, Any]) -> list[str]:
+    """The option --yes if the command would be asked about."""
+    large = any(is_large(weight) for _, weight, *_ in conditions)
+    return ["--yes"] if large or ends_in_weight(record.get("negative_prompt") or "") else []

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 USUAL_NUM_IMAGES = 4
+USE_OF_PICTURES = (
+    "To sample similar pictures, give --image {name}. To change the picture, give --init {name} or --edit {name}."
+)
+USE_AS_NEGATIVE = "--negative-prompt takes a text; to steer away from a picture, give --image {name}:-1."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +71,16 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
     Raises:
         ValueError: If they contradict one another, or a file cannot be read or written.
     """
-    refuse_file_names(args.prompts)
+    refuse_file_names(args.prompts, USE_OF_PICTURES)
+    if args.negative_prompt is not None:
+        refuse_file_names([args.negative_prompt], USE_AS_NEGATIVE)
     embeddings = [parse_weighted_file(text) for text in args.embedding]
     images = [parse_weighted_file(text) for text in args.image]
     given = [*map(parse_weighted, args.prompts), *images, *embeddings]
     _check_options(args, bool(given))
     files = [(f"--image {path}", weight) for path, weight in images]
     files += [(f"--embedding {path}", weight) for path, weight in embeddings]
-    settle(doubts_about(args.prompts, files, args.guidance_scale), args.yes)
+    settle(doubts_about(args.prompts, files, args.guidance_scale, args.negative_prompt), args.yes)
     require_model(args.model)
     for path, _ in embeddings:
         require_file(path, "--embedding")
