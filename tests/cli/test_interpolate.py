@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -58,6 +59,14 @@ def test_frames_begin_and_end_as_the_pictures_of_sample(pipeline_folder, tmp_pat
             settings = json.loads(ours.text["ccld"])
             assert settings["position"] == position and settings["seeds"] == [7, 8] and settings["size"] == [64, 64]
             assert [waypoint[:2] for waypoint in settings["waypoints"]] == [["a red fox", 2.5], [f"@{picture}", 3.0]]
+
+
+def test_one_bar_counts_all_pictures(trainable_folder, tmp_path, terminal):
+    arguments = ("--model", str(trainable_folder), "--steps", "1", "--frames", "6", "--output", str(tmp_path / "path"))
+    assert main(["interpolate", "a red fox", "snow", "--seed", "7,8", *arguments]) == 0
+    assert terminal.bars and all(text.startswith("Sampling: ") for text in terminal.bars)
+    counts = [int(re.search(r"(\d+)/\d+ \[", text)[1]) for text in terminal.bars]
+    assert counts == sorted(counts) and counts[-1] == len(names(tmp_path / "path" / "painted"))
 
 
 @pytest.mark.parametrize("name, ending", [("gif", "gif"), ("webp", "webp"), ("apng", "png")])

@@ -55,6 +55,17 @@ def test_the_command_says_what_it_understood(sample, capsys):
     assert printed.out == "outputs/00000.png\n" and not printed.err
 
 
+def test_one_bar_counts_all_pictures(sample, terminal):
+    assert sample("a rose", "-n", "10", "--steps", "2", "--no-grid", "-o", "new") == 0
+    assert len(os.listdir("new")) == 10
+    shares = [int(text.removeprefix("Painting").partition("%")[0]) for text in terminal.bars]
+    assert shares == sorted(shares) and (shares[0], shares[-1]) == (0, 100)
+    assert (
+        "left" in terminal.bars[-1]
+        and "seeds     0 to 9\nfiles     new/00000.png to new/00009.png\n" in terminal.getvalue()
+    )
+
+
 def test_a_picture_is_changed_as_by_the_pipelines(sample, trainable_folder):
     assert sample("a rose", "--init", "red.png", "--strength", "0.7", "-o", "a.png", "--seed", "3") == 0
     assert sample("a rose", "--edit", "red.png", "-o", "b.png") == 0

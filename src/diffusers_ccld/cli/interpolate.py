@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frames per second (default: %(default)g)",
     )
     add_shared("--output", default=Path("outputs/interpolation"))
-    add("--overwrite", action="store_true", help="replace existing pictures that have other settings")
+    add_shared("--overwrite", help="replace existing pictures that have other settings")
     add_shared("--yes")
     add_shared("--dry-run")
 

@@ -48,7 +48,18 @@ def make_parser(argv: list[str] = ()) -> ArgumentParser:
         command_parser.set_defaults(command=command)
     if argv and not argv[0].startswith("-") and argv[0] not in names:
         parser.error(f"{argv[0]!r} is not a command.{suggestion(argv[:1], names)} Commands are {', '.join(names)}.")
+    if argv and argv[0].startswith("-"):
+        _check_first_option(parser, commands.choices, argv[0].partition("=")[0])
     return parser
+
+
+def _check_first_option(parser: ArgumentParser, commands: dict[str, CommandParser], typed: str) -> None:
+    """Refuses an option before the command, unless it is one of `ccld` itself or the beginning of one."""
+    if any(option.startswith(typed) for option in parser.options):
+        return
+    owners = [name for name, command in commands.items() if typed.replace("_", "-") in command.options]
+    advice = f" It follows the command: ccld {owners[0]} … {typed}" if owners else suggestion([typed], parser.options)
+    parser.error(f"unrecognized arguments: {typed}.{advice}")
 
 
 def name_of(command: ModuleType) -> str:

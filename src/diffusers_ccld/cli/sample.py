@@ -144,6 +144,12 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|FILE",
         help="folder to write to, or a .png file for one picture; existing files are kept (default: %(default)s)",
     )
+    add(
+        "--grid",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also write a grid of all pictures, or not, for folders to train on (default: write it)",
+    )
     add_shared("--yes")
     add("-q", "--quiet", action="store_true", help="print only the names of the files")
     add_shared("--dry-run")

@@ -44,7 +44,7 @@ class SampleRequest:
         mask: The mask, white where to paint, or `None`.
         seeds: The seed of each picture.
         paths: The file of each picture.
-        grid: The file of the grid, or `None` for a single picture.
+        grid: The file of the grid, or `None` without one.
     """
 
     args: argparse.Namespace
@@ -151,7 +151,7 @@ def _paths(args: argparse.Namespace, seeds: range, is_file: bool) -> tuple[list[
     if args.output.suffix.lower() in PICTURE_SUFFIXES and not args.output.is_dir():
         raise ValueError(f"--output {args.output}: pictures are written as PNG files; give a name with .png.")
     require_writable(args.output)
-    return paths_of_run(args.output, seeds, has_grid=kept > 1)
+    return paths_of_run(args.output, seeds, has_grid=kept > 1 and args.grid)
 
 
 def _open_mask(path: Path) -> "Image.Image":
