@@ -88,7 +88,11 @@ def section(title: str, parser: argparse.ArgumentParser, description: str) -> It
 
 
 def _invocation(action):
-    names = [f"`{name}`" for name in action.option_strings if not name.startswith("--no-") or name in ("--no-ema",)]
+    names = [
+        f"`{name}`"
+        for name in action.option_strings
+        if not name.startswith("--no-") or name in ("--no-ema", "--no-grid")
+    ]
     if action.nargs == 0:
         return ", ".join(names)
     metavar = action.metavar or action.dest.upper()

@@ -1,6 +1,5 @@
 """Shared fixtures: small models with weights that follow from their names, and files in the original's formats."""
 
-import io
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -156,26 +155,6 @@ def hub(monkeypatch) -> FakeHub:
     monkeypatch.setattr("diffusers.utils.hub_utils.upload_folder", fake.upload_folder)
     monkeypatch.setattr("diffusers.pipelines.pipeline_utils.create_repo", fake.create_repo)
     return fake
-
-
-class Terminal(io.StringIO):
-    """A terminal that keeps what is written."""
-
-    def isatty(self) -> bool:
-        return True
-
-    @property
-    def bars(self) -> list[str]:
-        """The states of all progress bars, in their order."""
-        return [text for text in self.getvalue().replace("\n", "\r").split("\r") if "%" in text]
-
-
-@pytest.fixture
-def terminal(monkeypatch) -> Terminal:
-    """A terminal in the place of the standard error."""
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    return terminal
 
 
 @pytest.fixture(autouse=True)

@@ -174,6 +174,28 @@ def test_the_version_and_the_commands(capsys):
         assert status.value.code == 0 and expected in capsys.readouterr().out
 
 
+OUT_OF_MEMORY = (
+    MemoryError(),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+    ),
+    Exception("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9"),
+)
+
+
+@pytest.mark.parametrize("error", [*OUT_OF_MEMORY, RuntimeError("a mistake in the code")], ids=repr)
+def test_too_little_memory_is_one_line(error, capsys):
+    def run():
+        raise error
+
+    if error in OUT_OF_MEMORY:
+        assert run_reporting_errors(run) == 2
+        assert capsys.readouterr().err.startswith("error: there is not enough memory.")
+    else:
+        with pytest.raises(RuntimeError):
+            run_reporting_errors(run)
+
+
 def test_a_missing_library_is_one_line(monkeypatch, capsys):
     def run(name):
         raise ModuleNotFoundError(name=name)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -123,3 +124,13 @@ def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not is_out_of_memory(error) or os.environ.get("CCLD_TRACEBACK"):
+            raise
+        print("error: there is not enough memory. Smaller pictures or a smaller batch need less.", file=sys.stderr)
+        return 2
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for the errors of Python, torch and onnxruntime when memory cannot be had."""
+    return isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)) is not None
