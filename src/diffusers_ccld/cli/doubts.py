@@ -1,6 +1,7 @@
 """Finds requests that are probably mistakes. At a terminal, the user is asked; elsewhere, they are refused."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,27 +12,7 @@ LARGEST_WEIGHT = 15
 LARGEST_AREA = 16  # of a picture, relative to the training images'
 
 # Words that are not prompts by themselves. Next to another word, they belong to a prompt without quotation marks.
-PARTS_OF_PROMPTS = {
-    *(
-        "a",
-        "an",
-        "and",
-        "at",
-        "by",
-        "for",
-        "from",
-        "in",
-        "near",
-        "of",
-        "on",
-        "or",
-        "over",
-        "the",
-        "to",
-        "under",
-        "with",
-    ),
-}
+PART_OF_PROMPT = re.compile("a|an|and|at|by|for|from|in|near|of|on|or|over|the|to|under|with", re.IGNORECASE)
 
 
 def is_file_name(typed: str) -> bool:
@@ -128,11 +109,8 @@ def _unquoted(prompts, are_waypoints):
             rows[-1].append(typed)
         if weight is not None or not is_word:
             rows.append([])
-    return [
-        row
-        for row in rows
-        if len(row) > 1 and not (are_waypoints and PARTS_OF_PROMPTS.isdisjoint(word.lower() for word in row))
-    ]
+    rows = [row for row in rows if len(row) > 1]
+    return [row for row in rows if any(map(PART_OF_PROMPT.fullmatch, row))] if are_waypoints else rows
 
 
 def doubts_about_size(size: tuple[int, int], trained: tuple[int, int]) -> list[str]:
