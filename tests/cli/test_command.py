@@ -245,7 +245,9 @@ def test_an_interruption_while_torch_paints_ends_at_once(trainable_folder, tmp_p
         "interrupted",
     ]
     painted += output.splitlines()
-    assert len(painted) < 100 and sorted(os.listdir(tmp_path / "out")) == [Path(line.strip()).name for line in painted]
+    names = [Path(line.strip()).name for line in painted]
+    files = sorted(os.listdir(tmp_path / "out"))  # one more if it came between a file and its name
+    assert files[: len(names)] == names and len(files) <= len(names) + 1 < 100
 
 
 def test_options_have_hyphens_and_underscores_are_accepted():

@@ -95,9 +95,9 @@ def test_sampled_pictures_record_how_they_were_made(pipeline_folder, tmp_path, c
 def test_prompts_without_a_weight_share_the_guidance(pipeline_folder, tmp_path):
     Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
     image = str(tmp_path / "red.png")
-    assert sample(pipeline_folder, tmp_path, "a", "b:1", "--image", image, "--guidance-scale", "5", "-n", "1") == 0
+    assert sample(pipeline_folder, tmp_path, "a fox", "b:1", "--image", image, "--guidance-scale", "5", "-n", "1") == 0
     settings = json.loads(Image.open(tmp_path / "00000.png").text["ccld"])
-    assert settings["conditions"] == [["a", 2.5], ["b", 1.0], [image, 2.5]]
+    assert settings["conditions"] == [["a fox", 2.5], ["b", 1.0], [image, 2.5]]
 
 
 def test_pictures_have_the_models_own_guidance_and_variation(fitted_folder, tmp_path):
