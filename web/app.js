@@ -2,6 +2,7 @@
 
 import { compareModels, describeModel, loadModel, showUnknown } from "./about.js";
 import { readRecord, withRecord } from "./png.js";
+import { fieldsOf, recordOf } from "./record.js";
 
 const LINKED = ["prompt", "negativePrompt", "seed", "pictures", "steps", "guidance", "variation", "from", "to"];
 const MIX_STEPS = 20; // positions of the slider, less one
@@ -65,37 +66,11 @@ function draw(canvas, pixels) {
   canvas.getContext("2d").putImageData(new ImageData(pixels, canvas.width, canvas.height), 0, 0);
 }
 
-function record(settings) {
-  const { prompt, secondPrompt, negativePrompt, guidance } = settings;
-  const share = settings.image && prompt ? settings.imageWeight : Number(Boolean(settings.image));
-  const conditions = [];
-  if (secondPrompt) conditions.push([`${prompt} → ${secondPrompt} at ${settings.fraction}`, guidance]);
-  else if (prompt) conditions.push([prompt, guidance * (1 - share)]);
-  if (settings.image) conditions.push(["(a picture)", guidance * share]);
-  if (negativePrompt) conditions.push([negativePrompt, 1 - guidance]);
-  return {
-    conditions,
-    ...(secondPrompt || settings.image ? {} : { prompt }),
-    negative_prompt: negativePrompt || null,
-    guidance_scale: guidance,
-    variation: settings.variation,
-    model: model.source,
-    ...(model.fingerprint ? { fingerprint: model.fingerprint } : {}),
-    steps: settings.steps,
-    guidance_interval: settings.interval,
-    algorithm: defaults.algorithm,
-    timestep_schedule: defaults.timestepSchedule,
-    runtime: "web",
-    version,
-    seed: settings.seed,
-    size: [defaults.width, defaults.height],
-  };
-}
-
 async function downloadPicture(canvas, settings) {
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  const png = withRecord(new Uint8Array(await blob.arrayBuffer()), record(settings));
-  const name = (settings.prompt || "picture").toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 50);
+  const png = withRecord(new Uint8Array(await blob.arrayBuffer()), recordOf(settings, { model, defaults, version }));
+  const texts = [settings.prompt, settings.secondPrompt].filter(Boolean).join(" to ");
+  const name = (texts || "picture").toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 50).replace(/^-|-$/g, "");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([png], { type: "image/png" }));
   link.download = `${name || "picture"}-${settings.seed}.png`;
@@ -199,22 +174,13 @@ function followLink() {
   return query.has("seed");
 }
 
-/** Fills the form from the record of a picture of ours. */
+/** Fills the form from the record of a picture of ours, and shows its tab. */
 function useRecord(found) {
-  const text = found.prompt ?? found.conditions?.find(([, weight]) => weight > 0)?.[0];
-  const weight = found.guidance_scale ?? found.conditions?.[0]?.[1];
-  const values = {
-    prompt: text,
-    negative: found.negative_prompt ?? "",
-    seed: found.seed,
-    steps: found.steps,
-    guidance: weight,
-    variation: found.variation,
-    from: found.guidance_interval?.[0] ?? 0,
-    to: found.guidance_interval?.[1] ?? 1,
-  };
-  for (const [id, value] of Object.entries(values)) if (value !== undefined && value !== null) setField(element(id), value);
+  const form = fieldsOf(found);
+  if (!form) return showMessage("This picture is on a path that this page does not paint: it mixes two prompts of one weight and one seed.");
+  for (const [id, value] of Object.entries(form.values)) if (value !== undefined && value !== null) setField(element(id), value);
   compareModels(found.fingerprint, model, "This picture");
+  selectTab(form.tab);
 }
 
 // Image prompts

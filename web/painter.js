@@ -56,14 +56,22 @@ export class Painter {
     return this.#networks.run("image_encoder", { pixel_values: [pixels, [1, 3, size, size]] });
   }
 
-  /** Conditions with their weights. A prompt and an image prompt share the guidance scale; a mix is one condition. */
-  async #conditions({ prompt, secondPrompt, fraction, negativePrompt, image, imageWeight, guidance }) {
+  /**
+   * Conditions with their weights. A prompt and an image prompt share the guidance scale; a mix is one condition.
+   * Texts vary by one draw: a mix lies between the pictures that its prompts and its seed paint.
+   */
+  async #conditions({ prompt, secondPrompt, fraction, negativePrompt, image, imageWeight, guidance, variation }, noise) {
+    const dim = this.manifest.embedding_dim;
+    const draw = variation && prompt ? noise.normal(dim).map((value) => variation * value) : null;
+    const varied = async (text) => {
+      const embeds = await this.encodeText(text);
+      return draw ? this.#networks.run("text_variation", { embeds: [embeds, [1, dim]], noise: [draw, [1, dim]] }) : embeds;
+    };
     const terms = [];
     if (secondPrompt) {
-      const [first, second] = [await this.encodeText(prompt), await this.encodeText(secondPrompt)];
-      terms.push({ condition: slerp(first, second, fraction), weight: guidance, varies: true });
+      terms.push({ condition: slerp(await varied(prompt), await varied(secondPrompt), fraction), weight: guidance });
     } else if (prompt) {
-      terms.push({ condition: await this.encodeText(prompt), weight: guidance * (image ? 1 - imageWeight : 1), varies: true });
+      terms.push({ condition: await varied(prompt), weight: guidance * (image ? 1 - imageWeight : 1) });
     }
     if (image) terms.push({ condition: await this.encodeImage(image), weight: guidance * (prompt ? imageWeight : 1) });
     if (negativePrompt) terms.push({ condition: await this.encodeText(negativePrompt), weight: 1 - guidance });
@@ -88,8 +96,7 @@ export class Painter {
     ];
     const noise = new NoiseSource(settings.seed);
     const latents = noise.normal(channels * height * width);
-    const terms = await this.#conditions(settings);
-    await this.#vary(terms, settings.variation, noise);
+    const terms = await this.#conditions(settings, noise);
     const times = samplingTimes(settings.steps, manifest.scheduler.timestep_schedule);
     const run = sample({
       network: (...inputs) => this.#predict([channels, height, width], ...inputs),
@@ -128,17 +135,6 @@ export class Painter {
       onStep(done, numSteps, preview);
     }
     return this.#decode(result, shape);
-  }
-
-  async #vary(terms, variation, noise) {
-    const varied = terms.filter((term) => term.varies);
-    if (!variation || !varied.length) return;
-    const dim = this.manifest.embedding_dim;
-    const draw = noise.normal(dim).map((value) => variation * value);
-    for (const term of varied) {
-      const inputs = { embeds: [term.condition, [1, dim]], noise: [draw, [1, dim]] };
-      term.condition = await this.#networks.run("text_variation", inputs);
-    }
   }
 
   #predict(shape, latents, timestep, conditions, scales) {

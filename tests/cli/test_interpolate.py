@@ -23,11 +23,11 @@ def painted(monkeypatch):
     """The number of sampled pictures. "interrupt_after" is the number after which the run is interrupted."""
     paint, state = interpolation.sample_at, {"count": 0, "interrupt_after": None}
 
-    def counting(pipe, path, positions, *arguments):
+    def counting(pipe, path, positions, *arguments, **options):
         if state["interrupt_after"] is not None and state["count"] >= state["interrupt_after"]:
             raise KeyboardInterrupt
         state["count"] += len(positions)
-        return paint(pipe, path, positions, *arguments)
+        return paint(pipe, path, positions, *arguments, **options)
 
     monkeypatch.setattr(interpolation, "sample_at", counting)
     return state

@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import main
-from diffusers_ccld.cli.command_lines import command_of
+from diffusers_ccld.cli.command_lines import command_of, frame_of
 from diffusers_ccld.cli.doubts import settle
 from diffusers_ccld.cli.outputs import paths_of_run, require_writable, unused_path
 from diffusers_ccld.cli.sample import seed_or_random
@@ -153,8 +153,10 @@ def test_commands_of_other_records():
     demo = {"task": "edit", "prompt": "a cat", "guidance_scale": 2.0, "seed": 4, "steps": 9, "algorithm": "pie"}
     expected = "ccld sample 'a cat:2' --edit PICTURE --steps 9 --algorithm pie --seed 4 -n 1"
     assert command_of(demo) == expected
+    demo = {"task": "paint", "prompt": "a cat", "guidance_scale": 2.0, "strength": 1.0, "variation": 0.0, "seed": 4}
+    assert command_of(demo) == "ccld sample 'a cat:2' --variation 0 --seed 4 -n 1"  # the model's own may differ
     path = {"waypoints": [["a", 3.0], ["@b.png", 2.0, "0f"]], "seeds": [1], "steps": 5, "model": "default"}
-    assert command_of(path) == "ccld interpolate a:3 @b.png:2 --seed 1 --steps 5"
+    assert command_of(path) == "ccld interpolate a:3 @b.png:2 --seed 1 --steps 5" and frame_of(path) is None
     assert command_of(path | {"negative_prompt": "fog:2"}) == (
         "ccld interpolate a:3 @b.png:2 --seed 1 --steps 5 --negative-prompt fog:2 --yes"
     )
@@ -168,6 +170,24 @@ def test_sizes_far_beyond_the_trained_one_are_refused(command, trainable_folder,
     error = capsys.readouterr().err
     assert error.startswith("error: --width 192 --height 192 is 36 times the area") and error.count("\n") == 1
     assert main([*arguments, "--yes"]) == 0
+
+
+@pytest.mark.parametrize(
+    "position, num_waypoints, frame, options",
+    [
+        (0.5, 2, 1, "--frames 3 --max-pictures 3"),
+        (0.35, 2, 7, "--frames 21 --max-pictures 21"),
+        (1.0, 2, 1, "--frames 2 --max-pictures 2"),
+        (1.5, 3, 3, "--frames 5 --max-pictures 5"),
+        (2.5, 3, 5, "--loop --frames 6 --max-pictures 6"),
+        (0.333333333, 2, 1, "--frames 4 --max-pictures 4"),
+        (0.437219001, 2, None, "--seed 1"),
+    ],
+)
+def test_a_position_is_a_frame_of_even_steps(position, num_waypoints, frame, options):
+    waypoints = [[text, 2.0] for text in "abc"[:num_waypoints]]
+    record = {"waypoints": waypoints, "seeds": [1], "position": position}
+    assert frame_of(record) == frame and command_of(record).endswith(options)
 
 
 def test_random_seeds_differ():

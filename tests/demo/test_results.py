@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import json
 import re
+import shlex
 from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from diffusers_ccld.cli.command_lines import command_of, frame_of
+from diffusers_ccld.cli.main import main
 from diffusers_ccld.demo.model import DemoModel
 from diffusers_ccld.demo.requests import Limits, parse_link, parse_request, request_of_record
 from diffusers_ccld.demo.results import link_html, progress_html, save_pictures
@@ -38,6 +42,13 @@ def test_files_are_named_after_prompt_and_seed(painter, tmp_path):
     assert (again.prompt, again.seed, again.interval) == (request.prompt, 4, (0.2, 1))
     repeated = np.asarray(painter.paint(again, lambda progress: None)[0], int)
     assert np.abs(repeated - np.asarray(pictures[1], int)).max() <= 1
+
+
+def test_a_long_name_ends_in_one_hyphen(tmp_path):
+    picture = Image.new("RGB", (8, 8))
+    request = parse_request("paint", {"prompt": "a " * 40, "seed": 3}, LIMITS)
+    ((path, _),) = save_pictures(request, [picture], tmp_path)
+    assert path.endswith("-a-3.png")
 
 
 def test_a_link_says_everything(painter):
@@ -83,6 +94,43 @@ def test_pictures_between_two_prompts(painter, tmp_path):
     ((path, caption),) = save_pictures(request, frames, tmp_path)
     assert path.endswith("a-rose-a-cat-to-snow-3.webp") and Image.open(path).n_frames == 5 and "5 frames" in caption
     assert request.link() is None
+
+
+def test_a_picture_between_two_prompts_is_painted_again_from_its_record(painter, trainable_folder, tmp_path):
+    values = {"second_prompt": "snow", "position": 0.35, "guidance_scale": 2.5, "guidance_to": 0.9, "num_images": 1}
+    values |= {"negative_prompt": "fog", "algorithm": "ddim"}
+    request, pictures = painted(painter, "between", **values)
+    ((path, _),) = save_pictures(request, pictures, tmp_path)
+    record = read_provenance(path)
+    assert record["waypoints"] == [["A rose & a cat", 2.5], ["snow", 2.5]] and record["position"] == 0.35
+    again = request_of_record(record, LIMITS)
+    assert again == request and np.array_equal(painter.paint(again, lambda progress: None)[0], pictures[0])
+
+    command = shlex.split(command_of(record))[1:]
+    assert main([*command, "--model", str(trainable_folder), "--dtype", "fp32", "-o", str(tmp_path / "path")]) == 0
+    frame = Image.open(tmp_path / "path" / f"{frame_of(record):05d}.png")
+    assert np.abs(np.asarray(frame, int) - np.asarray(pictures[0], int)).max() <= 1
+    of_shell = json.loads(frame.text["ccld"])
+    assert request_of_record(of_shell, LIMITS) == request
+
+
+def test_a_path_that_the_form_cannot_say_is_refused():
+    for changes in (
+        {"waypoints": [["a", 2.0], ["b", 3.0]]},
+        {"waypoints": [["a", 2.0], ["@b.png", 2.0, "0f"]]},
+        {"waypoints": [["a", 2.0], ["b", 2.0], ["c", 2.0]]},
+        {"seeds": [1, 2]},
+    ):
+        record = {"waypoints": [["a", 2.0], ["b", 2.0]], "seeds": [1], "steps": 4, "position": 0.5}
+        assert request_of_record(record, LIMITS).second_prompt == "b"
+        with pytest.raises(ValueError, match="two prompts of one weight and one seed"):
+            request_of_record(record | changes, LIMITS)
+
+
+def test_every_frame_of_an_animation_has_its_record(painter):
+    request, frames = painted(painter, "animate", num_frames=3, second_prompt="snow", num_images=1)
+    records = [json.loads(frame.info["ccld"]) for frame in frames]
+    assert [record["position"] for record in records] == [0, 0.5, 1] and request.positions == [0, 0.5, 1]
 
 
 def test_progress_of_an_animation_is_one_bar(painter):
@@ -147,21 +195,35 @@ def test_the_painter_has_the_vocabulary_of_its_folder(painter, trainable_folder)
 
 def test_settings_are_read_from_a_picture_of_ours(painter, tmp_path, monkeypatch):
     gradio = pytest.importorskip("gradio")
-    from diffusers_ccld.demo.actions import FORM_OF_LINK, Studio
+    from diffusers_ccld.demo.actions import FORM_OF_LINK, FORM_OF_TABS, Studio
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     request, pictures = painted(painter)
     (path, _), _ = save_pictures(request, pictures, tmp_path)
     studio = Studio(painter, LIMITS)
-    *values, notice = studio.read_settings({"path": path, "meta": META})
-    form = dict(zip(FORM_OF_LINK, values))
-    assert notice == ""
+    names = [*FORM_OF_LINK, *(name if task == "between" else f"{task} {name}" for task, name in FORM_OF_TABS)]
+    names += ["tab", "notice"]
+    form = dict(zip(names, studio.read_settings({"path": path, "meta": META}), strict=True))
+    assert form["notice"] == "" and form["tab"].selected == "paint"
     assert (form["prompt"], form["seed"], form["random_seed"]) == ("A rose & a cat", 3, False)
     (tmp_path / "other.png").write_bytes(png())
     with pytest.raises(gradio.Error, match="does not say"):
         studio.read_settings({"path": str(tmp_path / "other.png")})
     with pytest.raises(gradio.Error, match="uploaded file"):
         studio.read_settings({"path": "/etc/passwd"})
+    task, values = "between", {"second_prompt": "snow", "position": 0.25, "num_images": 1}
+    ((path, _),) = save_pictures(*painted(painter, task, **values), tmp_path)
+    form = dict(zip(names, studio.read_settings({"path": path, "meta": META})))
+    assert (form["prompt"], form["second_prompt"], form["position"]) == ("A rose & a cat", "snow", 0.25)
+    assert form["tab"].selected == "between" and form["notice"] == "" and isinstance(form["edit strength"], dict)
+    request, pictures = painted(painter, "edit", picture=png(), strength=0.6, num_images=1)
+    ((path, _),) = save_pictures(request, pictures, tmp_path)
+    form = dict(zip(names, studio.read_settings({"path": path, "meta": META})))
+    assert form["edit strength"] == 0.6 and form["tab"].selected == "edit" and "began with another" in form["notice"]
+    request, pictures = painted(painter, image_prompt=png(), image_prompt_weight=0.25, num_images=1)
+    ((path, _),) = save_pictures(request, pictures, tmp_path)
+    assert "had an image prompt" in studio.read_settings({"path": path, "meta": META})[-1]
+    assert "'A rose & a cat:2.25' --image IMAGE:0.75 " in command_of(read_provenance(path))
     save_picture(pictures[0], tmp_path / "wrong.png", {"conditions": [["a", 2.0]], "seed": -1})
     with pytest.raises(gradio.Error, match="seed must be"):
         studio.read_settings({"path": str(tmp_path / "wrong.png")})

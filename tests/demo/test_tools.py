@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_ccld.demo.requests import parse_request
+from diffusers_ccld.demo.requests import parse_request, request_of_record
 from support.demo_calls import LIMITS
 
 QUEUE_SIZE = 2
@@ -66,6 +66,12 @@ def picture_of(answer) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.content[0].data))))
 
 
+def record_of(answer) -> dict:
+    """The record in the file whose address a tool returned."""
+    address = answer.content[1].text.removeprefix("Image URL: ")
+    return json.loads(Image.open(io.BytesIO(httpx.get(address, timeout=60).content)).text["ccld"])
+
+
 @pytest.mark.slow
 def test_the_tools_are_few_typed_and_described(server):
     tools, _ = ask(server)
@@ -85,9 +91,7 @@ def test_a_tool_paints_what_the_demo_paints(server, painter):
     (expected,) = painter.paint(parse_request("paint", values | own, LIMITS), lambda _: None)
     assert np.array_equal(picture_of(answer), np.asarray(expected))
     assert np.array_equal(picture_of(again), np.asarray(expected))
-    address = answer.content[1].text.removeprefix("Image URL: ")
-    file = Image.open(io.BytesIO(httpx.get(address).content))
-    assert json.loads(file.text["ccld"])["prompt"] == "a rose & fog"
+    assert record_of(answer)["prompt"] == "a rose & fog"
 
 
 @pytest.mark.slow
@@ -104,11 +108,14 @@ def test_a_call_names_unknown_words_with_and_without_progress(server, painter, m
 
 
 @pytest.mark.slow
-def test_a_tool_paints_between_prompts_with_the_models_own_settings(server):
+def test_a_tool_paints_between_prompts_with_the_models_own_settings(server, painter):
     prompts = {"prompt": "a rose", "second_prompt": "a cat", "seed": 5}
     at = [("paint_between", {**prompts, "position": position}) for position in (0, 1)]
     _, (first, second) = ask(server, *at)
     assert not np.array_equal(picture_of(first), picture_of(second))
+    request = request_of_record(record_of(second), LIMITS)
+    assert (request.task, request.prompt, request.second_prompt) == ("between", "a rose", "a cat")
+    assert np.array_equal(painter.paint(request, lambda _: None)[0], picture_of(second))
 
 
 @pytest.mark.slow

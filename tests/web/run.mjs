@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import { normalise, squareCrop } from "../../web/images.js";
 import { NoiseSource } from "../../web/noise.js";
 import { readRecord, withRecord } from "../../web/png.js";
+import { fieldsOf, recordOf } from "../../web/record.js";
 import { sample, samplingTimes, slerp } from "../../web/sampler.js";
 import { TextEncoding, cleanText, unknownWords } from "../../web/text.js";
 
@@ -50,6 +51,10 @@ const TASKS = {
   },
 
   slerp: ({ a, b, fraction }) => slerp(a, b, fraction),
+
+  settings: ({ settings, page }) => settings.map((values) => recordOf(values, page)),
+
+  fields: ({ records }) => records.map(fieldsOf),
 
   record({ png, record }) {
     const written = withRecord(bytes(png), record);

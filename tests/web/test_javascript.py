@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 from diffusers_ccld import CLOOBTokenizer, default_model
-from diffusers_ccld.inference.provenance import read_provenance, save_picture
+from diffusers_ccld.cli.command_lines import command_of
+from diffusers_ccld.demo.requests import Limits, request_of_record
+from diffusers_ccld.inference.provenance import provenance_text, read_provenance, save_picture
 from diffusers_ccld.models.processing_cloob import clean_text
 from diffusers_ccld.models.square_crop import resize_and_center_crop
 from diffusers_ccld.onnx.noise import NoiseSource
@@ -184,3 +186,37 @@ def test_a_downloaded_picture_has_its_record(tmp_path):
     save_picture(Image.new("RGB", (4, 4)), tmp_path / "shell.png", record)
     shell = base64.b64encode((tmp_path / "shell.png").read_bytes()).decode()
     assert run("record", png=shell, record=record)["before"] == record
+
+
+def test_a_record_says_how_each_kind_of_picture_was_made():
+    plain = {"prompt": "a rose", "negativePrompt": "", "seed": 4, "steps": 8, "guidance": 2, "variation": 0.3}
+    plain |= {"interval": [0, 1], "image": None, "imageWeight": 0.25}
+    image = {**plain, "image": {"width": 8}}
+    mix = {**plain, "secondPrompt": "a cat", "fraction": 0.35, "interval": [0.1, 1]}
+    alone, negative = {**image, "prompt": ""}, {**plain, "negativePrompt": "fog"}
+    defaults = {"algorithm": "dpmpp", "timestepSchedule": "spliced", "width": 128, "height": 128}
+    page = {"model": {"source": "default", "fingerprint": "0a"}, "defaults": defaults, "version": "1"}
+    records = run("settings", settings=[plain, mix, image, alone, negative], page=page)
+    plain, mix, image, alone, negative = records
+    assert all(provenance_text(record) for record in records)  # only fields that a record has
+    end = " --steps 8 --algorithm dpmpp --timestep-schedule spliced --variation 0.3"
+    assert command_of(plain).startswith(f"ccld sample 'a rose:2'{end}")
+    assert command_of(image).startswith(f"ccld sample 'a rose:1.5' --image IMAGE:0.5{end}")
+    assert command_of(alone).startswith(f"ccld sample --image IMAGE:2{end}")
+    assert command_of(negative).startswith(f"ccld sample 'a rose:2'{end} --negative-prompt fog")
+    request = request_of_record(mix, Limits())
+    assert (request.task, request.prompt, request.second_prompt, request.position) == (
+        *("between", "a rose", "a cat"),
+        0.35,
+    )
+    assert (request.seed, request.guidance_scale, request.interval) == (4, 2, (0.1, 1))
+    assert request_of_record(negative, Limits()).negative_prompt == "fog"
+
+    elsewhere = {"waypoints": [["a", 2.0], ["@b.png", 2.0, "0f"]], "seeds": [1], "steps": 5, "position": 0.5}
+    shell = {"conditions": [["a cat", 2.5]], "seed": 11, "steps": 7}
+    of_mix, of_image, of_elsewhere, of_shell = run("fields", records=[mix, image, elsewhere, shell])
+    assert of_mix["tab"] == "mix" and of_elsewhere is None
+    expected = {"first": "a rose", "second": "a cat", "fraction": 0.35, "mix-seed": 4, "guidance": 2, "from": 0.1}
+    assert expected.items() <= of_mix["values"].items()
+    assert of_image["values"]["prompt"] == "a rose" and of_image["tab"] == "paint"
+    assert {"prompt": "a cat", "guidance": 2.5, "seed": 11, "steps": 7}.items() <= of_shell["values"].items()

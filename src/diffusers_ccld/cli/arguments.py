@@ -40,6 +40,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "G",
         "help": "guidance scale of prompts without a weight (default: the model's, without one 3)",
     },
+    "--guidance-interval": {
+        "type": number(0, 1),
+        "nargs": 2,
+        "metavar": ("FROM", "TO"),
+        "help": "apply guidance only between these times, from 0 (the image) to 1 (the noise) (default: always)",
+    },
     "--variation": {
         "type": number(0, 1),
         "metavar": "V",
@@ -150,6 +156,12 @@ def open_image(path: Path, option: str = "--image") -> "Image.Image":
         return open_picture({"path": path}, ImageLimits(min_side=1))
     except BadImageError as error:
         raise ValueError(f"{option} {path}: the file is not an image, or not a usable one. ({error})") from error
+
+
+def require_interval(interval: list[float] | None) -> None:
+    """Raises `ValueError` unless the times of --guidance-interval are in their order."""
+    if interval is not None and interval[0] > interval[1]:
+        raise ValueError(f"--guidance-interval {interval[0]:g} {interval[1]:g}: the first time is the smaller one.")
 
 
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:

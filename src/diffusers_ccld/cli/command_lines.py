@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Any
 
 from .doubts import ends_in_weight, is_large
@@ -21,7 +22,10 @@ SHARED = {
     "negative_prompt": "--negative-prompt",
     "dtype": "--dtype",
 }
-UNSAID = {"model": "default", "variation": 0, "eta": 0, "cloob_repeats": 1}
+UNSAID = {"model": "default", "eta": 0, "cloob_repeats": 1}
+
+MOST_STEPS = 100  # of a leg of an interpolation, to reach a picture's position
+ROUNDING = 1e-9  # of positions in records
 
 
 def command_of(record: Mapping[str, Any]) -> str:
@@ -29,7 +33,7 @@ def command_of(record: Mapping[str, Any]) -> str:
 
     Args:
         record: The record in the picture. Pictures that were uploaded to the demo are not in it; the command has
-            PICTURE in their place.
+            PICTURE in their place, and IMAGE in that of an image prompt.
     """
     words = _interpolation(record) if "waypoints" in record else _sampling(record)
     return shlex.join(["ccld", *words])
@@ -39,9 +43,7 @@ def _sampling(record: Mapping[str, Any]) -> Iterable[str]:
     from ..schedulers.names import ALGORITHMS
 
     task = record.get("task", "paint")
-    conditions = record.get("conditions")
-    if conditions is None:  # the demo's
-        conditions = [[record["prompt"], record["guidance_scale"]]] if record.get("prompt") else []
+    conditions = record["conditions"] if "conditions" in record else _of_the_demo(record)
     words = ["sample"]
     for source, weight in conditions:
         kinds = [("--image", "images"), ("--embedding", "embeddings")]
@@ -53,11 +55,12 @@ def _sampling(record: Mapping[str, Any]) -> Iterable[str]:
             words += ["--mask", "MASK"]
     for field, option in SHARED.items():
         value = record.get(field)
+        if field == "strength" and task == "paint":  # older records of the demo have it always
+            continue
         is_ours = field != "algorithm" or value in ALGORITHMS
         if value not in (None, "", UNSAID.get(field)) and is_ours:
             words += [option, f"{value:.10g}" if isinstance(value, float) else str(value)]
-    if record.get("guidance_interval"):
-        words += ["--guidance-interval", *(f"{time:g}" for time in record["guidance_interval"])]
+    words += _interval(record)
     if record.get("eta"):
         words += ["--eta", f"{record['eta']:g}"]
     width, height = record.get("size") or (None, None)
@@ -67,14 +70,60 @@ def _sampling(record: Mapping[str, Any]) -> Iterable[str]:
     return [*words, "--seed", str(record.get("seed", 0)), "-n", "1"]
 
 
+def _of_the_demo(record):
+    """The conditions of a picture of the demo. A prompt and an image prompt share the guidance scale."""
+    prompt, images, scale = record.get("prompt"), record.get("images", []), record.get("guidance_scale")
+    share = (record["image_prompt_weight"] if prompt else 1) if images else 0
+    texts = [[prompt, scale * (1 - share)]] if prompt else []
+    return texts + [[image, scale * share] for image in images]
+
+
+def frame_of(record: Mapping[str, Any]) -> int | None:
+    """The number of the frame that a picture of an interpolation is among those of `command_of`.
+
+    `None` if the command has other frames: the picture's position is no fraction of a leg in small numbers.
+    """
+    steps = _even_steps(record)
+    return None if steps is None else round(record["position"] * steps)
+
+
+def _even_steps(record: Mapping[str, Any]) -> int | None:
+    """The smallest number of steps in each leg of a path that reach a picture's position."""
+    if "position" not in record:
+        return None
+    fraction = Fraction(record["position"]).limit_denominator(MOST_STEPS)
+    return fraction.denominator if abs(fraction - Fraction(record["position"])) < ROUNDING else None
+
+
 def _interpolation(record: Mapping[str, Any]) -> Iterable[str]:
-    """The command of a whole path, which paints the picture among others."""
-    words = ["interpolate", *(f"{source}:{weight:.10g}" for source, weight, *_ in record["waypoints"])]
-    words += ["--seed", ",".join(map(str, record["seeds"])), "--steps", str(record["steps"])]
-    for field, option in (("model", "--model"), ("negative_prompt", "--negative-prompt"), ("dtype", "--dtype")):
-        if record.get(field) not in (None, "default"):
-            words += [option, str(record[field])]
-    return words + _agreement(record["waypoints"], record)
+    """The command of a path that a picture is on."""
+    from ..schedulers.names import ALGORITHMS
+
+    waypoints, seeds = record["waypoints"], record.get("seeds") or [record.get("seed", 0)]
+    words = ["interpolate", *(f"{source}:{weight:.10g}" for source, weight, *_ in waypoints)]
+    words += ["--seed", ",".join(map(str, seeds))]
+    for field in ("steps", "algorithm", "variation", "negative_prompt", "model", "dtype"):
+        value = record.get(field)
+        if value not in (None, "", UNSAID.get(field)) and (field != "algorithm" or value in ALGORITHMS):
+            words += [SHARED[field], f"{value:.10g}" if isinstance(value, float) else str(value)]
+    words += _interval(record)
+    width, height = record.get("size") or (record.get("width"), record.get("height"))
+    if width is not None:
+        words += ["--width", str(width), "--height", str(height)]
+    num_legs = max(len(waypoints), len(seeds)) - 1
+    is_closed = record.get("position", 0) > num_legs
+    words += ["--loop"] * is_closed
+    if (steps := _even_steps(record)) is not None:  # as many pictures as frames: in even steps of the position
+        count = str(steps * (num_legs + is_closed) + (not is_closed))
+        words += ["--frames", count, "--max-pictures", count]
+    return words + _agreement(waypoints, record)
+
+
+def _interval(record):
+    interval = record.get("guidance_interval")
+    if not interval or list(interval) == [0, 1]:
+        return []
+    return ["--guidance-interval", *(f"{time:g}" for time in interval)]
 
 
 def _agreement(conditions: Iterable[tuple], record: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..utils.requirements import require_torch
 from ..utils.words import SMALL_VOCABULARY, vocabulary_of, whole_words
-from .command_lines import command_of
+from .command_lines import command_of, frame_of
 from .runtimes import BUNDLED
 
 HELP = "describe a picture, a model or a checkpoint"
@@ -71,6 +71,9 @@ def picture_facts(path: Path) -> dict[str, Any]:
     facts = {"kind": "picture", **{name: value for name, value in record.items() if value is not None}}
     for field in ("conditions", "waypoints"):
         facts[field] = [_source(*entry) for entry in record.get(field, [])]
+    frame = frame_of(record) if "waypoints" in record else None
+    if frame is not None:
+        facts["frame"] = f"{frame:05d}.png of the command's"
     return {name: value for name, value in facts.items() if value != []} | {"command": command_of(record)}
 
 

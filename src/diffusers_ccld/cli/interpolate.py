@@ -16,6 +16,7 @@ from .arguments import (
     parse_weighted,
     parse_weighted_file,
     require_file,
+    require_interval,
     require_model,
 )
 from .doubts import doubts_about, doubts_about_size, is_file_name, refuse_file_names, settle
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--loop", action="store_true", help="return to the first waypoint")
     add_shared("--guidance-scale", help="guidance scale of waypoints without a weight (default: the model's, else 3)")
+    add_shared("--guidance-interval")
     add_shared("--variation")
     add("--negative-prompt", metavar="PROMPT", help="prompt to steer away from along the whole path")
     add_shared("--steps")
@@ -79,6 +81,7 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
     for source, _ in map(parse_waypoint, args.waypoints):
         if isinstance(source, Path):
             require_file(source, "waypoint")
+    require_interval(args.guidance_interval)
     if args.negative_prompt is not None:
         refuse_file_names([args.negative_prompt], "--negative-prompt takes a text.")
     doubts = doubts_about(args.waypoints, (), args.guidance_scale, args.negative_prompt, are_waypoints=True)
@@ -134,7 +137,9 @@ def run(args: argparse.Namespace) -> None:
         return
     with exclusive(args.output, beside=True):
         pictures = open_picture_folder(args.output, settings, args.overwrite)
-        frames = sample_path(pipe, path, args.frames, steps, args.batch_size, args.max_pictures, pictures)
+        frames = sample_path(
+            pipe, path, args.frames, steps, args.batch_size, args.max_pictures, pictures, args.guidance_interval
+        )
         _save(args, pictures, [path.canonical(position) for position in frames.positions[: args.frames]], frames)
 
 
@@ -143,7 +148,7 @@ def _settings(args, pipe, named, path, steps, dtype):
     from ..inference.loading import find_model, folder_identity
 
     model = "default" if args.model is None else args.model
-    return {
+    settings = {
         "waypoints": [describe(source, weight) for source, weight in named],
         "seeds": args.seed,
         "negative_prompt": args.negative_prompt,
@@ -158,6 +163,8 @@ def _settings(args, pipe, named, path, steps, dtype):
         "compiled": args.compile,
         "version": __version__,
     }
+    # Folders of earlier runs do not have this field, and can resume without it.
+    return settings | ({"guidance_interval": args.guidance_interval} if args.guidance_interval else {})
 
 
 def _save(args, pictures, positions, frames):

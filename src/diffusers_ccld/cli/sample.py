@@ -102,13 +102,7 @@ def _add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --cloob-guidance and --algorithm ddim or ddpm: steer N times in each step, with fresh noise in "
         "between (default: %(default)s)",
     )
-    add(
-        "--guidance-interval",
-        type=number(0, 1),
-        nargs=2,
-        metavar=("FROM", "TO"),
-        help="apply guidance only between these times, from 0 (the image) to 1 (the noise) (default: always)",
-    )
+    add_shared("--guidance-interval")
     add(
         "--parallel-guidance",
         type=number(0, 1),

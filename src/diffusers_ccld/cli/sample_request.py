@@ -13,6 +13,7 @@ from .arguments import (
     parse_weighted,
     parse_weighted_file,
     require_file,
+    require_interval,
     require_model,
 )
 from .doubts import doubts_about, refuse_file_names, settle
@@ -135,9 +136,7 @@ def _check_options(args: argparse.Namespace, has_prompts: bool) -> None:
         raise ValueError("--parallel-guidance is a share of the guidance that --cloob-guidance replaces; give one.")
     if args.eta and args.algorithm not in (None, "ddim"):
         raise ValueError(f"--eta is an option of --algorithm ddim, not of {args.algorithm}.")
-    interval = args.guidance_interval
-    if interval is not None and interval[0] > interval[1]:
-        raise ValueError(f"--guidance-interval {interval[0]:g} {interval[1]:g}: the first time is the smaller one.")
+    require_interval(args.guidance_interval)
 
 
 def _paths(args: argparse.Namespace, seeds: range, is_file: bool) -> tuple[list[Path], Path | None]:

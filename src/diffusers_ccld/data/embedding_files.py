@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from diffusers import DiffusionPipeline
@@ -24,6 +25,42 @@ LEAST_COSINE = 0.98
 LARGEST_ERROR = 0.02  # of an embedding's length; half precision rounds
 
 
+class Origin(TypedDict, total=False):
+    """The origin of an embedding. Writers omit the fields that do not apply.
+
+    Attributes:
+        method: "mean" or "textual inversion".
+        pictures: Names of the pictures' files.
+        model: A folder, a name on the Hub, or "default".
+        learn: Number of steps of textual inversion.
+        learning_rate: Its learning rate.
+        batch_size: Its pictures at once.
+        seed: Its seed.
+    """
+
+    method: str
+    pictures: list[str]
+    model: str
+    learn: int
+    learning_rate: float
+    batch_size: int
+    seed: int
+
+
+class Metadata(TypedDict):
+    """The metadata of the safetensors file, all of them texts.
+
+    Attributes:
+        kind: "diffusers-ccld embedding".
+        version: Version of the package that wrote it.
+        origin: How it was made, as JSON.
+    """
+
+    kind: str
+    version: str
+    origin: str
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EmbeddingFile:
     """An embedding and its origin.
@@ -32,16 +69,16 @@ class EmbeddingFile:
         embedding: The embedding, of unit length, (D,), float32.
         fingerprint: Embeddings of fixed patterns by the image encoder in whose space it lies, (4, D); see
             `encoder_fingerprint`.
-        origin: How it was made: the method, the names of the pictures, the model and its settings.
+        origin: How it was made.
     """
 
     embedding: torch.Tensor
     fingerprint: torch.Tensor
-    origin: dict[str, object]
+    origin: Origin
 
     def save(self, path: Path) -> None:
         """Writes a safetensors file with the origin as metadata."""
-        metadata = {"kind": KIND, "version": __version__, "origin": json.dumps(self.origin)}
+        metadata = Metadata(kind=KIND, version=__version__, origin=json.dumps(self.origin))
         tensors = {"embedding": self.embedding, "fingerprint": self.fingerprint}
         with moved_into_place(path) as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)

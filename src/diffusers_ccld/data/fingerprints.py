@@ -18,6 +18,13 @@ class ImagesFingerprint(TypedDict):
 
     The hashes are XXH3's. Times serve to notice quickly that nothing has changed: copies without their times are the
     same images. Pictures inside a dataset have contents alone.
+
+    Attributes:
+        count: Number of images.
+        names: Hash of the files' names.
+        sizes: Hash of their lengths in bytes.
+        times: Hash of their times of modification.
+        contents: Hash of the contents; `None` if they were not read.
     """
 
     count: int

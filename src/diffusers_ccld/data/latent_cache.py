@@ -35,6 +35,7 @@ from .sources import canonical_source, load_images
 
 MANIFEST_NAME = "manifest.json"
 BAD_IMAGES_NAME = "bad_images.json"
+INDEX_COLUMN = "index"  # of a chunk: each row's image, by its number in the dataset
 VERSION = 3
 
 # Names of version 1 that have changed since.
@@ -207,7 +208,7 @@ def write_chunk(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     if encoded is not None:
-        columns = {"index": pa.array(indices, pa.int64())}
+        columns = {INDEX_COLUMN: pa.array(indices, pa.int64())}
         for name, tensor in encoded._asdict().items():
             rows = tensor.cpu().numpy().reshape(len(indices), -1)
             columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
@@ -321,7 +322,7 @@ class LatentCache(torch.utils.data.Dataset):
         tensors = {name: torch.from_numpy(np.asarray(batch[name], dtype=np.float32)) for name in EncodedImages._fields}
         for name in ("latent_mean", "latent_std"):
             tensors[name] = tensors[name].unflatten(1, self.manifest.latent_shape)
-        indices = batch["index"].tolist()
+        indices = batch[INDEX_COLUMN].tolist()
         return {**tensors, "indices": torch.tensor(indices), "looked_at": indices, "bad": []}
 
     def _row(self, position: int) -> int:

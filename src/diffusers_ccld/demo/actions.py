@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from ..inference.provenance import read_provenance
-from ..inference.tasks import Progress, fitted
+from ..inference.tasks import PIPELINES, Progress, fitted
 from ..utils.words import unknown_words_sentence
 from .painter import Painter, PaintingCancelledError
 from .requests import (
@@ -24,6 +24,7 @@ from .requests import (
     MODEL_OF_LINK,
     Limits,
     PaintingRequest,
+    missing_upload,
     parse_link,
     parse_request,
     request_of_record,
@@ -32,8 +33,17 @@ from .requests import (
 from .results import link_html, progress_html, save_pictures
 
 FORM_OF_LINK = (*LINKED, "random_seed")
+# Fields of single tabs that a picture's record has: the task of the tab, and the field.
+FORM_OF_TABS = (
+    ("image_to_image", "strength"),
+    ("edit", "strength"),
+    ("inpaint", "strength"),
+    ("between", "second_prompt"),
+    ("between", "position"),
+)
 SECONDS_BETWEEN_PREVIEWS = 0.2
 PREVIEW_SHARE = 0.2  # of the time at most
+TASKS = (*PIPELINES, "between")
 FAILED = "The picture could not be painted."
 
 logger = logging.getLogger(__name__)
@@ -143,23 +153,27 @@ class Studio:
         return [*_form_of(linked), linked.link(), self._notice(query, MODEL_OF_LINK, "link")]
 
     def read_settings(self, file: Any) -> list[Any]:
-        """Values for the form from a picture of ours, and a notice if it is another model's; no changes without a
-        file."""
+        """Values for the form from a picture of ours: of its shared fields, of those of tabs, the tab, and a notice
+        of what they lack. No changes without a file."""
         if not file:
-            return [gr.skip()] * (len(FORM_OF_LINK) + 1)
+            return [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + 2)
         file = file[0] if isinstance(file, list) else file
         try:
             record = read_provenance(uploaded_file(file, Path(get_upload_folder())))
             if record is None:
                 raise ValueError("The picture does not say how it was painted.")
-            form = _form_of(request_of_record(record, self.limits))
+            request = request_of_record(record, self.limits)
         except ValueError as error:
             raise _for_user(error) from error
-        return [*form, self._notice(record, "fingerprint", "picture")]
+        task = record.get("task", request.task)
+        task = task if task in TASKS else request.task
+        of_tabs = [getattr(request, name) if tab == task else gr.skip() for tab, name in FORM_OF_TABS]
+        notice = self._notice(record, "fingerprint", "picture", missing_upload(record))
+        return [*_form_of(request), *of_tabs, gr.Tabs(selected=task), notice]
 
-    def _notice(self, values, field, thing):
-        sentence = html.escape(self.model.difference(values, field, thing))
-        return f'<p class="unknown" role="status">{sentence}</p>' if sentence else ""
+    def _notice(self, values, field, thing, *others):
+        sentences = filter(None, [self.model.difference(values, field, thing), *others])
+        return "".join(f'<p class="unknown" role="status">{html.escape(sentence)}</p>' for sentence in sentences)
 
 
 class Watch:

@@ -14,7 +14,7 @@ from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from ..sharing.model_cards import escaped
-from .actions import FORM_OF_LINK, Studio
+from .actions import FORM_OF_LINK, FORM_OF_TABS, Studio
 from .form import Inputs, Tab, make_details, make_prompt, make_tabs
 from .gate import Gate
 from .painter import Painter
@@ -94,7 +94,9 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
         _connect_actions(wall, container, tabs, details)
         form = [shared[name] for name in FORM_OF_LINK]
         quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-        dropped.upload(studio.read_settings, dropped, [*form, notice], preprocess=False, **quiet)
+        of_tabs = [tabs[task].inputs[name] for task, name in FORM_OF_TABS]
+        restored = [*form, *of_tabs, container, notice]
+        dropped.upload(studio.read_settings, dropped, restored, preprocess=False, **quiet)
         dropped.data_model = Unchecked
         linked = gr.Textbox(visible="hidden")
         opened = page.load(studio.open_link, outputs=[*form, linked, notice], **quiet)

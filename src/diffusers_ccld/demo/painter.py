@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -11,14 +11,14 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from ..inference.interpolation import prepare_path, sample_at
-from ..inference.provenance import TEXT_CHUNK, Provenance, provenance_text
+from ..inference.provenance import TEXT_CHUNK, UPLOADED, Provenance, provenance_text
 from ..inference.sampling import sample
 from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, reporting, size_like, widened
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..version import __version__
 from .model import DemoModel
-from .requests import BETWEEN, LINKED, PaintingRequest
+from .requests import BETWEEN, PaintingRequest
 
 PREVIEW_SIDE = 256
 FRAMES_AT_ONCE = 4
@@ -94,14 +94,15 @@ class Painter:
             pipe.set_progress_bar_config(disable=True)
             pipe.notices.about_words = False  # the page names them
             if request.task in BETWEEN:
-                return _painted_between(pipe, request, on_step)
-            options = _arguments(pipe, request) | reporting(request.task, on_step)
-            pictures = list(sample(call_of(request.task, pipe), request.seeds, **options))
+                pictures = _painted_between(pipe, request, on_step)
+            else:
+                options = _arguments(pipe, request) | reporting(request.task, on_step)
+                pictures = list(sample(call_of(request.task, pipe), request.seeds, **options))
         if request.mask is not None:
             whole, mask = fitted(request.picture, pictures[0].size), fitted(request.mask, pictures[0].size)
             pictures = [feathered(picture, whole, mask) for picture in pictures]
-        for seed, picture in zip(request.seeds, pictures):
-            picture.info[TEXT_CHUNK] = provenance_text({**_settings(request), **self.model.record, "seed": seed})
+        for picture, own in zip(pictures, _own_settings(request), strict=True):
+            picture.info[TEXT_CHUNK] = provenance_text({**_settings(request), **self.model.record, **own})
         return pictures
 
     def previews(self, denoised: torch.Tensor) -> list[Image.Image]:
@@ -155,9 +156,8 @@ def _painted_between(
         negative_prompt=request.negative_prompt or None,
         variation=request.variation,
     )
-    count = request.num_frames if request.task == "animate" else 1
-    positions = [i / (count - 1) for i in range(count)] if count > 1 else [request.position]
-    pictures = []
+    positions = request.positions
+    pictures, count = [], len(positions)
 
     def on_frame(progress: Progress) -> None:
         size = min(FRAMES_AT_ONCE, count - len(pictures))
@@ -173,8 +173,26 @@ def _painted_between(
 
 
 def _settings(request: PaintingRequest) -> Provenance:
-    names = [name for name in LINKED if name not in ("guidance_from", "guidance_to")]
-    settings = {name: getattr(request, name) for name in ("task", *names, "image_prompt_weight", "strength")}
-    settings |= {"guidance_interval": request.interval, "version": __version__}
-    settings["steps"] = settings.pop("num_inference_steps")
+    """The part of the record that all pictures of a request share."""
+    names = ("negative_prompt", "variation", "algorithm")
+    settings = {name: getattr(request, name) for name in names} | {
+        "steps": request.num_inference_steps,
+        "guidance_interval": request.interval,
+        "version": __version__,
+    }
+    if request.task in BETWEEN:
+        waypoints = [[text, request.guidance_scale] for text in (request.prompt, request.second_prompt)]
+        return settings | {"task": "between", "waypoints": waypoints, "seeds": [request.seed]}
+    settings |= {name: getattr(request, name) for name in ("task", "prompt", "guidance_scale", "num_images")}
+    if request.picture is not None:
+        settings["strength"] = request.strength
+    if request.image_prompt is not None:
+        settings |= {"images": [UPLOADED], "image_prompt_weight": request.image_prompt_weight}
     return settings
+
+
+def _own_settings(request: PaintingRequest) -> Iterable[Provenance]:
+    """The part of the record that is each picture's own."""
+    if request.task in BETWEEN:
+        return [{"seed": request.seed, "position": position} for position in request.positions]
+    return [{"seed": seed} for seed in request.seeds]

@@ -105,6 +105,13 @@ class PaintingRequest:
         return range(self.seed, self.seed + self.num_images)
 
     @property
+    def positions(self) -> list[float]:
+        """The positions between the prompts: one, or those of an animation's frames."""
+        if self.task == "animate":
+            return [i / (self.num_frames - 1) for i in range(self.num_frames)]
+        return [self.position]
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """The prompts; some may be empty."""
         return (self.prompt, self.second_prompt, self.negative_prompt)
@@ -199,26 +206,52 @@ def parse_request(
 def request_of_record(record: Mapping[str, Any], limits: Limits) -> PaintingRequest:
     """The request that paints a picture again, from the record in its file.
 
+    Records do not have the pictures that a painting began with. Without them, the request is that of painting.
+
     Raises:
-        ValueError: If it mixes conditions, which the form cannot say, or a value is out of bounds.
+        ValueError: If the form cannot say the record's conditions or waypoints, or a value is out of bounds.
     """
+    begin, end = record.get("guidance_interval") or (0.0, 1.0)
+    names = ("negative_prompt", "algorithm", "seed", "strength", "image_prompt_weight")
+    values = {name: record[name] for name in names if name in record} | {
+        "num_inference_steps": record.get("steps"),
+        "variation": record.get("variation", 0.0),
+        "guidance_from": begin,
+        "guidance_to": end,
+    }
+    if "waypoints" in record:
+        return parse_request("between", values | _between(record), limits)
     prompt, guidance_scale = record.get("prompt"), record.get("guidance_scale")
     if "conditions" in record:
         conditions = record["conditions"]
         if len(conditions) != 1 or conditions[0][0] in record.get("images", ()):
             raise ValueError("The picture was painted from several conditions; the form takes one prompt.")
         prompt, guidance_scale = conditions[0]
-    begin, end = record.get("guidance_interval") or (0.0, 1.0)
-    values = {
-        **{name: record[name] for name in ("negative_prompt", "algorithm", "seed") if name in record},
-        "prompt": prompt,
-        "guidance_scale": guidance_scale,
-        "num_inference_steps": record.get("steps"),
-        "variation": record.get("variation", 0.0),
-        "guidance_from": begin,
-        "guidance_to": end,
-    }
-    return parse_request("paint", values, limits)
+    if not prompt and record.get("images"):
+        raise ValueError("The picture was painted from an image prompt alone, which its file does not hold.")
+    return parse_request("paint", values | {"prompt": prompt, "guidance_scale": guidance_scale}, limits)
+
+
+def _between(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a picture between two prompts, from its record."""
+    waypoints, seeds = record["waypoints"], set(record.get("seeds", ()))
+    weights, has_pictures = {weight for _, weight, *_ in waypoints}, any(len(entry) > 2 for entry in waypoints)
+    if len(waypoints) != 2 or has_pictures or len(weights) != 1 or len(seeds) != 1:
+        raise ValueError(
+            "The picture lies on a path that the form cannot say; it takes two prompts of one weight and one seed."
+        )
+    (first, guidance_scale, *_), (second, *_) = waypoints
+    texts = {"prompt": first, "second_prompt": second, "guidance_scale": guidance_scale}
+    return texts | {"seed": seeds.pop(), "position": record.get("position", 0.5)}
+
+
+def missing_upload(record: Mapping[str, Any]) -> str:
+    """A sentence that a picture was painted from an upload, which its record does not have; empty if not."""
+    if record.get("task", "paint") not in ("paint", *BETWEEN):
+        return "The picture began with another one, which its file does not hold: give that one, too."
+    if record.get("images"):
+        return "The picture had an image prompt, which its file does not hold: give it, too."
+    return ""
 
 
 def parse_link(query: Mapping[str, str], limits: Limits) -> PaintingRequest | None:

@@ -70,7 +70,7 @@ def save_pictures(request: PaintingRequest, pictures: Sequence[Image.Image], fol
 
 def _stem(request: PaintingRequest) -> str:
     texts = " to ".join(filter(None, [request.prompt, request.second_prompt]))
-    return re.sub(r"[^a-z0-9]+", "-", texts.lower()).strip("-")[:60] or "picture"
+    return re.sub(r"[^a-z0-9]+", "-", texts.lower())[:60].strip("-") or "picture"
 
 
 def link_html(

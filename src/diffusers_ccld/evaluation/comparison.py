@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -38,6 +38,24 @@ from .scores import (
 
 # Distance in 32 × 32 pixels below which two images count as the same, perhaps re-encoded: one grey level in 256.
 SAME_IMAGE = PIXELS_ACROSS * 3**0.5 / 255
+
+
+class AllScores(TypedDict):
+    """The content of `scores.json`.
+
+    Attributes:
+        settings: What determines the pictures and their scores: models, seeds, steps, references and others.
+        prompts: Text and group of each prompt.
+        models: The scores of each model, by its name.
+        styles: Zero-shot shares of styles of each set of pictures, and their distance to the first set's.
+        notes: Remarks on images that were left out, and the like.
+    """
+
+    settings: dict[str, Any]
+    prompts: list[dict[str, str | None]]
+    models: dict[str, dict[str, Any]]
+    styles: dict[str, Any]
+    notes: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +106,7 @@ class Comparison:
 
     # Scores
 
-    def score(self) -> tuple[dict[str, Any], dict[str, list[Pair]]]:
+    def score(self) -> tuple[AllScores, dict[str, list[Pair]]]:
         """Scores sampled pictures; returns the content of `scores.json` and each model's closest pairs."""
         gallery, notes = self.gallery, []
         training, held_out = self._references(notes)
@@ -125,13 +143,14 @@ class Comparison:
             models[model.name] = scores
 
         style_embeds = self.scorer.embed_texts(list(self.styles.values()))
-        return {
-            "settings": self._settings(),
-            "prompts": [prompt._asdict() for prompt in gallery.prompts],
-            "models": models,
-            "styles": style_scores(embeds, style_embeds, list(self.styles)),
-            "notes": notes,
-        }, pairs
+        scores = AllScores(
+            settings=self._settings(),
+            prompts=[prompt._asdict() for prompt in gallery.prompts],
+            models=models,
+            styles=style_scores(embeds, style_embeds, list(self.styles)),
+            notes=notes,
+        )
+        return scores, pairs
 
     def _settings(self) -> dict[str, Any]:
         gallery, open_clip = self.gallery, self.open_clip

@@ -20,6 +20,12 @@ from .metrics import (
 )
 from .scorers import Features
 
+# The fields of a model's scores that are not among the page's figures.
+OTHER_SCORES = {
+    "copying": "distances to the nearest training images, and the verdict",
+    "per_prompt": "the scores of each prompt, by their names",
+}
+
 NO_GROUP = "other"
 NUM_PAIRS = 6
 

@@ -198,6 +198,7 @@ def sample_path(
     batch_size: int = 4,
     max_pictures: int | None = None,
     pictures: MutableMapping[float, Image.Image] | None = None,
+    guidance_interval: tuple[float, float] | None = None,
 ) -> Frames:
     """Samples pictures along a path until it finds frames at even distances.
 
@@ -225,7 +226,7 @@ def sample_path(
             progress_bar.total += len(missing)
             for first in range(0, len(missing), batch_size):
                 part = missing[first : first + batch_size]
-                sampled = sample_at(pipe, path, part, num_inference_steps)
+                sampled = sample_at(pipe, path, part, num_inference_steps, guidance_interval=guidance_interval)
                 if is_interrupted(pipe):
                     raise SamplingInterruptedError
                 pictures.update(zip(part, sampled))
@@ -283,6 +284,7 @@ def interpolate(
     batch_size: int = 4,
     max_pictures: int | None = None,
     variation: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
 ) -> list[Image.Image]:
     """Samples pictures that lead from waypoint to waypoint in steps that look even.
 
@@ -309,6 +311,7 @@ def interpolate(
         max_pictures: Maximum number of pictures to sample; `None` for four per frame. With a value of
             `num_frames`, steps are even in the angle, even if they look uneven.
         variation: Spread around texts, 0 to 1, drawn from the seed of their waypoint; `None` for the model's own.
+        guidance_interval: First and last time at which guidance applies, 0 to 1; `None` for always.
 
     Returns:
         The frames.
@@ -319,7 +322,9 @@ def interpolate(
     """
     pictures: dict[float, Image.Image] = {}
     path = prepare_path(pipe, waypoints, seeds, loop, guidance_scale, negative_prompt, height, width, variation)
-    frames = sample_path(pipe, path, num_frames, num_inference_steps, batch_size, max_pictures, pictures)
+    frames = sample_path(
+        pipe, path, num_frames, num_inference_steps, batch_size, max_pictures, pictures, guidance_interval
+    )
     return [pictures[path.canonical(position)] for position in frames.positions[:num_frames]]
 
 

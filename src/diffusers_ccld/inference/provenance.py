@@ -11,18 +11,19 @@ from PIL import Image, PngImagePlugin
 from ..utils.pictures import save_image
 
 TEXT_CHUNK = "ccld"
+UPLOADED = "IMAGE"
 
 
 class Provenance(TypedDict, total=False):
     """Record of how a picture was made. Writers omit the fields that do not apply. The JSON keeps this order.
 
     Attributes:
-        task: "paint", "image_to_image", "edit" or "inpaint".
+        task: "paint", "image_to_image", "edit", "inpaint", or "between" for the demo's pictures between two prompts.
         conditions: Pairs of a text or an image's path, and its weight.
         prompt: The demo's prompt.
         waypoints: Those of an interpolation, like conditions; images have part of their hash as a third entry.
-        seeds: Seeds of the waypoints.
-        images: The paths of images among the conditions.
+        seeds: Seeds of the waypoints: one for all, or one for each.
+        images: The paths of images among the conditions; "IMAGE" for the demo's and the page's image prompt.
         embeddings: The paths of embeddings among the conditions.
         negative_prompt: The negative prompt, or `None`.
         image_prompt_weight: Share of the guidance scale that the demo's image prompt has.
@@ -50,7 +51,7 @@ class Provenance(TypedDict, total=False):
         version: Version of this package.
         seed: The picture's seed.
         num_images: Number of pictures in the demo's request.
-        position: Position on the path of an interpolation.
+        position: Position on the path of an interpolation: 0 is the first waypoint, 1 the second.
         size: Width and height in pixels.
     """
 

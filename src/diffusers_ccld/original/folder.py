@@ -20,6 +20,15 @@ from ..schedulers.scheduling_ccld import CCLDScheduler
 from .errors import CheckpointError
 
 REPORT_NAME = "conversion_report.json"
+# The fields of the report; conversions of single parts lack some.
+REPORT_FIELDS = {
+    "versions": "versions of diffusers, transformers and torch",
+    "sources": "length in bytes and SHA-256 of each source, by its path",
+    "components": "of each converted model: its class, its number of parameters, preset and precision, and more",
+    "autoencoder_scale": "scale of the latents, and where it is from",
+    "check": "the result of running each model, by name",
+    "card_sha256": "SHA-256 of the model card, by which an edited one is recognised",
+}
 CODE_NAME = "pipeline.py"  # of a standalone folder
 COMPONENTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "image_encoder", "feature_extractor")
 

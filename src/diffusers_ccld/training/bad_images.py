@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -15,6 +16,18 @@ LEAST_LOOKED_AT = 100
 
 # Pictures that are known again when they are read again. After so many, the share is known well enough.
 MOST_REMEMBERED = 1_000_000
+
+
+class BadImage(TypedDict):
+    """A line of the list.
+
+    Attributes:
+        image: The picture's name, a path or a number in its dataset.
+        reason: Why it was left out.
+    """
+
+    image: str
+    reason: str
 
 
 class BadImages:
@@ -43,8 +56,8 @@ class BadImages:
         new = {name: reason for name, reason in bad if name not in self.reasons}
         self.reasons.update(new)
         if new and self.path is not None:
-            lines = [json.dumps({"image": name, "reason": reason}) for name, reason in self.reasons.items()]
-            write_text(self.path, "\n".join(lines) + "\n")
+            lines = [BadImage(image=name, reason=reason) for name, reason in self.reasons.items()]
+            write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in lines))
 
     def add(self, looked_at: Iterable[int], bad: Sequence[tuple[str, str]]) -> None:
         """Counts pictures that were read, and lists the bad ones.

@@ -16,6 +16,17 @@ from .state import STATE_NAME, RunState
 
 CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
 
+# The files of a checkpoint by their names on one process. Further processes add files of their own number, and sharded
+# networks shards in place of the first ones.
+FILES = {
+    STATE_NAME: "JSON: the progress below",
+    "average-0.safetensors": "the moving average of the trained weights, float32",
+    "model.safetensors": "the network, by accelerate",
+    "optimizer.bin": "the optimiser, by accelerate; `optimizer_1.bin` and further ones if there are several",
+    "scheduler.bin": "the schedule of the learning rate, by accelerate",
+    "random_states_0.pkl": "the states of all random generators, by accelerate",
+}
+
 
 def save_checkpoint(accelerator: Accelerator, ema: EMA, state: RunState, folder: Path, limit: int = 0) -> None:
     """Writes a checkpoint under a temporary name, moves it into place, and then removes old ones.

@@ -20,6 +20,15 @@ from .config import RunConfig
 from .state import RunState
 
 LOG_NAME = "metrics.jsonl"
+# The fields of an entry, besides the means of losses and other figures by their names. Entries of pictures and of
+# held-out images have the step and their figures alone.
+FIELDS = {
+    "step": "optimisation step",
+    "bad_images": "number of bad images so far",
+    "images_seen": "images trained on so far",
+    "images_per_second": "since the entry before",
+    "memory_gib": "peak memory so far in GiB, of the GPU if there is one",
+}
 VALIDATION_PREFIX = "validation_"  # of the figures of held-out images
 
 

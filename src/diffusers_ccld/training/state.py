@@ -3,13 +3,31 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ..data.fingerprints import fingerprint_difference
 from ..data.latent_cache import with_present_names
 
 STATE_NAME = "progress.json"
 MOST_SHOWN = 3  # differences in the parts of a value
+
+
+class Progress(TypedDict):
+    """The content of `progress.json`.
+
+    Attributes:
+        step: Optimisation steps done.
+        images_seen: Images trained on, by all processes together.
+        log: Sum and count of each figure since the last entry of the log.
+        stream: Epoch and offset of each process in its stream; `None` without a stream.
+        identity: Values that must not change between resumptions, among them settings and fingerprints.
+    """
+
+    step: int
+    images_seen: int
+    log: dict[str, list[float]]
+    stream: list[list[int]] | None
+    identity: dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -34,13 +52,13 @@ class RunState:
 
     def write(self, folder: Path) -> None:
         """Writes the state into the folder of a checkpoint."""
-        values = {
-            "step": self.step,
-            "images_seen": self.images_seen,
-            "log": self.sums,
-            "stream": self.stream,
-            "identity": self.identity,
-        }
+        values = Progress(
+            step=self.step,
+            images_seen=self.images_seen,
+            log=self.sums,
+            stream=self.stream,
+            identity=self.identity,
+        )
         (folder / STATE_NAME).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 

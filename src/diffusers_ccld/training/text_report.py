@@ -11,6 +11,17 @@ from ..utils.files import write_text
 from .text_fit import TextFit
 
 REPORT_NAME = "text_fit.json"
+# The fields of the report.
+FIELDS = {
+    "before": "gap of held-out pairs with the previous layer",
+    "after": "gap of held-out pairs with the fitted layer",
+    "pairs": "number of pairs that the layer was fitted to",
+    "ridge": "the chosen penalty",
+    "spherical": "true if reweighting raised the mean cosine, and was kept",
+    "cosine of least squares": "mean cosine of held-out pairs without reweighting",
+    "cosine on the sphere": "mean cosine of held-out pairs with reweighting",
+    "dataset": "the dataset: its name on the Hub, or the last part of its path",
+}
 NAMES = {
     "pair_cosine": "cosine of pairs",
     "centroid_distance": "distance of the centroids",
