@@ -112,7 +112,7 @@ def make_discriminator(kind: DiscriminatorKind, channels: int, feature: CLOOBFea
 def discriminator_identity(
     kind: DiscriminatorKind, channels: int, feature: CLOOBFeatureLoss | None
 ) -> int | list[str | int]:
-    """The identity that a checkpoint records: another discriminator cannot continue it. Of "patch" only the channels."""
+    """The identity that a checkpoint records: another discriminator cannot continue it. Of "patch", the width."""
     if kind == "patch":
         return channels
     return [kind, channels] + ([model_fingerprint(feature.image_encoder)] if kind == "projected" else [])
