@@ -1,5 +1,6 @@
 """The inputs of the demo's page."""
 
+import dataclasses
 import json
 import math
 from typing import NamedTuple
@@ -99,7 +100,8 @@ def make_tabs(limits: Limits, second_example: str) -> tuple[gr.Tabs, dict[str, T
 
 
 def _editor() -> gr.ImageEditor:
-    return gr.ImageEditor(
+    brush = gr.Brush(default_size="auto", colors=[("#f59e0b", 0.6)], color_mode="fixed")
+    editor = gr.ImageEditor(
         label="Picture",
         show_label=False,
         placeholder="Upload a picture and\ndraw where to paint",
@@ -107,11 +109,16 @@ def _editor() -> gr.ImageEditor:
         sources=["upload", "clipboard"],
         transforms=(),
         layers=False,
-        brush=gr.Brush(default_size="auto", colors=[("#f59e0b", 0.6)], color_mode="fixed"),
+        brush=brush,
         buttons=["fullscreen"],
         height=380,
         elem_id="editor",
     )
+    # Gradio calls the component's server for events of the editor itself, which the gate does not serve.
+    sized = gr.Button(visible="hidden", elem_id="brush")
+    js = f"() => ccld.brush({json.dumps(dataclasses.asdict(brush))})"
+    sized.click(outputs=editor, js=js, show_progress="hidden", api_visibility="private")
+    return editor
 
 
 def make_details(painter: Painter, limits: Limits) -> dict[str, gr.components.Component]:

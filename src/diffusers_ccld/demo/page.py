@@ -179,7 +179,7 @@ def _connect_actions(wall: Wall, container: gr.Tabs, tabs: dict[str, Tab], detai
         outputs=[repaint["picture"], container, repaint["strength"], details["random_seed"]],
         js='(gallery) => [...ccld.send(gallery, "image_to_image"), 0.6, true]',
     )
-    varied.then(js="() => { setTimeout(ccld.press, 300); }")
+    varied.then(js="() => ccld.pressOnce('Repaint')")
     wall.actions["seed"].click(
         inputs=wall.gallery,
         outputs=[details["seed"], details["random_seed"]],
