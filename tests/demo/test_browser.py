@@ -113,7 +113,9 @@ RECORD_PROGRESS = """() => {
   new MutationObserver(() => {
     document.querySelectorAll(".frames img").forEach((image) => seenFrames.add(image.src));
     seenTexts.push(document.querySelector("#progress").innerText);
-  }).observe(document.querySelector("#progress"), { childList: true, subtree: true });
+  }).observe(document.querySelector("#progress"), {
+    childList: true, subtree: true, attributes: true, characterData: true,
+  });
 }"""
 
 

@@ -34,7 +34,7 @@ def make_prompt(limits: Limits, example: str) -> gr.Textbox:
     """The field for the prompt, with an example in it."""
     return gr.Textbox(
         label="Prompt",
-        placeholder=example,
+        placeholder=f"For example: {example}",
         info="Enter paints.",
         lines=2,
         max_lines=4,
@@ -83,7 +83,9 @@ def make_tabs(limits: Limits, second_example: str) -> tuple[gr.Tabs, dict[str, T
             }
             tabs["inpaint"] = Tab(button("Inpaint"), inputs, "Paints the part of a picture that was drawn on.")
         with gr.Tab("Between", id="between"):
-            second = gr.Textbox(label="Second prompt", max_length=limits.prompt_length, placeholder=second_example)
+            second = gr.Textbox(
+                label="Second prompt", max_length=limits.prompt_length, placeholder=f"For example: {second_example}"
+            )
             info = "0 is the first prompt, 1 the second. Releasing the slider paints with the same seed."
             position = gr.Slider(0, 1, 0.5, step=0.05, label="Position", info=info, elem_id="position")
             tabs["between"] = Tab(
@@ -135,7 +137,7 @@ def make_details(painter: Painter, limits: Limits) -> dict[str, gr.components.Co
     with gr.Row():
         with gr.Column():
             negative_prompt = gr.Textbox(
-                "", label="Negative prompt", max_length=limits.prompt_length, placeholder="fog"
+                "", label="Negative prompt", max_length=limits.prompt_length, placeholder="For example: fog"
             )
             num_inference_steps = count(limits.num_inference_steps, steps[painter.algorithm], "Steps")
             own_guidance = min(painter.guidance_scale, most_guidance)

@@ -84,7 +84,7 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = make_details(painter, limits)
                 dropped = gr.File(
-                    label="Settings from a picture: drop one of this page", file_types=[".png"], height=120
+                    label="Settings from a picture: drop one of this page", file_types=[".png"], height=160
                 )
             with gr.Column(elem_id="examples"):
                 gr.HTML(examples_html(model.examples) + words_html(model), padding=False)
