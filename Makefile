@@ -25,9 +25,11 @@ OTHERS = $(if $(wildcard $(MARK) $(VENV)/painting-* $(VENV)/built-from-*),,$(if 
 
 # On Linux, the ordinary build of torch brings gigabytes of libraries for NVIDIA's GPUs. Its CPU build has its own index.
 CPU_TORCH ?= https://download.pytorch.org/whl/cpu
-# An index of pip's configuration beside it may have a newer ordinary build; this variable takes its place.
+# Other places in pip's settings may have a newer ordinary build; these variables take their place for one command, which
+# leaves what torch itself requires to the next one. torchvision, which others require, fits only a torch of its own kind.
 TORCH := $(if $(shell command -v nvidia-smi),,$(filter Linux,$(shell uname)))
-FROM_CPU_TORCH = PIP_EXTRA_INDEX_URL=$(CPU_TORCH) $(PIP) --no-warn-conflicts --retries 0 --timeout 15 --index-url $(CPU_TORCH)
+FROM_CPU_TORCH = PIP_EXTRA_INDEX_URL=$(CPU_TORCH) PIP_FIND_LINKS=$(CPU_TORCH) \
+	$(PIP) --no-deps --retries 0 --timeout 15 --index-url $(CPU_TORCH)
 
 COUNT ?= 3000
 FIRST ?= 0
@@ -99,7 +101,7 @@ $(PAINTING): setup.cfg pyproject.toml
 
 $(COMPLETE): $(PAINTING)
 	@echo "Installing the whole package into $(VENV), which takes minutes."
-	$(if $(TORCH),$(FROM_CPU_TORCH) $(call requirement,torch) || \
+	$(if $(TORCH),$(FROM_CPU_TORCH) $(foreach package,torch torchvision,$(call requirement,$(package))) || \
 		echo "The index of torch's CPU build cannot be reached; the ordinary build takes 4 GB more.")
 	$(PIP) --editable .
 	@$(if $(TORCH),test ! -d $(VENV)/lib/python*/site-packages/nvidia || \
@@ -132,7 +134,7 @@ default-model: weights/judge/config.json weights/second-judge/config.json \
 
 default-onnx: $(STAMP)  ## the ONNX graphs of the bundled model, beside the weights that they use
 	$(PIP) --editable ".[onnx]"
-	$(BIN)/ccld export-onnx src/diffusers_ccld/default_model
+	$(BIN)/ccld export-onnx src/diffusers_ccld/default_model --overwrite
 
 default-teacher: weights/teacher/config.json  ## train the teacher, a larger model that students are distilled from
 

@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
             *("--held-out-images", output / "held-out", "--steps", arguments.steps, "--output", comparison),
             # The settings of docs/comparison.md.
             *("--algorithm", "plms", "--dtype", "fp32"),
-            *("--batch-size", 16),
+            *("--batch-size", 16, "--overwrite"),
         )
         for model, scores in json.loads((comparison / "scores.json").read_text(encoding="utf-8"))["models"].items():
             copying = scores["copying"]

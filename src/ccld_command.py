@@ -9,10 +9,15 @@ import importlib.util
 import os
 import signal
 import sys
+from contextlib import suppress
+
+INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs `ccld` and returns the exit status. For a process of its own: `--help` leaves the package unexecuted.
+    """Runs `ccld` and returns the exit status.
+
+    For a process of its own: `--help` leaves the package unexecuted, and an interruption ends the process.
 
     Args:
         argv: The arguments (default: those of the process).
@@ -20,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     if "diffusers_ccld" in sys.modules:
         from diffusers_ccld.cli import main as run_command
 
-        return run_command(argv)
+        return _end(run_command(argv))
     # While they are imported, libraries turn exceptions into others, KeyboardInterrupt too. Nothing needs a clean end.
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in signals.items():
@@ -37,12 +42,23 @@ def main(argv: list[str] | None = None) -> int:
         for number, handler in signals.items():
             signal.signal(number, handler)
 
-    return run_command(argv, load)
+    return _end(run_command(argv, load))
 
 
 def _stop(*_):
     print("interrupted", file=sys.stderr, flush=True)
-    os._exit(130)
+    os._exit(INTERRUPTED)
+
+
+def _end(status: int) -> int:
+    """Returns a status, and ends the process at once if the command was interrupted: a regular end takes seconds with
+    torch. By then, the command has removed its temporary files."""
+    if status == INTERRUPTED:
+        with suppress(OSError):  # nobody may read any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 if __name__ == "__main__":

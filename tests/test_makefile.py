@@ -66,7 +66,7 @@ def test_the_cpu_build_of_torch_is_tried_where_there_is_no_gpu(tmp_path):
                 (folder / name).chmod(0o755)
         lines = make("-n", "install", "VENV=new", PATH=f"{folder}:/usr/bin:/bin").splitlines()
         (torch,) = [line for line in lines if "--index-url" in line] or [""]
-        assert ('"torch>=2.10" ||' in torch) == is_tried, (uname, gpu)
+        assert ('"torch>=2.10" "torchvision>=0.25" ||' in torch) == is_tried, (uname, gpu)
         assert any(line.endswith("pip install --quiet --editable .") for line in lines[-4:])
 
 
@@ -92,31 +92,36 @@ def test_a_new_environment_is_marked_before_anything_is_installed():
     assert lines.index("rm -rf new") < marked < next(i for i, line in enumerate(lines) if "-m venv new" in line)
 
 
-def write_wheel(index, version):
-    """An index with one wheel, of an empty torch."""
-    folder, info, name = index / "torch", f"torch-{version}.dist-info", f"torch-{version}-py3-none-any.whl"
+def write_wheel(index, project, version, requirement):
+    """An empty package with a requirement, in an index."""
+    folder, info, name = index / project, f"{project}-{version}.dist-info", f"{project}-{version}-py3-none-any.whl"
     folder.mkdir(parents=True)
     (folder / "index.html").write_text(f'<!DOCTYPE html><a href="{name}">{name}</a>')
+    metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\nRequires-Dist: {requirement}\n"
     with zipfile.ZipFile(folder / name, "w") as wheel:
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        wheel.writestr(f"{info}/METADATA", metadata)
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
 
 
-def test_an_extra_index_of_pip_does_not_replace_the_cpu_build(tmp_path):
-    """pip takes the newest version of all its indexes, and the ordinary build may be newer."""
-    write_wheel(tmp_path / "cpu", "2.13.0+cpu")
-    write_wheel(tmp_path / "extra", "2.99.0")
+def test_other_places_of_pip_do_not_replace_the_cpu_build(tmp_path):
+    """pip takes the newest version of all its places, and the ordinary build may be newer. The index of the CPU build
+    need not have what torch itself requires."""
+    for index, torch, torchvision in (("cpu", "2.13.0+cpu", "0.28.0+cpu"), ("extra", "2.99.0", "0.99.0")):
+        write_wheel(tmp_path / index, "torch", torch, "nowhere>=77")
+        write_wheel(tmp_path / index, "torchvision", torchvision, f"torch=={torch}")
+    extra = tmp_path / "extra"
     settings = tmp_path / "pip" / "pip.conf"  # in the place of this machine's own
     settings.parent.mkdir()
-    settings.write_text(f"[global]\nextra-index-url = {(tmp_path / 'extra').as_uri()}\n")
+    settings.write_text(f"[global]\nextra-index-url = {extra.as_uri()}\nfind-links = {extra / 'torch'}\n")
     options = ("install", f"VENV={tmp_path}", f"CPU_TORCH={(tmp_path / 'cpu').as_uri()}", "TORCH=Linux")
     (tmp_path / MARK).touch()
     (command,) = [line for line in make("-n", *options).splitlines() if "--index-url" in line]
     report = tmp_path / "report.json"
     command = command.partition(" || ")[0].replace(f"{tmp_path}/bin/python", sys.executable)
     environment = {"PATH": os.environ["PATH"], "XDG_CONFIG_DIRS": str(tmp_path), "HOME": str(tmp_path)}
-    for variables in ({}, {"PIP_EXTRA_INDEX_URL": (tmp_path / "extra").as_uri()}):
-        options = f" --dry-run --ignore-installed --no-deps --report {report}"
+    for variables in ({}, {"PIP_EXTRA_INDEX_URL": extra.as_uri(), "PIP_FIND_LINKS": str(extra / "torch")}):
+        options = f" --dry-run --ignore-installed --report {report}"
         subprocess.run(["sh", "-c", command + options], check=True, env=environment | variables)
-        assert json.loads(report.read_text())["install"][0]["metadata"]["version"] == "2.13.0+cpu"
+        installed = [package["metadata"]["version"] for package in json.loads(report.read_text())["install"]]
+        assert installed == ["2.13.0+cpu", "0.28.0+cpu"]

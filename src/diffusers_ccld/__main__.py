@@ -1,5 +1,5 @@
 import sys
 
-from .cli.main import main
+from ccld_command import main
 
 sys.exit(main())

@@ -49,6 +49,11 @@ def test_help_imports_no_library(arguments):
 
 WRONG = [
     (["smaple"], "'smaple' is not a command. Did you mean sample?"),
+    (["--versoin"], "unrecognized arguments: --versoin. Did you mean --version?"),
+    (["--hepl", "sample", "a"], "unrecognized arguments: --hepl. Did you mean --help?"),
+    (["--verbose", "sample", "a"], "--verbose. It follows the command: ccld sample … --verbose"),
+    (["--num_images=3", "sample"], "It follows the command: ccld sample … --num_images"),
+    (["--nothing"], "unrecognized arguments: --nothing. ("),
     (["sample", "--stpes", "3"], "unrecognized arguments: --stpes. Did you mean --steps?"),
     (["sample", "--no_such_flag"], "unrecognized arguments: --no-such-flag. ("),
     (["sample", "--steps", "many"], "argument --steps: 'many' is not a whole number from 1 to 1000"),
@@ -81,8 +86,24 @@ WRONG = [
     (["sample", "a", "--embedding", "fox.safetensors:-16"], "--embedding fox.safetensors has the weight -16"),
     (["sample", "a", "cat", "on", "a", "rug"], 'write "a cat on a rug"'),
     (["sample", "fox.png"], "--image fox.png"),
+    (["sample", "a", "cat:2"], 'write "a cat:2"'),
+    (
+        ["sample", "a rose", "a", "cat:2", "snow"],
+        "These are 2 prompts, to be combined in one picture. To give one prompt, ",
+    ),
     (["sample", "fox.PNG:2"], "file name of a picture"),
+    (["sample", "a", "--negative-prompt", "fox.png"], "to steer away from a picture, give --image fox.png:-1"),
+    (["sample", "a", "--negative-prompt", "fog:2"], "--negative-prompt 'fog:2' is taken as a text with its number"),
     (["interpolate", "a", "@nowhere.png"], "waypoint nowhere.png: the file does not exist"),
+    (["interpolate", "a cat at 10:30", "a rose"], "'a cat at 10' with the weight 30"),
+    (
+        ["interpolate", "a", "cat", "on", "a", "rug"],
+        "These are 5 waypoints of a path.",
+    ),
+    (["interpolate", "snow", "the", "cat:2"], 'write "snow the cat:2"'),
+    (["interpolate", "a rose", "fox.png"], "write '@fox.png' for a picture"),
+    (["interpolate", "a rose", "snow", "--negative-prompt", "fox.png"], "--negative-prompt takes a text"),
+    (["interpolate", "a rose", "snow", "--guidance-scale", "30"], "--guidance-scale 30 is unusual"),
     (["interpolate", "a", "b", "--seed", "1,x"], "argument --seed"),
     (["interpolate", "a", "b", "--frames", "1"], "argument --frames"),
     (["interpolate", "a", "b", "--frame-rate", "0"], "argument --frame-rate"),
@@ -146,11 +167,13 @@ def test_the_command_is_started_without_the_package():
 
 
 def test_a_command_has_the_whole_package(tmp_path, pipeline_folder):
-    output, _ = ccld(
+    output, error = ccld(
         *("sample", "a rose", "--model", str(pipeline_folder), "--num_images", "1", "--steps=1", "--height", "64"),
         *("--width", "64", "--output", str(tmp_path / "out")),
     )
     assert output.splitlines()[-1].startswith("status 0") and (tmp_path / "out" / "00000.png").is_file()
+    ours = [line.split()[0] for line in error.splitlines()]
+    assert ours == ["warning:", "prompt", "model", "size", "seed", "files"]  # and nothing of the libraries
     code = (
         "from ccld_command import main; main(['inspect', f'{sys.argv[1]}/unet/diffusion_pytorch_model.safetensors']);"
         "import diffusers, diffusers_ccld;"
@@ -198,6 +221,33 @@ def test_an_interruption_while_libraries_are_imported_is_one_line(stop, tmp_path
     process.send_signal(stop)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "interrupted\n")
+
+
+def test_an_interruption_while_torch_paints_ends_at_once(trainable_folder, tmp_path):
+    """Without the regular end of the interpreter, which takes seconds, and with nothing half-written."""
+    code = (
+        "import atexit, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "atexit.register(print, 'a regular end'); from ccld_command import main; sys.exit(main())"
+    )
+    arguments = ["sample", "a rose", "--model", str(trainable_folder), "-n", "5000", "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-c", code, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    painted = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert [line.split()[0] for line in error.splitlines()] == [
+        "prompt",
+        "model",
+        "size",
+        "seeds",
+        "files",
+        "interrupted",
+    ]
+    painted += output.splitlines()
+    names = [Path(line.strip()).name for line in painted]
+    files = sorted(os.listdir(tmp_path / "out"))  # one more if it came between a file and its name
+    assert files[: len(names)] == names and len(files) <= len(names) + 1 < 100
 
 
 def test_options_have_hyphens_and_underscores_are_accepted():

@@ -115,6 +115,16 @@ def test_learning_lowers_the_loss(trainable_folder, pictures, tmp_path, capsys):
     assert origin["method"] == "textual inversion" and origin["learn"] == 20
 
 
+def test_an_existing_file_is_replaced_only_if_told_so(trainable_folder, tmp_path, capsys):
+    path = tmp_path / "style.safetensors"
+    path.write_text("mine")
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    arguments = ["embed", str(tmp_path / "red.png"), "--model", str(trainable_folder), "-o", str(path)]
+    assert main(arguments) == 2 and path.read_text() == "mine"
+    assert f"--output {path} exists. Give another name, or --overwrite to replace it." in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0 and EmbeddingFile.read(path).origin["pictures"] == ["red.png"]
+
+
 def record_in(path):
     with Image.open(path) as picture:
         return json.loads(picture.info["ccld"])

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import diffusers_ccld.inference.interpolation as interpolation
 from diffusers_ccld.cli import main
 from diffusers_ccld.inference.animation import check_picture_folder
 from diffusers_ccld.inference.interpolation import picture_distance
+from support.terminals import Terminal
 
 SMALL = ("--steps", "1", "--height", "64", "--width", "64")
 
@@ -58,6 +60,15 @@ def test_frames_begin_and_end_as_the_pictures_of_sample(pipeline_folder, tmp_pat
             settings = json.loads(ours.text["ccld"])
             assert settings["position"] == position and settings["seeds"] == [7, 8] and settings["size"] == [64, 64]
             assert [waypoint[:2] for waypoint in settings["waypoints"]] == [["a red fox", 2.5], [f"@{picture}", 3.0]]
+
+
+def test_one_bar_counts_all_pictures(trainable_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    arguments = ("--model", str(trainable_folder), "--steps", "1", "--frames", "6", "--output", str(tmp_path / "path"))
+    assert main(["interpolate", "a red fox", "snow", "--seed", "7,8", *arguments]) == 0
+    assert all(text.startswith("Sampling: ") for text in terminal.bars)
+    counts = [int(re.search(r"(\d+)(/\d+|picture) \[", text)[1]) for text in terminal.bars]
+    assert counts == sorted(counts) and counts[-1] == len(names(tmp_path / "path" / "painted"))
 
 
 @pytest.mark.parametrize("name, ending", [("gif", "gif"), ("webp", "webp"), ("apng", "png")])

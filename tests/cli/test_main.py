@@ -10,7 +10,7 @@ from PIL import Image
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import main, run_reporting_errors
 from diffusers_ccld.cli.arguments import parse_weighted, parse_weighted_file
-from diffusers_ccld.cli.doubts import doubts_about, refuse_file_names
+from diffusers_ccld.cli.doubts import doubts_about, doubts_about_size, refuse_file_names
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,26 @@ def test_a_prompt_may_be_longer_than_the_name_of_a_file():
     assert not doubts_about(prompts)
 
 
+HONEST = (["a rose", "a cat"], ["cat:2", "rose"], ["cat:2", "rose:1"], ["cat", "a rose", "dog"], ["rose"], ["a"])
+
+
+@pytest.mark.parametrize("prompts", HONEST, ids=" ".join)
+def test_what_may_be_meant_is_not_asked_about(prompts):
+    assert not doubts_about(prompts) and not doubts_about(prompts, are_waypoints=True)
+
+
+def test_words_in_a_row_are_usual_as_waypoints_alone():
+    for prompts in (["cat", "rose"], ["cat", "rose:2"], ["spring", "summer", "autumn", "winter"]):
+        assert doubts_about(prompts) and not doubts_about(prompts, are_waypoints=True)
+    assert not doubts_about(["a", "@fox.png", "rose"], are_waypoints=True)
+
+
+def test_sizes_far_from_the_trained_one_are_doubtful():
+    assert not doubts_about_size((512, 512), (128, 128))
+    (doubt,) = doubts_about_size((4096, 4096), (128, 128))
+    assert "--width 4096 --height 4096 is 1024 times the area of the model's training images, 128 × 128" in doubt
+
+
 def sample(folder, output, *arguments):
     return main(["sample", *arguments, "--model", str(folder), "--steps", "2", "--output", str(output)])
 
@@ -75,9 +95,9 @@ def test_sampled_pictures_record_how_they_were_made(pipeline_folder, tmp_path, c
 def test_prompts_without_a_weight_share_the_guidance(pipeline_folder, tmp_path):
     Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
     image = str(tmp_path / "red.png")
-    assert sample(pipeline_folder, tmp_path, "a", "b:1", "--image", image, "--guidance-scale", "5", "-n", "1") == 0
+    assert sample(pipeline_folder, tmp_path, "a fox", "b:1", "--image", image, "--guidance-scale", "5", "-n", "1") == 0
     settings = json.loads(Image.open(tmp_path / "00000.png").text["ccld"])
-    assert settings["conditions"] == [["a", 2.5], ["b", 1.0], [image, 2.5]]
+    assert settings["conditions"] == [["a fox", 2.5], ["b", 1.0], [image, 2.5]]
 
 
 def test_pictures_have_the_models_own_guidance_and_variation(fitted_folder, tmp_path):
@@ -152,6 +172,28 @@ def test_the_version_and_the_commands(capsys):
         with pytest.raises(SystemExit) as status:
             main(arguments)
         assert status.value.code == 0 and expected in capsys.readouterr().out
+
+
+OUT_OF_MEMORY = (
+    MemoryError(),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+    ),
+    Exception("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9"),
+)
+
+
+@pytest.mark.parametrize("error", [*OUT_OF_MEMORY, RuntimeError("a mistake in the code")], ids=repr)
+def test_too_little_memory_is_one_line(error, capsys):
+    def run():
+        raise error
+
+    if error in OUT_OF_MEMORY:
+        assert run_reporting_errors(run) == 2
+        assert capsys.readouterr().err.startswith("error: there is not enough memory.")
+    else:
+        with pytest.raises(RuntimeError):
+            run_reporting_errors(run)
 
 
 def test_a_missing_library_is_one_line(monkeypatch, capsys):

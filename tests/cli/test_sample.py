@@ -18,6 +18,7 @@ from diffusers_ccld.inference.provenance import read_provenance, save_picture
 from diffusers_ccld.inference.ranking import similarities
 from diffusers_ccld.inference.tasks import feathered, widened
 from diffusers_ccld.utils.words import unknown_words, unknown_words_sentence
+from support.terminals import Terminal
 
 SMALL = ("--steps", "4", "--dtype", "fp32")
 
@@ -53,6 +54,15 @@ def test_the_command_says_what_it_understood(sample, capsys):
     assert sample("a rose", "-n", "1", "--quiet") == 0
     printed = capsys.readouterr()
     assert printed.out == "outputs/00000.png\n" and not printed.err
+
+
+def test_one_bar_counts_all_pictures(sample, monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    assert sample("a rose", "-n", "40", "--no-grid", "-o", "new") == 0
+    assert len(os.listdir("new")) == 40
+    shares = [int(text.removeprefix("Painting").partition("%")[0]) for text in terminal.bars]
+    assert shares == sorted(shares) and (shares[0], shares[-1]) == (0, 100)
+    assert terminal.bars[-1].endswith(" left") and "seeds     0 to 39\n" in terminal.getvalue()
 
 
 def test_a_picture_is_changed_as_by_the_pipelines(sample, trainable_folder):
@@ -147,6 +157,19 @@ def test_commands_of_other_records():
     assert command_of(demo) == "ccld sample 'a cat:2' --variation 0 --seed 4 -n 1"  # the model's own may differ
     path = {"waypoints": [["a", 3.0], ["@b.png", 2.0, "0f"]], "seeds": [1], "steps": 5, "model": "default"}
     assert command_of(path) == "ccld interpolate a:3 @b.png:2 --seed 1 --steps 5" and frame_of(path) is None
+    assert command_of(path | {"negative_prompt": "fog:2"}) == (
+        "ccld interpolate a:3 @b.png:2 --seed 1 --steps 5 --negative-prompt fog:2 --yes"
+    )
+
+
+@pytest.mark.parametrize("command", [("sample", "a rose"), ("interpolate", "a rose", "a cat")])
+def test_sizes_far_beyond_the_trained_one_are_refused(command, trainable_folder, tmp_path, capsys):
+    options = ("-o", str(tmp_path / "new"), "--height", "192", "--width", "192", "--dry-run")
+    arguments = [*command, "--model", str(trainable_folder), *options]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --width 192 --height 192 is 36 times the area") and error.count("\n") == 1
+    assert main([*arguments, "--yes"]) == 0
 
 
 @pytest.mark.parametrize(

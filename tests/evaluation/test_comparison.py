@@ -123,8 +123,18 @@ def test_a_gallery_resumes(trainable_folder, prompts, tmp_path, capsys):
     assert {path for path, time in made.items() if now[path] != time} == {damaged, gone}
     assert np.abs(np.asarray(Image.open(damaged), dtype=int) - before).max() <= 1  # another batch, the same picture
 
-    assert compare(output, prompts, trainable_folder, "-n", 3, "--guidance-scale", 2, "--dry-run") == 0
+    other = ("--guidance-scale", 2, "--dry-run")
+    assert compare(output, prompts, trainable_folder, "-n", 3, *other) == 2
+    assert "with a different choice of conditions; choose another --output" in capsys.readouterr().err
+    assert compare(output, prompts, trainable_folder, "-n", 3, *other, "--overwrite") == 0
     assert "0 of them finished" in capsys.readouterr().out
+
+
+def test_a_page_of_something_else_is_left_alone(trainable_folder, prompts, tmp_path, capsys):
+    (tmp_path / "index.html").write_text("mine")
+    assert compare(tmp_path, prompts, trainable_folder) == 2
+    assert f"--output {tmp_path} has index.html of something else" in capsys.readouterr().err
+    assert (tmp_path / "index.html").read_text() == "mine"
 
 
 def test_an_interruption_loses_only_its_batch(trainable_folder, prompts, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.evaluation.interpolation_evenness import JOURNEYS, bundled_pipeline, measure_evenness
 from diffusers_ccld.inference.even_frames import Frames
 from diffusers_ccld.inference.interpolation import interpolate, picture_distance, prepare_path, sample_path, slerp
+from diffusers_ccld.inference.sampling import SamplingInterruptedError
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,22 @@ def test_wrong_input_is_rejected_before_any_work(pipe, monkeypatch, waypoints, o
     monkeypatch.setattr(interpolation, "sample_at", pytest.fail)
     with pytest.raises(ValueError, match=message):
         interpolate(pipe, waypoints, **options)
+
+
+def test_an_interruption_leaves_no_unfinished_picture(pipe, monkeypatch):
+    scale = pipe.scheduler.scale_model_input
+
+    def interrupting(*arguments):
+        pipe._interrupt = True
+        return scale(*arguments)
+
+    pictures = {}
+    path = prepare_path(pipe, ["a fox", "snow"])
+    with monkeypatch.context() as context:
+        context.setattr(pipe.scheduler, "scale_model_input", interrupting)
+        with pytest.raises(SamplingInterruptedError):
+            sample_path(pipe, path, 2, 2, pictures=pictures)
+    assert not pictures
 
 
 def test_anything_that_is_not_a_waypoint_is_rejected(pipe):

@@ -75,7 +75,7 @@ def test_compiled_networks_are_called_with_settings_of_their_own(monkeypatch):
     with ThreadPoolExecutor() as threads:
         painted = threads.submit(paint, compiled, [0]).result()
     assert np.array_equal(painted, expected)
-    assert len(seen) == 8 + 1 and set(seen) == {(True, MAX_COMPILATIONS)}  # steps, and the decoder
+    assert len(seen) == 8 and set(seen) == {(True, MAX_COMPILATIONS)}  # steps
     assert (torch._inductor.config.freezing, torch._dynamo.config.recompile_limit) == before != seen[0]
 
 
@@ -100,7 +100,7 @@ def test_compiled_networks_give_the_same_pictures():
     torch._dynamo.utils.counters.clear()
     compiled = load_pipeline(None, "fp32", CPU, compiled=True, algorithm_type="unipc")
     assert decibels(paint(compiled, [0, 1]), expected) > 80
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # U-Net and decoder, without breaks
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # the U-Net, without breaks
     torch._dynamo.reset()
 
 

@@ -49,6 +49,20 @@ def test_shared_conditions_are_those_of_the_pipeline(pipe):
     assert [np.array_equal(a, b) for a, b in zip(pictures, expected, strict=True)] == [True] * 2
 
 
+def test_an_interruption_ends_the_run_with_its_batch(pipe):
+    steps = []
+
+    def interrupt(pipe, index, timestep, tensors):
+        steps.append(index)
+        pipe._interrupt = len(steps) == 3
+        return {}
+
+    options = {"conditions": [("a fox", 2.0)], "num_inference_steps": 2, "callback_on_step_end": interrupt}
+    assert len(list(sample(pipe, range(6), batch_size=2, **options))) == 4
+    assert steps == [0, 1, 0]
+    assert len(list(sample(pipe, range(3), batch_size=2, conditions=[], num_inference_steps=1))) == 3
+
+
 def test_batches_are_sampled_when_they_are_asked_for():
     pipe = Recorder()
     pictures = sample(pipe, range(10, 15), ["a", "b", "c", "d", "e"], batch_size=2, eta=0.5)

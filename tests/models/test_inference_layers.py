@@ -68,6 +68,69 @@ def test_a_linear_layer_is_the_same_function(shape, dtype, monkeypatch):
     torch.testing.assert_close(changed(tokens), plain(tokens), atol=tolerance, rtol=tolerance)
 
 
+@pytest.fixture
+def large_linear(monkeypatch):
+    monkeypatch.setattr(inference_layers, "MIN_LINEAR_WEIGHTS", 0)
+    monkeypatch.setattr(inference_layers, "MIN_COPIED_LINEAR_WEIGHTS", 0)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 48, bias=False))
+    use_inference_layers(network)
+    return network[0]
+
+
+@needs_operators
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_large_linear_weight_is_converted_once_for_every_number_of_rows(large_linear, dtype):
+    if not inference_layers.can_multiply_in(dtype):
+        pytest.skip("this processor has no matrix products in bfloat16")
+    large_linear.to(dtype)
+    tolerance = 0.03 if dtype == torch.bfloat16 else 1e-5
+    kept = None
+    for shape in ((2, 64), (1, 64), (64,), (3, 7, 64), (500, 64)):
+        inputs = torch.randn(shape).to(dtype)
+        expected = nn.functional.linear(inputs, large_linear.weight)
+        torch.testing.assert_close(large_linear(inputs), expected, atol=tolerance, rtol=tolerance)
+        assert kept is None or large_linear.weight_copy is kept
+        kept = large_linear.weight_copy
+    assert len(kept.forms) == 1
+    large_linear.weight.data *= -1
+    torch.testing.assert_close(large_linear(inputs), -expected, atol=tolerance, rtol=tolerance)
+
+
+def test_small_linear_weights_are_not_copied(monkeypatch):
+    monkeypatch.setattr(inference_layers, "MIN_LINEAR_WEIGHTS", 0)
+    network = nn.Sequential(nn.Linear(64, 48))
+    use_inference_layers(network)
+    with torch.no_grad():
+        network(torch.randn(2, 64))
+    assert network[0].weight_copy is None
+
+
+def test_a_compiled_linear_layer_is_a_convolution(large_linear):
+    operations = []
+
+    def recorded(graph, _):
+        operations.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    inputs = torch.randn(3, 7, 64)
+    with torch.no_grad():
+        for shaped in (inputs, inputs[0], inputs[0, 0]):
+            torch.testing.assert_close(
+                torch.compile(large_linear, backend=recorded, dynamic=False)(shaped),
+                nn.functional.linear(shaped, large_linear.weight),
+                atol=1e-5,
+                rtol=1e-5,
+            )
+        assert sum("conv2d" in operation for operation in operations) == 3
+        exported = torch.export.export(large_linear, (inputs,))
+    operations.clear()
+    torch.compile(large_linear, backend=recorded, dynamic=False)(inputs).sum().backward()  # the weight has a gradient
+    for graph in (operations, [str(node.target) for node in exported.graph.nodes]):
+        assert any("linear" in operation for operation in graph) and not any("conv" in name for name in graph)
+
+
 def write_through_data(conv):
     conv.weight.data += 0.1
 

@@ -35,6 +35,7 @@ def test_weights_are_stored_as_small_as_they_can_be_without_loss(tmp_path):
         (["default", "--dtype", "fp16"], "give --output, too"),
         (["default", "--output", "{tmp}"], "was not written by this command"),
         (["{tmp}", "--output", "{tmp}/new"], "not a pipeline"),
+        (["default"], "default_model has an earlier export. Give --overwrite to replace it."),
     ],
 )
 def test_mistakes_are_found_before_any_work(arguments, message, tmp_path, capsys):

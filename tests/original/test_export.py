@@ -71,7 +71,8 @@ def test_a_vq_autoencoder_comes_back_and_converts_again(tmp_path):
     torch.save(small_vq_state(), tmp_path / "vq.ckpt")
     scale = ("--autoencoder-scale", "1.5")
     assert convert("--autoencoder", tmp_path / "vq.ckpt", *scale, "--output", tmp_path / "out") == 0
-    assert export(tmp_path / "out", "--autoencoder", tmp_path / "back.ckpt") == 0
+    (tmp_path / "back.yaml").write_text("old")
+    assert export(tmp_path / "out", "--autoencoder", tmp_path / "back.ckpt", "--overwrite") == 0
     assert_equal_to_the_bit(tmp_path / "back.ckpt", small_vq_state())
     again = ("--autoencoder-config", tmp_path / "back.yaml", *scale, "--output", tmp_path / "again")
     assert convert("--autoencoder", tmp_path / "back.ckpt", *again) == 0
@@ -96,13 +97,21 @@ def test_what_the_original_has_not_is_refused(pipeline_folder, tmp_path, capsys)
     stock = tmp_path / "stock"
     CCLDPipeline.from_pretrained(pipeline_folder, unet=UNet2DConditionModel(**STOCK)).save_pretrained(stock)
     out = tmp_path / "out.ckpt"
+    (tmp_path / "old.yaml").touch()
     for arguments, message in (
+        (
+            (pipeline_folder, "--autoencoder", tmp_path / "old.ckpt"),
+            "old.yaml exists. Give another name, or --overwrite",
+        ),
         ((pipeline_folder,), "give --unet or --autoencoder"),
         ((tmp_path, "--unet", out), "the vae cannot be loaded"),
         ((stock, "--unet", out), "does not have UNet2DConditionModel"),
         ((default_model(), "--unet", out), "it has 3 levels, not 4"),
         ((default_model(), "--autoencoder", out), "and 32 groups"),
-        ((pipeline_folder, "--unet", pipeline_folder / "model_index.json"), "already exists"),
+        (
+            (pipeline_folder, "--unet", pipeline_folder / "model_index.json"),
+            "exists. Give another name, or --overwrite",
+        ),
         ((pipeline_folder, "--unet", out, "--autoencoder", out), "need different names"),
         ((pipeline_folder, "--autoencoder", tmp_path / "out.yaml"), "need different names"),
     ):

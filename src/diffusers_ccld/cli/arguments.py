@@ -72,11 +72,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "compile the networks: faster sampling, after a minute for each size, batch size and prompt count",
     },
     "--output": {"type": Path, "metavar": "DIR", "help": "folder to write to (default: %(default)s)"},
+    "--overwrite": {"action": "store_true", "help": "replace what is there under the given name"},
+    "--yes": {"action": "store_true", "help": "paint what looks like a mistake, too"},
     "--dry-run": {"action": "store_true", "help": "check everything and print what would be done, but do nothing"},
 }
 
 
-SHORT = {"--output": ("-o",)}
+SHORT = {"--output": ("-o",), "--yes": ("-y",)}
 
 
 def add_option(parser: argparse.ArgumentParser, name: str, **changes: Any) -> None:

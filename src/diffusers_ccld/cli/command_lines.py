@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from .doubts import LARGEST_WEIGHT
+from .doubts import ends_in_weight, is_large
 
 # Options of `ccld sample` by the field of the record that they set.
 SHARED = {
@@ -66,8 +66,7 @@ def _sampling(record: Mapping[str, Any]) -> Iterable[str]:
     width, height = record.get("size") or (None, None)
     if width is not None:
         words += ["--width", str(width), "--height", str(height)]
-    if any(abs(weight) > LARGEST_WEIGHT for _, weight in conditions):
-        words.append("--yes")
+    words += _agreement(conditions, record)
     return [*words, "--seed", str(record.get("seed", 0)), "-n", "1"]
 
 
@@ -117,7 +116,7 @@ def _interpolation(record: Mapping[str, Any]) -> Iterable[str]:
     if (steps := _even_steps(record)) is not None:  # as many pictures as frames: in even steps of the position
         count = str(steps * (num_legs + is_closed) + (not is_closed))
         words += ["--frames", count, "--max-pictures", count]
-    return words
+    return words + _agreement(waypoints, record)
 
 
 def _interval(record):
@@ -125,3 +124,9 @@ def _interval(record):
     if not interval or list(interval) == [0, 1]:
         return []
     return ["--guidance-interval", *(f"{time:g}" for time in interval)]
+
+
+def _agreement(conditions: Iterable[tuple], record: Mapping[str, Any]) -> list[str]:
+    """The option --yes if the command would be asked about."""
+    large = any(is_large(weight) for _, weight, *_ in conditions)
+    return ["--yes"] if large or ends_in_weight(record.get("negative_prompt") or "") else []

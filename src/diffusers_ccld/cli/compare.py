@@ -10,6 +10,8 @@ from ..version import __version__
 from .arguments import add_option, require_file, require_model
 from .outputs import require_writable
 
+PICTURES = "pictures"  # a folder in that of a comparison, as in `evaluation.gallery`
+
 HELP = "compare models by their samples"
 
 
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of a vision model of transformers, such as DINOv2, for the Fréchet distance in its features",
     )
     add_shared("--output", default=Path("outputs/comparison"), help="folder to write or resume (default: %(default)s)")
+    add_shared("--overwrite", help="replace existing pictures that have other settings")
     add_shared("--dry-run")
 
 
@@ -77,6 +80,9 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
     if args.scorer != "default":
         require_model(args.scorer, "--scorer")
     require_writable(args.output)
+    names = [name for name in ("scores.json", "index.html") if (args.output / name).exists()]
+    if names and not (args.output / PICTURES).is_dir():
+        raise ValueError(f"--output {args.output} has {names[0]} of something else; choose another folder.")
     return args
 
 
@@ -128,6 +134,8 @@ def run(args: argparse.Namespace) -> None:
         feature_network=args.feature_network,
         styles=styles,
     )
+    if not args.overwrite:
+        gallery.require_own_pictures()
     if args.dry_run:
         _print_plan(comparison, evaluations)
     else:

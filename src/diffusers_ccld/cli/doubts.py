@@ -1,6 +1,7 @@
-"""Finds prompts that are probably mistakes. At a terminal, the user is asked; elsewhere, they are refused."""
+"""Finds requests that are probably mistakes. At a terminal, the user is asked; elsewhere, they are refused."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -8,39 +9,58 @@ from collections.abc import Sequence
 from .arguments import PICTURE_SUFFIXES, parse_weighted
 
 LARGEST_WEIGHT = 15
+LARGEST_AREA = 16  # of a picture, relative to the training images'
+
+# Words that are not prompts by themselves. Next to another word, they belong to a prompt without quotation marks.
+PART_OF_PROMPT = re.compile("a|an|and|at|by|for|from|in|near|of|on|or|over|the|to|under|with", re.IGNORECASE)
 
 
-def refuse_file_names(prompts: Sequence[str]) -> None:
+def is_file_name(typed: str) -> bool:
+    """True for a prompt that is the file name of a picture, or of an existing file.
+
+    Args:
+        typed: The prompt as it was typed, with its weight.
+    """
+    names = {typed, parse_weighted(typed)[0]}
+    existing = any(os.path.isfile(name.lstrip("@")) and ("." in name or name.startswith("@")) for name in names)
+    return existing or any(name.lower().endswith(PICTURE_SUFFIXES) for name in names)
+
+
+def refuse_file_names(prompts: Sequence[str], advice: str = "") -> None:
     """Raises `ValueError` for a prompt that is the file name of a picture.
 
     Args:
         prompts: Prompts as they were typed, with their weights.
+        advice: What to do instead, with "{name}" for the name.
     """
     for typed in prompts:
-        text = parse_weighted(typed)[0]
-        if text.lower().endswith(PICTURE_SUFFIXES) or os.path.isfile(text.lstrip("@")):
+        if is_file_name(typed):
             name = shlex.quote(typed.lstrip("@"))
-            raise ValueError(
-                f"{text!r} is the file name of a picture, not a prompt. To sample similar pictures, give --image "
-                f"{name}. To change the picture, give --init {name} or --edit {name}."
-            )
+            text = parse_weighted(typed)[0]
+            message = f"{text!r} is the file name of a picture, not a prompt. {advice.format(name=name)}"
+            raise ValueError(message.rstrip())
 
 
 def doubts_about(
     prompts: Sequence[str],
     files: Sequence[tuple[str, float | None]] = (),
     guidance_scale: float | None = None,
+    negative_prompt: str | None = None,
+    are_waypoints: bool = False,
 ) -> list[str]:
-    """Returns warnings about unusually large weights, and about a prompt that lacks its quotation marks.
+    """Returns warnings about unusually large weights, and about prompts that lack their quotation marks.
 
     Args:
         prompts: Prompts as they were typed, with their weights.
         files: Options with the files of image prompts and embeddings, and their weights.
         guidance_scale: The guidance scale, if one was given.
+        negative_prompt: The negative prompt, if one was given.
+        are_waypoints: True for the waypoints of a path, where words in a row are usual.
     """
-    weighted, doubts = [(typed, *parse_weighted(typed)) for typed in prompts], []
-    for typed, text, weight in weighted:
-        if weight is not None and abs(weight) > LARGEST_WEIGHT:
+    doubts = []
+    for typed in prompts:
+        text, weight = parse_weighted(typed)
+        if is_large(weight):
             doubts.append(
                 f"{typed!r} means {text!r} with the weight {weight:g}; usual weights are 1 to 10. If the number "
                 f"belongs to the prompt, add a weight after it, as in {typed + ':3'!r}."
@@ -48,17 +68,66 @@ def doubts_about(
     doubts += [
         f"{option} has the weight {weight:g}; usual weights are 1 to 10."
         for option, weight in files
-        if weight is not None and abs(weight) > LARGEST_WEIGHT
+        if is_large(weight)
     ]
-    if guidance_scale is not None and abs(guidance_scale) > LARGEST_WEIGHT:
+    if is_large(guidance_scale):
         doubts.append(f"--guidance-scale {guidance_scale:g} is unusual; usual values are 1 to 10.")
-    words = [text for _, text, weight in weighted if weight is None and " " not in text.strip()]
-    if len(words) > 1:
-        joined = " ".join(typed for typed, _, _ in weighted)
+    if negative_prompt is not None and ends_in_weight(negative_prompt):
         doubts.append(
-            f'These are {len(weighted)} prompts, to be combined in one picture. To give one prompt, write "{joined}".'
+            f"--negative-prompt {negative_prompt!r} is taken as a text with its number: a negative prompt has no "
+            f"weight of its own, but 1 minus those of the prompts."
         )
+    for words in _unquoted(prompts, are_waypoints):
+        kind = "waypoints of a path" if are_waypoints else "prompts, to be combined in one picture"
+        doubts.append(f'These are {len(words)} {kind}. To give one prompt, write "{" ".join(words)}".')
     return doubts
+
+
+def is_large(weight: float | None) -> bool:
+    """True for a weight or a guidance scale that is probably a mistake."""
+    return weight is not None and abs(weight) > LARGEST_WEIGHT
+
+
+def ends_in_weight(text: str) -> bool:
+    """True for a text that would have a weight as a prompt."""
+    try:
+        return parse_weighted(text)[1] is not None
+    except ValueError:  # nothing but a weight
+        return True
+
+
+def _unquoted(prompts, are_waypoints):
+    """Rows of single words that are probably one prompt each. A weight ends a row.
+
+    Words in a row are usual as waypoints, so there one of them has to be a part of a prompt, such as "a" or "on".
+    """
+    rows = [[]]
+    for typed in prompts:
+        text, weight = parse_weighted(typed)
+        is_word = " " not in text.strip() and not text.startswith("@")
+        if is_word:
+            rows[-1].append(typed)
+        if weight is not None or not is_word:
+            rows.append([])
+    rows = [row for row in rows if len(row) > 1]
+    return [row for row in rows if any(map(PART_OF_PROMPT.fullmatch, row))] if are_waypoints else rows
+
+
+def doubts_about_size(size: tuple[int, int], trained: tuple[int, int]) -> list[str]:
+    """Returns a warning about a picture that is far larger than the training images.
+
+    Args:
+        size: Width and height of the picture in pixels.
+        trained: Width and height of the training images in pixels.
+    """
+    area = size[0] * size[1] / (trained[0] * trained[1])
+    if area <= LARGEST_AREA:
+        return []
+    return [
+        f"--width {size[0]} --height {size[1]} is {area:.0f} times the area of the model's training images, "
+        f"{trained[0]} × {trained[1]} pixels. Sampling takes about as many times as long and as much memory, and the "
+        f"pictures have faults."
+    ]
 
 
 def settle(doubts: Sequence[str], agreed: bool) -> None:

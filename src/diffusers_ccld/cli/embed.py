@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import add_option, open_image
-from .outputs import require_writable
+from .outputs import require_new, require_writable
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--seed", help="seed of the learning (default: %(default)s)")
     add_shared("--device")
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    add_shared("--overwrite", help="replace an existing file")
 
 
 def check(args: argparse.Namespace) -> argparse.Namespace:
@@ -40,7 +41,8 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
         raise ValueError("--learn must be at least 0, --batch-size at least 1, and --learning-rate above 0.")
     if args.output.is_dir():
         raise ValueError(f"--output {args.output} is a folder; name a file to write.")
-    require_writable(args.output.parent, "--output")
+    require_writable(args.output.parent)
+    require_new(args.output, "--output", args.overwrite)
     return args
 
 

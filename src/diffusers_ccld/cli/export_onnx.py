@@ -1,23 +1,25 @@
 """`ccld export-onnx`."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from ..utils.requirements import install_command
-from .arguments import require_model
+from .arguments import add_option, require_model
 from .outputs import require_writable
+from .runtimes import MANIFEST_NAME, onnx_folder
 
 HELP = "convert a pipeline to ONNX files, for runtimes without torch"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add, add_shared = parser.add_argument, partial(add_option, parser)
     add("folder", metavar="DIR", help='folder or Hub name of a pipeline, or "default" for the bundled model')
     add(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="folder to write; an earlier export is replaced (default: DIR itself, whose weights the graphs then use)",
+        help="folder to write (default: DIR itself, whose weights the graphs then use)",
     )
     add(
         "--dtype",
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "error is printed (default: %(default)s)",
     )
     add("--encoder", action="store_true", help="export the autoencoder's encoder, too")
+    add_shared("--overwrite", help="replace an earlier export")
 
 
 def check(args: argparse.Namespace) -> argparse.Namespace:
@@ -34,6 +37,11 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
         require_model(args.folder, "DIR")
     if args.output is not None:
         require_writable(args.output)
+    if args.output is None and args.dtype != "fp32":
+        raise ValueError(f"--dtype {args.dtype} cannot use the pipeline's own weights: give --output, too.")
+    manifest = (args.output or onnx_folder(args.folder)) / MANIFEST_NAME
+    if manifest.is_file() and not args.overwrite:
+        raise ValueError(f"{manifest.parent} has an earlier export. Give --overwrite to replace it.")
     return args
 
 

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import math
-import os
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from .arguments import (
     require_interval,
     require_model,
 )
+from .doubts import doubts_about, doubts_about_size, is_file_name, refuse_file_names, settle
 from .outputs import require_writable
 
 HELP = "interpolate between prompts, pictures and seeds"
@@ -72,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frames per second (default: %(default)g)",
     )
     add_shared("--output", default=Path("outputs/interpolation"))
-    add("--overwrite", action="store_true", help="replace existing pictures that have other settings")
+    add_shared("--overwrite", help="replace existing pictures that have other settings")
+    add_shared("--yes")
     add_shared("--dry-run")
 
 
@@ -81,6 +82,10 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
         if isinstance(source, Path):
             require_file(source, "waypoint")
     require_interval(args.guidance_interval)
+    if args.negative_prompt is not None:
+        refuse_file_names([args.negative_prompt], "--negative-prompt takes a text.")
+    doubts = doubts_about(args.waypoints, (), args.guidance_scale, args.negative_prompt, are_waypoints=True)
+    settle(doubts, args.yes)
     require_model(args.model)
     require_writable(args.output)
     return args
@@ -103,6 +108,8 @@ def run(args: argparse.Namespace) -> None:
     dtype = usable_dtype(args.dtype, device)
     pipe = load_pipeline(args.model, dtype, device, compiled=args.compile, algorithm_type=args.algorithm)
     pipe.set_progress_bar_config(disable=True)
+    height, width = pipe.default_size
+    settle(doubts_about_size((args.width or width, args.height or height), (width, height)), args.yes)
     # A waypoint is sampled alone, so it gets the whole guidance scale.
     guidance_scale = pipe.guidance_or_default(args.guidance_scale)
     named = [share_guidance([waypoint], guidance_scale)[0] for waypoint in given]
@@ -190,10 +197,9 @@ def parse_waypoint(text: str) -> tuple[str | Path, float | None]:
     """
     if text.startswith("@"):
         return parse_weighted_file(text[1:])
-    prompt, weight = parse_weighted(text)
-    if any(os.path.isfile(name) and Path(name).suffix for name in (text, prompt)):
+    if is_file_name(text):
         raise ValueError(f"{text!r} names a file; write {'@' + text!r} for a picture as a waypoint.")
-    return prompt, weight
+    return parse_weighted(text)
 
 
 def describe(source: str | Path, weight: float) -> list:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -48,7 +49,18 @@ def make_parser(argv: list[str] = ()) -> ArgumentParser:
         command_parser.set_defaults(command=command)
     if argv and not argv[0].startswith("-") and argv[0] not in names:
         parser.error(f"{argv[0]!r} is not a command.{suggestion(argv[:1], names)} Commands are {', '.join(names)}.")
+    if argv and argv[0].startswith("-"):
+        _check_first_option(parser, commands.choices, argv[0].partition("=")[0])
     return parser
+
+
+def _check_first_option(parser: ArgumentParser, commands: dict[str, CommandParser], typed: str) -> None:
+    """Refuses an option before the command, unless it is one of `ccld` itself or the beginning of one."""
+    if any(option.startswith(typed) for option in parser.options):
+        return
+    owners = [name for name, command in commands.items() if typed.replace("_", "-") in command.options]
+    advice = f" It follows the command: ccld {owners[0]} … {typed}" if owners else suggestion([typed], parser.options)
+    parser.error(f"unrecognized arguments: {typed}.{advice}")
 
 
 def name_of(command: ModuleType) -> str:
@@ -112,3 +124,13 @@ def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not is_out_of_memory(error) or os.environ.get("CCLD_TRACEBACK"):
+            raise
+        print("error: there is not enough memory. Smaller pictures or a smaller batch need less.", file=sys.stderr)
+        return 2
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for the errors of Python, torch and onnxruntime when memory cannot be had."""
+    return isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)) is not None

@@ -29,6 +29,18 @@ def require_writable(path: Path, option: str = "--output") -> None:
         raise ValueError(f"{option} {path}: nothing can be written there. ({error.strerror})") from error
 
 
+def require_new(path: Path, option: str, overwrite: bool) -> None:
+    """Raises `ValueError` if a file or folder exists that the user did not allow to replace.
+
+    Args:
+        path: The path to write.
+        option: The option that gave it, for messages.
+        overwrite: True if the option --overwrite was given.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise ValueError(f"{option} {path} exists. Give another name, or --overwrite to replace it.")
+
+
 def unused_path(path: Path) -> Path:
     """A path, with the first number from 2 that makes it new if it is in use: "moon-2.png"."""
     number, free = 1, path

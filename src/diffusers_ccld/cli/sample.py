@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..schedulers.names import TIMESTEP_SCHEDULES
 from ..utils.arguments import number, whole
 from .arguments import LAST_SEED, add_option
+from .doubts import doubts_about_size, settle
 from .runtimes import RUNTIMES, onnx_folder
 from .sample_record import description, negative_weight, record_of, size_of
 from .sample_request import SampleRequest, check_request
@@ -137,7 +138,13 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|FILE",
         help="folder to write to, or a .png file for one picture; existing files are kept (default: %(default)s)",
     )
-    add("-y", "--yes", action="store_true", help="paint prompts that look like a mistake, too")
+    add(
+        "--grid",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also write a grid of all pictures, or not, for folders to train on (default: write it)",
+    )
+    add_shared("--yes")
     add("-q", "--quiet", action="store_true", help="print only the names of the files")
     add_shared("--dry-run")
 
@@ -169,6 +176,7 @@ def run(request: SampleRequest) -> None:
     negative = negative_weight(args.negative_prompt, sum(weight for _, weight in named))
     size = size_of(request, pipe)
     record = record_of(request, pipe, named, size, dtype)
+    settle(doubts_about_size(size, pipe.default_size[::-1]), args.yes)
     pipe.notices.about_words = False  # the description names them
     pipe.notices.warn_of_size(size[::-1], pipe.default_size)
     if not args.quiet:

@@ -155,4 +155,4 @@ def _files(request: SampleRequest) -> str:
         return str(request.paths[0])
     if request.args.best:
         return f"the best {request.args.best} of {len(request.paths)}, in {request.paths[0].parent}"
-    return f"{_range(request.paths)}, {request.grid.name}"
+    return _range(request.paths) + (f", {request.grid.name}" if request.grid else "")

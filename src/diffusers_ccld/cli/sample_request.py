@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 USUAL_NUM_IMAGES = 4
+USE_OF_PICTURES = (
+    "To sample similar pictures, give --image {name}. To change the picture, give --init {name} or --edit {name}."
+)
+USE_AS_NEGATIVE = "--negative-prompt takes a text; to steer away from a picture, give --image {name}:-1."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class SampleRequest:
         mask: The mask, white where to paint, or `None`.
         seeds: The seed of each picture.
         paths: The file of each picture.
-        grid: The file of the grid, or `None` for a single picture.
+        grid: The file of the grid, or `None` without one.
     """
 
     args: argparse.Namespace
@@ -68,14 +72,16 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
     Raises:
         ValueError: If they contradict one another, or a file cannot be read or written.
     """
-    refuse_file_names(args.prompts)
+    refuse_file_names(args.prompts, USE_OF_PICTURES)
+    if args.negative_prompt is not None:
+        refuse_file_names([args.negative_prompt], USE_AS_NEGATIVE)
     embeddings = [parse_weighted_file(text) for text in args.embedding]
     images = [parse_weighted_file(text) for text in args.image]
     given = [*map(parse_weighted, args.prompts), *images, *embeddings]
     _check_options(args, bool(given))
     files = [(f"--image {path}", weight) for path, weight in images]
     files += [(f"--embedding {path}", weight) for path, weight in embeddings]
-    settle(doubts_about(args.prompts, files, args.guidance_scale), args.yes)
+    settle(doubts_about(args.prompts, files, args.guidance_scale, args.negative_prompt), args.yes)
     require_model(args.model)
     for path, _ in embeddings:
         require_file(path, "--embedding")
@@ -144,7 +150,7 @@ def _paths(args: argparse.Namespace, seeds: range, is_file: bool) -> tuple[list[
     if args.output.suffix.lower() in PICTURE_SUFFIXES and not args.output.is_dir():
         raise ValueError(f"--output {args.output}: pictures are written as PNG files; give a name with .png.")
     require_writable(args.output)
-    return paths_of_run(args.output, seeds, has_grid=kept > 1)
+    return paths_of_run(args.output, seeds, has_grid=kept > 1 and args.grid)
 
 
 def _open_mask(path: Path) -> "Image.Image":

@@ -144,6 +144,19 @@ class Gallery:
         """Keys of a model's pictures that are not finished."""
         return [key for key in self.keys(model) if not self.is_made(key)]
 
+    def require_own_pictures(self) -> None:
+        """Raises `ValueError` if the folder has a picture of the same model, prompt and seed with other settings."""
+        for model in self.models:
+            for key in self.missing(model):
+                found = read_provenance(self.path(key))
+                if found is not None:
+                    wanted = self.settings(key) | {"model": found.get("model")}
+                    names = ", ".join(name for name in wanted if wanted[name] != found.get(name))
+                    raise ValueError(
+                        f"{self.folder} has pictures of {model.name} with a different choice of {names}; choose "
+                        f"another --output, or use --overwrite."
+                    )
+
     def sample_missing(self, device: torch.device, batch_size: int) -> None:
         """Samples all missing pictures, and saves each as soon as its batch is finished.
 

@@ -37,6 +37,12 @@ class Verdict(NamedTuple):
         return [Attributes(SUBJECTS[s], MEDIA[m], PALETTES[p]) for s, m, p in zip(*indices)]
 
 
+def _batches(images, batch_size):
+    for first in range(0, len(images), batch_size):
+        pixels = np.stack([np.asarray(image) for image in images[first : first + batch_size]])
+        yield torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 class _Judge(ModelMixin, ConfigMixin):
     """The common part of all judges: a body that makes features, and a linear layer for each attribute."""
 
@@ -58,11 +64,27 @@ class _Judge(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def judge(self, images: list[Image.Image], batch_size: int = 64) -> Verdict:
         """Judges square RGB images."""
-        parts = []
-        for first in range(0, len(images), batch_size):
-            pixels = np.stack([np.asarray(image) for image in images[first : first + batch_size]])
-            parts.append(self(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1))
+        parts = [self(pictures) for pictures in _batches(images, batch_size)]
         return Verdict(*(torch.cat(tensors) for tensors in zip(*parts)))
+
+    @torch.no_grad()
+    def perceptual_distances(
+        self, images: list[Image.Image], others: list[Image.Image], batch_size: int = 64
+    ) -> torch.Tensor:
+        """Distances of square RGB images to others of the same size, (N,), in the maps of all the judge's layers.
+
+        As LPIPS compares the maps of a VGG, but without learnt weights of channels (Zhang et al. 2018,
+        arXiv:1801.03924): 0 for equal images, and at most 4.
+        """
+        distances = []
+        for pictures in zip(_batches(images, batch_size), _batches(others, batch_size), strict=True):
+            hidden_states, of_layers = self._resized(torch.cat(pictures)), []
+            for layer in self.body:
+                hidden_states = layer(hidden_states)
+                first, second = F.normalize(hidden_states, dim=1).chunk(2)
+                of_layers.append((first - second).square().sum(dim=1).mean(dim=(1, 2)))
+            distances.append(torch.stack(of_layers).mean(dim=0))
+        return torch.cat(distances)
 
 
 class Judge(_Judge):

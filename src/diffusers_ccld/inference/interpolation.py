@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ..pipelines.conditions import Condition, Prompts, check_conditions, is_finite_number, is_pair
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from .even_frames import POSITION_DIGITS, Frames, even_frames
-from .sampling import finite_pictures, generators_for
+from .sampling import SamplingInterruptedError, finite_pictures, generators_for, is_interrupted
 from .weights import share_guidance
 
 # In radians. If two vectors are closer than this to opposite, rounding errors would choose the arc.
@@ -227,6 +227,8 @@ def sample_path(
             for first in range(0, len(missing), batch_size):
                 part = missing[first : first + batch_size]
                 sampled = sample_at(pipe, path, part, num_inference_steps, guidance_interval=guidance_interval)
+                if is_interrupted(pipe):
+                    raise SamplingInterruptedError
                 pictures.update(zip(part, sampled))
                 progress_bar.update(len(part))
             for pair in pairwise(positions):

@@ -4,7 +4,6 @@ import functools
 
 import torch
 
-from ..models.inference_autoencoder import use_inference_autoencoder
 from ..models.inference_layers import MAX_COPIED_PARAMETERS
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..utils.errors import first_line
@@ -27,16 +26,18 @@ def require_compiler() -> None:
 
 
 def compile_networks(pipe: CCLDPipeline) -> None:
-    """Compiles the U-Net and the decoder at their next call, in place.
+    """Compiles the U-Net at its next call, in place, and the decoder if it is not on a CPU.
 
-    Each new image size, batch size or number of conditions is compiled again. On a CPU the weights become constants:
-    changes made to them in place afterwards, such as fusing a LoRA, have no effect. A U-Net that is too large to be
-    copied is compiled block by block, which takes less time and memory; its weights stay variable.
+    Each new image size, batch size or number of conditions is compiled again. On a CPU the U-Net's weights become
+    constants: changes made to them in place afterwards, such as fusing a LoRA, have no effect. There the decoder's own
+    classes are as fast as compiled ones. A U-Net that is too large to be copied is compiled block by block, which
+    takes less time and memory; its weights stay variable.
     """
     # With offloading, `pipe.device` is not the device of the calls; diffusers has no public name for that.
-    settings = {"freezing": pipe._execution_device.type == "cpu"}
-    use_inference_autoencoder(pipe.vae)
-    pipe.vae.decoder.forward = _with_settings(torch.compile(pipe.vae.decoder.forward, dynamic=False), settings)
+    is_on_cpu = pipe._execution_device.type == "cpu"
+    settings = {"freezing": is_on_cpu}
+    if not is_on_cpu:
+        pipe.vae.decoder.forward = _with_settings(torch.compile(pipe.vae.decoder.forward, dynamic=False), settings)
     if pipe.unet.num_parameters() <= MAX_COPIED_PARAMETERS:
         pipe.unet.forward = _with_settings(torch.compile(pipe.unet.forward, dynamic=False), settings)
     else:

@@ -17,6 +17,13 @@ class NonFinitePixelsError(ValueError):
         super().__init__("The model's pixels are not finite. Try --dtype fp32, another algorithm, or less guidance.")
 
 
+class SamplingInterruptedError(RuntimeError):
+    """Raised where pictures that `_interrupt` left unfinished are of no use."""
+
+    def __init__(self):
+        super().__init__("Sampling was interrupted by the pipeline's _interrupt.")
+
+
 def generators_for(seeds: Iterable[int]) -> list[torch.Generator]:
     """One generator on the CPU for each seed, so that a seed gives the same noise on every device."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -43,7 +50,8 @@ def sample(
         options: Further arguments of the pipeline.
 
     Yields:
-        Pictures in the order of the seeds. A batch is sampled when its first picture is requested.
+        Pictures in the order of the seeds. A batch is sampled when its first picture is requested. If a callback or
+        another thread sets the pipeline's `_interrupt`, those of the current batch, unfinished, are the last.
 
     Raises:
         NonFinitePixelsError: If a pixel is infinite or not a number.
@@ -57,7 +65,16 @@ def sample(
         batch = slice(first, first + batch_size)
         generator = generators_for(seeds[batch])
         subjects = {kind: list(prompts[batch])} if prompts else {"num_images_per_prompt": len(generator)}
-        yield from finite_pictures(pipe, **subjects, generator=generator, **options)
+        pictures = finite_pictures(pipe, **subjects, generator=generator, **options)
+        was_interrupted = is_interrupted(pipe)  # before the caller uses the pipeline again
+        yield from pictures
+        if was_interrupted:
+            return
+
+
+def is_interrupted(pipe: Callable[..., ImagePipelineOutput]) -> bool:
+    """True if the last call of a pipeline, or of a method of one, was asked to end early by `_interrupt`."""
+    return bool(getattr(getattr(pipe, "__self__", pipe), "interrupt", False))
 
 
 def finite_pictures(pipe: Callable[..., ImagePipelineOutput], **arguments: Any) -> list[Image.Image]:

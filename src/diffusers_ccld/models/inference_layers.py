@@ -5,6 +5,7 @@ the weight in every call. These layers cache the converted weight outside of the
 and tracing, and on other devices, they call torch's own implementation.
 """
 
+import functools
 import platform
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -12,9 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 
 # Operators to which torch.compile lowers these layers. torch does not give them public names.
-OPERATORS = ("_convolution_pointwise", "_reorder_convolution_weight", "_linear_pointwise")
+OPERATORS = (
+    "_convolution_pointwise",
+    "_reorder_convolution_weight",
+    "_linear_pointwise",
+    "_reorder_linear_weight",
+    "_is_mkldnn_bf16_supported",
+)
 HAS_OPERATORS = (
     torch.backends.mkldnn.is_available()
     and platform.machine() in ("x86_64", "AMD64")
@@ -23,6 +31,8 @@ HAS_OPERATORS = (
 # Larger networks do not cache copies: those of 250 million parameters take 1 GB in float32.
 MAX_COPIED_PARAMETERS = 250_000_000
 MIN_LINEAR_WEIGHTS = 32_768  # with fewer, calling oneDNN takes longer than it saves
+MIN_COPIED_LINEAR_WEIGHTS = 262_144  # with fewer, looking for changes takes longer than a converted weight saves
+ANY_NUMBER_OF_ROWS = 16  # for which a linear weight is converted: from two rows on, oneDNN has one layout for all
 NUM_COMPARED_VALUES = 16  # values of a copied weight that every call compares
 MAX_FORMS = 2  # of one weight: a guided and an unguided batch alternate
 
@@ -35,6 +45,17 @@ def records_nothing() -> bool:
         or torch.jit.is_tracing()
         or forward_ad._current_level >= 0  # torch.func.jvp
         or torch._C._functorch.peek_interpreter_stack() is not None  # torch.func.vmap
+    )
+
+
+def compiles_in_float32_on_cpu(hidden_states: torch.Tensor) -> bool:
+    """True while torch.compile, but not torch.export, traces a layer that infers on a CPU in float32."""
+    return (
+        torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and not torch.is_grad_enabled()
+        and hidden_states.is_cpu
+        and hidden_states.dtype == torch.float32
     )
 
 
@@ -51,6 +72,12 @@ def infers_on_cpu(hidden_states: torch.Tensor, weight: torch.Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.enabled
     )
+
+
+@functools.cache
+def can_multiply_in(dtype: torch.dtype) -> bool:
+    """True if oneDNN has matrix products in a dtype on this processor."""
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class WeightCopy:
@@ -144,15 +171,33 @@ class InferenceConv2d(KeepsCopy, nn.Conv2d):
         )
 
 
-class InferenceLinear(nn.Linear):
-    """A linear layer that uses oneDNN at inference. torch uses MKL, which is half as fast on AMD processors."""
+class InferenceLinear(KeepsCopy, nn.Linear):
+    """A linear layer that uses oneDNN at inference. torch uses MKL, which is half as fast on AMD processors.
+
+    Attributes:
+        copies_weight: True to cache a large weight in oneDNN's layout. The products of few rows, such as those of a
+            modulation, mostly wait for their weights and take half as long.
+    """
+
+    copies_weight = False
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = self.weight
+        if self.copies_weight and compiles_in_float32_on_cpu(hidden_states):
+            return self._as_convolution(hidden_states)
         is_small = weight.numel() < MIN_LINEAR_WEIGHTS or hidden_states.numel() == 0
-        if is_small or weight.dtype != torch.float32 or not infers_on_cpu(hidden_states, weight):
+        if is_small or not infers_on_cpu(hidden_states, weight) or not can_multiply_in(weight.dtype):
             return super().forward(hidden_states)
+        if self.copies_weight and weight.numel() >= MIN_COPIED_LINEAR_WEIGHTS and not weight.is_inference():
+            reorder = torch.ops.mkldnn._reorder_linear_weight
+            weight = self.form_of(weight, lambda: reorder(weight.detach(), ANY_NUMBER_OF_ROWS))
         return torch.ops.mkldnn._linear_pointwise(hidden_states, weight, self.bias, "none", [], "")
+
+    def _as_convolution(self, hidden_states):
+        # torch.compile lowers linear layers in float32 to MKL, and convolutions to oneDNN.
+        rows = hidden_states.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # channels-last
+        outputs = F.conv2d(rows, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1)
+        return outputs.reshape(*hidden_states.shape[:-1], self.out_features)
 
 
 def use_inference_layers(network: nn.Module) -> None:
@@ -164,6 +209,6 @@ def use_inference_layers(network: nn.Module) -> None:
     copies = sum(parameter.numel() for parameter in network.parameters()) <= MAX_COPIED_PARAMETERS
     for module in network.modules():
         if type(module) is nn.Linear:
-            module.__class__ = InferenceLinear
+            module.__class__, module.copies_weight = InferenceLinear, copies
         elif type(module) is nn.Conv2d and copies:
             module.__class__ = InferenceConv2d

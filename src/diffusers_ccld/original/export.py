@@ -28,7 +28,12 @@ FIXED = {
 }
 
 
-def export(folder: str | Path, unet: str | Path | None = None, autoencoder: str | Path | None = None) -> list[Path]:
+def export(
+    folder: str | Path,
+    unet: str | Path | None = None,
+    autoencoder: str | Path | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
     """Writes the models of a pipeline's folder as files that the original reads.
 
     Args:
@@ -36,12 +41,13 @@ def export(folder: str | Path, unet: str | Path | None = None, autoencoder: str 
         unet: Path of the U-Net's file, a bare state dict with the autoencoder's scale.
         autoencoder: Path of the autoencoder's file, a checkpoint with a `state_dict`. Its YAML file gets the same name
             with the ending `.yaml`.
+        overwrite: Allows existing files to be replaced.
 
     Returns:
         The files.
 
     Raises:
-        CheckpointError: If the folder lacks a model, or the original does not support it.
+        CheckpointError: If a file exists, the folder lacks a model, or the original does not support it.
     """
     if unet is None and autoencoder is None:
         raise CheckpointError("Nothing to export: give --unet or --autoencoder.")
@@ -50,6 +56,9 @@ def export(folder: str | Path, unet: str | Path | None = None, autoencoder: str 
         paths += [Path(autoencoder), Path(autoencoder).with_suffix(".yaml")]
     if len({path.resolve() for path in paths}) < len(paths):
         raise CheckpointError(f"The files need different names: {', '.join(map(str, paths))}.")
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise CheckpointError(f"{', '.join(existing)} already exists; give another name.")
     vae = load(folder, "vae")  # the U-Net's file has its scale
     if not vae.config.scaling_factor > 0:
         raise CheckpointError(f"{folder}: the scaling_factor {vae.config.scaling_factor} is not positive.")
@@ -58,8 +67,6 @@ def export(folder: str | Path, unet: str | Path | None = None, autoencoder: str 
         contents.append(unet_state(load(folder, "unet"), 1 / vae.config.scaling_factor))
     if autoencoder is not None:
         contents += [{"state_dict": autoencoder_state(vae)}, autoencoder_yaml(vae)]
-    if existing := [str(path) for path in paths if path.exists()]:
-        raise CheckpointError(f"{', '.join(existing)} already exists; give another name.")
     for path, content in zip(paths, contents):
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):

@@ -284,7 +284,9 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
         predict = self.prediction_of(call) if predict is None else predict
         step_kwargs = self.prepare_extra_step_kwargs(call.generator, call.eta)
         set_noise_source(scheduler, call.generator, len(latents))
-        condition_embeds, num_train_timesteps = guidance.condition_embeds, scheduler.config.num_train_timesteps
+        num_train_timesteps = scheduler.config.num_train_timesteps
+        dtype = self.unet.dtype  # diffusers looks for it in all modules, which takes as long as a small network
+        condition_embeds = guidance.condition_embeds.to(dtype)
         with (
             self._runs.begin(call.guidance_scale, len(timesteps), run) as run,
             self.progress_bar(total=len(timesteps)) as progress_bar,
@@ -310,7 +312,7 @@ class CCLDPipelineBase(PromptEmbedding, PipelineSaving, StableDiffusionMixin, St
                     tensors = {name: tensors[name] for name in call.callback_on_step_end_tensor_inputs}
                     changed = call.callback_on_step_end(self, i, t, tensors) or {}
                     latents = changed.pop("latents", latents)
-                    condition_embeds = changed.pop("condition_embeds", condition_embeds)
+                    condition_embeds = changed.pop("condition_embeds", condition_embeds).to(dtype)
                 progress_bar.update()
         return latents
 

@@ -82,7 +82,7 @@ def guided_prediction(
         unet: The network.
         latents: Noisy latents, (N, C, H, W).
         timestep: The current timestep, a scalar.
-        condition_embeds: Embeddings, (N, K, D).
+        condition_embeds: Embeddings in the network's dtype, (N, K, D).
         weights: Their weights, (N, K), on the CPU. The zero condition has the weight 1 − Σ w_i.
 
     Returns:
@@ -110,11 +110,11 @@ def predict_terms(
         unet: The network.
         latents: Noisy latents, (N, C, H, W).
         timestep: The current timestep, a scalar.
-        condition_embeds: Embeddings, (N, K, D).
+        condition_embeds: Embeddings in the network's dtype, (N, K, D).
         weights: Their weights, (N, K), on the CPU. Terms of weight zero are not computed; their predictions are zero.
         guidance_scales: Inputs of a guidance-distilled network for the conditions, (N, K), on the CPU.
     """
-    device, dtype = latents.device, unet.dtype
+    device, dtype = latents.device, condition_embeds.dtype
     num_images, _, dim = condition_embeds.shape
     condition_embeds = torch.cat([condition_embeds, condition_embeds.new_zeros(num_images, 1, dim)], dim=1)
     guidance_scales = torch.cat([guidance_scales, torch.ones(num_images, 1)], dim=1)
@@ -126,7 +126,7 @@ def predict_terms(
         unet,
         latents[images].to(dtype),
         timestep.expand(len(images)),
-        condition_embeds[images, terms].to(dtype)[:, None],
+        condition_embeds[images, terms][:, None],
         guidance_scales[active].to(device),
     )
     predictions = latents.new_zeros(*weights.shape, *prediction.shape[1:], dtype=torch.float32)

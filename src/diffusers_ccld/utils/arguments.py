@@ -31,6 +31,11 @@ class ArgumentParser(argparse.ArgumentParser):
         namespace, unknown = super().parse_known_args([*map(_with_hyphens, args[:end]), *args[end:]], namespace)
         return namespace, [as_typed.get(argument, argument) for argument in unknown]
 
+    @property
+    def options(self) -> list[str]:
+        """All spellings of the options, such as "-o" and "--output"."""
+        return [option for action in self._actions for option in action.option_strings]
+
     def error(self, message: str) -> NoReturn:
         """Prints an error as one line, and exits with status 2."""
         self.exit(2, f"error: {message} (`{self.prog} --help` lists the options.)\n")
@@ -45,9 +50,8 @@ class CommandParser(ArgumentParser):
         """Parses arguments, like the parent, and exits with status 2 if some are unknown."""
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            options = [option for action in self._actions for option in action.option_strings]
             given = [argument.partition("=")[0] for argument in unknown if argument.startswith("-")]
-            self.error(f"unrecognized arguments: {' '.join(unknown)}.{suggestion(given, options)}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{suggestion(given, self.options)}")
         return namespace, unknown
 
 
