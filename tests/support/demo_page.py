@@ -1,4 +1,4 @@
-"""What tests of the demo's page in a browser do with it."""
+"""Steps of a person on the demo's page in a browser, for tests."""
 
 import io
 
@@ -7,10 +7,20 @@ from PIL import Image
 
 from support.patience import PATIENCE, get, wait_until
 
+# Counts the paintings that have ended well.
+COUNT_FINISHED = """
+window.finished = 0;
+Object.defineProperty(window, "ccld", { configurable: true, set(ccld) {
+  const finish = ccld.finish;
+  ccld.finish = (...values) => { finish(...values); window.finished += 1; };
+} });
+"""
+
 
 def new_tab(browser, width=1280, height=900, **options):
     """An empty tab whose waits are long, but end."""
     tab = browser.new_page(viewport={"width": width, "height": height}, **options)
+    tab.add_init_script(COUNT_FINISHED)
     tab.set_default_timeout(1000 * PATIENCE)
     return tab
 
@@ -19,11 +29,11 @@ def press(tab):
     tab.locator(".paint-button >> visible=true").click()
 
 
-def next_picture(tab) -> np.ndarray:
-    """Presses the button, and returns the picture that replaces the one in the gallery."""
-    before = tab.locator("#gallery img").first.get_attribute("src")
-    press(tab)
-    tab.wait_for_function("(before) => document.querySelector('#gallery img')?.src !== before", arg=before)
+def next_picture(tab, paint=press) -> np.ndarray:
+    """Presses the button, or does something else that paints, and returns the picture, which may be the same again."""
+    before = tab.evaluate("finished")
+    paint(tab)
+    tab.wait_for_function("(before) => finished > before", arg=before)
     return shown(tab)
 
 

@@ -90,7 +90,9 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
                 gr.HTML(examples_html(model.examples) + words_html(model), padding=False)
         shared = {"prompt": prompt, **details}
         runs = _connect(studio, tabs, shared, wall)
-        wall.cancel.click(lambda: "", outputs=wall.progress, cancels=runs, queue=False, api_visibility="private")
+        cleared = {"outputs": wall.progress, "queue": False, "api_visibility": "private"}
+        cancelled = wall.cancel.click(lambda: "", cancels=runs, **cleared)
+        cancelled.then(js='() => ""', **cleared)  # a step may have arrived meanwhile
         _connect_actions(wall, container, tabs, details)
         form = [shared[name] for name in FORM_OF_LINK]
         quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
