@@ -24,7 +24,6 @@ from torch.nn import functional as F
 
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.cli.settings import parse_config
-from diffusers_ccld.data.encoding import model_fingerprint
 from diffusers_ccld.data.images import as_pictures
 from diffusers_ccld.data.randomness import Purpose, generator_at, normal_at
 from diffusers_ccld.evaluation.metrics import frechet_distance
@@ -40,6 +39,13 @@ from diffusers_ccld.training.components import (
     network_settings,
 )
 from diffusers_ccld.training.config import ValidationConfig, setting
+from diffusers_ccld.training.discriminators import (
+    DiscriminatorKind,
+    adversarial_weight,
+    discriminator_identity,
+    discriminator_loss,
+    make_discriminator,
+)
 from diffusers_ccld.training.ema import EMA
 from diffusers_ccld.training.inputs import training_resolution
 from diffusers_ccld.training.latent_scale import measure_scale
@@ -47,14 +53,10 @@ from diffusers_ccld.training.log import VALIDATION_PREFIX
 from diffusers_ccld.training.optimizers import make_optimizer
 from diffusers_ccld.training.reconstruction import Reconstructing, kl_divergence, peak_signal_to_noise
 from diffusers_ccld.training.reconstruction_losses import (
-    DISCRIMINATORS,
     CLOOBFeatureLoss,
     PerceptualLoss,
-    ProjectedDiscriminator,
     StyleLoss,
-    adversarial_weight,
     chroma_loss,
-    discriminator_loss,
     pooled_loss,
     texture_loss,
 )
@@ -116,7 +118,7 @@ class AutoencoderConfig(ValidationConfig):
     discriminator_start: int | None = setting(None, "first step that also trains a discriminator")
     discriminator_weight: float = setting(0.5, "strength of its gradient, relative to the other losses")
     discriminator_channels: int = setting(32, "width of its first layer")
-    discriminator_kind: Literal["patch", "detail", "projected"] = setting(
+    discriminator_kind: DiscriminatorKind = setting(
         "patch",
         "detail: sees amplified details beside blurred colours, and learns much sooner; projected: sees the features "
         "of the feature_network, and pixels",
@@ -287,21 +289,6 @@ def load_loss_networks(config: AutoencoderConfig, device: torch.device) -> dict[
     return {"perceptual": perceptual, "feature": feature, "style": style}
 
 
-def make_discriminator(config: AutoencoderConfig, feature: CLOOBFeatureLoss | None) -> nn.Module:
-    """The discriminator that the settings name; only a projected one needs the features."""
-    if config.discriminator_kind == "projected":
-        return ProjectedDiscriminator(feature, config.discriminator_channels)
-    return DISCRIMINATORS[config.discriminator_kind](config.discriminator_channels)
-
-
-def describe_discriminator(config: AutoencoderConfig, feature: CLOOBFeatureLoss | None) -> int | list[str | int]:
-    """The discriminator's identity in checkpoints."""
-    kind, width = config.discriminator_kind, config.discriminator_channels
-    if kind == "patch":
-        return width
-    return [kind, width] + ([model_fingerprint(feature.image_encoder)] if kind == "projected" else [])
-
-
 def reconstruction_terms(
     made: torch.Tensor,
     pictures: torch.Tensor,
@@ -390,12 +377,12 @@ def train_autoencoder(config: AutoencoderConfig) -> int:
     vae, size, latent_shape = load_vae(config)
     data = load_training_images(config, accelerator, size, config.streaming)
     networks = load_loss_networks(config, accelerator.device)
-    discriminator = make_discriminator(config, networks["feature"])
+    critic_settings = config.discriminator_kind, config.discriminator_channels, networks["feature"]
+    discriminator = make_discriminator(*critic_settings)
 
     # The state to start from, the optimisers and the EMA
-    critic_identity = describe_discriminator(config, networks["feature"])
-    identity = {**data.identity, "network": network_settings(vae), "critic": critic_identity}
-    state = make_state(checkpoint, identity, accelerator.is_main_process)
+    identity = {"network": network_settings(vae), "critic": discriminator_identity(*critic_settings)}
+    state = make_state(checkpoint, {**data.identity, **identity}, accelerator.is_main_process)
     batches = make_batches(config, accelerator, data, size, state)
     optimizers = make_optimizers(config, vae, discriminator)
     trained, critic, *optimizers = accelerator.prepare(Reconstructing(vae), discriminator, *optimizers)

@@ -1,25 +1,18 @@
 """Tests of the terms of the autoencoder's loss: the differences that each sees, and those that it ignores."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from diffusers_ccld import CLOOBVisionConfig, CLOOBVisionModelWithProjection
 from diffusers_ccld.training.reconstruction_losses import (
-    DISCRIMINATORS,
     CLOOBFeatureLoss,
     PerceptualLoss,
-    ProjectedDiscriminator,
     StyleLoss,
-    adversarial_weight,
     chroma_loss,
-    discriminator_loss,
     pooled_loss,
     texture_loss,
 )
+from support.encoders import StubFeature, image_encoder_with_stem
 
 TERMS = (pooled_loss, chroma_loss, texture_loss)
 
@@ -119,18 +112,6 @@ def test_the_distance_in_cloobs_features_is_the_formulas(pictures, pipe):
     assert made.grad.abs().sum() > 0 and all(weight.grad is None for weight in pipe.image_encoder.parameters())
 
 
-class StubFeature(nn.Module):
-    """An encoder whose only map is the picture itself, or a constant."""
-
-    def __init__(self, gain=1.0, side=64):
-        super().__init__()
-        self.gain, self.feature_extractor = gain, SimpleNamespace(size=side)
-        self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
-
-    def feature_maps(self, pictures):
-        return [self.gain * pictures]
-
-
 def test_the_distance_in_a_stems_maps_is_the_formulas(pictures, pipe):
     loss = CLOOBFeatureLoss(image_encoder_with_stem(pipe), pipe.feature_extractor)
     made = (pictures + 0.3 * torch.randn_like(pictures)).clamp(-1, 1)
@@ -173,61 +154,3 @@ def test_style_of_flat_pictures_has_a_finite_gradient(pictures):
     StyleLoss(StubFeature())(made, pictures[:1]).backward()
     assert torch.isfinite(made.grad).all() and made.grad.abs().sum() > 0
     assert torch.isfinite(StyleLoss(StubFeature())(pictures[:1], torch.zeros(1, 3, 64, 64)))
-
-
-@pytest.mark.parametrize("kind", DISCRIMINATORS)
-def test_the_discriminator_judges_each_picture_alone(kind, pictures):
-    discriminator = DISCRIMINATORS[kind](channels=16)
-    together = discriminator(pictures)
-    assert together.shape == (2, 1, 8, 8)
-    torch.testing.assert_close(discriminator(pictures[1:]), together[1:])
-
-
-STEM = {"stem_channels": [8, 16, 16], "stem_depth": 1}
-
-
-def image_encoder_with_stem(pipe, stem=STEM):
-    size = {"image_size": pipe.feature_extractor.size, "patch_size": 8}
-    config = CLOOBVisionConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, **size, **stem)
-    return CLOOBVisionModelWithProjection(config)
-
-
-@pytest.mark.parametrize("stem", [{}, STEM])
-def test_a_projected_discriminator_sees_an_encoders_features(stem, pictures, pipe):
-    """It learns from pixels and features; the encoder is neither trained nor part of its weights."""
-    feature = CLOOBFeatureLoss(image_encoder_with_stem(pipe, stem), pipe.feature_extractor)
-    discriminator = ProjectedDiscriminator(feature, channels=16)
-    together = discriminator(pictures)
-    assert together.shape[:2] == (2, 4 if stem else 3)
-    torch.testing.assert_close(discriminator(pictures[1:]), together[1:], rtol=1e-4, atol=1e-5)
-    made = pictures.clone().requires_grad_()
-    discriminator(made).square().mean().backward()
-    assert all(weight.grad.abs().sum() > 0 for weight in discriminator.parameters())
-    assert made.grad.abs().sum() > 0
-    assert all(weight.grad is None and not weight.requires_grad for weight in feature.parameters())
-    assert {name.split(".")[0] for name in discriminator.state_dict()} == {"heads", "pixels"}
-
-
-def test_a_projected_discriminator_notices_what_its_encoder_does_not(pictures):
-    blind = StubFeature(gain=0.0)
-    discriminator = ProjectedDiscriminator(blind, channels=16)
-    lines = torch.zeros_like(pictures)
-    lines[..., ::2] = 0.05
-    with torch.no_grad():
-        logits = discriminator(pictures), discriminator(pictures + lines)
-    assert torch.equal(logits[0][:, 1:], logits[1][:, 1:])
-    assert (logits[0][:, 0] - logits[1][:, 0]).abs().max() > 1e-4
-
-
-def test_the_hinge_loss():
-    assert discriminator_loss(torch.tensor([2.0]), torch.tensor([-2.0])) == 0
-    assert discriminator_loss(torch.tensor([0.0]), torch.tensor([0.5])) == 1.25
-
-
-def test_both_losses_pull_equally_hard():
-    weight = torch.randn(4, 4, requires_grad=True)
-    made = torch.randn(8, 4) @ weight
-    first, second = made.abs().mean(), 100 * made.square().mean()
-    factor = adversarial_weight(first, second, weight)
-    pull = torch.autograd.grad(first, weight, retain_graph=True)[0].norm()
-    torch.testing.assert_close((factor * torch.autograd.grad(second, weight)[0]).norm(), pull, rtol=1e-3, atol=1e-6)
