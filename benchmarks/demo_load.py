@@ -39,9 +39,16 @@ def resident_megabytes(pid: int) -> float:
     return psutil.Process(pid).memory_info().rss / 2**20
 
 
+async def inputs_of(http: httpx.AsyncClient, **values: object) -> list[object]:
+    """The inputs of the function that paints, in their order: values by name, and the defaults of the others."""
+    functions = (await http.get("/gradio_api/info")).json()["named_endpoints"]
+    fields = functions["/paint"]["parameters"]
+    return [values.get(field["parameter_name"], field.get("parameter_default")) for field in fields]
+
+
 async def paint_one(http: httpx.AsyncClient, prompt: str, steps: int) -> str:
     """Requests a picture; returns "picture", "queue full" or a description of the failure."""
-    inputs = [prompt, "", steps, 3, "plms2", 1, 0, True, None, 0.5]
+    inputs = await inputs_of(http, prompt=prompt, num_inference_steps=steps, algorithm="plms2", num_images=1)
     answer = await http.post("/gradio_api/call/paint", json={"data": inputs})
     if answer.status_code == 503 and "full" in answer.json()["detail"]:
         return "queue full"

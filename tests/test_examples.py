@@ -1,5 +1,6 @@
 """Runs the notebook from top to bottom with fewer steps."""
 
+import ast
 from pathlib import Path
 
 import nbformat
@@ -40,6 +41,12 @@ def test_it_finds_the_scripts_from_both_folders(folder, monkeypatch):
     monkeypatch.chdir(folder)
     exec(line, scope)
     assert scope["root"] == ROOT
+
+
+def test_every_row_of_pictures_has_labels():
+    code = "\n".join(cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code")
+    rows = [node for node in ast.walk(ast.parse(code)) if getattr(getattr(node, "func", None), "id", None) == "show"]
+    assert len(rows) == 9 and all(len(row.args) == 2 for row in rows)
 
 
 def test_it_is_small_and_tells_nothing_of_a_machine():

@@ -4,7 +4,6 @@ import runpy
 import socket
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.demo.painter import Painter
 from diffusers_ccld.demo.requests import Limits, parse_request
 from support.demo_calls import call, fetch, inputs
+from support.patience import get
 
 
 @pytest.mark.parametrize("limits", [Limits(num_inference_steps=1, num_images=1), Limits(num_inference_steps=20)])
@@ -62,7 +62,7 @@ def test_the_page_is_served_by_ipv6(painter, monkeypatch, tmp_path):
     page = demo.build(painter)
     address = demo.launch(page, host="::1", block=False)
     try:
-        assert address.startswith("http://[::1]:") and httpx.get(address).status_code == 200
+        assert address.startswith("http://[::1]:") and get(address).status_code == 200
     finally:
         page.close(verbose=False)
 

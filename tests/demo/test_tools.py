@@ -6,13 +6,13 @@ import contextlib
 import io
 import json
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffusers_ccld.demo.requests import parse_request, request_of_record
 from support.demo_calls import LIMITS
+from support.patience import get, post
 
 QUEUE_SIZE = 2
 
@@ -69,7 +69,7 @@ def picture_of(answer) -> np.ndarray:
 def record_of(answer) -> dict:
     """The record in the file whose address a tool returned."""
     address = answer.content[1].text.removeprefix("Image URL: ")
-    return json.loads(Image.open(io.BytesIO(httpx.get(address, timeout=60).content)).text["ccld"])
+    return json.loads(Image.open(io.BytesIO(get(address).content)).text["ccld"])
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_full_queue_says_so_and_other_paths_stay_closed(server, evaluations):
     _, answers = ask(server, *[("paint", values)] * 6)
     refused = [answer.content[0].text for answer in answers if answer.isError]
     assert 1 <= len(refused) <= 6 - QUEUE_SIZE and all("full" in text for text in refused)
-    assert httpx.get(f"{server}/gradio_api/mcp/").status_code == 405
+    assert get(f"{server}/gradio_api/mcp/").status_code == 405
     for path in ("mcp/sse", "mcp/schema", "mcp/messages/", "mcp/http"):
-        assert httpx.post(f"{server}/gradio_api/{path}", json={}).status_code == 404
-    assert httpx.post(f"{server}/gradio_api/mcp/", json={"data": "x" * 300_000}).status_code == 413
+        assert post(f"{server}/gradio_api/{path}", json={}).status_code == 404
+    assert post(f"{server}/gradio_api/mcp/", json={"data": "x" * 300_000}).status_code == 413

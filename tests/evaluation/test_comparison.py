@@ -93,6 +93,10 @@ def test_a_comparison_from_the_command_line(trainable_folder, other_folder, prom
     assert HOSTILE in page.text and "in <b>" in page.text and "<other>" in page.text
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert [tag for tag, _ in page.tags].count("script") == 1 and "b" not in dict(page.tags)
+    places = [attributes.get("id") for _, attributes in page.tags]
+    assert places.index("pictures") < places.index("scores")
+    tags = [tag for tag, _ in page.tags]
+    assert tags.index("img") < tags.index("table")  # pictures come before scores
     files = [address for address in page.addresses if not address.startswith(("data:image/jpeg;base64,", "#"))]
     assert len(files) == 12 and all((output / address).is_file() for address in files)
 

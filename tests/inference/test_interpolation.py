@@ -1,11 +1,14 @@
+import io
 import math
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines import pipeline_utils
 from PIL import Image
 from scipy.spatial import geometric_slerp
+from tqdm.auto import tqdm
 
 import diffusers_ccld.inference.interpolation as interpolation
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
@@ -173,6 +176,27 @@ def test_opposite_waypoints_are_rejected(pipe):
     embeds = unit_vectors(pipe.unet.config.cross_attention_dim)
     with pytest.raises(ValueError, match="Opposite vectors"):
         interpolate(pipe, [embeds, -embeds])
+
+
+def test_a_path_shows_one_bar_of_all_its_pictures(pipe, monkeypatch):
+    bars = []
+
+    class Recorded(tqdm):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options, file=io.StringIO())
+            if not self.disable:
+                bars.append(self)
+
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    for module in (interpolation, pipeline_utils):
+        monkeypatch.setattr(module, "tqdm", Recorded)
+    monkeypatch.setattr(pipe, "_progress_bar_config", {"disable": False}, raising=False)
+    pictures = {}
+    path = prepare_path(pipe, ["a fox", "snow"], seeds=[1, 2])
+    sample_path(pipe, path, 4, num_inference_steps=1, batch_size=2, max_pictures=9, pictures=pictures)
+    (bar,) = bars
+    assert bar.n == bar.total == len(pictures) >= 4 and bar.unit == "picture"
+    assert pipe._progress_bar_config == {"disable": False}  # as it was
 
 
 def test_frames_of_the_bundled_model_do_not_leap():

@@ -3,10 +3,10 @@
 import io
 import json
 
-import httpx
 from PIL import Image
 
 from diffusers_ccld.demo.requests import Limits
+from support.patience import get, post, stream
 
 LIMITS = Limits(prompt_length=100, num_inference_steps=60, num_images=2, image_bytes=2**20, image_pixels=10**6)
 
@@ -42,15 +42,15 @@ def inputs(prompt="a rose", steps=2, images=1, seed=3, image_prompt=None, variat
 def call(server, data, function="paint"):
     """Calls a function of the page's API. Returns the last event and its data."""
     body, headers = json.dumps({"data": data}), {"content-type": "application/json"}
-    answer = httpx.post(f"{server}/gradio_api/call/{function}", content=body, headers=headers)
+    answer = post(f"{server}/gradio_api/call/{function}", content=body, headers=headers)
     assert answer.status_code == 200, answer.text
-    with httpx.stream("GET", f"{server}/gradio_api/call/{function}/{answer.json()['event_id']}", timeout=60) as stream:
-        lines = list(stream.iter_lines())
+    with stream("GET", f"{server}/gradio_api/call/{function}/{answer.json()['event_id']}") as answered:
+        lines = list(answered.iter_lines())
     event, data = lines[-3:-1] if not lines[-1] else lines[-2:]
     return event.removeprefix("event: "), json.loads(data.removeprefix("data: "))
 
 
 def fetch(server, file) -> Image.Image:
-    picture = Image.open(io.BytesIO(httpx.get(f"{server}/gradio_api/file={file['path']}").content))
+    picture = Image.open(io.BytesIO(get(f"{server}/gradio_api/file={file['path']}").content))
     picture.load()
     return picture

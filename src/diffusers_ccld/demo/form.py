@@ -1,5 +1,6 @@
 """The inputs of the demo's page."""
 
+import dataclasses
 import json
 import math
 from typing import NamedTuple
@@ -33,7 +34,7 @@ def make_prompt(limits: Limits, example: str) -> gr.Textbox:
     """The field for the prompt, with an example in it."""
     return gr.Textbox(
         label="Prompt",
-        placeholder=example,
+        placeholder=f"For example: {example}",
         info="Enter paints.",
         lines=2,
         max_lines=4,
@@ -82,7 +83,9 @@ def make_tabs(limits: Limits, second_example: str) -> tuple[gr.Tabs, dict[str, T
             }
             tabs["inpaint"] = Tab(button("Inpaint"), inputs, "Paints the part of a picture that was drawn on.")
         with gr.Tab("Between", id="between"):
-            second = gr.Textbox(label="Second prompt", max_length=limits.prompt_length, placeholder=second_example)
+            second = gr.Textbox(
+                label="Second prompt", max_length=limits.prompt_length, placeholder=f"For example: {second_example}"
+            )
             info = "0 is the first prompt, 1 the second. Releasing the slider paints with the same seed."
             position = gr.Slider(0, 1, 0.5, step=0.05, label="Position", info=info, elem_id="position")
             tabs["between"] = Tab(
@@ -99,7 +102,8 @@ def make_tabs(limits: Limits, second_example: str) -> tuple[gr.Tabs, dict[str, T
 
 
 def _editor() -> gr.ImageEditor:
-    return gr.ImageEditor(
+    brush = gr.Brush(default_size="auto", colors=[("#f59e0b", 0.6)], color_mode="fixed")
+    editor = gr.ImageEditor(
         label="Picture",
         show_label=False,
         placeholder="Upload a picture and\ndraw where to paint",
@@ -107,11 +111,16 @@ def _editor() -> gr.ImageEditor:
         sources=["upload", "clipboard"],
         transforms=(),
         layers=False,
-        brush=gr.Brush(default_size="auto", colors=[("#f59e0b", 0.6)], color_mode="fixed"),
+        brush=brush,
         buttons=["fullscreen"],
         height=380,
         elem_id="editor",
     )
+    # Gradio calls the component's server for events of the editor itself, which the gate does not serve.
+    sized = gr.Button(visible="hidden", elem_id="brush")
+    js = f"() => ccld.brush({json.dumps(dataclasses.asdict(brush))})"
+    sized.click(outputs=editor, js=js, show_progress="hidden", api_visibility="private")
+    return editor
 
 
 def make_details(painter: Painter, limits: Limits) -> dict[str, gr.components.Component]:
@@ -128,7 +137,7 @@ def make_details(painter: Painter, limits: Limits) -> dict[str, gr.components.Co
     with gr.Row():
         with gr.Column():
             negative_prompt = gr.Textbox(
-                "", label="Negative prompt", max_length=limits.prompt_length, placeholder="fog"
+                "", label="Negative prompt", max_length=limits.prompt_length, placeholder="For example: fog"
             )
             num_inference_steps = count(limits.num_inference_steps, steps[painter.algorithm], "Steps")
             own_guidance = min(painter.guidance_scale, most_guidance)

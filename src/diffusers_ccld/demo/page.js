@@ -6,9 +6,17 @@ const ccld = (() => {
   const find = (selector) => document.querySelector(selector);
   const all = (selector) => [...document.querySelectorAll(selector)];
 
+  const openButton = () => all(".paint-button").find((button) => button.offsetParent !== null);
+
   // Presses the button of the open tab.
   function press() {
-    all(".paint-button").find((button) => button.offsetParent !== null)?.click();
+    openButton()?.click();
+  }
+
+  // Presses the button with a text as soon as its tab is open.
+  function pressOnce(text, tries = 200) {
+    if (openButton()?.textContent.trim() === text) press();
+    else if (tries > 0) setTimeout(() => pressOnce(text, tries - 1), 50);
   }
 
   function fill(text) {
@@ -58,12 +66,30 @@ const ccld = (() => {
     return { index: Math.max(index, 0), item: gallery?.[Math.max(index, 0)] };
   }
 
+  // A new picture in the editor gets a brush a twelfth of its shorter side wide. Gradio's own is always 50 pixels wide.
+  let radius = 25;
+  async function sizeBrush(picture) {
+    const image = await createImageBitmap(await picture).catch(() => null);
+    if (!image) return; // not a picture
+    radius = Math.max(Math.round(Math.min(image.width, image.height) / 24), 1);
+    find("#brush button, button#brush")?.click(); // its event takes the brush of `brush`
+  }
+
+  const brush = (options) => ({ __type__: "update", brush: { ...options, default_size: radius } });
+
+  function onPicture(event) {
+    if (!event.target.closest?.("#editor")) return;
+    const files = event.target.files ?? event.dataTransfer?.files ?? event.clipboardData?.files;
+    if (files?.length) sizeBrush(files[0]);
+  }
+
   const select = (tab) => ({ __type__: "update", selected: tab });
 
   function send(gallery, tab) {
     const { item } = chosen(gallery);
     if (!item) return [null, select("paint")];
     const file = { ...item.image, meta: { _type: "gradio.FileData" } };
+    if (tab === "inpaint") sizeBrush(fetch(file.url).then((answer) => answer.blob()));
     return [tab === "inpaint" ? { background: file, layers: [], composite: file } : file, select(tab)];
   }
 
@@ -72,15 +98,25 @@ const ccld = (() => {
     return Number(/seed (\d+)/.exec(item?.caption ?? "")?.[1] ?? 0);
   }
 
+  let described = { prompt: "", gallery: [] };
+
+  // Gradio draws the pictures anew when one is enlarged, and gives them no texts for screen readers.
+  function describe() {
+    const name = (image, text) => { if (image.alt !== text) image.alt = text; };
+    for (const image of all("#gallery img")) {
+      const item = described.gallery.find(({ image: file }) => file && new URL(file.url, location).href === image.src);
+      name(image, [described.prompt, item?.caption].filter(Boolean).join(", ") || "picture");
+    }
+    for (const image of all("#form img, #details img")) name(image, image.alt || "uploaded picture");
+    all("#compare img").forEach((image, i) => name(image, ["before", "after"][i] ?? "picture"));
+  }
+
   // After a painting: its texts for screen readers, its address, its place in the history.
   function finish(gallery, prompt, isRemembered) {
     const link = find("#note a")?.getAttribute("href");
     if (link) history.replaceState(null, "", link);
-    const describe = () => all("#gallery img").forEach((image, i) => {
-      image.alt = [prompt, gallery?.[i % gallery.length]?.caption].filter(Boolean).join(", ");
-    });
+    described = { prompt, gallery: gallery ?? [] };
     describe();
-    setTimeout(describe, 300);
     if (isRemembered) remember(gallery, prompt, link);
   }
 
@@ -133,15 +169,18 @@ const ccld = (() => {
   }
 
   for (const type of ["keydown", "keypress"]) document.addEventListener(type, onEnter, true);
+  for (const type of ["change", "drop", "paste"]) document.addEventListener(type, onPicture, true);
   document.addEventListener("keyup", onKeyUp);
   document.addEventListener("click", onClick);
   new MutationObserver((_, observer) => {
     if (!find("#history .entries")) return;
     observer.disconnect();
     showHistory();
+    const changes = { childList: true, subtree: true, attributeFilter: ["src"] };
+    new MutationObserver(describe).observe(find("#studio"), changes);
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   const waiting = '<div class="running"><div class="bar"><div></div></div><p>Waiting for the painter</p></div>';
-  return { press, send, seedOf, finish, waiting };
+  return { press, pressOnce, brush, send, seedOf, finish, waiting };
 })();
 window.ccld = ccld;

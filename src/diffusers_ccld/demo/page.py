@@ -84,13 +84,15 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = make_details(painter, limits)
                 dropped = gr.File(
-                    label="Settings from a picture: drop one of this page", file_types=[".png"], height=120
+                    label="Settings from a picture: drop one of this page", file_types=[".png"], height=160
                 )
             with gr.Column(elem_id="examples"):
                 gr.HTML(examples_html(model.examples) + words_html(model), padding=False)
         shared = {"prompt": prompt, **details}
         runs = _connect(studio, tabs, shared, wall)
-        wall.cancel.click(lambda: "", outputs=wall.progress, cancels=runs, queue=False, api_visibility="private")
+        cleared = {"outputs": wall.progress, "queue": False, "api_visibility": "private"}
+        cancelled = wall.cancel.click(lambda: "", cancels=runs, **cleared)
+        cancelled.then(js='() => ""', **cleared)  # a step may have arrived meanwhile
         _connect_actions(wall, container, tabs, details)
         form = [shared[name] for name in FORM_OF_LINK]
         quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
@@ -179,7 +181,7 @@ def _connect_actions(wall: Wall, container: gr.Tabs, tabs: dict[str, Tab], detai
         outputs=[repaint["picture"], container, repaint["strength"], details["random_seed"]],
         js='(gallery) => [...ccld.send(gallery, "image_to_image"), 0.6, true]',
     )
-    varied.then(js="() => { setTimeout(ccld.press, 300); }")
+    varied.then(js="() => ccld.pressOnce('Repaint')")
     wall.actions["seed"].click(
         inputs=wall.gallery,
         outputs=[details["seed"], details["random_seed"]],
