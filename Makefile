@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PROMPT ?= a sailing boat in summer, watercolor
 HOST := 127.0.0.1
+PORT := 7860
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet
@@ -47,8 +48,8 @@ install: $(COMPLETE)  ## install the whole package, for Python and all options o
 
 training: $(TRAINING)  ## install what training and comparing models need, too
 
-demo: $(SERVING)  ## paint in the browser; HOST=0.0.0.0 also from other machines
-	$(BIN)/ccld demo --host $(HOST)
+demo: $(SERVING)  ## paint in the browser, at PORT; HOST=0.0.0.0 also from other machines
+	$(BIN)/ccld demo --host $(HOST) --port $(PORT)
 
 web:  ## build the page that paints in the browser without a server, and serve it at HOST
 	$(PYTHON) web/build.py --output outputs/web --serve --host $(HOST)

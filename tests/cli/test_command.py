@@ -69,6 +69,7 @@ WRONG = [
     (["sample", "a", "--image", "https://example.org/fox.png"], "is not fetched"),
     (["sample", "a", "--init", "/"], "--init /: this is a folder"),
     (["sample", "a", "--mask", "a.png"], "--mask needs"),
+    (["sample", "a", "--edit", "/", "--mask", "/"], "--mask belongs to --init, not to --edit"),
     (["sample", "a", "--strength", "0.5"], "--strength is the strength"),
     (["sample", "--best", "1"], "--best needs a prompt"),
     (["sample", "a", "--best", "9"], "--best 9"),

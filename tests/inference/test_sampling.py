@@ -1,4 +1,5 @@
 import json
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,6 +48,27 @@ def test_shared_conditions_are_those_of_the_pipeline(pipe):
     expected = pipe(**options, num_images_per_prompt=2, generator=generators).images
     pictures = list(sample(pipe, range(5, 7), **options))
     assert [np.array_equal(a, b) for a, b in zip(pictures, expected, strict=True)] == [True] * 2
+
+
+def test_an_interruption_in_another_thread_does_not_end_this_ones_run(pipe, monkeypatch):
+    def interrupt(pipe, index, timestep, tensors):
+        pipe._interrupt = True
+        return {}
+
+    def sample_elsewhere():
+        list(sample(pipe, [0], conditions=[], num_inference_steps=2, callback_on_step_end=interrupt))
+
+    decode, here = pipe.decode_latents, threading.get_ident()
+
+    def decode_beside_another_run(latents):
+        if threading.get_ident() == here:
+            thread = threading.Thread(target=sample_elsewhere)
+            thread.start()
+            thread.join()
+        return decode(latents)
+
+    monkeypatch.setattr(pipe, "decode_latents", decode_beside_another_run)
+    assert len(list(sample(pipe, range(3), batch_size=1, conditions=[], num_inference_steps=1))) == 3
 
 
 def test_an_interruption_ends_the_run_with_its_batch(pipe):

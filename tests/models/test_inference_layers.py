@@ -131,6 +131,37 @@ def test_a_compiled_linear_layer_is_a_convolution(large_linear):
         assert any("linear" in operation for operation in graph) and not any("conv" in name for name in graph)
 
 
+@needs_operators
+@torch.no_grad()
+def test_a_weight_of_another_shape_in_the_same_memory_is_noticed(large_linear):
+    square = nn.Parameter(torch.randn(64, 64))
+    large_linear.weight = square
+    inputs = torch.randn(2, 64)
+    torch.testing.assert_close(large_linear(inputs), inputs @ square.T, atol=1e-4, rtol=1e-4)
+    large_linear.weight = nn.Parameter(square.t())
+    torch.testing.assert_close(large_linear(inputs), inputs @ square, atol=1e-4, rtol=1e-4)
+
+
+class Quantized(torch.Tensor):
+    """Stands for a weight of other libraries, which does not have all operations."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        assert function is not torch.Tensor.__getitem__
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@torch.no_grad()
+def test_compiled_layers_of_other_weights_stay_linear(large_linear):
+    large_linear.weight = nn.Parameter(large_linear.weight.data.as_subclass(Quantized), requires_grad=False)
+    inputs = torch.randn(3, 64)
+    compiled = torch.compile(large_linear, backend="eager", dynamic=False)
+    torch.testing.assert_close(compiled(inputs), inputs @ large_linear.weight.data.as_subclass(torch.Tensor).T)
+    with torch.backends.mkldnn.flags(enabled=False):
+        large_linear.weight = nn.Parameter(large_linear.weight.data.as_subclass(torch.Tensor))
+        assert compiled(inputs[:0]).shape == (0, 48)
+
+
 def write_through_data(conv):
     conv.weight.data += 0.1
 

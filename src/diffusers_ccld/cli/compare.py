@@ -119,6 +119,8 @@ def run(args: argparse.Namespace) -> None:
         dtype=usable_dtype(args.dtype, device),
         version=__version__,
     )
+    if not args.overwrite:
+        gallery.require_own_pictures()
     evaluations = {model.name: num_evaluations(model, args.algorithm, gallery.steps_of(model)) for model in models}
     comparison = load_comparison(
         gallery,
@@ -134,8 +136,6 @@ def run(args: argparse.Namespace) -> None:
         feature_network=args.feature_network,
         styles=styles,
     )
-    if not args.overwrite:
-        gallery.require_own_pictures()
     if args.dry_run:
         _print_plan(comparison, evaluations)
     else:

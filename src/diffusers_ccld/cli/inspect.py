@@ -115,5 +115,6 @@ def as_lines(facts: dict[str, Any], indent: str = "") -> list[str]:
             else:
                 lines.append(f"{indent}{name}: {', '.join(texts) or 'nothing'}")
         else:
-            lines.append(f"{indent}{name}: {value:,}" if type(value) is int else f"{indent}{name}: {value}")
+            is_count = type(value) is int and name != "seed"  # a seed is for copying
+            lines.append(f"{indent}{name}: {value:,}" if is_count else f"{indent}{name}: {value}")
     return lines

@@ -113,6 +113,8 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
 
 def _check_options(args: argparse.Namespace, has_prompts: bool) -> None:
     """Raises `ValueError` for options that contradict one another or lack a partner."""
+    if args.mask and args.edit:
+        raise ValueError("--mask belongs to --init, not to --edit: give --init FILE in its place.")
     if args.mask and not args.init:
         raise ValueError("--mask needs the picture that it belongs to: give --init FILE, too.")
     if args.strength is not None and not (args.init or args.edit):

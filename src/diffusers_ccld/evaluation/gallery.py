@@ -151,7 +151,7 @@ class Gallery:
                 found = read_provenance(self.path(key))
                 if found is not None:
                     wanted = self.settings(key) | {"model": found.get("model")}
-                    names = ", ".join(name for name in wanted if wanted[name] != found.get(name))
+                    names = ", ".join(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
                     raise ValueError(
                         f"{self.folder} has pictures of {model.name} with a different choice of {names}; choose "
                         f"another --output, or use --overwrite."

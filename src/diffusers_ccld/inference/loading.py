@@ -107,7 +107,9 @@ def find_model(source: str) -> Path:
     """
     folder = find_folder(source)
     if not (folder / "model_index.json").is_file():
-        raise ValueError(f"{source} is not a pipeline: it has no model_index.json.")
+        trained = Path(source) / "pipeline"  # as training leaves it in its output folder
+        advice = f" {trained} is one." if (trained / "model_index.json").is_file() else ""
+        raise ValueError(f"{source} is not a pipeline: it has no model_index.json.{advice}")
     return folder
 
 

@@ -48,14 +48,19 @@ def records_nothing() -> bool:
     )
 
 
-def compiles_in_float32_on_cpu(hidden_states: torch.Tensor) -> bool:
-    """True while torch.compile, but not torch.export, traces a layer that infers on a CPU in float32."""
+def compiles_in_float32_on_cpu(hidden_states: torch.Tensor, weight: torch.Tensor) -> bool:
+    """True while torch.compile, but not torch.export, traces a layer that infers with oneDNN in float32."""
     return (
-        torch.compiler.is_compiling()
+        HAS_OPERATORS
+        and torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
         and not torch.is_grad_enabled()
+        and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")
+        and type(weight) is nn.Parameter
         and hidden_states.is_cpu
-        and hidden_states.dtype == torch.float32
+        and hidden_states.numel() > 0
+        and hidden_states.dtype == weight.dtype == torch.float32
     )
 
 
@@ -88,7 +93,7 @@ class WeightCopy:
     """
 
     def __init__(self, weight: nn.Parameter):
-        self.forms, self.version = {}, weight._version
+        self.forms, self.version, self.geometry = {}, weight._version, (weight.shape, weight.stride())
         # Adapters and moving averages write to `weight.data`, which does not change the version. So some values are
         # compared, too. The view also keeps the storage alive, so that another weight cannot get its address.
         count = min(NUM_COMPARED_VALUES, weight.numel())
@@ -96,9 +101,10 @@ class WeightCopy:
         self.values = self.view.clone()
 
     def is_of(self, weight: nn.Parameter) -> bool:
-        """True if the weight has the same storage and values as when it was copied."""
+        """True if the weight has the same storage, shape and values as when it was copied."""
         return (
             weight.data_ptr() == self.view.data_ptr()
+            and (weight.shape, weight.stride()) == self.geometry
             and weight._version == self.version
             and torch.equal(self.view, self.values)
         )
@@ -183,7 +189,7 @@ class InferenceLinear(KeepsCopy, nn.Linear):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = self.weight
-        if self.copies_weight and compiles_in_float32_on_cpu(hidden_states):
+        if self.copies_weight and compiles_in_float32_on_cpu(hidden_states, weight):
             return self._as_convolution(hidden_states)
         is_small = weight.numel() < MIN_LINEAR_WEIGHTS or hidden_states.numel() == 0
         if is_small or not infers_on_cpu(hidden_states, weight) or not can_multiply_in(weight.dtype):

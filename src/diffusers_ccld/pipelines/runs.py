@@ -27,20 +27,23 @@ class Runs:
 
     Attributes:
         active: Those in progress, by the thread that they run in.
-        last: The last one that ended.
+        ended: The last one that ended, by the thread that it ran in.
+        last: The last one that ended in any thread.
     """
 
     active: dict[int, Run] = field(default_factory=dict)
+    ended: dict[int, Run] = field(default_factory=dict)
     last: Run | None = None
 
     @property
     def own(self) -> Run:
-        """The run of this thread, or else the last one that ended.
+        """This thread's run, or else its last one, or else the last one of any thread.
 
         Raises:
             AttributeError: If there has not been a run.
         """
-        run = self.active.get(threading.get_ident(), self.last)
+        thread = threading.get_ident()
+        run = self.active.get(thread) or self.ended.get(thread, self.last)
         if run is None:
             raise AttributeError("The pipeline has not been called yet.")
         return run
@@ -61,7 +64,7 @@ class Runs:
         try:
             yield run
         finally:
-            self.last = run
+            self.last = self.ended[thread] = run
             if outer is None:
                 del self.active[thread]
             else:
