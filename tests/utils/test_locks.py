@@ -114,7 +114,7 @@ COMMANDS = {
     "training/make_paintings.py": ({"beside": True}, "--output"),
     "convert": ({}, "--preset wikiart-mini --output"),
     "compare": ({}, "nowhere --prompts {here}/prompts.txt --output"),
-    "interpolate": ({"beside": True}, "a b --steps 1 --output"),
+    "interpolate": ({"beside": True}, "rose moon --steps 1 --output"),
 }
 
 
