@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from ..inference.names import PRECISIONS
 from ..inference.record_checks import valid_record
 from ..schedulers.names import ALGORITHMS
-from ..utils.arguments import CommandParser
+from ..utils.arguments import ArgumentParser
 from . import interpolate, sample, sample_request
 from .doubts import doubts_about_size
 from .outputs import unused_path
@@ -67,7 +67,7 @@ def command_of(record: Mapping[str, Any], path: Path | None = None) -> str:
     return " ".join(map(quoted, ["ccld", name, *words]))
 
 
-class _Parser(CommandParser):
+class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"The command does not take this: {message}.")
 
