@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import shlex
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -131,6 +132,21 @@ def test_every_frame_of_an_animation_has_its_record(painter):
     request, frames = painted(painter, "animate", num_frames=3, second_prompt="snow", num_images=1)
     records = [json.loads(frame.info["ccld"]) for frame in frames]
     assert [record["position"] for record in records] == [0, 0.5, 1] and request.positions == [0, 0.5, 1]
+    assert {(record["runtime"], record["dtype"]) for record in records} == {("torch", "fp32")}
+
+
+def test_an_animation_is_painted_again_by_the_command_in_it(painter, trainable_folder, tmp_path, capsys):
+    request, frames = painted(painter, "animate", num_frames=3, second_prompt="snow", num_images=1)
+    ((path, _),) = save_pictures(request, frames, tmp_path)
+    assert main(["inspect", path]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("kind: animation of 3 frames\n")
+    command = shlex.split(printed.splitlines()[-1].removeprefix("command: "))[1:]
+    assert main([*command, "--model", str(trainable_folder)]) == 0
+    folder = Path(path).with_suffix("")
+    for number, frame in enumerate(frames):
+        again = np.asarray(Image.open(folder / f"{number:05d}.png"), int)
+        assert np.abs(again - np.asarray(frame, int)).max() <= 1
 
 
 def test_progress_of_an_animation_is_one_bar(painter):
