@@ -84,7 +84,7 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = make_details(painter, limits)
                 dropped = gr.File(
-                    label="Settings from a picture: drop one of this page", file_types=[".png"], height=160
+                    label="Settings from a picture: drop one of this page", file_types=[".png", ".webp"], height=160
                 )
             with gr.Column(elem_id="examples"):
                 gr.HTML(examples_html(model.examples) + words_html(model), padding=False)
@@ -97,7 +97,8 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
         form = [shared[name] for name in FORM_OF_LINK]
         quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         of_tabs = [tabs[task].inputs[name] for task, name in FORM_OF_TABS]
-        restored = [*form, *of_tabs, container, notice]
+        share = [details["image_prompt_weight"]] if painter.takes_image_prompts else []
+        restored = [*form, *of_tabs, *share, container, notice]
         dropped.upload(studio.read_settings, dropped, restored, preprocess=False, **quiet)
         dropped.data_model = Unchecked
         linked = gr.Textbox(visible="hidden")
