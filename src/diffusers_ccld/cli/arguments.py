@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ def parse_weighted(text: str) -> tuple[str, float | None]:
 
 def parse_weighted_file(text: str) -> tuple[Path, float | None]:
     """Splits "rose.png:2.5" into path and weight, unless a file has the whole text as its name."""
-    if Path(text).is_file():
+    if os.path.isfile(text):  # False for a name that is too long, too
         return Path(text), None
     head, weight = parse_weighted(text)
     return Path(head), weight
