@@ -11,7 +11,7 @@ from ..utils.errors import first_line
 from ..utils.files import moved_into_place, remove_folder, write_text
 from .even_frames import POSITION_DIGITS
 from .names import ANIMATION_FORMATS
-from .provenance import Provenance, embedded, save_picture
+from .provenance import Provenance, describe_difference, embedded, save_picture
 
 # Fields of the settings that folders of earlier versions do not have; they can resume without.
 ADDED = ("runtime", "trained_size")
@@ -101,10 +101,8 @@ def check_picture_folder(output: Path, settings: Provenance, overwrite: bool) ->
         raise ValueError(f"{settings_path} is damaged; use --overwrite to start again.") from error
     found = {name: settings[name] for name in ADDED if name in settings} | found
     if found != settings:
-        names = ", ".join(sorted(name for name in {*found, *settings} if found.get(name) != settings.get(name)))
-        raise ValueError(
-            f"{output} has pictures with a different choice of {names}; choose another --output, or use --overwrite."
-        )
+        difference = describe_difference(found, settings)
+        raise ValueError(f"{output} has pictures {difference}; choose another --output, or use --overwrite.")
 
 
 def save_frames(frames: Sequence[Path], output: Path) -> None:
