@@ -15,6 +15,8 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from . import winograd
+
 # Operators to which torch.compile lowers these layers. torch does not give them public names.
 OPERATORS = (
     "_convolution_pointwise",
@@ -62,6 +64,13 @@ def compiles_in_float32_on_cpu(hidden_states: torch.Tensor, weight: torch.Tensor
         and hidden_states.numel() > 0
         and hidden_states.dtype == weight.dtype == torch.float32
     )
+
+
+def compiles_weights_as_constants() -> bool:
+    """True if torch.compile computes what depends on weights alone once, as `optimization.compile_networks` asks it."""
+    import torch._inductor.config  # takes a second, and torch.compile has imported it
+
+    return torch._inductor.config.freezing
 
 
 def infers_on_cpu(hidden_states: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -146,18 +155,56 @@ class KeepsCopy:
 
 
 class InferenceConv2d(KeepsCopy, nn.Conv2d):
-    """A convolution that caches its weight in oneDNN's layout. At inference, its output is channels-last."""
+    """A convolution that caches its weight in oneDNN's layout. At inference, its output is channels-last.
+
+    Large ones of 3×3 pixels in float32 cache their weight for Winograd's algorithm, which takes four times the memory.
+    """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = self.weight
+        if compiles_in_float32_on_cpu(hidden_states, weight):
+            if self._suits_winograd(hidden_states) and compiles_weights_as_constants():
+                return self._compiled_by_winograd(hidden_states)
         if not (infers_on_cpu(hidden_states, weight) and self._can_copy(hidden_states)):
             return super().forward(hidden_states)
         hidden_states = hidden_states.contiguous(memory_format=torch.channels_last)
+        if self._suits_winograd(hidden_states):
+            return self._by_winograd(hidden_states)
         geometry = self.padding, self.stride, self.dilation, self.groups
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         shape = hidden_states.shape
         reordered = self.form_of(weight, lambda: reorder(weight.detach(), *geometry, shape), self._layout_for(shape))
         return torch.ops.mkldnn._convolution_pointwise(hidden_states, reordered, self.bias, *geometry, "none", [], "")
+
+    def _suits_winograd(self, hidden_states):
+        geometry = self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.padding_mode
+        return (
+            self.weight.dtype == torch.float32
+            and hidden_states.ndim == 4
+            and geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+            and winograd.is_faster(self.in_channels, self.out_channels, *hidden_states.shape[2:])
+        )
+
+    def _by_winograd(self, hidden_states):
+        geometry = (0, 0), (1, 1), (1, 1), winograd.NUM_PRODUCTS
+        num_tiles = winograd.tiles_at_once(*hidden_states.shape[2:])
+
+        def converted():
+            kernels, shape = (
+                winograd.map_kernels(self.weight.detach()),
+                (1, geometry[-1] * self.in_channels, num_tiles, 1),
+            )
+            return torch.ops.mkldnn._reorder_convolution_weight(kernels, *geometry, shape)
+
+        def multiply(tiles):
+            return torch.ops.mkldnn._convolution_pointwise(tiles, kernels, None, *geometry, "none", [], "")
+
+        kernels = self.form_of(self.weight, converted, ("winograd", num_tiles))
+        return winograd.convolve_in_parts(hidden_states, self.bias, self.out_channels, multiply)
+
+    def _compiled_by_winograd(self, hidden_states):
+        multiply = functools.partial(F.conv2d, weight=winograd.map_kernels(self.weight), groups=winograd.NUM_PRODUCTS)
+        return winograd.convolve_batch(hidden_states, self.bias, multiply)
 
     def _layout_for(self, shape):
         # oneDNN chooses the layout by the size of the picture, and in bfloat16 also by whether there is one picture

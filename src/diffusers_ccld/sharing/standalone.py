@@ -31,6 +31,7 @@ MODULES = (
     "models/configuration_cloob",
     "models/losses_cloob",
     "models/linear_decoder",
+    "models/winograd",
     "models/inference_layers",
     "models/inference_autoencoder",
     "models/vision_embeddings",
