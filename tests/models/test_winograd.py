@@ -64,12 +64,12 @@ def test_parts_divide_the_picture():
 
 
 def test_small_pictures_and_few_channels_are_convolved_as_usual():
-    assert winograd.is_faster(192, 192, 32, 32)
-    assert not winograd.is_faster(192, 192, 16, 16)
-    assert not winograd.is_faster(64, 192, 32, 32) and not winograd.is_faster(192, 64, 32, 32)
-    assert not winograd.is_faster(192, 192, 34, 32) and not winograd.is_faster(192, 192, 32, 34)
+    assert winograd.winograd_is_faster(192, 192, 32, 32)
+    assert not winograd.winograd_is_faster(192, 192, 16, 16)
+    assert not winograd.winograd_is_faster(64, 192, 32, 32) and not winograd.winograd_is_faster(192, 64, 32, 32)
+    assert not winograd.winograd_is_faster(192, 192, 34, 32) and not winograd.winograd_is_faster(192, 192, 32, 34)
     assert winograd.tiles_at_once(92, 28) == 7  # 23 rows of tiles do not divide into parts
-    assert not winograd.is_faster(128, 128, 92, 28)
+    assert not winograd.winograd_is_faster(128, 128, 92, 28)
 
 
 @needs_operators
@@ -112,12 +112,12 @@ def test_a_picture_does_not_depend_on_its_batch(small_sizes, conv):
 def test_other_convolutions_do_not_use_it(options, small_sizes, monkeypatch):
     network = nn.Sequential(nn.Conv2d(4, 4, **options))
     use_inference_layers(network)
-    monkeypatch.setattr(winograd, "map_kernels", None)
+    monkeypatch.setattr(inference_layers, "map_kernels", None)
     network(torch.randn(1, 4, 8, 8, dtype=network[0].weight.dtype))
 
 
 def test_training_does_not_use_it(small_sizes, conv, monkeypatch):
-    monkeypatch.setattr(winograd, "map_kernels", None)
+    monkeypatch.setattr(inference_layers, "map_kernels", None)
     conv(torch.randn(1, 5, 8, 8)).sum().backward()
     assert conv.weight.grad is not None
 

@@ -15,7 +15,14 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from . import winograd
+from .winograd import (
+    NUM_PRODUCTS,
+    convolve_batch,
+    convolve_in_parts,
+    map_kernels,
+    tiles_at_once,
+    winograd_is_faster,
+)
 
 # Operators to which torch.compile lowers these layers. torch does not give them public names.
 OPERATORS = (
@@ -67,7 +74,7 @@ def compiles_in_float32_on_cpu(hidden_states: torch.Tensor, weight: torch.Tensor
 
 
 def compiles_weights_as_constants() -> bool:
-    """True if torch.compile computes what depends on weights alone once, as `optimization.compile_networks` asks it."""
+    """True if torch.compile computes once what depends on weights alone, as `inference.optimization` has it do."""
     import torch._inductor.config  # takes a second, and torch.compile has imported it
 
     return torch._inductor.config.freezing
@@ -162,9 +169,8 @@ class InferenceConv2d(KeepsCopy, nn.Conv2d):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = self.weight
-        if compiles_in_float32_on_cpu(hidden_states, weight):
-            if self._suits_winograd(hidden_states) and compiles_weights_as_constants():
-                return self._compiled_by_winograd(hidden_states)
+        if compiles_in_float32_on_cpu(hidden_states, weight) and self._can_compile_winograd(hidden_states):
+            return self._compiled_by_winograd(hidden_states)
         if not (infers_on_cpu(hidden_states, weight) and self._can_copy(hidden_states)):
             return super().forward(hidden_states)
         hidden_states = hidden_states.contiguous(memory_format=torch.channels_last)
@@ -182,29 +188,30 @@ class InferenceConv2d(KeepsCopy, nn.Conv2d):
             self.weight.dtype == torch.float32
             and hidden_states.ndim == 4
             and geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
-            and winograd.is_faster(self.in_channels, self.out_channels, *hidden_states.shape[2:])
+            and winograd_is_faster(self.in_channels, self.out_channels, *hidden_states.shape[2:])
         )
 
     def _by_winograd(self, hidden_states):
-        geometry = (0, 0), (1, 1), (1, 1), winograd.NUM_PRODUCTS
-        num_tiles = winograd.tiles_at_once(*hidden_states.shape[2:])
+        geometry = (0, 0), (1, 1), (1, 1), NUM_PRODUCTS
+        num_tiles = tiles_at_once(*hidden_states.shape[2:])
+        shape = 1, NUM_PRODUCTS * self.in_channels, num_tiles, 1
 
         def converted():
-            kernels, shape = (
-                winograd.map_kernels(self.weight.detach()),
-                (1, geometry[-1] * self.in_channels, num_tiles, 1),
-            )
+            kernels = map_kernels(self.weight.detach())
             return torch.ops.mkldnn._reorder_convolution_weight(kernels, *geometry, shape)
 
         def multiply(tiles):
             return torch.ops.mkldnn._convolution_pointwise(tiles, kernels, None, *geometry, "none", [], "")
 
         kernels = self.form_of(self.weight, converted, ("winograd", num_tiles))
-        return winograd.convolve_in_parts(hidden_states, self.bias, self.out_channels, multiply)
+        return convolve_in_parts(hidden_states, self.bias, self.out_channels, multiply)
+
+    def _can_compile_winograd(self, hidden_states):
+        return self._suits_winograd(hidden_states) and compiles_weights_as_constants()
 
     def _compiled_by_winograd(self, hidden_states):
-        multiply = functools.partial(F.conv2d, weight=winograd.map_kernels(self.weight), groups=winograd.NUM_PRODUCTS)
-        return winograd.convolve_batch(hidden_states, self.bias, multiply)
+        multiply = functools.partial(F.conv2d, weight=map_kernels(self.weight), groups=NUM_PRODUCTS)
+        return convolve_batch(hidden_states, self.bias, multiply)
 
     def _layout_for(self, shape):
         # oneDNN chooses the layout by the size of the picture, and in bfloat16 also by whether there is one picture

@@ -1,8 +1,11 @@
 """Convolutions of 3×3 pixels with a quarter of the multiplications, for inference in float32 on a CPU.
 
-Winograd's minimal filtering F(4×4, 3×3): a tile of 6×6 input pixels and the kernel are each mapped to 36 values.
-Their products, summed over the input channels, map to 4×4 output pixels. That takes 36 multiplications in place of 144.
-(Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.)
+Winograd's minimal filtering F(4×4, 3×3): a tile of 6×6 input pixels and the kernel are each mapped to 36 values. Their
+products, summed over the input channels, are mapped to 4×4 output pixels. That takes 36 multiplications in place of
+144 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308).
+
+The products are 1×1 convolutions in 36 groups, because oneDNN computes these at full speed. The maps are small matrix
+products, first along the columns of pixels, then along the rows.
 """
 
 from collections.abc import Callable
@@ -13,12 +16,13 @@ from torch.nn import functional as F
 TILE = 4  # output pixels on a side of a tile
 OVERLAP = 2  # the input of a tile has two more
 SIDE = TILE + OVERLAP
-# The maps evaluate polynomials at these points and at infinity. Rounding errors are half as large as with the usual
-# 0, ±1, ±2 (measured).
+# The maps evaluate polynomials at these points and at infinity. Rounding errors are less than half of those with the
+# usual 0, ±1, ±2. Half precision has too few digits for either.
 POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
 NUM_PRODUCTS = (len(POINTS) + 1) ** 2
-MAX_TILES = 128  # at once: so many fit into a processor's cache
-# With fewer channels, pixels for each channel or tiles at once, the maps take longer than the products save.
+MAX_TILES = 128  # at once, which fit into a processor's cache
+# With fewer channels, pixels for each output channel or tiles at once, the maps and the larger kernels take longer
+# than the products save.
 MIN_CHANNELS, MIN_PIXELS_PER_CHANNEL, MIN_TILES = 128, 4, 32
 
 
@@ -46,7 +50,7 @@ def tiles_at_once(height: int, width: int) -> int:
     return rows_at_once(height, width) * width // TILE
 
 
-def is_faster(in_channels: int, out_channels: int, height: int, width: int) -> bool:
+def winograd_is_faster(in_channels: int, out_channels: int, height: int, width: int) -> bool:
     """True for sizes at which these convolutions are possible and were measured to be faster than oneDNN's."""
     return (
         min(in_channels, out_channels) >= MIN_CHANNELS
@@ -114,13 +118,14 @@ def _convolve(padded, bias, multiply):
     """Maps (N, 4·R + 2, 4·C + 2, I) to tiles of pixels (N, R, C, 4, 4, O)."""
     num_images, height, width, channels = padded.shape
     rows, columns = height // TILE, width // TILE
-    mapped = padded.flatten(2).unfold(1, SIDE, TILE).transpose(2, 3).reshape(-1, SIDE, width * channels)
-    mapped = _multiply(INPUT_MAP, mapped).unflatten(2, (width, channels))
-    tiles = mapped.unfold(2, SIDE, TILE).permute(0, 2, 1, 4, 3).reshape(-1, SIDE, channels)
-    tiles = _multiply(INPUT_MAP, tiles).reshape(1, num_images * rows * columns, 1, -1)
-    products = multiply(tiles.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    pixels = _multiply(OUTPUT_MAP, products.reshape(tiles.shape[1], SIDE, -1))
-    pixels = _multiply(OUTPUT_MAP, pixels.reshape(tiles.shape[1] * TILE, SIDE, -1))
+    num_tiles = num_images * rows * columns
+    bands = padded.flatten(2).unfold(1, SIDE, TILE).transpose(2, 3).reshape(-1, SIDE, width * channels)
+    bands = _multiply(INPUT_MAP, bands).unflatten(2, (width, channels))
+    tiles = bands.unfold(2, SIDE, TILE).permute(0, 2, 1, 4, 3).reshape(-1, SIDE, channels)
+    tiles = _multiply(INPUT_MAP, tiles).reshape(1, num_tiles, 1, -1).permute(0, 3, 1, 2)
+    products = multiply(tiles).permute(0, 2, 3, 1).reshape(num_tiles, SIDE, -1)
+    pixels = _multiply(OUTPUT_MAP, products).reshape(num_tiles * TILE, SIDE, -1)
+    pixels = _multiply(OUTPUT_MAP, pixels)
     if bias is not None:
         pixels = pixels.add_(bias)
     return pixels.view(num_images, rows, columns, TILE, TILE, -1)
