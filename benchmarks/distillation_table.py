@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from diffusers_ccld import CCLDPipeline, CCLDScheduler
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.arguments import require_folder
 from diffusers_ccld.evaluation.judge import Judge
 from diffusers_ccld.evaluation.metrics import frechet_distance
 from diffusers_ccld.evaluation.painting_scores import agreement, evaluation_set, fresh_paintings, sample_all
@@ -209,6 +210,7 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     check_order(runs, arguments)
+    require_folder(arguments.cache, "--cache")
     if not arguments.teacher.exists():
         raise ValueError(f"--teacher {arguments.teacher} does not exist; `make default-teacher` trains it.")
     arguments.output.mkdir(parents=True, exist_ok=True)

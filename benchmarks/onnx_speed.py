@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.arguments import require_folder
 from diffusers_ccld.evaluation.tables import table_head, table_row
 from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.memory import peak_memory
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true", help="measure compiled networks, too")
     parser.add_argument("--only", choices=RUNTIMES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    require_folder(args.pipeline, "pipeline")
+    require_folder(args.exported, "exported")
     if args.only is not None:
         print(json.dumps(measure(args.only, args)))
         return
@@ -38,8 +41,10 @@ def main(argv: list[str] | None = None) -> None:
     for runtime in RUNTIMES:
         if runtime != "compiled" or args.compile:
             command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--only", runtime]
-            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            results[runtime] = json.loads(output.splitlines()[-1])
+            process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if process.returncode:  # it has said why
+                raise SystemExit(process.returncode)
+            results[runtime] = json.loads(process.stdout.splitlines()[-1])
     rows = [table_row(name, [f"{result[key]:.3g}" for result in results.values()]) for key, name in MEASURES.items()]
     print("\n".join([table_head(results), *rows]))
 

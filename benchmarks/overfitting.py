@@ -55,8 +55,9 @@ def prompts() -> str:
 
 
 def run_python(*command: object) -> None:
-    """Runs Python with arguments."""
-    subprocess.run([sys.executable, *map(str, command)], check=True)
+    """Runs Python with arguments. If it fails, it has said why, and this script ends with its status."""
+    if status := subprocess.run([sys.executable, *map(str, command)], check=False).returncode:
+        raise SystemExit(status)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,6 +18,7 @@ from diffusers import AutoencoderTiny
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import run_reporting_errors
+from diffusers_ccld.cli.arguments import require_folder
 from diffusers_ccld.evaluation.judge import load_judge
 from diffusers_ccld.evaluation.painting_scores import (
     agreement_by_split,
@@ -46,9 +47,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=25, help="pictures sampled at once (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=15, help="timed calls of a decoder (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="also write the results to this file")
+    parser.add_argument("--dry-run", action="store_true", help="sample one batch, and print the time of all")
     arguments = parser.parse_args(argv)
     if arguments.prompts < 10 or arguments.batch_size < 1 or arguments.repeats < 1:
         raise ValueError("--prompts must be at least 10, --batch-size and --repeats at least 1.")
+    require_folder(arguments.small, "--small")
+    require_folder(arguments.judge, "--judge")
     return arguments
 
 
@@ -72,6 +76,15 @@ def decoding_times(pipes: dict[str, CCLDPipeline], repeats: int) -> dict[str, di
     }
 
 
+def describe(pipes: dict[str, CCLDPipeline], prompts: list[str], batch_size: int) -> None:
+    """Samples one batch with each decoder, and prints how long all prompts would take."""
+    start = time.perf_counter()
+    for pipe in pipes.values():
+        sample_all(pipe, prompts[:batch_size], batch_size)
+    minutes = (time.perf_counter() - start) * len(prompts) / min(batch_size, len(prompts)) / 60
+    print(f"{len(prompts)} prompts with {len(pipes)} decoders: {minutes:.1f} minutes; nothing was written")
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     own = CCLDPipeline.from_pretrained(find_model(arguments.model))
@@ -80,13 +93,16 @@ def main(argv: list[str] | None = None) -> None:
     for pipe in pipes.values():
         pipe.set_progress_bar_config(disable=True)
     judge = load_judge(arguments.judge)
+    combinations = evaluation_set(arguments.prompts)
+    if arguments.dry_run:
+        describe(pipes, combinations.prompts, arguments.batch_size)
+        return
     report = Report(arguments.output)
 
-    combinations = evaluation_set(arguments.prompts)
     paintings = fresh_paintings(combinations.attributes)
     images = {name: sample_all(pipe, combinations.prompts, arguments.batch_size) for name, pipe in pipes.items()}
     compared = {
-        "small decoder": images[SMALL],
+        SMALL: images[SMALL],
         "for scale: pictures of the next prompt": images[OWN][1:] + images[OWN][:1],
     }
     rows = {

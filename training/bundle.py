@@ -11,7 +11,7 @@ import torch
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import run_reporting_errors
-from diffusers_ccld.cli.arguments import add_hub_arguments, chosen_repository
+from diffusers_ccld.cli.arguments import add_hub_arguments, chosen_repository, require_file, require_folder
 from diffusers_ccld.sharing.base_models import CARD_NAME
 from diffusers_ccld.sharing.hub import forget_places, push_folder
 from diffusers_ccld.sharing.model_cards import PIPELINE, copy_card, save_card, table
@@ -30,10 +30,11 @@ def bundle(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write; it is replaced if it exists")
     add_hub_arguments(parser)
     arguments = parser.parse_args(argv)
+    require_folder(arguments.pipeline, "--pipeline")
     if not (arguments.pipeline / "model_index.json").is_file():
-        raise ValueError(f"--pipeline {arguments.pipeline}: not a pipeline.")
-    if arguments.card is not None and not arguments.card.is_file():
-        raise ValueError(f"--card {arguments.card}: no such file.")
+        raise ValueError(f"--pipeline {arguments.pipeline}: not a pipeline; it has no model_index.json.")
+    if arguments.card is not None:
+        require_file(arguments.card, "--card")
     if arguments.part is not None and (arguments.card is not None or arguments.push_to_hub):
         raise ValueError("--part has neither a card nor an upload: leave out --card and --push-to-hub.")
     name = arguments.output.resolve().name

@@ -157,10 +157,7 @@ def load_prompt_embeds(path: str | None, pipe: CCLDPipeline) -> torch.Tensor | N
     """
     if path is None:
         return None
-    try:
-        prompts = read_prompts(path)
-    except OSError as error:
-        raise ValueError(f"--condition-prompts {path}: no such file.") from error
+    prompts = read_prompts(path)
     batches = [prompts[first : first + PROMPTS_AT_ONCE] for first in range(0, len(prompts), PROMPTS_AT_ONCE)]
     with torch.no_grad():
         return torch.cat([pipe.encode_prompt(batch)[0] for batch in batches]).float()

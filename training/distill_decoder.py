@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Distils a pipeline's autoencoder into a small one that decodes in a fraction of the time.
 
-    accelerate launch training/distill_decoder.py --model DIR --cache CACHE --output-dir OUT
-    accelerate launch training/distill_decoder.py --model DIR --dataset FOLDER --output-dir OUT
+    python training/distill_decoder.py --model DIR --cache CACHE --output-dir OUT
+    python training/distill_decoder.py --model DIR --dataset FOLDER --output-dir OUT
 
 The student is diffusers' AutoencoderTiny. It learns from latents: to decode them to the pictures that the pipeline's
 decoder makes of them, and to encode these pictures to the latents. With --cache, which precompute.py makes, no image

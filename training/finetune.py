@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Trains or fine-tunes a CCLD U-Net on images without captions.
 
-    accelerate launch training/finetune.py --config training/configs/finetune_wikiart.yaml
-    accelerate launch training/finetune.py --model DIR --dataset FOLDER --output-dir DIR
+    python training/finetune.py --config training/configs/finetune_wikiart.yaml
+    python training/finetune.py --model DIR --dataset FOLDER --output-dir DIR
 
-An interrupted run saves a checkpoint, and --resume latest continues it to the bit. The result is a pipeline folder
-with the averaged weights, or with --lora-rank a LoRA.
+On several GPUs, `accelerate launch` takes the place of `python`. An interrupted run saves a checkpoint, and --resume
+latest continues it to the bit. The result is a pipeline folder with the averaged weights, or with --lora-rank a LoRA.
 """
 
 import dataclasses

@@ -24,7 +24,7 @@ def make_paintings(argv: list[str] | None = None) -> None:
         raise ValueError("--num-images and --num-proc must be at least 1.")
     with folder_moved_into_place(arguments.output) as temporary:
         if arguments.output.exists():
-            raise ValueError(f"{arguments.output} already exists.")
+            raise ValueError(f"{arguments.output} already exists; give a new folder.")
         paintings = make_dataset(
             arguments.num_images, seed=arguments.seed, held_out=arguments.held_out, num_proc=arguments.num_proc
         )

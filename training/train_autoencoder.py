@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Trains or fine-tunes the autoencoder of a latent diffusion model on images.
 
-    accelerate launch training/train_autoencoder.py --vae-config JSON --dataset FOLDER --output-dir DIR
-    accelerate launch training/train_autoencoder.py --model DIR --dataset FOLDER --output-dir DIR
+    python training/train_autoencoder.py --vae-config JSON --dataset FOLDER --output-dir DIR
+    python training/train_autoencoder.py --model DIR --dataset FOLDER --output-dir DIR
 
 An interrupted run saves a checkpoint, and --resume latest continues it. The result is OUTPUT_DIR/vae, an AutoencoderKL
 for pipelines. It has averaged weights and a scaling factor measured on the images.
@@ -67,6 +67,7 @@ from diffusers_ccld.training.validation import load_held_out_images
 from diffusers_ccld.utils.errors import first_line
 from diffusers_ccld.utils.files import folder_moved_into_place
 from diffusers_ccld.utils.pictures import image_grid
+from diffusers_ccld.utils.suggestions import path_suggestion
 
 NUM_SHOWN = 8
 IMAGES_MEASURED = 512
@@ -142,7 +143,8 @@ class AutoencoderConfig(ValidationConfig):
         if self.trained_part == "decoder" and self.model is None:
             raise ValueError("trained_part=decoder needs a model, whose encoder has been trained.")
         if self.perceptual_network is not None and not Path(self.perceptual_network).is_file():
-            raise ValueError(f"perceptual_network: {self.perceptual_network} is not a file.")
+            advice = path_suggestion(self.perceptual_network)
+            raise ValueError(f"perceptual_network: {self.perceptual_network} is not a file.{advice}")
         if self.style_weight and self.feature_network is None:
             raise ValueError("style_weight needs a feature_network, whose features it compares.")
         if self.discriminator_kind == "projected" and self.feature_network is None:

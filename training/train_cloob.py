@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains CLOOB, an image encoder and a text encoder with a common space, on images with captions.
 
-    accelerate launch training/train_cloob.py --cloob-config JSON --dataset FOLDER --output-dir DIR
+    python training/train_cloob.py --cloob-config JSON --dataset FOLDER --output-dir DIR
 
 The loss is InfoLOOB of Hopfield retrievals. A first part with InfoNCE learns faster at the start. A last part fits the
 text encoder alone to the image embeddings, because a diffusion model is trained with image embeddings and sampled with

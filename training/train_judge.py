@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the judge, which recognises subject, medium and palette of paintings; it never sees a generated one.
 
-    accelerate launch training/train_judge.py --dataset FOLDER --output-dir DIR
+    python training/train_judge.py --dataset FOLDER --output-dir DIR
 
 The dataset comes from `make_paintings.py`. Generated pictures are a little softer and noisier than paintings, so most
 of the paintings are blurred and made noisy. The result is OUTPUT_DIR/judge.
@@ -34,6 +34,7 @@ from diffusers_ccld.training.result import plot_log, save_training_card, trainin
 from diffusers_ccld.training.run import start_run
 from diffusers_ccld.training.state import make_state
 from diffusers_ccld.utils.files import folder_moved_into_place
+from diffusers_ccld.utils.suggestions import path_suggestion
 
 ATTRIBUTES = ("subject", "medium", "palette")
 
@@ -54,7 +55,8 @@ class JudgeConfig(RunConfig):
         folders = [self.dataset or "nothing", *([self.held_out_dataset] if self.held_out_dataset else [])]
         for folder in folders:
             if not Path(folder).is_dir():
-                raise ValueError(f"--dataset: {folder} is not a folder that make_paintings.py has written.")
+                advice = path_suggestion(folder, is_folder=True)
+                raise ValueError(f"--dataset {folder}: there is no such folder of make_paintings.py.{advice}")
         if not self.max_blur > 0 or self.max_noise < 0:
             raise ValueError("max_blur must be positive, and max_noise not negative.")
 

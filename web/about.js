@@ -1,5 +1,7 @@
 // The model of the page: its name, its example prompts and its fingerprint, as web/build.py describes it in model.json.
 
+import { similarWord } from "./text.js";
+
 const element = (id) => document.getElementById(id);
 
 function show(id, text) {
@@ -26,7 +28,11 @@ export function describeModel(model) {
 /** Names the words of prompts that the model does not know; an empty list hides the line. */
 export function showUnknown(id, words, model) {
   const name = model.name[0].toUpperCase() + model.name.slice(1);
-  show(id, words.length ? `${name} does not know: ${words.join(", ")}` : "");
+  const named = words.map((word) => {
+    const similar = similarWord(word, model.words);
+    return similar ? `${word} (did you mean ${similar}?)` : word;
+  });
+  show(id, words.length ? `${name} does not know: ${named.join(", ")}` : "");
 }
 
 /** Says that a link or a picture was made with another model; older ones do not name theirs. */

@@ -135,15 +135,19 @@ def copy_model(model: Path, folder: Path) -> None:
 
 
 def description_of(model: Path) -> dict[str, Any]:
-    """What the page says of a model: `bundled.json` for the bundled one; of others the name, prompts and words."""
+    """What the page says of a model: `bundled.json` for the bundled one; of others the name, prompts and words.
+
+    "words" are those of a small vocabulary, for suggestions.
+    """
     words, fingerprint_of = of_package("words"), of_package("fingerprints")["weights_fingerprint"]
     manifest, bundled = (json.loads((folder / "onnx.json").read_text()) for folder in (model, BUNDLED))
     fingerprint = fingerprint_of(manifest.get("sources", {}))
+    known = sorted(words["whole_words"](words["vocabulary_of"](model)))
+    facts = {"words": known, "fingerprint": fingerprint}
     if fingerprint == fingerprint_of(bundled["sources"]):
-        return {**json.loads((HERE / "bundled.json").read_text(encoding="utf-8")), "fingerprint": fingerprint}
+        return json.loads((HERE / "bundled.json").read_text(encoding="utf-8")) | facts
     folder, prompts = model.resolve(), words["prompts_for"](model)
     name = folder.parent.name if folder.name == "pipeline" else folder.name  # of a training's folder
-    known = sorted(words["whole_words"](words["vocabulary_of"](model)))
     return {
         "name": f"the model {name}",
         "painter": f"The model {name}",
@@ -152,7 +156,7 @@ def description_of(model: Path) -> dict[str, Any]:
         "examples": prompts,
         "mix": [prompts[0], prompts[-1]],
         "about": f"Words that the model knows: {', '.join(known)}." if known else "",
-        "fingerprint": fingerprint,
+        **facts,
     }
 
 

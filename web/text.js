@@ -7,6 +7,7 @@ const CHARACTER_REFERENCE = /&(#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32
 const SPECIAL_TOKENS = /(<\|startoftext\|>|<\|endoftext\|>)/u;
 const NAMED_WORDS = /[\p{L}\p{Nl}\p{No}]{2,}/gu; // without decimal digits
 const SMALL_VOCABULARY = 10_000; // tokens; larger ones stand for all English words
+const SIMILARITY = 0.82; // of a suggested word at least
 const WORDS = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+/gu;
 
 /** Python's html.unescape; `entities` is its table html.entities.html5. */
@@ -83,6 +84,33 @@ export function unknownWords(text, vocabulary) {
   if (Object.keys(vocabulary).length >= SMALL_VOCABULARY) return [];
   const words = new Set(text.toLowerCase().match(NAMED_WORDS) ?? []);
   return [...words].filter((word) => !Object.hasOwn(vocabulary, `${word}</w>`));
+}
+
+/** The known word that resembles a word most, as `similar_word` of src/diffusers_ccld/utils/words.py finds it, or null. */
+export function similarWord(word, known) {
+  const length = (text) => [...text].length;
+  const similarity = (other) => (2 * numMatches([...other], [...word])) / (length(other) + length(word));
+  const ranked = known
+    .filter((other) => [...other][0] === [...word][0])
+    .map((other) => [similarity(other), other])
+    .filter(([share]) => share >= SIMILARITY)
+    .sort(([a, one], [b, other]) => b - a || (other > one ? 1 : -1));
+  return ranked[0]?.[1] ?? null;
+}
+
+/** The characters of the longest part that two texts share, and of the longest ones to its left and right (difflib). */
+function numMatches(a, b) {
+  let [longest, startA, startB] = [0, 0, 0];
+  for (let i = 0; i < a.length; i++) {
+    for (let j = 0; j < b.length; j++) {
+      let length = 0;
+      while (i + length < a.length && a[i + length] === b[j + length]) length++;
+      if (length > longest) [longest, startA, startB] = [length, i, j];
+    }
+  }
+  if (longest === 0) return 0;
+  const left = numMatches(a.slice(0, startA), b.slice(0, startB));
+  return longest + left + numMatches(a.slice(startA + longest), b.slice(startB + longest));
 }
 
 /** The printable characters that stand for the bytes 0 to 255 in a byte-level vocabulary. */

@@ -114,9 +114,9 @@ def test_a_data_loader_gives_the_same_whatever_reads_it(folder, workers):
 @pytest.mark.parametrize(
     "source, options, message",
     [
-        ("/nowhere/at/all", {}, "no such folder"),
+        ("/nowhere/at/all", {}, "no such folder or file"),
         ("./nowhere", {}, "no such folder"),
-        ("nobody/nothing", {}, "no dataset could be loaded"),
+        ("nobody/nothing", {}, "no folder nobody/nothing, and no dataset of this name could be loaded from the Hub"),
         ("{empty}", {}, "has no images"),
         ("{saved}", {"image_column": "picture"}, "no column 'picture'"),
         ("{splits}", {"split": "validation"}, "no split 'validation'"),

@@ -179,6 +179,7 @@ def test_previews_arrive_and_pictures_stay_until_the_end(painter, evaluations, m
         ("paint", {"prompt": "a cat"}, None),
         ("paint", {"prompt": "a red cat", "negative_prompt": "fog, <b>Dragons</b>"}, "red, dragons"),
         ("between", {"prompt": "a cat", "second_prompt": "a red cat"}, "red"),
+        ("paint", {"prompt": "a cats"}, "cats (did you mean cat?)"),
     ],
 )
 def test_words_that_the_model_does_not_know_are_said_with_its_pictures(painter, monkeypatch, task, values, unknown):

@@ -112,7 +112,9 @@ def test_only_complete_checkpoints_count(tmp_path):
         (tmp_path / name / STATE_NAME).write_text(json.dumps({}))
     assert find_checkpoint(tmp_path, "latest").name == "step-00000003"
     assert find_checkpoint(tmp_path, str(tmp_path / "step-00000002")).name == "step-00000002"
-    with pytest.raises(ValueError, match="--resume latest"):
+    with pytest.raises(
+        ValueError, match=f"{tmp_path.parent} has a run already, of 3 steps. --resume latest continues "
+    ):
         find_checkpoint(tmp_path, None)
     with pytest.raises(ValueError, match="not a checkpoint"):
         find_checkpoint(tmp_path, str(tmp_path / "nowhere"))

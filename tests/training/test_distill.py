@@ -263,7 +263,7 @@ STEPS |= {"demo_inference_steps": None}
         ({"task_weight": -1}, "must not be negative"),
         ({"other_conditions": 1.5}, "between 0 and 1"),
         ({"condition_prompts": "missing.txt"}, "needs other_conditions"),
-        ({"condition_prompts": "missing.txt", "other_conditions": 0.5}, "missing.txt cannot be read"),
+        ({"condition_prompts": "missing.txt", "other_conditions": 0.5}, "missing.txt: the file does not exist"),
         ({"max_guidance_scale": 8}, "give task_weight 0"),
         ({"max_guidance_scale": 8, "task_weight": 0}, "--guidance-embedding-dim"),
         ({"max_guidance_scale": 1, "task_weight": 0}, "larger than 1"),

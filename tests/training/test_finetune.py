@@ -265,7 +265,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_would_be(trainable_folder, pict
         "images: 24, 4 a step; 600 steps are 100.0 epochs",
         "memory: ",
         "s a step",
-        "warning: ",
+        "note: ",
     ):
         assert text in printed
     assert not (tmp_path / "run").exists()
@@ -372,10 +372,13 @@ def test_broken_images_are_skipped_and_reported(trainable_folder, tmp_path):
     [
         (["--dataset", "/nowhere"], "no such folder"),
         (["--model", "/nowhere"], "/nowhere: this is neither a folder"),
+        (["--dataset", "{empty}s"], "emptys: there is no such folder or file. Did you mean {empty}?"),
+        (["--model", "{empty}s"], "a model on the Hub, named owner/name. Did you mean {empty}?"),
+        (["--cache", "{empty}s"], "There is no folder {empty}s. Did you mean {empty}?"),
         (["--cache", "{empty}"], "is not a cache"),
         (["--cache", "{cache}", "--random_flip"], "is stale"),
         (["--cache", "{cache}", "--dataset", "{empty}"], "has no images"),
-        (["--cache", "{cache}", "--unet_config", "/nowhere.json"], "not a readable JSON"),
+        (["--cache", "{cache}", "--unet_config", "/nowhere.json"], "/nowhere.json: the file does not exist"),
         (["--cache", "{cache}", "--unet_config", "{wrong}"], "unknown settings: width"),
         (["--cache", "{cache}", "--resume", "/nowhere"], "not a checkpoint"),
         (["--cache", "{cache}", "--optimizer", "adamw8bit"], "pip install"),
@@ -392,7 +395,7 @@ def test_wrong_arguments_are_one_line_and_write_nothing(arguments, message, trai
     arguments = [argument.format(**places) for argument in arguments]
     assert finetune(trainable_folder, tmp_path / "run", "--max_steps", 2, *arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ") and message in error
+    assert error.startswith("error: ") and message.format(**places) in error
     assert not (tmp_path / "run").exists()
 
 

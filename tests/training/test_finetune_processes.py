@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from diffusers_ccld.training.checkpoints import find_checkpoint
 from diffusers_ccld.training.log import read_log
 from diffusers_ccld.training.state import read_state
 from support.picture_files import patchwork
-from support.scripts import run, run_here, start
+from support.scripts import ROOT, environment, run, run_here, start
 from support.training_processes import assert_same, drain, kill, kill_and_resume, wait_for
 
 SCRIPT = "training/finetune.py"
@@ -223,3 +225,15 @@ class TestTheHub:
         hub.refuses = "create_repo"
         assert run_here(SCRIPT, *arguments("cache", tmp_path / "run"), "--push_to_hub") == 2
         assert "hf auth login" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"]])
+def test_a_mistake_is_the_last_line(launcher, arguments, tmp_path):
+    """accelerate adds a traceback without --quiet, as docs/training.md says."""
+    wrong = [*arguments("pictures", tmp_path / "run"), "--max-step", "3"]
+    ended = subprocess.run(
+        [sys.executable, *launcher, str(ROOT / SCRIPT), *wrong], env=environment(), capture_output=True, text=True
+    )
+    assert ended.returncode == (1 if launcher else 2) and "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("error: unrecognized arguments: --max-step 3. Did you mean --max")

@@ -7,7 +7,7 @@ import { NoiseSource } from "../../web/noise.js";
 import { readRecord, withRecord } from "../../web/png.js";
 import { fieldsOf, recordOf } from "../../web/record.js";
 import { sample, samplingTimes, slerp } from "../../web/sampler.js";
-import { TextEncoding, cleanText, unknownWords } from "../../web/text.js";
+import { TextEncoding, cleanText, similarWord, unknownWords } from "../../web/text.js";
 
 const bytes = (base64) => new Uint8Array(Buffer.from(base64, "base64"));
 
@@ -21,6 +21,8 @@ const TASKS = {
     const { vocab } = JSON.parse(readFileSync(tokenizer)).model;
     return texts.map((text) => unknownWords(text, vocab));
   },
+
+  similar: ({ words, known }) => words.map((word) => similarWord(word, known)),
 
   noise({ seed, counts }) {
     const source = new NoiseSource(seed);

@@ -24,7 +24,7 @@ from diffusers_ccld.models.square_crop import resize_and_center_crop
 from diffusers_ccld.onnx.noise import NoiseSource
 from diffusers_ccld.onnx.sampler import Guidance, Sampler, sampling_times
 from diffusers_ccld.onnx.text import TextEncoding
-from diffusers_ccld.utils.words import unknown_words
+from diffusers_ccld.utils.words import similar_word, unknown_words, vocabulary_of, whole_words
 from support import original_files
 
 NODE = shutil.which("node")
@@ -88,6 +88,18 @@ def test_token_ids_are_those_of_the_tokenizer(vocabularies):
         expected = tokenizer(texts).input_ids
         assert [text["ids"] for text in found] == expected
         assert TextEncoding(path, length)(texts).tolist() == expected
+
+
+def test_a_suggested_word_is_that_of_the_shell():
+    known, chooser = sorted(whole_words(vocabulary_of(default_model()))), random.Random(1)
+    words = ["watercolour", "colour", "horse", "pink", "mountian", "tulip"]
+    for word in known:
+        letters = list(word)
+        letters[chooser.randrange(len(word))] = chooser.choice(["", "e", "st", "ß"])
+        words.append("".join(letters) or "x")
+    expected = [similar_word(word, known) for word in words]
+    assert expected[:6] == ["watercolor", "colors", None, None, "mountain", None]
+    assert run("similar", words=words, known=known) == expected
 
 
 def test_unknown_words_are_those_of_the_shell(vocabularies):

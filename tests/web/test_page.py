@@ -220,8 +220,9 @@ def test_a_link_paints_the_same_picture(open_page):
 def test_unknown_words_and_a_link_of_another_model_are_named(open_page, served, tmp_path):
     page = open_page(permissions=["clipboard-read", "clipboard-write"])
     open_details(page)
-    found, _ = paint(page, "a red dragon, watercolor")
-    assert page.inner_text("#unknown") == "The bundled model does not know: red, dragon"
+    found, _ = paint(page, "a red dragon, watercolour")
+    unknown = "red, dragon, watercolour (did you mean watercolor?)"
+    assert page.inner_text("#unknown") == f"The bundled model does not know: {unknown}"
     page.click(f"{FINISHED} >> nth=0 >> text=Copy link")
     page.wait_for_selector("text=Copied")
     fragment = "#" + page.evaluate("navigator.clipboard.readText()").partition("#")[2]
@@ -242,7 +243,7 @@ def test_unknown_words_and_a_link_of_another_model_are_named(open_page, served, 
     page.wait_for_selector(FINISHED)
     assert np.abs(pixels_of(page, f"{FINISHED} canvas") - found).max() == 0
     assert "another model" in page.inner_text("#notice") and "the model flowers" in page.inner_text("#notice")
-    assert page.inner_text("#unknown") == "The model flowers does not know: red, dragon"
+    assert page.inner_text("#unknown") == f"The model flowers does not know: {unknown}"
     assert "bundled" not in page.inner_text("body") and "cottage" not in page.inner_text("body")
     open_details(page)
     paint(page, "a cat")

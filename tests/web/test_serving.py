@@ -66,6 +66,7 @@ def test_the_page_describes_its_own_model(tmp_path):
     bundled = describe(Path(default_model()))
     vocabulary = vocabulary_of(default_model())
     assert bundled["source"] == "default" and bundled["fingerprint"] == folder_fingerprint(default_model())
+    assert "watercolor" in bundled["words"]
     assert not unknown_words(" ".join([bundled["prompt"], *bundled["examples"], *bundled["mix"]]), vocabulary)
 
     folder = tmp_path / "flowers" / "pipeline"

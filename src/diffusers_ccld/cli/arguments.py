@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from ..inference.names import PRECISIONS
 from ..schedulers.names import ALGORITHMS
 from ..utils.arguments import number, whole
 from ..utils.hub_names import require_hub_name
+from ..utils.suggestions import path_suggestion
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -106,7 +108,7 @@ def parse_weighted(text: str) -> tuple[str, float | None]:
 
 def parse_weighted_file(text: str) -> tuple[Path, float | None]:
     """Splits "fox.png:2.5" into path and weight, unless a file has the whole text as its name."""
-    if Path(text).is_file():
+    if os.path.isfile(text):  # False for a name that is too long, too
         return Path(text), None
     head, weight = parse_weighted(text)
     return Path(head), weight
@@ -117,16 +119,16 @@ def require_file(path: Path, option: str) -> None:
     if path.is_dir():
         raise ValueError(f"{option} {path}: this is a folder, not a file.")
     if not path.is_file():
-        advice = " An address is not fetched; download it first." if "://" in str(path) or ":/" in str(path) else ""
+        is_address = "://" in str(path) or ":/" in str(path)
+        advice = " An address is not fetched; download it first." if is_address else path_suggestion(path)
         raise ValueError(f"{option} {path}: the file does not exist.{advice}")
 
 
 def require_folder(path: Path, option: str) -> None:
     """Raises `ValueError` unless there is a folder at a path that an option gave."""
     if not path.is_dir():
-        raise ValueError(
-            f"{option} {path}: " + ("this is not a folder." if path.exists() else "the folder does not exist.")
-        )
+        is_missing = f"the folder does not exist.{path_suggestion(path, is_folder=True)}"
+        raise ValueError(f"{option} {path}: {'this is not a folder.' if path.exists() else is_missing}")
 
 
 def require_model(name: str | None, option: str = "--model") -> None:

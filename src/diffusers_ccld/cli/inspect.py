@@ -9,6 +9,7 @@ from ..utils.requirements import require_torch
 from ..utils.words import SMALL_VOCABULARY, vocabulary_of, whole_words
 from .command_lines import command_of, frame_of
 from .runtimes import BUNDLED
+from .shell_words import printable
 
 HELP = "describe a picture, a model or a checkpoint"
 
@@ -61,20 +62,25 @@ def picture_facts(path: Path) -> dict[str, Any]:
     """The settings of a picture, and the command that paints it again.
 
     Raises:
-        ValueError: If the file has no record of its settings.
+        ValueError: If the file has no valid record of its settings.
     """
-    from ..inference.provenance import read_provenance
+    from ..inference.provenance import load_record
 
-    record = read_provenance(path)
-    if record is None:
-        raise ValueError(f"{path}: this picture has no record of how it was painted; it may have been saved again.")
-    facts = {"kind": "picture", **{name: value for name, value in record.items() if value is not None}}
+    try:
+        record = load_record(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    facts = {"kind": "picture", **record}
     for field in ("conditions", "waypoints"):
         facts[field] = [_source(*entry) for entry in record.get(field, [])]
     frame = frame_of(record) if "waypoints" in record else None
     if frame is not None:
         facts["frame"] = f"{frame:05d}.png of the command's"
-    return {name: value for name, value in facts.items() if value != []} | {"command": command_of(record)}
+    try:
+        command = command_of(record, path)
+    except ValueError as error:
+        command = f"none. {error}"
+    return {name: value for name, value in facts.items() if value != []} | {"command": command}
 
 
 def _source(source: str, weight: float, sha256: str | None = None) -> str:
@@ -106,15 +112,16 @@ def as_lines(facts: dict[str, Any], indent: str = "") -> list[str]:
     """Facts as lines of text. A list is one line, unless its texts have commas."""
     lines = []
     for name, value in facts.items():
+        name = printable(name)
         if isinstance(value, dict):
             lines += [f"{indent}{name}:", *as_lines(value, indent + "  ")]
         elif isinstance(value, list):
-            texts = [str(part) for part in value]
+            texts = [printable(str(part)) for part in value]
             if any("," in text for text in texts):
                 lines += [f"{indent}{name}:", *(f"{indent}  {text}" for text in texts)]
             else:
                 lines.append(f"{indent}{name}: {', '.join(texts) or 'nothing'}")
         else:
             is_count = type(value) is int and name != "seed"  # a seed is for copying
-            lines.append(f"{indent}{name}: {value:,}" if is_count else f"{indent}{name}: {value}")
+            lines.append(f"{indent}{name}: {value:,}" if is_count else f"{indent}{name}: {printable(str(value))}")
     return lines

@@ -81,14 +81,24 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
     for source, _ in map(parse_waypoint, args.waypoints):
         if isinstance(source, Path):
             require_file(source, "waypoint")
-    require_interval(args.guidance_interval)
-    if args.negative_prompt is not None:
-        refuse_file_names([args.negative_prompt], "--negative-prompt takes a text.")
-    doubts = doubts_about(args.waypoints, (), args.guidance_scale, args.negative_prompt, are_waypoints=True)
-    settle(doubts, args.yes)
+    settle(doubts_of(args), args.yes)
     require_model(args.model)
     require_writable(args.output)
     return args
+
+
+def doubts_of(args: argparse.Namespace) -> list[str]:
+    """Warnings about arguments that are probably mistakes. Files need not exist.
+
+    Raises:
+        ValueError: If the arguments contradict one another, or a prompt is the name of a file.
+    """
+    for text in args.waypoints:
+        parse_waypoint(text)
+    require_interval(args.guidance_interval)
+    if args.negative_prompt is not None:
+        refuse_file_names([args.negative_prompt], "--negative-prompt takes a text.")
+    return doubts_about(args.waypoints, (), args.guidance_scale, args.negative_prompt, are_waypoints=True)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from types import ModuleType
 
-from ..utils.arguments import ArgumentParser, CommandParser, suggestion
+from ..utils.arguments import ArgumentParser, suggestion
 from ..utils.requirements import command_for, require_torch
 from ..version import __version__
 from . import compare, convert, demo, embed, export, export_onnx, inspect, interpolate, measure_scale, sample
@@ -38,7 +38,7 @@ def make_parser(argv: list[str] = ()) -> ArgumentParser:
     """The parser of `ccld`. It refuses the arguments if they begin with a word that is not a command."""
     parser = ArgumentParser(prog="ccld", description="CLOOB-Conditioned Latent Diffusion for diffusers.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=CommandParser)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=ArgumentParser)
     names = [name_of(command) for command in COMMANDS]
     for name, command in zip(names, COMMANDS):
         command_parser = commands.add_parser(
@@ -54,7 +54,7 @@ def make_parser(argv: list[str] = ()) -> ArgumentParser:
     return parser
 
 
-def _check_first_option(parser: ArgumentParser, commands: dict[str, CommandParser], typed: str) -> None:
+def _check_first_option(parser: ArgumentParser, commands: dict[str, ArgumentParser], typed: str) -> None:
     """Refuses an option before the command, unless it is one of `ccld` itself or the beginning of one."""
     if any(option.startswith(typed) for option in parser.options):
         return

@@ -1,6 +1,7 @@
 """What runs the networks of `ccld sample`: torch, or onnxruntime, which paints before torch would be imported."""
 
 import argparse
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,14 +32,20 @@ def chosen_runtime(args: argparse.Namespace) -> str:
         if not is_installed:
             raise ValueError("--runtime onnx needs onnxruntime: pip install onnxruntime")
         return "onnx"
-    folder = onnx_folder(args.model)
-    has_onnx = (folder / MANIFEST_NAME).is_file()
-    torch_can = (folder / "model_index.json").is_file() and find_spec("torch") is not None
-    is_preferred = args.model is None or (has_onnx and not torch_can)
-    if is_preferred and not needs_torch and is_installed:
+    if preferred_runtime(args) == "onnx":
         return "onnx"
     require_torch(", ".join(needs_torch) or f"--model {args.model or 'default'}")
     return "torch"
+
+
+def preferred_runtime(args: argparse.Namespace) -> str:
+    """The runtime of `--runtime auto`, installed or not."""
+    folder = onnx_folder(args.model)
+    has_onnx = os.path.isfile(folder / MANIFEST_NAME)
+    torch_can = os.path.isfile(folder / "model_index.json") and find_spec("torch") is not None
+    is_preferred = args.model is None or (has_onnx and not torch_can)
+    is_possible = not options_for_torch(args) and find_spec("onnxruntime") is not None
+    return "onnx" if is_preferred and is_possible else "torch"
 
 
 def options_for_torch(args: argparse.Namespace) -> list[str]:

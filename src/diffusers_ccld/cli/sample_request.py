@@ -72,16 +72,10 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
     Raises:
         ValueError: If they contradict one another, or a file cannot be read or written.
     """
-    refuse_file_names(args.prompts, USE_OF_PICTURES)
-    if args.negative_prompt is not None:
-        refuse_file_names([args.negative_prompt], USE_AS_NEGATIVE)
+    settle(doubts_of(args), args.yes)
     embeddings = [parse_weighted_file(text) for text in args.embedding]
     images = [parse_weighted_file(text) for text in args.image]
     given = [*map(parse_weighted, args.prompts), *images, *embeddings]
-    _check_options(args, bool(given))
-    files = [(f"--image {path}", weight) for path, weight in images]
-    files += [(f"--embedding {path}", weight) for path, weight in embeddings]
-    settle(doubts_about(args.prompts, files, args.guidance_scale, args.negative_prompt), args.yes)
     require_model(args.model)
     for path, _ in embeddings:
         require_file(path, "--embedding")
@@ -109,6 +103,23 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
         paths=paths,
         grid=grid,
     )
+
+
+def doubts_of(args: argparse.Namespace) -> list[str]:
+    """Warnings about arguments that are probably mistakes. Files need not exist.
+
+    Raises:
+        ValueError: If the arguments contradict one another, or a prompt is the name of a file.
+    """
+    refuse_file_names(args.prompts, USE_OF_PICTURES)
+    if args.negative_prompt is not None:
+        refuse_file_names([args.negative_prompt], USE_AS_NEGATIVE)
+    prompts = [*map(parse_weighted, args.prompts)]
+    options = {"--image": args.image, "--embedding": args.embedding}
+    files = [(option, *parse_weighted_file(text)) for option, texts in options.items() for text in texts]
+    _check_options(args, bool(prompts or files))
+    named = [(f"{option} {path}", weight) for option, path, weight in files]
+    return doubts_about(args.prompts, named, args.guidance_scale, args.negative_prompt)
 
 
 def _check_options(args: argparse.Namespace, has_prompts: bool) -> None:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from ..utils.arguments import ArgumentParser
+from ..utils.arguments import ArgumentParser, suggestion
+from ..utils.suggestions import path_suggestion
 
 Config = TypeVar("Config")
 
@@ -64,7 +65,8 @@ def _flags_of_yaml(config_class: type, path: Path) -> list[str]:
     names = [field.name for field in dataclasses.fields(config_class)]
     unknown = [str(key) for key in entries if key not in names]
     if unknown:
-        raise ValueError(f"--config {path} has unknown settings: {', '.join(unknown)}. There are {', '.join(names)}.")
+        advice = suggestion(unknown, names) or f" There are {', '.join(names)}."
+        raise ValueError(f"--config {path} has unknown settings: {', '.join(unknown)}.{advice}")
     flags = []
     for key, value in entries.items():
         if isinstance(value, dict):
@@ -80,7 +82,7 @@ def _flags_of_yaml(config_class: type, path: Path) -> list[str]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"--config {path}: no such file.")
+        raise ValueError(f"--config {path}: the file does not exist.{path_suggestion(path)}")
     try:
         entries = yaml.safe_load(path.read_bytes()) or {}  # UTF-8, or UTF-16 with a byte order mark
     except (yaml.YAMLError, RecursionError, ValueError) as error:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..models.modeling_cloob import CLOOBVisionModelWithProjection
 from ..utils.errors import first_line
 from ..utils.files import moved_into_place
+from ..utils.suggestions import path_suggestion
 from ..version import __version__
 
 KIND = "diffusers-ccld embedding"
@@ -91,7 +92,7 @@ class EmbeddingFile:
             ValueError: If it does not exist or is not one of an embedding.
         """
         if not Path(path).is_file():
-            raise ValueError(f"{path}: the file does not exist.")
+            raise ValueError(f"{path}: the file does not exist.{path_suggestion(path)}")
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}

@@ -26,6 +26,7 @@ import torch
 
 from ..utils.files import write_text
 from ..utils.locks import exclusive, refuse_if_in_use
+from ..utils.suggestions import path_suggestion
 from .decoding import ImageLimits
 from .encoding import EncodedImages, model_fingerprint
 from .fingerprints import ImagesFingerprint, fingerprint_difference, images_fingerprint
@@ -129,6 +130,8 @@ class Manifest:
             ValueError: If the folder is not a cache, or of a later version.
         """
         path = Path(folder) / MANIFEST_NAME
+        if not path.parent.is_dir():
+            raise ValueError(f"There is no folder {folder}.{path_suggestion(folder, is_folder=True)}")
         if not path.is_file():
             raise ValueError(
                 f"{folder} is not a cache: it lacks {MANIFEST_NAME}. Make one with training/precompute.py."

@@ -12,6 +12,7 @@ from huggingface_hub import metadata_load
 from yaml import YAMLError
 
 from ..utils.errors import first_line
+from ..utils.suggestions import path_suggestion
 from ..utils.text_lines import read_lines
 from .folders import (
     FolderContent,
@@ -133,10 +134,12 @@ def _find(path: Path, source: str, split: str, streaming: bool, image_column: st
         return _found(_from_disk(path, split, streaming), source, f"split {split}", content)
     elif path.is_dir():
         return _in_folder(read_folder(path), source, split, streaming, image_column, with_metadata)
-    elif path.exists() or path.is_absolute() or source.startswith((".", "~")):
-        raise ValueError(f"{source}: no such folder, dataset, or list of paths ending in .txt.")
+    elif path.exists():
+        raise ValueError(f"{source}: this file is not parquet, a shard (.tar), or a list of paths ending in .txt.")
+    elif path.is_absolute() or source.startswith((".", "~")):
+        raise ValueError(f"{source}: there is no such folder or file.{path_suggestion(source)}")
     else:
-        examples = _load(source, source, split, streaming)
+        examples = _from_hub(source, split, streaming)
     return _found(examples, source, f"split {split}")
 
 
@@ -295,6 +298,16 @@ def _load(builder, source, split, streaming, **options):
         return datasets.load_dataset(builder, split=split, streaming=streaming, **options)
     except Exception as error:  # errors of the Hub, of parquet and of the network
         raise ValueError(f"{source}: no dataset could be loaded. ({first_line(error)})") from error
+
+
+def _from_hub(name, split, streaming):
+    try:
+        return datasets.load_dataset(name, split=split, streaming=streaming)
+    except Exception as error:  # errors of the Hub and of the network
+        raise ValueError(
+            f"There is no folder {name}, and no dataset of this name could be loaded from the Hub."
+            f"{path_suggestion(name)} ({first_line(error)})"
+        ) from error
 
 
 def name_of(source: dict[str, Any] | None, index: int | None = None) -> str:

@@ -14,6 +14,7 @@ from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..utils.errors import first_line
 from ..utils.hub_names import require_hub_name
+from ..utils.suggestions import path_suggestion
 from .devices import DTYPES, usable_dtype
 from .optimization import compile_networks, require_compiler
 
@@ -83,15 +84,16 @@ def hub_options(source: str) -> dict[str, bool]:
     if Path(source).is_dir():
         return {}
     require_hub_name(source)
+    advice = path_suggestion(source, is_folder=True)
     try:
         HfApi().model_info(source, timeout=SECONDS_TO_ANSWER)
     except RepositoryNotFoundError as error:
-        raise ValueError(f"{source}: there is no such folder, and no such public model on the Hub.") from error
+        raise ValueError(f"{source}: there is no such folder, and no such public model on the Hub.{advice}") from error
     except HfHubHTTPError:
         return {}  # the library says what is wrong
     except Exception as error:  # no connection, or one that is not wanted
         if not Path(HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model")).is_dir():
-            raise ValueError(f"{source}: there is no such folder, and the Hub cannot be reached.") from error
+            raise ValueError(f"{source}: there is no such folder, and the Hub cannot be reached.{advice}") from error
         return {"local_files_only": True}
     return {}
 

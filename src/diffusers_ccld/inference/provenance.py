@@ -1,14 +1,13 @@
 """The record in a PNG file of how its picture was made: JSON in the text chunk "ccld"."""
 
 import json
-import math
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypedDict, get_args, get_origin, get_type_hints
+from typing import Any, TypedDict
 
 from PIL import Image, PngImagePlugin
 
 from ..utils.pictures import save_image
+from .record_checks import valid_record
 
 TEXT_CHUNK = "ccld"
 UPLOADED = "IMAGE"
@@ -112,30 +111,46 @@ def save_picture(picture: Image.Image, path: Path, provenance: Provenance) -> No
 
 
 def read_provenance(path: Path) -> Provenance | None:
-    """Reads the record of a PNG file; `None` if the file is missing or damaged, or has no record of this kind."""
+    """Reads the record of a PNG file as it is; `None` if the file is missing or damaged, or has no valid record."""
     try:
-        with Image.open(path) as image:
-            image.load()  # finds a truncated file, and the text chunks that follow the pixels
-            record = dict(json.loads(image.text[TEXT_CHUNK]))
-        return record if _is_sound(record) else None
-    except (OSError, SyntaxError, KeyError, AttributeError, ValueError, TypeError, RecursionError):
+        record = _record_in(path)
+        valid_record(record)
+        return record
+    except ValueError:
         return None
 
 
-def _is_sound(record: dict) -> bool:
-    """True if the known fields of a record have their types; later versions may have added others."""
-    hints = get_type_hints(Provenance)
-    pairs = [pair for name in ("conditions", "waypoints") for pair in record.get(name) or ()]
-    return all(_fits(value, hints[name]) for name, value in record.items() if name in hints) and all(
-        len(pair) >= 2 and isinstance(pair[0], str) and _fits(pair[1], float) for pair in pairs
-    )
+def load_record(path: Path, most_pixels: int | None = None) -> Provenance:
+    """Reads the record of a PNG file, without the fields that are null.
+
+    Args:
+        path: The file.
+        most_pixels: Larger pictures are not decoded.
+
+    Raises:
+        ValueError: With a sentence, if the file is not a usable picture, or has no valid record.
+    """
+    return valid_record(_record_in(path, most_pixels))
 
 
-def _fits(value, kind):
-    if isinstance(kind, UnionType):
-        return any(_fits(value, one) for one in get_args(kind))
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return kind is Any or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool)))
+def _record_in(path, most_pixels=None):
+    """The JSON in a picture's file. Raises `ValueError` without one."""
+    is_small, text = True, None
+    try:
+        with Image.open(path) as image:
+            is_small = most_pixels is None or image.width * image.height <= most_pixels
+            if is_small:
+                image.load()  # finds a truncated file, and the text chunks that follow the pixels
+                text = getattr(image, "text", {}).get(TEXT_CHUNK)
+    except Image.DecompressionBombError as error:
+        raise ValueError("The picture is too large to be decoded.") from error
+    except Exception as error:  # decoders raise many kinds of exceptions for damaged files
+        raise ValueError("The file is not a picture, or a damaged one.") from error
+    if not is_small:
+        raise ValueError(f"The picture has more than {most_pixels // 10**6} million pixels.")
+    if text is None:
+        raise ValueError("The picture has no record of how it was painted; it may have been saved again.")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("The record of how the picture was painted is damaged: it is not JSON.") from error

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ..utils.suggestions import path_suggestion
+
 
 class CheckpointError(ValueError):
     """Raised for a file that cannot be used. The message says what is wrong and what to do about it."""
@@ -19,5 +21,5 @@ def check_file(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: the file does not exist.")
+        raise CheckpointError(f"{path}: the file does not exist.{path_suggestion(path)}")
     return path

@@ -114,9 +114,10 @@ def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
     existing = list_checkpoints(folder)
     if resume is None:
         if existing:
+            steps = int(existing[-1].name.rpartition("-")[2])
             raise ValueError(
-                f"{folder} already has checkpoints of a run. Give --resume latest to continue it, or another output "
-                f"folder."
+                f"{folder.parent} has a run already, of {steps:,} steps. --resume latest continues it, a complete one "
+                f"with a higher --max-steps. To start anew, give another --output-dir, or delete {folder.parent}."
             )
         return None
     if resume == "latest":

@@ -17,6 +17,7 @@ from ..models.processing_cloob import CLOOBImageProcessor, CLOOBTokenizer
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..utils.errors import first_line
+from ..utils.suggestions import path_suggestion
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -108,6 +109,8 @@ def read_json(path: str) -> dict[str, Any]:
     """
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: the file does not exist.{path_suggestion(path)}") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable JSON file. ({error})") from error
     if not isinstance(config, dict):

@@ -160,7 +160,7 @@ def describe_run(
     latent_shape: tuple[int, int, int],
     teacher: torch.nn.Module | None = None,
 ) -> str:
-    """Describes a run in lines of text, with a warning if the network is large for its images.
+    """Describes a run in lines of text, with a note if the network is large for its images.
 
     Args:
         config: The run's settings.
@@ -187,8 +187,8 @@ def describe_run(
     latents = math.inf if num_images is None else num_images * math.prod(latent_shape)
     if trained > MOST_PARAMETERS_PER_LATENT * latents:
         lines.append(
-            f"warning: {trained:,} parameters are more than two thirds of the {latents:,} numbers in the images' "
-            f"latents; the network may memorise the images. Use more images, a smaller network or a LoRA."
+            f"note: {trained:,} parameters learn from latents of {latents:,} numbers. Over many epochs, a network "
+            f"memorises so few images: keep the run short, or use more images, a smaller network or a LoRA."
         )
     return "\n".join(lines)
 

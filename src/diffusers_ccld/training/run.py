@@ -103,6 +103,8 @@ class TrainingRun:
         The iteration ends after the last step, or early after SIGINT or SIGTERM. A dry run ends with a report.
         """
         self._started = time.monotonic()
+        if self.state.step == self.last_step:
+            self.accelerator.print(f"all {self.last_step} steps are done; to train on, give a higher --max-steps")
         with closing(self.batches), self._interruption, self._progress_bar:
             while self.state.step < self.last_step and not self.is_interrupted:
                 yield self.state.step

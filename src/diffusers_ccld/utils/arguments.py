@@ -1,4 +1,7 @@
-"""Command lines whose options are spelt with hyphens. Underscores are accepted, as in YAML files of settings."""
+"""Command lines whose options are spelt with hyphens. Underscores are accepted, as in YAML files of settings.
+
+web/build.py runs this file alone, so it imports nothing of the package.
+"""
 
 import argparse
 import difflib
@@ -7,11 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+SIMILARITY = 0.75  # of a suggestion at least, as difflib counts it; "smaple" and "sample" have 0.83
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """Shows `--max-steps` and accepts `--max_steps`, too. Help texts keep the line breaks of the description.
 
-    An error is one line.
+    An error is one line. That of an unknown option names the one that resembles it.
     """
 
     def __init__(self, *args: Any, formatter_class: Any = argparse.RawDescriptionHelpFormatter, **options: Any):
@@ -24,12 +29,20 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parses arguments, like the parent. Options may have underscores instead of hyphens."""
+        """Parses arguments, like the parent. Options may have underscores instead of hyphens.
+
+        The parsers of commands, and the one of settings' dataclasses, call this method alone. So unknown arguments are
+        refused here, with exit status 2, and not returned.
+        """
         args = list(sys.argv[1:] if args is None else args)
         end = args.index("--") if "--" in args else len(args)
         as_typed = {_with_hyphens(argument): argument for argument in args[:end]}
         namespace, unknown = super().parse_known_args([*map(_with_hyphens, args[:end]), *args[end:]], namespace)
-        return namespace, [as_typed.get(argument, argument) for argument in unknown]
+        if unknown:
+            unknown = [as_typed.get(argument, argument) for argument in unknown]
+            given = [argument.partition("=")[0] for argument in unknown if argument.startswith("-")]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{suggestion(given, self.options)}")
+        return namespace, unknown
 
     @property
     def options(self) -> list[str]:
@@ -41,23 +54,16 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (`{self.prog} --help` lists the options.)\n")
 
 
-class CommandParser(ArgumentParser):
-    """The parser of one command. It refuses unknown arguments itself, and names the options that resemble them."""
-
-    def parse_known_args(
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Parses arguments, like the parent, and exits with status 2 if some are unknown."""
-        namespace, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            given = [argument.partition("=")[0] for argument in unknown if argument.startswith("-")]
-            self.error(f"unrecognized arguments: {' '.join(unknown)}.{suggestion(given, self.options)}")
-        return namespace, unknown
-
-
 def suggestion(given: Sequence[str], known: Sequence[str]) -> str:
-    """ " Did you mean …?" with the known words that resemble the given ones; empty if none does."""
-    similar = [match for word in given for match in difflib.get_close_matches(_with_hyphens(word), known, n=1)]
+    """Returns " Did you mean …?" with the known word that resembles each of the given ones, or "" if none does.
+
+    Args:
+        given: Words as they were typed. Hyphens before an option's name do not count.
+        known: The words to choose from.
+    """
+    names = {name.lstrip("-"): name for name in known}
+    words = [_with_hyphens(word).lstrip("-") for word in given]
+    similar = [names[match] for word in words for match in difflib.get_close_matches(word, names, 1, SIMILARITY)]
     return f" Did you mean {' '.join(similar)}?" if similar else ""
 
 

@@ -2,6 +2,8 @@
 
 import re
 
+from .suggestions import path_suggestion
+
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -13,6 +15,6 @@ def require_hub_name(name: str, option: str = "") -> None:
         option: The option that gave it, for messages.
     """
     if not HUB_NAME.fullmatch(name):
-        raise ValueError(
-            f"{option} {name}: this is neither a folder nor a model on the Hub, named owner/name.".lstrip()
-        )
+        advice = path_suggestion(name, ["default"], is_folder=True)
+        message = f"{option} {name}: this is neither a folder nor a model on the Hub, named owner/name.{advice}"
+        raise ValueError(message.lstrip())

@@ -4,6 +4,8 @@ import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
+from .suggestions import path_suggestion
+
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -22,6 +24,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     try:
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: the file does not exist.{path_suggestion(path)}") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read. ({error})") from error
     encoding = "utf-16" if data.startswith(UTF_16) else "utf-8-sig"

@@ -1,5 +1,6 @@
 """Words of texts and of tokenizers' vocabularies, and prompts of such words. It needs the standard library alone."""
 
+import difflib
 import json
 import re
 from collections.abc import Collection, Iterable
@@ -8,6 +9,7 @@ from pathlib import Path
 END_OF_WORD = "</w>"
 PROMPTS_NAME = "prompts.txt"  # of the file beside a grid of samples
 SMALL_VOCABULARY = 10_000  # tokens; CLIP's 49,408 stand for all English words
+SIMILARITY = 0.82  # of a suggested word at least, as difflib counts it: "colour" and "colors" have 0.83
 
 PROMPTS = (
     "A sunset landscape painting, oil on canvas",
@@ -62,13 +64,27 @@ def unknown_words(text: str, vocabulary: Collection[str]) -> list[str]:
 def unknown_words_sentence(texts: Iterable[str], vocabulary: Collection[str], model: str) -> str:
     """Which words of texts a model does not know, such as "the model does not know: red"; empty if it knows all.
 
+    A similar word that it knows stands behind a word: "watercolour (did you mean watercolor?)".
+
     Args:
         texts: The texts.
         vocabulary: As for `unknown_words`.
         model: The model's name.
     """
-    unknown = unknown_words(" ".join(texts), vocabulary)
-    return f"{model} does not know: {', '.join(unknown)}" if unknown else ""
+    known = whole_words(vocabulary)
+    named = [f"{word}{_suggestion(word, known)}" for word in unknown_words(" ".join(texts), vocabulary)]
+    return f"{model} does not know: {', '.join(named)}" if named else ""
+
+
+def similar_word(word: str, known: Iterable[str]) -> str | None:
+    """The known word with the same first letter that resembles a word most; `None` if none does."""
+    candidates = [other for other in known if other[0] == word[0]]
+    return next(iter(difflib.get_close_matches(word, candidates, 1, SIMILARITY)), None)
+
+
+def _suggestion(word, known):
+    similar = similar_word(word, known)
+    return f" (did you mean {similar}?)" if similar else ""
 
 
 def whole_words(vocabulary: Collection[str]) -> list[str]:

@@ -1,0 +1,49 @@
+"""Suggestions for misspelt paths. They need the standard library alone."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from .arguments import SIMILARITY, suggestion
+
+MOST_NAMES = 10_000  # of a folder that are compared
+
+
+def path_suggestion(path: str | Path, known: Sequence[str] = (), is_folder: bool = False) -> str:
+    """Returns " Did you mean …?" with an existing path that resembles one that does not exist, or "" if none does.
+
+    Args:
+        path: The path as it was typed. Several of its parts may be misspelt.
+        known: Words that may stand in the place of a path.
+        is_folder: True if only a folder will do.
+    """
+    words = suggestion([str(path)], known)
+    if words:
+        return words
+    path = Path(path).expanduser()
+    found = _similar_path(path, is_folder)
+    return "" if found in (None, path) else f" Did you mean {found}?"
+
+
+def _similar_path(path: Path, is_folder: bool) -> Path | None:
+    """The path itself if it exists, or else an existing one whose parts resemble its parts."""
+    if os.path.exists(path):
+        return path
+    parent = _similar_path(path.parent, is_folder=True) if path.name else None
+    names = _names_in(parent, is_folder) if parent is not None else []
+    return next((parent / name for name in difflib.get_close_matches(path.name, names, 1, SIMILARITY)), None)
+
+
+def _names_in(folder: Path, is_folder: bool) -> list[str]:
+    """Names in a folder, without hidden ones; none if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [
+                entry.name
+                for entry in islice(entries, MOST_NAMES)
+                if not entry.name.startswith(".") and (entry.is_dir() or not is_folder)
+            ]
+    except OSError:
+        return []
