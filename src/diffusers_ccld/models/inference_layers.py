@@ -224,6 +224,7 @@ class InferenceConv2d(KeepsCopy, nn.Conv2d):
         return (
             self.weight.dtype in (torch.float32, torch.bfloat16)
             and hidden_states.ndim == 4
+            and hidden_states.shape[1] == self.in_channels
             and hidden_states.numel() > 0
             and self.padding_mode == "zeros"
             and not isinstance(self.padding, str)
@@ -243,9 +244,11 @@ class InferenceLinear(KeepsCopy, nn.Linear):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = self.weight
+        if hidden_states.numel() == 0 or hidden_states.shape[-1:] != (self.in_features,):
+            return super().forward(hidden_states)  # which raises an error for another number of features
         if self.copies_weight and compiles_in_float32_on_cpu(hidden_states, weight):
             return self._as_convolution(hidden_states)
-        is_small = weight.numel() < MIN_LINEAR_WEIGHTS or hidden_states.numel() == 0
+        is_small = weight.numel() < MIN_LINEAR_WEIGHTS
         if is_small or not infers_on_cpu(hidden_states, weight) or not can_multiply_in(weight.dtype):
             return super().forward(hidden_states)
         if self.copies_weight and weight.numel() >= MIN_COPIED_LINEAR_WEIGHTS and not weight.is_inference():
