@@ -108,6 +108,13 @@ def test_an_interrupted_run_resumes(pipeline_folder, tmp_path, painted, capsys):
     ]
 
 
+def test_pictures_of_another_version_are_refused(tmp_path):
+    (tmp_path / "interpolation.json").write_text('{"seeds": [1], "version": "0.1"}')
+    difference = r"has pictures by version 0\.1, and version 0\.2 may paint others; choose another --output, or use "
+    with pytest.raises(ValueError, match=difference):
+        check_picture_folder(tmp_path, {"seeds": [1], "version": "0.2"}, overwrite=False)
+
+
 def test_other_settings_are_refused_or_overwritten(pipeline_folder, tmp_path, painted, capsys):
     options = ("--frames", "2", "--max-pictures", "2")
     Image.new("RGB", (40, 40), "red").save(tmp_path / "colour.png")

@@ -50,7 +50,16 @@ def test_a_prompt_may_be_longer_than_the_name_of_a_file():
     assert not doubts_about(prompts)
 
 
-HONEST = (["a rose", "a cat"], ["cat:2", "rose"], ["cat:2", "rose:1"], ["cat", "a rose", "dog"], ["rose"], ["a"])
+HONEST = (
+    ["", "x"],
+    ["x", " ", "a"],
+    ["a rose", "a cat"],
+    ["cat:2", "rose"],
+    ["cat:2", "rose:1"],
+    ["cat", "a rose", "dog"],
+    ["rose"],
+    ["a"],
+)
 
 
 @pytest.mark.parametrize("prompts", HONEST, ids=" ".join)

@@ -45,6 +45,14 @@ def test_mistakes_are_found_before_any_work(arguments, message, tmp_path, capsys
     assert [path.name for path in tmp_path.iterdir()] == ["something.txt"]
 
 
+def test_an_earlier_export_of_a_model_of_the_hub_is_kept(tmp_path, monkeypatch, capsys):
+    """Its folder, in the Hub's cache, is known only when it has been found there."""
+    (tmp_path / "onnx.json").write_text("{}")
+    monkeypatch.setattr("diffusers_ccld.inference.loading.find_folder", lambda source: tmp_path)
+    assert main(["export-onnx", "somebody/model"]) == 2
+    assert f"{tmp_path} has an earlier export. Give --overwrite to replace it." in capsys.readouterr().err
+
+
 def test_a_network_that_differs_is_not_written(pipeline_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "_differences", lambda spec, session: (1.0, 0.5))
     monkeypatch.setattr(export_module, "networks_of", lambda pipe, with_encoder: original(pipe, with_encoder)[2:3])

@@ -89,7 +89,7 @@ def add_option(parser: argparse.ArgumentParser, name: str, **changes: Any) -> No
 
 
 def parse_weighted(text: str) -> tuple[str, float | None]:
-    """Splits "a red fox:2.5" into text and weight. A suffix that is not a number belongs to the text.
+    """Splits "a rose:2.5" into text and weight. A suffix that is not a number belongs to the text.
 
     Raises:
         ValueError: Without text before the weight.
@@ -107,7 +107,7 @@ def parse_weighted(text: str) -> tuple[str, float | None]:
 
 
 def parse_weighted_file(text: str) -> tuple[Path, float | None]:
-    """Splits "fox.png:2.5" into path and weight, unless a file has the whole text as its name."""
+    """Splits "rose.png:2.5" into path and weight, unless a file has the whole text as its name."""
     if os.path.isfile(text):  # False for a name that is too long, too
         return Path(text), None
     head, weight = parse_weighted(text)
@@ -115,13 +115,19 @@ def parse_weighted_file(text: str) -> tuple[Path, float | None]:
 
 
 def require_file(path: Path, option: str) -> None:
-    """Raises `ValueError` unless there is a file at a path that an option gave."""
+    """Raises `ValueError` unless there is a file at a path.
+
+    Args:
+        path: The path.
+        option: The option that gave it; "" for an argument without one.
+    """
+    given = f"{option} {path}".lstrip()
     if path.is_dir():
-        raise ValueError(f"{option} {path}: this is a folder, not a file.")
+        raise ValueError(f"{given}: this is a folder, not a file.")
     if not path.is_file():
         is_address = "://" in str(path) or ":/" in str(path)
         advice = " An address is not fetched; download it first." if is_address else path_suggestion(path)
-        raise ValueError(f"{option} {path}: the file does not exist.{advice}")
+        raise ValueError(f"{given}: the file does not exist.{advice}")
 
 
 def require_folder(path: Path, option: str) -> None:
@@ -146,7 +152,7 @@ def open_image(path: Path, option: str = "--image") -> "Image.Image":
 
     Args:
         path: The file.
-        option: The option that gave it, for messages.
+        option: The option that gave it, for messages; "" for an argument without one.
 
     Raises:
         ValueError: If the file does not exist or cannot be decoded.
@@ -157,7 +163,8 @@ def open_image(path: Path, option: str = "--image") -> "Image.Image":
     try:
         return open_picture({"path": path}, ImageLimits(min_side=1))
     except BadImageError as error:
-        raise ValueError(f"{option} {path}: the file is not an image, or not a usable one. ({error})") from error
+        given = f"{option} {path}".lstrip()
+        raise ValueError(f"{given}: the file is not an image, or not a usable one. ({error})") from error
 
 
 def require_interval(interval: list[float] | None) -> None:

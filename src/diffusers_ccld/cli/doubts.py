@@ -79,7 +79,8 @@ def doubts_about(
         )
     for words in _unquoted(prompts, are_waypoints):
         kind = "waypoints of a path" if are_waypoints else "prompts, to be combined in one picture"
-        doubts.append(f'These are {len(words)} {kind}. To give one prompt, write "{" ".join(words)}".')
+        advice = f'To give one prompt, write it in quotation marks: "{" ".join(words)}".'
+        doubts.append(f"These are {len(words)} {kind}. {advice}")
     return doubts
 
 
@@ -104,7 +105,7 @@ def _unquoted(prompts, are_waypoints):
     rows = [[]]
     for typed in prompts:
         text, weight = parse_weighted(typed)
-        is_word = " " not in text.strip() and not text.startswith("@")
+        is_word = len(text.split()) == 1 and not text.startswith("@")
         if is_word:
             rows[-1].append(typed)
         if weight is not None or not is_word:

@@ -3,9 +3,10 @@
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from .arguments import add_option, open_image
+from ..utils.requirements import require_torch
+from .arguments import add_option, open_image, require_model
 from .outputs import require_new, require_writable
 
 if TYPE_CHECKING:
@@ -36,17 +37,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--overwrite", help="replace an existing file")
 
 
-def check(args: argparse.Namespace) -> argparse.Namespace:
+class EmbedRequest(NamedTuple):
+    """The arguments of the command, and the pictures by their paths."""
+
+    args: argparse.Namespace
+    images: "dict[Path, Image.Image]"
+
+
+def check(args: argparse.Namespace) -> EmbedRequest:
     if args.learn < 0 or args.batch_size < 1 or not args.learning_rate > 0:
         raise ValueError("--learn must be at least 0, --batch-size at least 1, and --learning-rate above 0.")
     if args.output.is_dir():
         raise ValueError(f"--output {args.output} is a folder; name a file to write.")
     require_writable(args.output.parent)
     require_new(args.output, "--output", args.overwrite)
-    return args
+    require_model(args.model)
+    require_torch("ccld embed")
+    return EmbedRequest(args, {path: open_image(path, "") for path in picture_files(args.pictures)})
 
 
-def run(args: argparse.Namespace) -> None:
+def run(request: EmbedRequest) -> None:
     """Write one embedding of pictures: the mean direction of their CLOOB embeddings, or with --learn the one by which
     the network denoises them best (textual inversion). It is a condition like a prompt, for models with this CLOOB."""
     from ..data.embedding_files import EmbeddingFile, encoder_fingerprint, mean_direction
@@ -54,8 +64,7 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.loading import find_model
     from ..pipelines.pipeline_ccld import CCLDPipeline
 
-    paths = picture_files(args.pictures)
-    images = [open_image(path) for path in paths]
+    args, images = request.args, list(request.images.values())
     pipe = CCLDPipeline.from_pretrained(find_model("default" if args.model is None else args.model))
     pipe.to(usable_device(args.device))
     embeds = pipe.encode_image(images).detach().cpu()
@@ -66,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         embedding = learn(pipe, images, embedding, args)
     origin = {
         "method": "textual inversion" if args.learn else "mean",
-        "pictures": [path.name for path in paths],
+        "pictures": [path.name for path in request.images],
         "model": args.model or "default",
     }
     if args.learn:
@@ -84,13 +93,13 @@ def picture_files(paths: list[Path]) -> list[Path]:
     Raises:
         ValueError: If a folder has no pictures.
     """
-    from PIL import Image
-
-    Image.init()
     found = []
     for path in paths:
         files = [path]
         if path.is_dir():
+            from PIL import Image
+
+            Image.init()
             files = sorted(file for file in path.rglob("*") if file.suffix.lower() in Image.EXTENSION)
         if not files:
             raise ValueError(f"{path}: the folder has no pictures.")

@@ -39,10 +39,13 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
         require_writable(args.output)
     if args.output is None and args.dtype != "fp32":
         raise ValueError(f"--dtype {args.dtype} cannot use the pipeline's own weights: give --output, too.")
-    manifest = (args.output or onnx_folder(args.folder)) / MANIFEST_NAME
-    if manifest.is_file() and not args.overwrite:
-        raise ValueError(f"{manifest.parent} has an earlier export. Give --overwrite to replace it.")
+    _require_no_export(args.output or onnx_folder(args.folder), args.overwrite)
     return args
+
+
+def _require_no_export(folder: Path, overwrite: bool) -> None:
+    if (folder / MANIFEST_NAME).is_file() and not overwrite:
+        raise ValueError(f"{folder} has an earlier export. Give --overwrite to replace it.")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,6 +59,8 @@ def run(args: argparse.Namespace) -> None:
             raise
         raise ValueError(f"The export needs {error.name}: {install_command('onnx')}") from error
 
+    if args.output is None:  # the folder of a model of the Hub is known only now
+        _require_no_export(find_folder(args.folder), args.overwrite)
     manifest = export(ExportRequest(args.folder, args.output, args.dtype, args.encoder))
     print("network          graph, kB   weights, MB   largest difference   relative error")
     for name, network in manifest.networks.items():

@@ -95,7 +95,7 @@ def bundled_words() -> dict[str, Any]:
     return {
         "subjects": [phrase for phrases in SUBJECT_PHRASES.values() for phrase in phrases],
         "media": [phrase for phrases in TECHNIQUES.values() for phrase in phrases],
-        "moods": [mood for moods in MOODS.values() for mood in moods],
+        "palettes": [mood for moods in MOODS.values() for mood in moods],
         "words": list(VOCABULARY),
     }
 

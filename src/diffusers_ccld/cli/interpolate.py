@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "waypoints",
         nargs="+",
         metavar="WAYPOINT",
-        help='a prompt, or @FILE for a picture, in the order of the path; "a red fox:2.5" and @fox.png:2.5 have the '
-        "weight 2.5",
+        help='a prompt, or @FILE for a picture, in the order of the path; "a sailing boat:2.5" and @rose.png:2.5 have '
+        "the weight 2.5",
     )
     add_shared("--model")
     add("--frames", type=whole(2), default=24, metavar="N", help="total number of frames (default: %(default)s)")

@@ -23,13 +23,16 @@ LONGEST_MESSAGE = 1000  # longer ones are the dumps of libraries
 
 
 def main(argv: list[str] | None = None, load: Callable[[], None] | None = None) -> int:
-    """Runs `ccld` and returns the exit status.
+    """Runs `ccld` and returns the exit status. Without arguments, it prints its help.
 
     Args:
         argv: The arguments (default: those of the process).
         load: Called between checking the arguments and running the command.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if not argv:
+        make_parser().print_help()
+        return 0
     args = make_parser(argv).parse_args(argv)
     return run_reporting_errors(_run, args, load or (lambda: None), verbose=args.verbose)
 

@@ -65,14 +65,17 @@ def own_warnings() -> Iterator[None]:
 
 
 def _show_loading_bars(shown: bool) -> None:
-    """Shows or hides transformers' bars while weights are loaded. Those of downloads are always shown."""
+    """Shows or hides the libraries' bars while weights are loaded. Those of downloads are always shown."""
     if "transformers" not in sys.modules:
         return
+    from diffusers.utils import logging as diffusers_logging
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
-    if shown:
-        transformers_logging.enable_progress_bar()
-    else:
-        transformers_logging.disable_progress_bar()
+    for library in (transformers_logging, diffusers_logging):
+        if shown:
+            library.enable_progress_bar()
+        else:
+            library.disable_progress_bar()
+    if not shown:
         enable_progress_bars()

@@ -40,7 +40,7 @@ LARGEST_RANDOM_SEED = 2**32 - 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, add_shared = parser.add_argument, partial(add_option, parser)
-    add("prompts", nargs="*", metavar="PROMPT", help='a prompt; "a red fox:2.5" has the weight 2.5')
+    add("prompts", nargs="*", metavar="PROMPT", help='a prompt; "a sailing boat:2.5" has the weight 2.5')
     add("--negative-prompt", metavar="PROMPT", help="prompt to steer away from")
     add("--image", action="append", default=[], metavar="FILE[:WEIGHT]", help="an image prompt; can be repeated")
     add(
@@ -51,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an embedding of `ccld embed` as a prompt; can be repeated",
     )
     begin = parser.add_mutually_exclusive_group().add_argument
-    begin("--init", type=Path, metavar="FILE", help="begin with this picture and noise, to paint it anew")
-    begin("--edit", type=Path, metavar="FILE", help="change this picture and keep its composition, by inversion")
-    add("--mask", type=Path, metavar="FILE", help="paint only where this picture is white; with --init")
+    begin("--init", type=Path, metavar="FILE", help="begin with this picture and noise (image to image)")
+    begin("--edit", type=Path, metavar="FILE", help="edit this picture and keep its composition, by inversion")
+    add("--mask", type=Path, metavar="FILE", help="paint only where this picture is white (inpainting); with --init")
     add(
         "--strength",
         type=number(0.01, 1),

@@ -119,7 +119,7 @@ def description(request: SampleRequest, record: "Provenance", negative: float | 
     if not lines:
         lines.append(("prompt", "none: the pictures follow the training images"))
     if "picture" in record:
-        verb = {"image_to_image": "repaint", "inpaint": "inpaint", "edit": "edit"}[request.task]
+        verb = {"image_to_image": "init", "inpaint": "inpaint", "edit": "edit"}[request.task]
         where = f" where {record['mask']} is white" if "mask" in record else ""
         lines.append((verb, f"{record['picture']}{where}, strength {record['strength']:g}"))
     interval = record["guidance_interval"]

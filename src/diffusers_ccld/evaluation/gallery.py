@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..inference.loading import load_pipeline
-from ..inference.provenance import Provenance, read_provenance, save_picture
+from ..inference.provenance import Provenance, describe_difference, read_provenance, save_picture
 from ..inference.sampling import NonFinitePixelsError, sample
 from ..inference.weights import share_guidance
 from ..pipelines.calls import usual_guidance_scale
@@ -151,9 +151,8 @@ class Gallery:
                 found = read_provenance(self.path(key))
                 if found is not None:
                     wanted = self.settings(key) | {"model": found.get("model")}
-                    names = ", ".join(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
                     raise ValueError(
-                        f"{self.folder} has pictures of {model.name} with a different choice of {names}; choose "
+                        f"{self.folder} has pictures of {model.name} {describe_difference(found, wanted)}; choose "
                         f"another --output, or use --overwrite."
                     )
 

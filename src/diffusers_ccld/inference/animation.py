@@ -11,7 +11,7 @@ from ..utils.errors import first_line
 from ..utils.files import moved_into_place, remove_folder, write_text
 from .even_frames import POSITION_DIGITS
 from .names import ANIMATION_FORMATS
-from .provenance import Provenance, save_picture
+from .provenance import Provenance, describe_difference, save_picture
 
 _FRAME_NAME = re.compile(r"\d{5}\.png")
 
@@ -97,10 +97,8 @@ def check_picture_folder(output: Path, settings: Provenance, overwrite: bool) ->
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{settings_path} is damaged; use --overwrite to start again.") from error
     if found != settings:
-        names = ", ".join(sorted(name for name in {*found, *settings} if found.get(name) != settings.get(name)))
-        raise ValueError(
-            f"{output} has pictures with a different choice of {names}; choose another --output, or use --overwrite."
-        )
+        difference = describe_difference(found, settings)
+        raise ValueError(f"{output} has pictures {difference}; choose another --output, or use --overwrite.")
 
 
 def save_frames(frames: Sequence[Path], output: Path) -> None:

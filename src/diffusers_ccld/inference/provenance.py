@@ -120,6 +120,21 @@ def read_provenance(path: Path) -> Provenance | None:
         return None
 
 
+def describe_difference(found: Provenance, wanted: Provenance) -> str:
+    """Describes what tells two records apart, as the end of "pictures …": "with a different choice of seed".
+
+    Args:
+        found: The record of pictures that exist.
+        wanted: That of the pictures that would be sampled.
+    """
+    names = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+    choices = ", ".join(name for name in names if name != "version")
+    parts = [f"with a different choice of {choices}"] if choices else []
+    if "version" in names:
+        parts.append(f"by version {found.get('version')}, and version {wanted.get('version')} may paint others")
+    return " and ".join(parts)
+
+
 def load_record(path: Path, most_pixels: int | None = None) -> Provenance:
     """Reads the record of a PNG file, without the fields that are null.
 
