@@ -220,7 +220,8 @@ def test_settings_are_read_from_a_picture_of_ours(painter, tmp_path, monkeypatch
     request, pictures = painted(painter, "edit", picture=png(), strength=0.6, num_images=1)
     ((path, _),) = save_pictures(request, pictures, tmp_path)
     form = dict(zip(names, studio.read_settings({"path": path, "meta": META})))
-    assert form["edit strength"] == 0.6 and form["tab"].selected == "edit" and "began with another" in form["notice"]
+    assert (form["edit strength"], form["edit num_inference_steps"]) == (0.6, 4)
+    assert form["tab"].selected == "edit" and "began with another" in form["notice"]
     request, pictures = painted(painter, image_prompt=png(), image_prompt_weight=0.25, num_images=1)
     ((path, _),) = save_pictures(request, pictures, tmp_path)
     assert "had an image prompt" in studio.read_settings({"path": path, "meta": META})[-1]

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..pipelines.usual import STRENGTHS
 from ..schedulers.names import TIMESTEP_SCHEDULES
 from ..utils.arguments import number, whole
 from .arguments import LAST_SEED, add_option
@@ -58,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strength",
         type=number(0.01, 1),
         metavar="X",
-        help="how much --init or --edit changes, up to 1 (default: 0.8 for --init, 1 with --mask, 0.9 for --edit)",
+        help=f"how much --init or --edit changes, up to 1 (default: {STRENGTHS['image_to_image']:g} for --init, "
+        f"{STRENGTHS['inpaint']:g} with --mask, {STRENGTHS['edit']:g} for --edit)",
     )
     add_shared("--model")
     add(

@@ -37,6 +37,7 @@ FORM_OF_LINK = (*LINKED, "random_seed")
 FORM_OF_TABS = (
     ("image_to_image", "strength"),
     ("edit", "strength"),
+    ("edit", "num_inference_steps"),
     ("inpaint", "strength"),
     ("between", "second_prompt"),
     ("between", "position"),

@@ -15,6 +15,7 @@ from ..inference.provenance import TEXT_CHUNK, UPLOADED, Provenance, provenance_
 from ..inference.sampling import sample
 from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, reporting, size_like, widened
 from ..pipelines.pipeline_ccld import CCLDPipeline
+from ..pipelines.usual import INVERSION_STEPS
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..version import __version__
 from .model import DemoModel
@@ -49,6 +50,11 @@ class Painter:
     def steps_of(self, algorithm: str) -> int:
         """The model's own number of sampling steps, or else the usual one of an algorithm."""
         return self._pipeline("paint", algorithm).steps_or_default(None)
+
+    @property
+    def inversion_steps(self) -> int:
+        """The model's own number of steps, or else the usual one, of an inversion."""
+        return self.pipe.steps_or_default(None, INVERSION_STEPS)
 
     @property
     def max_guidance_scale(self) -> float | None:

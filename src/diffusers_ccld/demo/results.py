@@ -15,6 +15,13 @@ from ..inference.tasks import Progress
 from .requests import PaintingRequest
 
 FRAME_RATE = 8.0
+_LINK = (
+    ' · <a href="{}" target="_blank">link that paints this again</a> '
+    '<button class="copy" type="button" aria-live="polite">Copy link</button>'
+    # page.js shows it where the page has an address of this machine alone.
+    '<br><span class="hint local">The link works on this computer alone; '
+    "with <code>ccld demo --host 0.0.0.0</code> also on others of its network.</span>"
+)
 
 
 def progress_html(progress: Progress | None, seconds_left: float | None, previews: Sequence[Image.Image]) -> str:
@@ -87,8 +94,6 @@ def link_html(
     last = f"–{request.seeds[-1]}" if request.num_images > 1 else ""
     seeds = f"Seed {request.seed}{last}"
     link = request.link(fingerprint)
-    linked = (
-        "" if link is None else f' · <a href="{html.escape(link)}" target="_blank">link that paints this again</a>'
-    )
+    linked = "" if link is None else _LINK.format(html.escape(link))
     unknown = f'<br><span class="unknown">{html.escape(unknown)}</span>' if unknown else ""
     return f'{seeds}{linked}{unknown}<br><span class="hint">{size[0]} × {size[1]} pixels, shown enlarged</span>'
