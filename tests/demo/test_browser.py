@@ -32,7 +32,32 @@ def test_a_person_paints_and_opens_the_link(tab, browser, bundled_server):
     assert np.array_equal(shown(other), picture)
     assert other.locator("#prompt textarea").input_value() == "a rose & a cat, oil on canvas"
     assert other.locator("#note a").get_attribute("href") == link.get_attribute("href")
+    assert not tab.get_by_text("The seed is kept").is_visible()
+    other.get_by_text("The seed is kept").wait_for()
+    other.get_by_role("button", name="Random seed").click()
+    other.get_by_text("The seed is kept").wait_for(state="hidden")
     other.close()
+
+
+@pytest.mark.slow
+def test_a_person_copies_the_link_with_and_without_a_clipboard(browser, bundled_server):
+    tab = new_tab(browser, permissions=["clipboard-read", "clipboard-write"])
+    tab.goto(bundled_server)
+    tab.wait_for_selector(".example img")
+    next_picture(tab)  # the prompt is empty: the example in its field is painted
+    prompt = tab.locator("#prompt textarea")
+    assert prompt.get_attribute("placeholder") == f"For example: {prompt.input_value()}"
+    assert tab.get_by_text("The link works on this computer alone").is_visible()
+    for spoil in ("0", "Object.defineProperty(navigator, 'clipboard', { get: () => undefined })"):
+        read = tab.evaluate_handle("() => { const { clipboard } = navigator; return () => clipboard.readText(); }")
+        tab.evaluate("navigator.clipboard.writeText('')")
+        tab.evaluate(spoil)
+        tab.get_by_role("button", name="Copy link").click()
+        tab.get_by_role("button", name="Copied").wait_for()
+        copied = read.evaluate("(read) => read()")
+        assert copied == bundled_server.rstrip("/") + "/" + tab.locator("#note a").get_attribute("href")
+        tab.get_by_role("button", name="Copy link").wait_for()
+    tab.close()
 
 
 @pytest.mark.slow
@@ -147,9 +172,12 @@ def test_an_error_leaves_the_pictures(tab):
     press(tab)
     shown(tab)
     write(tab, "")
+    tab.get_by_role("tab", name="Edit").click()
     press(tab)
     tab.get_by_text("Write a prompt, or give an image prompt.").wait_for()
     tab.wait_for_selector(".running", state="detached")
+    tab.wait_for_selector("#prompt[data-missing]")
+    assert tab.evaluate("document.activeElement.closest('#prompt') !== null")
     assert tab.locator("#gallery img").first.is_visible() and tab.locator("#note a").count() == 1
     assert tab.locator("#gallery button[title*=Share i], #gallery button[aria-label*=Share i]").count() == 0
 
@@ -194,9 +222,9 @@ def test_a_picture_is_sent_on_and_remembered(tab, bundled_server):
     write(tab, "a cottage")
     press(tab)
     shown(tab)
-    for name, selected in (("Edit", "Edit"), ("Repaint", "Repaint"), ("Inpaint", "Inpaint")):
+    for name in ("Edit", "Image to image", "Inpaint"):
         tab.locator("#actions button", has_text=name).click()
-        tab.locator(f'[role="tab"][aria-selected="true"]:has-text("{selected}")').wait_for()
+        tab.locator(f'[role="tab"][aria-selected="true"]:has-text("{name}")').wait_for()
         if name != "Inpaint":
             tab.wait_for_selector("[role=tabpanel] img >> visible=true")
     tab.locator("#actions button", has_text="Variations").click()

@@ -1,5 +1,6 @@
 """The form of the page, and the Space."""
 
+import inspect
 import runpy
 import socket
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.demo.painter import Painter
 from diffusers_ccld.demo.requests import Limits, parse_request
+from diffusers_ccld.inference.tasks import PIPELINES
 from support.demo_calls import call, fetch, inputs
 from support.patience import get
 
@@ -35,6 +37,20 @@ def test_the_form_of_a_distilled_model_has_its_settings(trainable_folder):
     page = demo.build(painter)
     values = {b.label: getattr(b, "value", None) for b in page.blocks.values() if getattr(b, "label", None)}
     assert (values["Steps"], values["Guidance"]) == (4, 2) and "Variation" not in values
+
+
+def test_the_form_begins_with_the_strengths_and_inversion_steps_of_the_pipelines(painter):
+    pytest.importorskip("gradio")
+    from diffusers_ccld.demo import page as demo
+
+    functions = demo.build(painter).get_api_info()["named_endpoints"]
+    for task, pipeline in PIPELINES.items():
+        call = pipeline.edit if task == "edit" else pipeline.__call__
+        form = {field["parameter_name"]: field["parameter_default"] for field in functions[f"/{task}"]["parameters"]}
+        steps = 50 if task == "edit" else painter.steps_of(painter.algorithm)
+        strength = inspect.signature(call).parameters.get("strength")
+        assert form["num_inference_steps"] == steps
+        assert form.get("strength") == (None if strength is None else strength.default)
 
 
 def test_the_form_of_a_fitted_model_begins_with_its_own_guidance_and_variation(trainable_folder):

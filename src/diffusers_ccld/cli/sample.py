@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..pipelines.usual import STRENGTHS
 from ..schedulers.names import TIMESTEP_SCHEDULES
 from ..utils.arguments import number, whole
 from .arguments import LAST_SEED, add_option
@@ -58,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strength",
         type=number(0.01, 1),
         metavar="X",
-        help="how much --init or --edit changes, up to 1 (default: 0.8 for --init, 1 with --mask, 0.9 for --edit)",
+        help=f"how much --init or --edit changes, up to 1 (default: {STRENGTHS['image_to_image']:g} for --init, "
+        f"{STRENGTHS['inpaint']:g} with --mask, {STRENGTHS['edit']:g} for --edit)",
     )
     add_shared("--model")
     add(
@@ -341,14 +343,17 @@ def best_of(
 def save(request: SampleRequest, painted: "Iterable[tuple[int, Path, Image.Image]]", record: "Provenance") -> None:
     """Writes pictures, given with their seeds and files, and the grid of several; prints the names of the files."""
     from ..inference.provenance import save_picture
-    from ..utils.pictures import image_grid, save_image
+    from ..utils.pictures import image_grid
 
-    saved = []
+    saved, seeds = [], []
     for seed, path, picture in painted:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_picture(picture, path, {**record, "seed": seed})
         print(path, flush=True)
         saved.append(picture)
+        seeds.append(seed)
     if request.grid is not None:
-        save_image(image_grid(saved, columns=math.ceil(math.sqrt(len(saved)))), request.grid)
+        grid = image_grid(saved, columns=math.ceil(math.sqrt(len(saved))))
+        own = {"seed": request.seeds[0], "seeds": seeds, "num_images": len(request.seeds)}
+        save_picture(grid, request.grid, {**record, **own})
         print(request.grid)

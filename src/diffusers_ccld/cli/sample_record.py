@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..pipelines.usual import INVERSION_STEPS, STRENGTHS
 from ..utils.words import unknown_words_sentence, vocabulary_of
 from ..version import __version__
 from .sample_request import SampleRequest
@@ -61,7 +62,7 @@ def record_of(
         "negative_prompt": args.negative_prompt,
         "variation": pipe.variation_or_default(args.variation),
         "model": "default" if args.model is None else args.model,
-        "steps": pipe.steps_or_default(args.steps, _usual_steps(request.task)),
+        "steps": pipe.steps_or_default(args.steps, INVERSION_STEPS if request.task == "edit" else None),
         "guidance_interval": args.guidance_interval,
         "algorithm": algorithm,
         "timestep_schedule": config.get("timestep_schedule"),
@@ -72,6 +73,8 @@ def record_of(
         "version": __version__,
         "size": list(size),
     }
+    if size != pipe.default_size[::-1]:
+        record["trained_size"] = list(pipe.default_size[::-1])
     if request.embeddings:
         record["embeddings"] = [str(path) for path in request.embeddings]
     if args.parallel_guidance != 1:
@@ -87,19 +90,9 @@ def record_of(
     return record
 
 
-def _usual_steps(task: str) -> int | None:
-    """Steps of a task without a number of its own or the model's; `None` for those of the algorithm."""
-    if task != "edit":
-        return None
-    from ..schedulers.scheduling_ccld import USUAL_STEPS
-
-    return USUAL_STEPS
-
-
 def strength_of(request: SampleRequest) -> float:
     """The strength of a change, as given or the task's own."""
-    usual = {"image_to_image": 0.8, "inpaint": 1.0, "edit": 0.9}
-    return request.args.strength or usual[request.task]
+    return request.args.strength or STRENGTHS[request.task]
 
 
 def description(request: SampleRequest, record: "Provenance", negative: float | None) -> list[str]:

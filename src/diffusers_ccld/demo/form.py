@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
+from ..pipelines.usual import STRENGTHS
 from ..schedulers.scheduling_ccld import ALGORITHMS
 from .painter import Painter
 from .requests import LAST_SEED, Limits
@@ -31,7 +32,7 @@ class Tab(NamedTuple):
 
 
 def make_prompt(limits: Limits, example: str) -> gr.Textbox:
-    """The field for the prompt, with an example in it."""
+    """The field for the prompt, with an example in it, which is painted if the field stays empty."""
     return gr.Textbox(
         label="Prompt",
         placeholder=f"For example: {example}",
@@ -51,54 +52,81 @@ def picture_input(label: str, height: int) -> gr.Image:
     )
 
 
-def make_tabs(limits: Limits, second_example: str) -> tuple[gr.Tabs, dict[str, Tab]]:
+def make_tabs(painter: Painter, limits: Limits, second_example: str) -> tuple[gr.Tabs, dict[str, Tab]]:
     """The tabs, one for each task but "animate", whose button is in the tab of "between"."""
 
-    def strength(value: float, info: str) -> gr.Slider:
-        return gr.Slider(0.02, 1, value, step=0.01, label="Strength", info=info)
-
-    def button(text: str, **options: str) -> gr.Button:
-        return gr.Button(text, **({"variant": "primary", "elem_classes": "paint-button"} | options))
+    def strength(task: str, info: str) -> gr.Slider:
+        return gr.Slider(0.02, 1, STRENGTHS[task], step=0.01, label="Strength", info=info)
 
     tabs = {}
     with gr.Tabs(elem_id="tabs") as container:
         with gr.Tab("Paint", id="paint"):
-            tabs["paint"] = Tab(button("Paint"), {}, "Paints pictures from a prompt.")
-        with gr.Tab("Repaint", id="image_to_image"):
+            tabs["paint"] = Tab(_button("Paint"), {}, "Paints pictures from a prompt.")
+        with gr.Tab("Image to image", id="image_to_image"):
+            _hint("Begins with your picture and noise, and paints it anew by the prompt.")
             inputs = {
                 "picture": picture_input("Picture", 240),
-                "strength": strength(0.7, "Amount of noise to start from; 1 ignores the picture."),
+                "strength": strength("image_to_image", "Amount of noise to start from; 1 ignores the picture."),
             }
-            tabs["image_to_image"] = Tab(button("Repaint"), inputs, "Paints a picture anew, from a noisy version.")
+            painted = "Paints a picture anew, from a noisy version."
+            tabs["image_to_image"] = Tab(_button("Image to image"), inputs, painted)
         with gr.Tab("Edit", id="edit"):
+            _hint("Changes your picture as the prompt says, and keeps its composition.")
+            most = limits.num_inference_steps
+            info = "In place of the steps in Details: back from the picture, and forth again."
             inputs = {
                 "picture": picture_input("Picture", 240),
-                "strength": strength(0.8, "How far the picture is inverted before it is sampled again."),
+                "strength": strength("edit", "How far the picture is inverted before it is sampled again."),
+                "num_inference_steps": _count(most, min(painter.inversion_steps, most), "Inversion steps", info),
             }
-            tabs["edit"] = Tab(button("Edit"), inputs, "Changes a picture and keeps its composition.")
+            tabs["edit"] = Tab(_button("Edit"), inputs, "Changes a picture and keeps its composition.")
         with gr.Tab("Inpaint", id="inpaint"):
+            _hint("Paints where you draw on your picture, and keeps the rest.")
             inputs = {
                 "masked_picture": _editor(),
-                "strength": strength(1, "Below 1, part of the masked picture remains."),
+                "strength": strength("inpaint", "Below 1, part of the masked picture remains."),
             }
-            tabs["inpaint"] = Tab(button("Inpaint"), inputs, "Paints the part of a picture that was drawn on.")
+            tabs["inpaint"] = Tab(_button("Inpaint"), inputs, "Paints the part of a picture that was drawn on.")
         with gr.Tab("Between", id="between"):
-            second = gr.Textbox(
-                label="Second prompt", max_length=limits.prompt_length, placeholder=f"For example: {second_example}"
-            )
-            info = "0 is the first prompt, 1 the second. Releasing the slider paints with the same seed."
-            position = gr.Slider(0, 1, 0.5, step=0.05, label="Position", info=info, elem_id="position")
-            tabs["between"] = Tab(
-                button("Paint between"),
-                {"second_prompt": second, "position": position},
-                "Paints a picture between two prompts.",
-                position,
-            )
-            frames = gr.Slider(2, limits.num_frames, min(16, limits.num_frames), step=1, label="Frames")
-            animate = button("Animate", variant="secondary", elem_classes="animate-button")
-            inputs = {"second_prompt": second, "num_frames": frames}
-            tabs["animate"] = Tab(animate, inputs, "Animates the way from one prompt to another.")
+            tabs |= _make_between(limits, second_example)
     return container, tabs
+
+
+def _make_between(limits: Limits, second_example: str) -> dict[str, Tab]:
+    """Fills the tab of "between" and "animate", and returns both."""
+    _hint("Paints a picture between two prompts, or the way from one to the other.")
+    second = gr.Textbox(
+        label="Second prompt",
+        max_length=limits.prompt_length,
+        placeholder=f"For example: {second_example}",
+        elem_id="second_prompt",
+    )
+    info = "0 is the first prompt, 1 the second. Releasing the slider paints with the same seed."
+    position = gr.Slider(0, 1, 0.5, step=0.05, label="Position", info=info, elem_id="position")
+    between = Tab(
+        _button("Paint between"),
+        {"second_prompt": second, "position": position},
+        "Paints a picture between two prompts.",
+        position,
+    )
+    frames = gr.Slider(2, limits.num_frames, min(16, limits.num_frames), step=1, label="Frames")
+    animate = _button("Animate", variant="secondary", elem_classes="animate-button")
+    inputs = {"second_prompt": second, "num_frames": frames}
+    return {"between": between, "animate": Tab(animate, inputs, "Animates the way from one prompt to another.")}
+
+
+def _hint(text: str) -> None:
+    gr.HTML(f'<p class="hint">{text}</p>', padding=False)
+
+
+def _button(text: str, **options: str) -> gr.Button:
+    return gr.Button(text, **({"variant": "primary", "elem_classes": "paint-button"} | options))
+
+
+def _count(most: int, value: int, label: str, info: str | None = None) -> gr.components.Component:
+    if most == 1:  # a slider needs two ends
+        return gr.Number(1, label=label, visible=False)
+    return gr.Slider(1, most, value, step=1, label=label, info=info)
 
 
 def _editor() -> gr.ImageEditor:
@@ -129,23 +157,22 @@ def make_details(painter: Painter, limits: Limits) -> dict[str, gr.components.Co
     steps = {name: min(30, painter.steps_of(name), limits.num_inference_steps) for name in ALGORITHMS}
     most_guidance = min(limits.guidance_scale, painter.max_guidance_scale or math.inf)
 
-    def count(most: int, value: int, label: str) -> gr.components.Component:
-        if most == 1:  # a slider needs two ends
-            return gr.Number(1, label=label, visible=False)
-        return gr.Slider(1, most, value, step=1, label=label)
-
     with gr.Row():
         with gr.Column():
             negative_prompt = gr.Textbox(
-                "", label="Negative prompt", max_length=limits.prompt_length, placeholder="For example: fog"
+                "",
+                label="Negative prompt",
+                info="What the pictures should not have; it may stay empty.",
+                max_length=limits.prompt_length,
+                placeholder="For example: fog",
             )
-            num_inference_steps = count(limits.num_inference_steps, steps[painter.algorithm], "Steps")
+            num_inference_steps = _count(limits.num_inference_steps, steps[painter.algorithm], "Steps")
             own_guidance = min(painter.guidance_scale, most_guidance)
             guidance_scale = gr.Slider(0, most_guidance, own_guidance, step=0.05, label="Guidance")
         with gr.Column():
             algorithm = gr.Dropdown(ALGORITHMS, value=painter.algorithm, label="Algorithm")
             algorithm.input(None, algorithm, num_inference_steps, js=f"(name) => ({json.dumps(steps)})[name]")
-            num_images = count(limits.num_images, limits.num_images, "Pictures")
+            num_images = _count(limits.num_images, limits.num_images, "Pictures")
             with gr.Row():
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LAST_SEED)
                 random_seed = gr.Checkbox(True, label="Random seed")
@@ -173,3 +200,10 @@ def make_details(painter: Painter, limits: Limits) -> dict[str, gr.components.Co
             details["guidance_from"] = gr.Slider(0, 1, 0, step=0.05, label="Guidance from", info=info)
             details["guidance_to"] = gr.Slider(0, 1, 1, step=0.05, label="Guidance to")
     return details
+
+
+def make_settings_input() -> gr.File:
+    """The input for a picture whose settings the form takes."""
+    _hint("Give a file that this page or <code>ccld sample</code> has painted, and the form takes its settings.")
+    label = "Settings from a picture (PNG, WebP)"
+    return gr.File(label=label, file_types=[".png", ".webp"], height=130, elem_id="settings")

@@ -19,10 +19,58 @@ const ccld = (() => {
     else if (tries > 0) setTimeout(() => pressOnce(text, tries - 1), 50);
   }
 
-  function fill(text) {
-    const field = find("#prompt textarea");
+  function fill(text, name = "prompt") {
+    const field = find(`#${name} textarea`);
     Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(field, text);
     field.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+
+  // The values of a form as they are sent. An empty prompt gets its example, and so does its field, unless there is an
+  // image prompt. Gradio also passes the values of the outputs, behind those of the inputs.
+  function inputs(values, names, examples, changes) {
+    const fields = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+    for (const [name, example] of Object.entries(examples)) {
+      if (fields[name]?.trim() || fields.image_prompt) continue;
+      fields[name] = example;
+      fill(example, name);
+    }
+    return names.map((name) => (name in changes ? changes[name] : fields[name]));
+  }
+
+  // After a request that was refused: says below the field of the prompt that it is empty. Returns the progress: none.
+  function fail(prompts) {
+    if (prompts.some((prompt) => prompt?.trim?.() ?? prompt)) return "";
+    find("#prompt").dataset.missing = "Write a prompt here: what to paint.";
+    find("#prompt textarea").focus();
+    return "";
+  }
+
+  function keepSeed(isKept) {
+    document.documentElement.classList.toggle("keeps-seed", isKept);
+  }
+
+  const isLocal = /^(localhost|127\.[\d.]+|\[::1\])$/.test(location.hostname);
+  document.documentElement.classList.toggle("is-local", isLocal);
+
+  // Browsers have a clipboard for pages of this machine and of HTTPS alone.
+  async function copy(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      const field = Object.assign(document.createElement("textarea"), { value: text });
+      document.body.append(field);
+      field.select();
+      const isCopied = document.execCommand("copy");
+      field.remove();
+      return isCopied;
+    }
+  }
+
+  async function copyLink(button) {
+    const isCopied = await copy(find("#note a").href);
+    button.textContent = isCopied ? "Copied" : "It is in the address bar";
+    setTimeout(() => { button.textContent = "Copy link"; }, 2000);
   }
 
   // Enter paints, Shift and Enter break the line. Gradio has it the other way round.
@@ -51,6 +99,8 @@ const ccld = (() => {
   }
 
   function onClick(event) {
+    if (event.target.matches?.("#note .copy")) copyLink(event.target);
+    if (event.target.closest?.('[role="tab"]')) delete find("#prompt").dataset.missing;
     const chip = event.target.closest?.(".chip");
     if (chip) onChip(chip);
     const example = event.target.closest?.(".example");
@@ -181,6 +231,6 @@ const ccld = (() => {
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   const waiting = '<div class="running"><div class="bar"><div></div></div><p>Waiting for the painter</p></div>';
-  return { press, pressOnce, brush, send, seedOf, finish, waiting };
+  return { press, pressOnce, inputs, fail, keepSeed, brush, send, seedOf, finish, waiting };
 })();
 window.ccld = ccld;

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +16,9 @@ from starlette.middleware import Middleware
 
 from ..sharing.model_cards import escaped
 from .actions import FORM_OF_LINK, FORM_OF_TABS, Studio
-from .form import Inputs, Tab, make_details, make_prompt, make_tabs
+from .form import Inputs, Tab, make_details, make_prompt, make_settings_input, make_tabs
 from .gate import Gate
+from .model import DemoModel
 from .painter import Painter
 from .requests import BETWEEN, Limits
 from .suggestions import chips_html, examples_html, words_html
@@ -78,14 +80,13 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
                 prompt = make_prompt(limits, model.examples[0][0])
                 if model.is_bundled:
                     gr.HTML(chips_html(), elem_id="chips", padding=False)
-                container, tabs = make_tabs(limits, model.examples[-1][0])
+                container, tabs = make_tabs(painter, limits, model.examples[-1][0])
+                unkeep = _kept_seed()
             with gr.Column(elem_id="wall"):
                 wall = _wall("Choose an example, or write a prompt.")
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = make_details(painter, limits)
-                dropped = gr.File(
-                    label="Settings from a picture: drop one of this page", file_types=[".png"], height=160
-                )
+                dropped = make_settings_input()
             with gr.Column(elem_id="examples"):
                 gr.HTML(examples_html(model.examples) + words_html(model), padding=False)
         shared = {"prompt": prompt, **details}
@@ -94,10 +95,14 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
         cancelled = wall.cancel.click(lambda: "", cancels=runs, **cleared)
         cancelled.then(js='() => ""', **cleared)  # a step may have arrived meanwhile
         _connect_actions(wall, container, tabs, details)
+        is_random = details["random_seed"]
+        is_random.change(inputs=is_random, js="(isRandom) => { ccld.keepSeed(!isRandom); }")
+        unkeep.click(outputs=is_random, js="() => true")
         form = [shared[name] for name in FORM_OF_LINK]
         quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         of_tabs = [tabs[task].inputs[name] for task, name in FORM_OF_TABS]
-        restored = [*form, *of_tabs, container, notice]
+        share = [details["image_prompt_weight"]] if painter.takes_image_prompts else []
+        restored = [*form, *of_tabs, *share, container, notice]
         dropped.upload(studio.read_settings, dropped, restored, preprocess=False, **quiet)
         dropped.data_model = Unchecked
         linked = gr.Textbox(visible="hidden")
@@ -114,14 +119,26 @@ def _connect(studio: Studio, tabs: dict[str, Tab], shared: Inputs, wall: Wall) -
     for task, tab in tabs.items():
         inputs = _inputs_of(task, tab, shared)
         connect = partial(_connect_run, partial(studio.run, task), inputs, wall)
-        runs.append(connect(tab.button.click, api_name=task, api_description=tab.description))
+        examples = _examples_of(task, studio.model)
+        js = _js_of_inputs(inputs, examples) if examples else None
+        runs.append(connect(tab.button.click, js=js, api_name=task, api_description=tab.description))
         if tab.slider is not None:
-            # The field of the seed has the last picture's. Gradio also passes the values of the outputs.
-            same_seed = f"(value, i) => i === {list(inputs).index('random_seed')} ? false : value"
-            js = f"(...values) => values.slice(0, {len(inputs)}).map({same_seed})"
+            js = _js_of_inputs(inputs, examples, random_seed=False)  # the field of the seed has the last picture's
             options = {"trigger_mode": "always_last", "api_visibility": "private"}
             runs.append(connect(tab.slider.release, is_remembered=False, js=js, **options))
     return runs
+
+
+def _examples_of(task: str, model: DemoModel) -> dict[str, str]:
+    """The prompts that are painted where a field stays empty: those that stand in the empty fields."""
+    prompts = {"prompt": model.examples[0][0], "second_prompt": model.examples[-1][0]}
+    return prompts if task in BETWEEN else {"prompt": prompts["prompt"]} if task == "paint" else {}
+
+
+def _js_of_inputs(inputs: Inputs, examples: dict[str, str], **changes: bool) -> str:
+    """A function of the page that changes the values of inputs before they are sent."""
+    arguments = ", ".join(map(json.dumps, (list(inputs), examples, changes)))
+    return f"(...values) => ccld.inputs(values, {arguments})"
 
 
 def _inputs_of(task: str, tab: Tab, shared: Inputs) -> Inputs:
@@ -157,7 +174,8 @@ def _connect_run(
     )
     js = f"(gallery, prompt) => {{ ccld.finish(gallery, prompt, {str(is_remembered).lower()}); }}"
     event.success(inputs=[wall.gallery, inputs["prompt"]], js=js)
-    event.failure(outputs=wall.progress, js='() => ""')
+    prompts = [inputs[name] for name in ("prompt", "image_prompt") if name in inputs]
+    event.failure(inputs=prompts, outputs=wall.progress, js="(...prompts) => ccld.fail(prompts)")
     return event
 
 
@@ -175,13 +193,13 @@ def _connect_actions(wall: Wall, container: gr.Tabs, tabs: dict[str, Tab], detai
         wall.actions["image_prompt"].click(inputs=wall.gallery, outputs=[details["image_prompt"], container], js=js)
     else:
         wall.actions["image_prompt"].visible = False
-    repaint = tabs["image_to_image"].inputs
+    varied_from = tabs["image_to_image"].inputs
     varied = wall.actions["variations"].click(
         inputs=wall.gallery,
-        outputs=[repaint["picture"], container, repaint["strength"], details["random_seed"]],
+        outputs=[varied_from["picture"], container, varied_from["strength"], details["random_seed"]],
         js='(gallery) => [...ccld.send(gallery, "image_to_image"), 0.6, true]',
     )
-    varied.then(js="() => ccld.pressOnce('Repaint')")
+    varied.then(js="() => ccld.pressOnce('Image to image')")
     wall.actions["seed"].click(
         inputs=wall.gallery,
         outputs=[details["seed"], details["random_seed"]],
@@ -193,6 +211,13 @@ class Unchecked(GradioRootModel):
     """A value of any type, for `parse_request` to check: its messages are for people."""
 
     root: Any
+
+
+def _kept_seed() -> gr.Button:
+    """The line that says that the seed is kept, which the page shows while it is, and a button that ends that."""
+    with gr.Row(elem_id="kept"):
+        gr.HTML('<p class="hint">The seed is kept: the same settings paint the same pictures.</p>', padding=False)
+        return gr.Button("Random seed", size="sm", min_width=110)
 
 
 def _wall(invitation: str) -> Wall:
@@ -213,7 +238,7 @@ def _wall(invitation: str) -> Wall:
         cancel = gr.Button("Cancel", size="sm", elem_id="cancel", min_width=80)
     names = {
         "image_prompt": "Use as image prompt",
-        "image_to_image": "Repaint",
+        "image_to_image": "Image to image",
         "edit": "Edit",
         "inpaint": "Inpaint",
         "variations": "Variations",

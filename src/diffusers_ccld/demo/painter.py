@@ -10,11 +10,13 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from ..inference.devices import name_of_dtype
 from ..inference.interpolation import prepare_path, sample_at
 from ..inference.provenance import TEXT_CHUNK, UPLOADED, Provenance, provenance_text
 from ..inference.sampling import sample
 from ..inference.tasks import PIPELINES, Progress, call_of, feathered, fitted, reporting, size_like, widened
 from ..pipelines.pipeline_ccld import CCLDPipeline
+from ..pipelines.usual import INVERSION_STEPS
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..version import __version__
 from .model import DemoModel
@@ -34,10 +36,12 @@ class Painter:
     Args:
         pipe: The pipeline, on its device. The pipelines of other tasks share its networks.
         source: The model's name for people, if it is not the folder that the pipeline was loaded from.
+        runtime: What runs its networks: "torch" or "onnx".
     """
 
-    def __init__(self, pipe: CCLDPipeline, source: str | None = None):
+    def __init__(self, pipe: CCLDPipeline, source: str | None = None, runtime: str = "torch"):
         self.pipe = pipe
+        self.runtime = runtime
         self.model = DemoModel.of(pipe.config.get("_name_or_path"), source)
         self._lock = threading.Lock()
 
@@ -49,6 +53,11 @@ class Painter:
     def steps_of(self, algorithm: str) -> int:
         """The model's own number of sampling steps, or else the usual one of an algorithm."""
         return self._pipeline("paint", algorithm).steps_or_default(None)
+
+    @property
+    def inversion_steps(self) -> int:
+        """The model's own number of steps, or else the usual one, of an inversion."""
+        return self.pipe.steps_or_default(None, INVERSION_STEPS)
 
     @property
     def max_guidance_scale(self) -> float | None:
@@ -101,8 +110,10 @@ class Painter:
         if request.mask is not None:
             whole, mask = fitted(request.picture, pictures[0].size), fitted(request.mask, pictures[0].size)
             pictures = [feathered(picture, whole, mask) for picture in pictures]
+        shared = _settings(request) | self.model.record
+        shared |= {"runtime": self.runtime, "dtype": name_of_dtype(self.pipe.unet.dtype)}
         for picture, own in zip(pictures, _own_settings(request), strict=True):
-            picture.info[TEXT_CHUNK] = provenance_text({**_settings(request), **self.model.record, **own})
+            picture.info[TEXT_CHUNK] = provenance_text({**shared, **own})
         return pictures
 
     def previews(self, denoised: torch.Tensor) -> list[Image.Image]:

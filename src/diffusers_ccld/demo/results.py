@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,18 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from ..inference.animation import save_animation
-from ..inference.provenance import TEXT_CHUNK
+from ..inference.provenance import TEXT_CHUNK, Provenance
 from ..inference.tasks import Progress
 from .requests import PaintingRequest
 
 FRAME_RATE = 8.0
+_LINK = (
+    ' · <a href="{}" target="_blank">link that paints this again</a> '
+    '<button class="copy" type="button" aria-live="polite">Copy link</button>'
+    # page.js shows it where the page has an address of this machine alone.
+    '<br><span class="hint local">The link works on this computer alone; '
+    "with <code>ccld demo --host 0.0.0.0</code> also on others of its network.</span>"
+)
 
 
 def progress_html(progress: Progress | None, seconds_left: float | None, previews: Sequence[Image.Image]) -> str:
@@ -56,7 +64,7 @@ def save_pictures(request: PaintingRequest, pictures: Sequence[Image.Image], fol
     stem = _stem(request)
     if request.task == "animate":
         path = folder / f"{stem}-{request.seed}.webp"
-        save_animation(pictures, path, "webp", FRAME_RATE)
+        save_animation(pictures, path, "webp", FRAME_RATE, _record_of_animation(pictures))
         return [(str(path), f"{len(pictures)} frames, seed {request.seed}")]
     files = []
     for seed, picture in zip(request.seeds, pictures):
@@ -66,6 +74,15 @@ def save_pictures(request: PaintingRequest, pictures: Sequence[Image.Image], fol
         picture.save(path, pnginfo=info)
         files.append((str(path), f"seed {seed}"))
     return files
+
+
+def _record_of_animation(frames: Sequence[Image.Image]) -> Provenance | None:
+    """The record of an animation, from that of its first frame; `None` if the frames have none."""
+    if TEXT_CHUNK not in frames[0].info:
+        return None
+    record = json.loads(frames[0].info[TEXT_CHUNK])
+    del record["position"]
+    return record | {"frames": len(frames), "max_pictures": len(frames)}
 
 
 def _stem(request: PaintingRequest) -> str:
@@ -87,8 +104,6 @@ def link_html(
     last = f"–{request.seeds[-1]}" if request.num_images > 1 else ""
     seeds = f"Seed {request.seed}{last}"
     link = request.link(fingerprint)
-    linked = (
-        "" if link is None else f' · <a href="{html.escape(link)}" target="_blank">link that paints this again</a>'
-    )
+    linked = "" if link is None else _LINK.format(html.escape(link))
     unknown = f'<br><span class="unknown">{html.escape(unknown)}</span>' if unknown else ""
     return f'{seeds}{linked}{unknown}<br><span class="hint">{size[0]} × {size[1]} pixels, shown enlarged</span>'

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..schedulers.names import is_ccld_scheduler
 from ..schedulers.noise_schedule import inversion_times, t_to_timestep
-from ..schedulers.scheduling_ccld import LATEST_TIME, USUAL_STEPS
+from ..schedulers.scheduling_ccld import LATEST_TIME
 from .calls import StepCallback
 from .conditions import Prompts
 from .guidance import Guidance
@@ -16,6 +16,7 @@ from .pixels import ImageInput
 from .runs import Run
 from .starting_images import CCLDImagePipelineBase, ImageCall, for_images
 from .timesteps import set_start
+from .usual import INVERSION_STEPS, STRENGTHS
 
 
 class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
@@ -30,7 +31,7 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         self,
         prompt: str | list[str] | None = None,
         image: ImageInput | None = None,
-        strength: float = 0.8,
+        strength: float = STRENGTHS["image_to_image"],
         image_prompt: Image.Image | list[Image.Image] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -86,7 +87,7 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
     def invert(
         self,
         image: ImageInput,
-        strength: float = 0.9,
+        strength: float = STRENGTHS["edit"],
         num_inference_steps: int | None = None,
         conditions: list | None = None,
         height: int | None = None,
@@ -109,7 +110,7 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         Raises:
             ValueError: If the arguments contradict one another, or the scheduler cannot invert.
         """
-        num_inference_steps = self.steps_or_default(num_inference_steps, USUAL_STEPS)
+        num_inference_steps = self.steps_or_default(num_inference_steps, INVERSION_STEPS)
         call = self.prepare_image_call(ImageCall.of(locals(), conditions=conditions or [], variation=0.0))
         times = self._inversion_times(call)
         return self._invert(call, times, self.prepare_guidance(call, call.num_images))
@@ -142,7 +143,7 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         self,
         image: ImageInput,
         prompt: str | list[str] | None = None,
-        strength: float = 0.9,
+        strength: float = STRENGTHS["edit"],
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
@@ -179,7 +180,7 @@ class CCLDImg2ImgPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         Raises:
             ValueError: If the arguments contradict one another, or the scheduler cannot invert, before any work.
         """
-        num_inference_steps = self.steps_or_default(num_inference_steps, USUAL_STEPS)
+        num_inference_steps = self.steps_or_default(num_inference_steps, INVERSION_STEPS)
         call = self.prepare_image_call(ImageCall.of(locals()))
         times = self._inversion_times(call)
         guidance = self.prepare_guidance(call, call.num_images)

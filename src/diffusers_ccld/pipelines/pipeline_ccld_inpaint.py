@@ -12,6 +12,7 @@ from .calls import StepCallback
 from .pixels import ImageInput, read_masks
 from .starting_images import CCLDImagePipelineBase, ImageCall, for_images
 from .timesteps import set_start
+from .usual import STRENGTHS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +65,7 @@ class CCLDInpaintPipeline(CCLDImagePipelineBase, DiffusionPipeline):
         prompt: str | list[str] | None = None,
         image: ImageInput | None = None,
         mask_image: ImageInput | None = None,
-        strength: float = 1.0,
+        strength: float = STRENGTHS["inpaint"],
         image_prompt: Image.Image | list[Image.Image] | None = None,
         height: int | None = None,
         width: int | None = None,
