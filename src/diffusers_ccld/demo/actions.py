@@ -20,6 +20,7 @@ from ..inference.tasks import PIPELINES, Progress, fitted
 from ..utils.words import unknown_words_sentence
 from .painter import Painter, PaintingCancelledError
 from .requests import (
+    BETWEEN,
     LINKED,
     MODEL_OF_LINK,
     Limits,
@@ -41,6 +42,7 @@ FORM_OF_TABS = (
     ("inpaint", "strength"),
     ("between", "second_prompt"),
     ("between", "position"),
+    ("animate", "num_frames"),
 )
 SECONDS_BETWEEN_PREVIEWS = 0.2
 PREVIEW_SHARE = 0.2  # of the time at most
@@ -141,8 +143,8 @@ class Studio:
         return picture, self.unknown_words(request)
 
     def open_link(self, request: gr.Request) -> list[Any]:
-        """Values for the form from a link that `PaintingRequest.link` made, the link, and a notice if it is another
-        model's. Without a link, no changes."""
+        """Values for the form from a link that `PaintingRequest.link` made: of its shared fields, of those of tabs, the tab,
+        the task, and a notice if it is another model's. Without a link, no changes."""
         query = dict(request.query_params)
         try:
             linked = parse_link(query, self.limits)
@@ -150,8 +152,11 @@ class Studio:
             gr.Warning(f"The link cannot be opened: {html.escape(str(error))}")
             linked = None
         if linked is None:
-            return [gr.skip()] * (len(FORM_OF_LINK) + 2)
-        return [*_form_of(linked), linked.link(), self._notice(query, MODEL_OF_LINK, "link")]
+            return [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + 3)
+        tabs = BETWEEN if linked.task in BETWEEN else (linked.task,)
+        of_tabs = [getattr(linked, name) if tab in tabs else gr.skip() for tab, name in FORM_OF_TABS]
+        notice = self._notice(query, MODEL_OF_LINK, "link")
+        return [*_form_of(linked), *of_tabs, gr.Tabs(selected=tabs[0]), linked.task, notice]
 
     def read_settings(self, file: Any) -> list[Any]:
         """Values for the form from a picture of ours: of its shared fields, of those of tabs, the tab, and a notice
