@@ -199,7 +199,7 @@ def test_a_picture_becomes_an_image_prompt_and_its_seed_is_kept(tab):
 
 
 @pytest.mark.slow
-def test_a_picture_between_two_prompts_comes_back_from_its_file_and_its_link(tab, browser, bundled_server, tmp_path):
+def test_a_picture_between_two_prompts_comes_back_from_its_file_and_its_link(tab, browser, tmp_path):
     tab.get_by_role("tab", name="Between").click()
     write(tab, "a forest in summer")
     tab.get_by_label("Second prompt").fill("a forest in winter")

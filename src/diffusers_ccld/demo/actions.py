@@ -143,8 +143,8 @@ class Studio:
         return picture, self.unknown_words(request)
 
     def open_link(self, request: gr.Request) -> list[Any]:
-        """Values for the form from a link that `PaintingRequest.link` made: of its shared fields, of those of tabs, the tab,
-        the task, and a notice if it is another model's. Without a link, no changes."""
+        """Values for the form from a link of `PaintingRequest.link`: of its shared fields, of those of tabs, the
+        tab and the task, and a notice if it is another model's. No changes without a link."""
         query = dict(request.query_params)
         try:
             linked = parse_link(query, self.limits)
