@@ -24,7 +24,7 @@ from diffusers_ccld.utils.arguments import ArgumentParser
 # Parts of operators' names, in order of precedence.
 GROUPS = {
     "convolutions": ("convolution", "conv2d", "conv_transpose"),
-    "attention": ("scaled_dot_product", "flash", "bmm", "softmax"),
+    "attention, maps of Winograd's algorithm": ("scaled_dot_product", "flash", "bmm", "softmax"),
     "linear layers": ("mm", "linear"),
     "normalisation and modulation": ("norm", "addcmul"),
     "activations": ("relu", "clamp", "silu", "sigmoid"),

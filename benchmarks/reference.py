@@ -27,7 +27,7 @@ from diffusers_ccld.data.latent_cache import Manifest as CacheManifest
 from diffusers_ccld.evaluation.comparison import AllScores
 from diffusers_ccld.evaluation.page import FIGURES
 from diffusers_ccld.evaluation.scores import OTHER_SCORES
-from diffusers_ccld.inference.provenance import TEXT_CHUNK, Provenance
+from diffusers_ccld.inference.provenance import BEGINNING, TEXT_CHUNK, Provenance
 from diffusers_ccld.models.embedding_gap import EmbeddingGap
 from diffusers_ccld.onnx.manifest import MANIFEST_NAME, File, Manifest, Network
 from diffusers_ccld.original.folder import REPORT_FIELDS, REPORT_NAME
@@ -86,7 +86,8 @@ class Format(NamedTuple):
 FORMATS = [
     Format(
         "The record of a picture",
-        f"JSON in the text chunk `{TEXT_CHUNK}` of a PNG file. `ccld inspect PICTURE.png` prints it.",
+        f"JSON in the text chunk `{TEXT_CHUNK}` of a PNG file; behind `{BEGINNING.strip()}` in the comment of a GIF, "
+        "and in the image description (EXIF) of a WebP. `ccld inspect FILE` prints it.",
         [Table("", Provenance)],
     ),
     Format(

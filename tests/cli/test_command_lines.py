@@ -196,5 +196,13 @@ def test_the_result_goes_beside_the_picture(tmp_path, monkeypatch):
 
 
 def test_records_of_each_writer_have_a_command():
-    for record in RECORDS.values():
-        assert command_of(record).startswith("ccld ")
+    commands = {name: command_of(record) for name, record in RECORDS.items()}
+    assert commands["grid"].endswith("--seed 3 -n 4 --best 2") and "--frames 3" in commands["path"]
+    assert commands["animation"].endswith("--loop --frames 12 --max-pictures 30 --frame-rate 8")
+    for name, options in (
+        ("a.gif", "--format gif -o a"),
+        ("b/a.webp", "--format webp -o b/a"),
+        ("a.png", "apng -o a"),
+    ):
+        assert command_of(RECORDS["animation"], Path(name)).endswith(options)
+    assert command_of(RECORDS["grid"], Path("b/grid.png")).endswith("--best 2 -o b")

@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -18,6 +19,10 @@ def interpolate(folder, output, *arguments):
     return main(["interpolate", *arguments, "--model", str(folder), *SMALL, "--output", str(output)])
 
 
+def pixels(path):
+    return np.asarray(Image.open(path), dtype=int)
+
+
 @pytest.fixture
 def painted(monkeypatch):
     """The number of sampled pictures. "interrupt_after" is the number after which the run is interrupted."""
@@ -31,6 +36,30 @@ def painted(monkeypatch):
 
     monkeypatch.setattr(interpolation, "sample_at", counting)
     return state
+
+
+def test_the_animation_and_the_grid_have_the_command_of_the_path(pipeline_folder, tmp_path, capsys):
+    arguments = ("a fox", "a cat", "--frames", "3", "--max-pictures", "5", "--format", "webp", "--loop")
+    assert interpolate(pipeline_folder, tmp_path / "path", *arguments) == 0
+    for name, options in (("animation.webp", "--frame-rate 12 --format webp -o"), ("grid.png", "--max-pictures 5 -o")):
+        capsys.readouterr()
+        assert main(["inspect", str(tmp_path / "path" / name)]) == 0
+        printed = capsys.readouterr().out
+        assert f"kind: {name.partition('.')[0]} of 3 frames" in printed and options in printed
+        words = shlex.split(printed.splitlines()[-1].removeprefix("command: "))[1:]
+        assert main(words) == 0
+        again = words[words.index("-o") + 1]
+        assert np.array_equal(pixels(tmp_path / "path" / "grid.png"), pixels(f"{again}/grid.png"))
+
+
+def test_folders_of_versions_without_the_newer_fields_resume(pipeline_folder, tmp_path, painted):
+    arguments = ("a fox", "a cat", "--frames", "2", "--max-pictures", "2")
+    assert interpolate(pipeline_folder, tmp_path / "path", *arguments) == 0
+    settings = tmp_path / "path" / "interpolation.json"
+    older = json.loads(settings.read_text())
+    assert older.pop("runtime") == "torch" and older.pop("trained_size") == [256, 256]
+    settings.write_text(json.dumps(older))
+    assert interpolate(pipeline_folder, tmp_path / "path", *arguments) == 0 and painted["count"] == 2
 
 
 def names(folder):

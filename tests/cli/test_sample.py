@@ -14,7 +14,7 @@ from diffusers_ccld.cli.command_lines import command_of, frame_of
 from diffusers_ccld.cli.doubts import settle
 from diffusers_ccld.cli.outputs import paths_of_run, require_writable, unused_path
 from diffusers_ccld.cli.sample import seed_or_random
-from diffusers_ccld.inference.provenance import read_provenance, save_picture
+from diffusers_ccld.inference.provenance import load_record, read_provenance, save_picture
 from diffusers_ccld.inference.ranking import similarities
 from diffusers_ccld.inference.tasks import feathered, widened
 from diffusers_ccld.utils.words import unknown_words, unknown_words_sentence
@@ -139,6 +139,19 @@ def test_the_command_in_a_picture_paints_it_again(sample, capsys):
     assert main([*shlex.split(command)[1:], "-o", "again.png"]) == 0
     assert np.abs(pixels("again.png") - pixels("outputs/00008.png")).max() <= 1
     assert main(["inspect", "red.png"]) == 2 and "no record" in capsys.readouterr().err
+
+
+def test_the_command_in_a_grid_paints_all_of_it_again(sample, capsys):
+    assert sample("a rose:2", "-n", "4", "--best", "2", "--seed", "5", "-o", "first") == 0
+    capsys.readouterr()
+    assert main(["inspect", "first/grid.png"]) == 0
+    printed = capsys.readouterr().out
+    seeds = [int(name[:5]) for name in os.listdir("first") if name != "grid.png"]
+    assert "kind: grid of 2 pictures" in printed and all(f"{seed}" in printed for seed in seeds)
+    assert main([*shlex.split(printed.splitlines()[-1].removeprefix("command: "))[1:]]) == 0
+    assert np.abs(pixels("first/grid.png") - pixels("first/grid-2.png")).max() <= 1
+    record = load_record("first/grid.png")
+    assert (record["seed"], sorted(record["seeds"]), record["num_images"]) == (5, sorted(seeds), 4)
 
 
 def test_waypoints_are_described_one_a_line(tmp_path, capsys):

@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import shlex
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -14,12 +15,13 @@ from PIL import Image
 from diffusers_ccld.cli.command_lines import command_of, frame_of
 from diffusers_ccld.cli.main import main
 from diffusers_ccld.demo.model import DemoModel
-from diffusers_ccld.demo.requests import Limits, parse_link, parse_request, request_of_record
+from diffusers_ccld.demo.requests import Limits, missing_upload, parse_link, parse_request, request_of_record
 from diffusers_ccld.demo.results import link_html, progress_html, save_pictures
 from diffusers_ccld.inference.provenance import read_provenance, save_picture
 from diffusers_ccld.inference.tasks import Progress
 from diffusers_ccld.utils.words import vocabulary_of
 from support.demo_calls import LIMITS, META, png
+from support.mutated_records import RECORDS, mutated_records
 
 ROSE = {"prompt": "A rose & a cat", "seed": 3, "num_images": 2, "num_inference_steps": 4}
 
@@ -66,10 +68,53 @@ def test_a_link_says_everything(painter):
     assert "128 × 96 pixels" in link_html(request, (128, 96)) and "href" in link_html(request, (128, 96))
 
 
-def test_settings_of_a_mixed_picture_do_not_fit_the_form():
-    record = {"conditions": [["a", 2.0], ["b", 1.0]]}
-    with pytest.raises(ValueError, match="several conditions"):
-        request_of_record(record, LIMITS)
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"conditions": [["a", 2.0], ["b", 1.0]]}, "several conditions"),
+        ({"conditions": [["a.png", 2.0], ["b.png", 1.0]], "images": ["a.png", "b.png"]}, "several conditions"),
+        ({"conditions": [["a", 3.0], ["IMAGE", -1.0]], "images": ["IMAGE"]}, "negative weight"),
+        (
+            {"conditions": [["s.safetensors", 2.0]], "embeddings": ["s.safetensors"]},
+            "s.safetensors, an embedding",
+        ),
+        ({"cloob_guidance": 5.0}, "guidance by CLOOB alone"),
+        ({"parallel_guidance": 0.5}, "`parallel_guidance`"),
+        ({"eta": 1.0}, "`eta`"),
+        ({"algorithm": "UniPC"}, "the algorithm UniPC"),
+        ({"steps": 1000}, "steps must be"),
+        ({"conditions": 5}, "its conditions is 5"),
+    ],
+)
+def test_settings_that_the_form_does_not_have_are_named(changes, message):
+    record = {"conditions": [["a", 2.0]], "seed": 5, "steps": 7, "algorithm": "the model's own"}
+    assert request_of_record(record, LIMITS).prompt == "a"
+    with pytest.raises(ValueError, match=message):
+        request_of_record(record | changes, LIMITS)
+
+
+def test_no_record_ends_in_another_error():
+    filled = 0
+    for _, record in mutated_records():
+        with contextlib.suppress(ValueError):
+            assert request_of_record(record, Limits()).prompt or missing_upload(record)
+            filled += 1
+    assert filled > 300
+
+
+def test_pictures_without_a_prompt_fill_the_rest_of_the_form():
+    record = {"conditions": [["IMAGE", 4.0]], "images": ["IMAGE"], "seed": 5, "steps": 7}
+    request = request_of_record(record, LIMITS)
+    assert (request.prompt, request.guidance_scale, request.seed) == ("", 4.0, 5)
+    assert missing_upload(record) == "The picture had an image prompt, which its file does not hold: give it, too."
+    record = {"conditions": [], "seed": 5, "steps": 7}
+    assert request_of_record(record, LIMITS).prompt == "" and "without a prompt" in missing_upload(record)
+    assert request_of_record(RECORDS["grid"], LIMITS).num_images == LIMITS.num_images
+    with pytest.raises(ValueError, match="Write a prompt"):
+        parse_request("paint", {"seed": 5}, LIMITS)
+
+
+def test_settings_of_the_shell_fill_the_form():
     record = {"conditions": [["a", 2.0]], "seed": 5, "steps": 7, "algorithm": "ddim", "negative_prompt": None}
     request = request_of_record(record, LIMITS)
     assert (request.prompt, request.guidance_scale, request.seed, request.num_inference_steps) == ("a", 2, 5, 7)
@@ -135,6 +180,21 @@ def test_every_frame_of_an_animation_has_its_record(painter):
     request, frames = painted(painter, "animate", num_frames=3, second_prompt="snow", num_images=1)
     records = [json.loads(frame.info["ccld"]) for frame in frames]
     assert [record["position"] for record in records] == [0, 0.5, 1] and request.positions == [0, 0.5, 1]
+    assert {(record["runtime"], record["dtype"]) for record in records} == {("torch", "fp32")}
+
+
+def test_an_animation_is_painted_again_by_the_command_in_it(painter, trainable_folder, tmp_path, capsys):
+    request, frames = painted(painter, "animate", num_frames=3, second_prompt="snow", num_images=1)
+    ((path, _),) = save_pictures(request, frames, tmp_path)
+    assert main(["inspect", path]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("kind: animation of 3 frames\n")
+    command = shlex.split(printed.splitlines()[-1].removeprefix("command: "))[1:]
+    assert main([*command, "--model", str(trainable_folder)]) == 0
+    folder = Path(path).with_suffix("")
+    for number, frame in enumerate(frames):
+        again = np.asarray(Image.open(folder / f"{number:05d}.png"), int)
+        assert np.abs(again - np.asarray(frame, int)).max() <= 1
 
 
 def test_progress_of_an_animation_is_one_bar(painter):
@@ -207,12 +267,12 @@ def test_settings_are_read_from_a_picture_of_ours(painter, tmp_path, monkeypatch
     (path, _), _ = save_pictures(request, pictures, tmp_path)
     studio = Studio(painter, LIMITS)
     names = [*FORM_OF_LINK, *(name if task == "between" else f"{task} {name}" for task, name in FORM_OF_TABS)]
-    names += ["tab", "notice"]
+    names += ["share", "tab", "notice"]
     form = dict(zip(names, studio.read_settings({"path": path, "meta": META}), strict=True))
     assert form["notice"] == "" and form["tab"].selected == "paint"
     assert (form["prompt"], form["seed"], form["random_seed"]) == ("A rose & a cat", 3, False)
     (tmp_path / "other.png").write_bytes(png())
-    with pytest.raises(gradio.Error, match="does not say"):
+    with pytest.raises(gradio.Error, match="no record"):
         studio.read_settings({"path": str(tmp_path / "other.png")})
     with pytest.raises(gradio.Error, match="uploaded file"):
         studio.read_settings({"path": "/etc/passwd"})
@@ -228,11 +288,21 @@ def test_settings_are_read_from_a_picture_of_ours(painter, tmp_path, monkeypatch
     assert form["tab"].selected == "edit" and "began with another" in form["notice"]
     request, pictures = painted(painter, image_prompt=png(), image_prompt_weight=0.25, num_images=1)
     ((path, _),) = save_pictures(request, pictures, tmp_path)
-    assert "had an image prompt" in studio.read_settings({"path": path, "meta": META})[-1]
+    form = dict(zip(names, studio.read_settings({"path": path, "meta": META})))
+    assert "had an image prompt" in form["notice"] and form["share"] == 0.25
     assert "'A rose & a cat:2.25' --image IMAGE:0.75 " in command_of(read_provenance(path))
-    save_picture(pictures[0], tmp_path / "wrong.png", {"conditions": [["a", 2.0]], "seed": -1})
+    save_picture(pictures[0], tmp_path / "wrong.png", {"conditions": [["a", 2.0]], "seed": 2**40})
     with pytest.raises(gradio.Error, match="seed must be"):
         studio.read_settings({"path": str(tmp_path / "wrong.png")})
+    record = RECORDS["web"] | {"size": [256, 192], "timestep_schedule": "log"}
+    save_picture(pictures[0], tmp_path / "web.png", record)
+    form = dict(zip(names, studio.read_settings({"path": str(tmp_path / "web.png"), "meta": META}), strict=True))
+    assert (form["prompt"], form["guidance_scale"], form["share"]) == ("a cat", 4.0, 0.25)
+    for sentence in ("256 × 192 pixels, and this page paints 32 × 32", "schedule log", "had an image prompt"):
+        assert sentence in form["notice"]
+    ((path, _),) = save_pictures(*painted(painter, "animate", num_frames=3, **values), tmp_path)
+    form = dict(zip(names, studio.read_settings({"path": path, "meta": META}), strict=True))
+    assert (form["second_prompt"], form["animate num_frames"], form["tab"].selected) == ("snow", 3, "between")
 
 
 def test_the_api_names_its_outputs_and_shows_no_docstrings(painter):

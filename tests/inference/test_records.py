@@ -6,6 +6,8 @@ import math
 import pytest
 from PIL import Image, PngImagePlugin
 
+from diffusers_ccld.inference.animation import save_animation
+from diffusers_ccld.inference.names import ANIMATION_FORMATS
 from diffusers_ccld.inference.provenance import Provenance, load_record, read_provenance
 from diffusers_ccld.inference.record_checks import FIELDS, valid_record
 from support.mutated_records import DEEP, RECORDS, mutated_records
@@ -83,3 +85,28 @@ def test_a_file_is_refused_in_a_sentence(tmp_path):
     Image.new("RGB", (8, 8)).save(path)
     with pytest.raises(ValueError, match="no record"):
         load_record(path)
+
+
+@pytest.mark.parametrize("animation_format", ANIMATION_FORMATS)
+def test_an_animation_has_its_record(animation_format, tmp_path):
+    frames = [Image.new("RGB", (8, 8), (40 * i, 0, 0)) for i in range(4)]
+    record = RECORDS["animation"] | {"waypoints": [["雪 " * 300, 2.0], ["a\n'\"<&", 2.0]]}
+    path = tmp_path / f"a{ANIMATION_FORMATS[animation_format][0]}"
+    save_animation(frames, path, animation_format, 20, record)
+    assert load_record(path) == record | {"frame_rate": 20}
+    with Image.open(path) as image:
+        image.load()
+        assert image.n_frames == 4 and image.info["duration"] == 50
+    save_animation(frames, path, animation_format, 20)
+    with pytest.raises(ValueError, match="no record"):
+        load_record(path)
+
+
+def test_foreign_comments_are_not_records(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "A cat."
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.gif", comment=b"\xff made by hand")
+    for name in ("a.jpg", "a.gif"):
+        with pytest.raises(ValueError, match="no record"):
+            load_record(tmp_path / name)

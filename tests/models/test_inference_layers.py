@@ -98,6 +98,14 @@ def test_a_large_linear_weight_is_converted_once_for_every_number_of_rows(large_
     torch.testing.assert_close(large_linear(inputs), -expected, atol=tolerance, rtol=tolerance)
 
 
+@torch.no_grad()
+def test_a_wrong_number_of_features_is_torchs_error(large_linear, conv):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        large_linear(torch.randn(2, 32))
+    with pytest.raises(RuntimeError, match=r"expected input.* to have 8 channels, but got 4"):
+        conv(torch.randn(1, 4, 8, 8))
+
+
 def test_small_linear_weights_are_not_copied(monkeypatch):
     monkeypatch.setattr(inference_layers, "MIN_LINEAR_WEIGHTS", 0)
     network = nn.Sequential(nn.Linear(64, 48))

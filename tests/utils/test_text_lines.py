@@ -17,7 +17,7 @@ def test_entries_are_the_same_in_every_encoding(tmp_path, encoding):
         ("a\nb\ncafé.png\n".encode("latin-1"), r"list.txt, line 3: this is not UTF-8; save the file as UTF-8"),
         ("a.png\n".encode("utf-16") + b"\x00", r"list.txt, line 2: this is not UTF-16"),
         ("a.png\n".encode("utf-16-le"), "list.txt is not a text file in UTF-8, nor in UTF-16"),
-        (None, "list.txt cannot be read"),
+        (None, "list.txt: the file does not exist"),
     ],
 )
 def test_what_cannot_be_read_names_file_and_line(tmp_path, data, message):

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..inference.names import PRECISIONS
+from ..inference.names import ANIMATION_FORMATS, PRECISIONS
 from ..inference.record_checks import valid_record
 from ..schedulers.names import ALGORITHMS
 from ..utils.arguments import ArgumentParser
@@ -31,7 +31,12 @@ OPTIONS = {
     "mask": "--mask",
     "negative_prompt": "--negative-prompt",
     "eta": "--eta",
+    "frames": "--frames",
+    "max_pictures": "--max-pictures",
+    "frame_rate": "--frame-rate",
 }
+OF_CHANGES = ("strength", "mask")
+OF_FRAMES = ("frames", "max_pictures", "frame_rate")
 OF_A_PATH = ("model", "steps", "algorithm", "variation", "negative_prompt")
 UNSAID = {"model": "default", "eta": 0, "cloob_repeats": 1}
 BY_ONNX = ("onnx", "web")  # runtimes of pictures that onnxruntime painted
@@ -99,8 +104,12 @@ def _options(record: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
         is_ours = field != "algorithm" or value in ALGORITHMS
         if value not in (None, "", UNSAID.get(field)) and is_ours:
             words += _option(OPTIONS[field], value)
+    return words
+
+
+def _interval(record: Mapping[str, Any]) -> list[str]:
     interval = record.get("guidance_interval", [0, 1])
-    return words if interval == [0, 1] else [*words, "--guidance-interval", *map(_number, interval)]
+    return [] if interval == [0, 1] else ["--guidance-interval", *map(_number, interval)]
 
 
 def _size(record: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -126,17 +135,17 @@ def _sampling(record: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     if is_change:
         options += _option("--edit" if task == "edit" else "--init", record.get("picture", "PICTURE"))
         options += ["--mask", "MASK"] if task == "inpaint" and "mask" not in record else []
-    of_change = ("strength", "mask")  # older records of the demo have a strength always
-    options += _options(record, [field for field in OPTIONS if is_change or field not in of_change])
+    others = OF_FRAMES if is_change else (*OF_FRAMES, *OF_CHANGES)  # older records of the demo have a strength always
+    options += _options(record, [field for field in OPTIONS if field not in others]) + _interval(record)
     if size := _size(record):
         options += ["--width", str(size[0]), "--height", str(size[1])]
-    seed, count = record.get("seed", 0), record["num_images"] if _is_grid(record) else 1
+    seed, count = record.get("seed", 0), record["num_images"] if is_grid(record) else 1
     options += ["--seed", str(seed), "-n", str(count)]
-    kept = len(record["seeds"]) if _is_grid(record) else count
+    kept = len(record["seeds"]) if is_grid(record) else count
     return prompts, options + (["--best", str(kept)] if kept < count else [])
 
 
-def _is_grid(record: Mapping[str, Any]) -> bool:
+def is_grid(record: Mapping[str, Any]) -> bool:
     """True for the record of several pictures in one, as `ccld sample` writes it."""
     return "seeds" in record and "num_images" in record and "waypoints" not in record
 
@@ -162,7 +171,7 @@ def frame_of(record: Mapping[str, Any]) -> int | None:
 
 def _even_steps(record: Mapping[str, Any]) -> int | None:
     """The smallest number of steps in each leg of a path that reach a picture's position."""
-    if record.get("position") is None:
+    if record.get("position") is None or "frames" in record:
         return None
     fraction = Fraction(record["position"]).limit_denominator(MOST_STEPS)
     return fraction.denominator if abs(fraction - Fraction(record["position"])) < ROUNDING else None
@@ -174,13 +183,15 @@ def _interpolation(record: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     for source, _, *of_file in waypoints:
         if source.startswith("@") and not of_file:
             raise ValueError(f"The prompt {source!r} begins with @, as only pictures do among waypoints.")
-    options = ["--seed", ",".join(map(str, seeds)), *_options(record, OF_A_PATH)]
+    options = ["--seed", ",".join(map(str, seeds)), *_options(record, OF_A_PATH), *_interval(record)]
     if size := _size(record):
         options += ["--width", str(size[0]), "--height", str(size[1])]
     num_legs = max(len(waypoints), len(seeds)) - 1
-    is_closed = record.get("position", 0) > num_legs
+    is_closed = record.get("loop", False) or record.get("position", 0) > num_legs
     options += ["--loop"] * is_closed
-    if (steps := _even_steps(record)) is not None:  # as many pictures as frames: in even steps of the position
+    if "frames" in record:
+        options += _options(record, OF_FRAMES)
+    elif (steps := _even_steps(record)) is not None:  # as many pictures as frames: in even steps of the position
         count = str(steps * (num_legs + is_closed) + (not is_closed))
         options += ["--frames", count, "--max-pictures", count]
     return [f"{source}:{_number(weight)}" for source, weight, *_ in waypoints], options
@@ -190,12 +201,16 @@ def _output(record: Mapping[str, Any], path: Path | None) -> list[str]:
     """The place for the result: beside the picture, under its name, with a number if that is in use."""
     if path is None:
         return []
+    words = []
     if "waypoints" in record:
         place = unused_path(path.with_suffix(""))  # a folder of an earlier path would be refused
+        if "frame_rate" in record:
+            suffixes = {suffix: name for name, (suffix, _, _) in ANIMATION_FORMATS.items()}
+            words = ["--format", suffixes.get(path.suffix.lower(), "gif")]
     else:
-        place = path.parent if _is_grid(record) else path.with_suffix(".png")
+        place = path.parent if is_grid(record) else path.with_suffix(".png")
     text = str(place)
-    return [f"--output={text}"] if text.startswith("-") else ["-o", text]
+    return words + ([f"--output={text}"] if text.startswith("-") else ["-o", text])
 
 
 def _computation(record: Mapping[str, Any], args: argparse.Namespace) -> list[str]:

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
         limits = Limits(num_inference_steps=args.max_steps, num_images=args.max_images)
         if args.compile:
             _compile(pipe, limits.num_images)
-        page = build(Painter(pipe, args.model), limits, with_tools=args.mcp)
+        page = build(Painter(pipe, args.model, args.runtime), limits, with_tools=args.mcp)
         address = address_of(args.host, args.port)
         print(address, flush=True)
         if args.mcp:

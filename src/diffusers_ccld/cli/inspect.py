@@ -2,16 +2,18 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..utils.requirements import require_torch
 from ..utils.words import SMALL_VOCABULARY, vocabulary_of, whole_words
-from .command_lines import command_of, frame_of
+from .command_lines import command_of, frame_of, is_grid
 from .runtimes import BUNDLED
 from .shell_words import printable
 
 HELP = "describe a picture, a model or a checkpoint"
+SUFFIXES = (".png", ".gif", ".webp")  # of pictures and animations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +37,7 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
 
 def needs_torch(args: argparse.Namespace) -> bool:
     """True for a checkpoint; pictures and folders are described without it."""
-    return args.path.is_file() and args.path.suffix.lower() != ".png"
+    return args.path.is_file() and args.path.suffix.lower() not in SUFFIXES
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
 def facts_of(path: Path) -> dict[str, Any]:
     """The facts of a picture, a checkpoint or a folder; those of the bundled model if there is none."""
-    if path.suffix.lower() == ".png" and path.is_file():
+    if path.suffix.lower() in SUFFIXES and path.is_file():
         return picture_facts(path)
     if path.is_file():
         from ..original.inspection import inspect as inspect_path
@@ -70,7 +72,7 @@ def picture_facts(path: Path) -> dict[str, Any]:
         record = load_record(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    facts = {"kind": "picture", **record}
+    facts = {"kind": _kind(record), **record}
     for field in ("conditions", "waypoints"):
         facts[field] = [_source(*entry) for entry in record.get(field, [])]
     frame = frame_of(record) if "waypoints" in record else None
@@ -81,6 +83,13 @@ def picture_facts(path: Path) -> dict[str, Any]:
     except ValueError as error:
         command = f"none. {error}"
     return {name: value for name, value in facts.items() if value != []} | {"command": command}
+
+
+def _kind(record: Mapping[str, Any]) -> str:
+    if "frames" in record:
+        kind = "animation" if "frame_rate" in record else "grid"
+        return f"{kind} of {record['frames']} frames"
+    return f"grid of {len(record['seeds'])} pictures" if is_grid(record) else "picture"
 
 
 def _source(source: str, weight: float, sha256: str | None = None) -> str:

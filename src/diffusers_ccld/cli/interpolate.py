@@ -171,8 +171,12 @@ def _settings(args, pipe, named, path, steps, dtype):
         "width": path.width,
         "dtype": dtype,
         "compiled": args.compile,
+        "runtime": "torch",
         "version": __version__,
     }
+    height, width = pipe.default_size
+    if (path.height, path.width) != (height, width):
+        settings["trained_size"] = [width, height]
     # Folders of earlier runs do not have this field, and can resume without it.
     return settings | ({"guidance_interval": args.guidance_interval} if args.guidance_interval else {})
 
@@ -181,13 +185,17 @@ def _save(args, pictures, positions, frames):
     """Saves the frames, their grid and the animation, and prints how even the steps are."""
     from ..inference.animation import save_animation, save_frames
     from ..inference.even_frames import EVEN_ENOUGH
-    from ..utils.pictures import image_grid, save_image
+    from ..inference.provenance import save_picture
+    from ..utils.pictures import image_grid
 
     images = [pictures[position] for position in positions]
+    record = {**pictures.settings, "frames": args.frames, "loop": args.loop, "size": list(images[0].size)}
+    if args.max_pictures is not None:
+        record["max_pictures"] = args.max_pictures
     save_frames([pictures.path(position) for position in positions], args.output)
-    save_image(image_grid(images, columns=math.ceil(math.sqrt(len(images)))), args.output / "grid.png")
+    save_picture(image_grid(images, columns=math.ceil(math.sqrt(len(images)))), args.output / "grid.png", record)
     animation = args.output / f"animation{ANIMATION_FORMATS[args.format][0]}"
-    save_animation(images, animation, args.format, args.frame_rate)
+    save_animation(images, animation, args.format, args.frame_rate, record)
     print(f"The largest step between two frames is {frames.unevenness:.2f} times the median step.")
     if frames.unevenness > EVEN_ENOUGH:
         print("A larger --max-pictures may find more even frames.")

@@ -343,14 +343,17 @@ def best_of(
 def save(request: SampleRequest, painted: "Iterable[tuple[int, Path, Image.Image]]", record: "Provenance") -> None:
     """Writes pictures, given with their seeds and files, and the grid of several; prints the names of the files."""
     from ..inference.provenance import save_picture
-    from ..utils.pictures import image_grid, save_image
+    from ..utils.pictures import image_grid
 
-    saved = []
+    saved, seeds = [], []
     for seed, path, picture in painted:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_picture(picture, path, {**record, "seed": seed})
         print(path, flush=True)
         saved.append(picture)
+        seeds.append(seed)
     if request.grid is not None:
-        save_image(image_grid(saved, columns=math.ceil(math.sqrt(len(saved)))), request.grid)
+        grid = image_grid(saved, columns=math.ceil(math.sqrt(len(saved))))
+        own = {"seed": request.seeds[0], "seeds": seeds, "num_images": len(request.seeds)}
+        save_picture(grid, request.grid, {**record, **own})
         print(request.grid)

@@ -73,6 +73,8 @@ def record_of(
         "version": __version__,
         "size": list(size),
     }
+    if size != pipe.default_size[::-1]:
+        record["trained_size"] = list(pipe.default_size[::-1])
     if request.embeddings:
         record["embeddings"] = [str(path) for path in request.embeddings]
     if args.parallel_guidance != 1:

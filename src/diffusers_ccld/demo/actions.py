@@ -15,7 +15,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from ..inference.provenance import read_provenance
+from ..inference.provenance import Provenance, load_record
 from ..inference.tasks import PIPELINES, Progress, fitted
 from ..utils.words import unknown_words_sentence
 from .painter import Painter, PaintingCancelledError
@@ -29,9 +29,9 @@ from .requests import (
     parse_link,
     parse_request,
     request_of_record,
-    uploaded_file,
 )
 from .results import link_html, progress_html, save_pictures
+from .uploads import uploaded_file
 
 FORM_OF_LINK = (*LINKED, "random_seed")
 # Fields of single tabs that a picture's record has: the task of the tab, and the field.
@@ -159,23 +159,34 @@ class Studio:
         return [*_form_of(linked), *of_tabs, gr.Tabs(selected=tabs[0]), linked.task, notice]
 
     def read_settings(self, file: Any) -> list[Any]:
-        """Values for the form from a picture of ours: of its shared fields, of those of tabs, the tab, and a notice
-        of what they lack. No changes without a file."""
+        """Values for the form from a picture of ours: of its shared fields, of those of tabs, of the share of an image
+        prompt where the model takes one, the tab, and a notice of what they lack. No changes without a file."""
         if not file:
-            return [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + 2)
+            return [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + self.painter.takes_image_prompts + 2)
         file = file[0] if isinstance(file, list) else file
         try:
-            record = read_provenance(uploaded_file(file, Path(get_upload_folder())))
-            if record is None:
-                raise ValueError("The picture does not say how it was painted.")
+            record = load_record(uploaded_file(file, Path(get_upload_folder())), self.limits.image_pixels)
             request = request_of_record(record, self.limits)
         except ValueError as error:
             raise _for_user(error) from error
         task = record.get("task", request.task)
         task = task if task in TASKS else request.task
-        of_tabs = [getattr(request, name) if tab == task else gr.skip() for tab, name in FORM_OF_TABS]
-        notice = self._notice(record, "fingerprint", "picture", missing_upload(record))
-        return [*_form_of(request), *of_tabs, gr.Tabs(selected=task), notice]
+        tabs = (task, "animate") if "frames" in record else (task,)
+        of_tabs = [getattr(request, name) if tab in tabs else gr.skip() for tab, name in FORM_OF_TABS]
+        share = [request.image_prompt_weight if record.get("images") else gr.skip()] * self.painter.takes_image_prompts
+        notice = self._notice(record, "fingerprint", "picture", self._other_settings(record), missing_upload(record))
+        return [*_form_of(request), *of_tabs, *share, gr.Tabs(selected=task), notice]
+
+    def _other_settings(self, record: Provenance) -> str:
+        """Sentences of the settings of a picture that are the model's own here, and differ."""
+        sentences, size = [], list(self.painter.pipe.default_size[::-1])
+        if record.get("task", "paint") in ("paint", *BETWEEN) and record.get("size", size) != size:
+            theirs, ours = (" × ".join(map(str, sides)) for sides in (record["size"], size))
+            sentences.append(f"The picture has {theirs} pixels, and this page paints {ours}.")
+        own = self.painter.pipe.scheduler.config.get("timestep_schedule")
+        if own and record.get("timestep_schedule", own) != own:
+            sentences.append(f"The picture has the timestep schedule {record['timestep_schedule']}, this page {own}.")
+        return " ".join(sentences)
 
     def _notice(self, values, field, thing, *others):
         sentences = filter(None, [self.model.difference(values, field, thing), *others])

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .requests import uploaded_file
+from .uploads import uploaded_file
 
 # Gradio serves many other paths, among them a proxy, URLs fetched for the caller, and calls that bypass the queue.
 PAGES = ("/", "/config", "/config/", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json")

@@ -10,6 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from ..inference.devices import name_of_dtype
 from ..inference.interpolation import prepare_path, sample_at
 from ..inference.provenance import TEXT_CHUNK, UPLOADED, Provenance, provenance_text
 from ..inference.sampling import sample
@@ -35,10 +36,12 @@ class Painter:
     Args:
         pipe: The pipeline, on its device. The pipelines of other tasks share its networks.
         source: The model's name for people, if it is not the folder that the pipeline was loaded from.
+        runtime: What runs its networks: "torch" or "onnx".
     """
 
-    def __init__(self, pipe: CCLDPipeline, source: str | None = None):
+    def __init__(self, pipe: CCLDPipeline, source: str | None = None, runtime: str = "torch"):
         self.pipe = pipe
+        self.runtime = runtime
         self.model = DemoModel.of(pipe.config.get("_name_or_path"), source)
         self._lock = threading.Lock()
 
@@ -107,8 +110,10 @@ class Painter:
         if request.mask is not None:
             whole, mask = fitted(request.picture, pictures[0].size), fitted(request.mask, pictures[0].size)
             pictures = [feathered(picture, whole, mask) for picture in pictures]
+        shared = _settings(request) | self.model.record
+        shared |= {"runtime": self.runtime, "dtype": name_of_dtype(self.pipe.unet.dtype)}
         for picture, own in zip(pictures, _own_settings(request), strict=True):
-            picture.info[TEXT_CHUNK] = provenance_text({**_settings(request), **self.model.record, **own})
+            picture.info[TEXT_CHUNK] = provenance_text({**shared, **own})
         return pictures
 
     def previews(self, denoised: torch.Tensor) -> list[Image.Image]:

@@ -1,8 +1,7 @@
 """Requests to the demo and the checks that make them safe to run. Independent of Gradio."""
 
-import io
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,13 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
+from ..inference.record_checks import valid_record
 from ..pipelines.calls import USUAL_GUIDANCE_SCALE
 from ..schedulers.scheduling_ccld import ALGORITHMS, RECOMMENDED_ALGORITHM
 from ..schedulers.solvers import METHODS
-from ..utils.rgb import to_rgb, upright
+from ..utils.rgb import to_rgb
+from .uploads import drawn_on, read_image
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 LAST_SEED = 2**32 - 1  # JavaScript's numbers would round much larger seeds
 RANDOM_SEEDS = 10**6  # short enough to be read and typed
 LINKED = (
@@ -132,7 +132,11 @@ class PaintingRequest:
 
 
 def parse_request(
-    task: str, values: Mapping[str, Any], limits: Limits, upload_folder: Path | None = None
+    task: str,
+    values: Mapping[str, Any],
+    limits: Limits,
+    upload_folder: Path | None = None,
+    may_lack_prompt: bool = False,
 ) -> PaintingRequest:
     """Checks the values of a form or a call.
 
@@ -143,6 +147,7 @@ def parse_request(
             drawn. For a seed of `None` a random one is chosen.
         limits: Bounds of the values.
         upload_folder: The only folder from which files are read.
+        may_lack_prompt: True for a request that fills the form, where a prompt may still be written.
 
     Raises:
         ValueError: With a sentence for the user, if a value is invalid.
@@ -177,7 +182,7 @@ def parse_request(
         second_prompt = _text("second prompt", values.get("second_prompt"), limits.prompt_length)
         if not prompt or not second_prompt:
             raise ValueError("Write two prompts, to paint between them.")
-    if not prompt and values.get("image_prompt") is None:
+    if not (prompt or may_lack_prompt) and values.get("image_prompt") is None:
         raise ValueError("Write a prompt, or give an image prompt.")
     starts_with_picture = task not in ("paint", *BETWEEN)
     if starts_with_picture and values.get("picture") is None:
@@ -190,7 +195,7 @@ def parse_request(
     if starts_with_picture:
         picture = read(values["picture"])
     if task == "inpaint":
-        mask = _drawn_on([read(layer) for layer in _list("mask", values.get("mask"))], picture.size)
+        mask = drawn_on([read(layer) for layer in _list("mask", values.get("mask"))], picture.size)
     return PaintingRequest(
         task=task,
         prompt=prompt,
@@ -210,51 +215,94 @@ def request_of_record(record: Mapping[str, Any], limits: Limits) -> PaintingRequ
     """The request that paints a picture again, from the record in its file.
 
     Records do not have the pictures that a painting began with. Without them, the request is that of painting.
+    `missing_upload` says what it lacks.
 
     Raises:
-        ValueError: If the form cannot say the record's conditions or waypoints, or a value is out of bounds.
+        ValueError: If the record is not valid, the form cannot say it, or a value is out of bounds.
     """
-    begin, end = record.get("guidance_interval") or (0.0, 1.0)
-    names = ("negative_prompt", "algorithm", "seed", "strength", "image_prompt_weight")
-    values = {name: record[name] for name in names if name in record} | {
-        "num_inference_steps": record.get("steps"),
-        "variation": record.get("variation", 0.0),
-        "guidance_from": begin,
-        "guidance_to": end,
-    }
+    record = valid_record(record)
+    if record.get("algorithm") == "the model's own":  # of `ccld compare`
+        del record["algorithm"]
+    _refuse_others(record)
+    begin, end = record.get("guidance_interval", (0.0, 1.0))
+    names = ("negative_prompt", "algorithm", "seed", "strength", "variation", "image_prompt_weight", "guidance_scale")
+    values = {name: record[name] for name in names if name in record}
+    values |= {"guidance_from": begin, "guidance_to": end}
+    values |= {"num_inference_steps": record["steps"]} if "steps" in record else {}
     if "waypoints" in record:
         return parse_request("between", values | _between(record), limits)
-    prompt, guidance_scale = record.get("prompt"), record.get("guidance_scale")
-    if "conditions" in record:
-        conditions = record["conditions"]
-        if len(conditions) != 1 or conditions[0][0] in record.get("images", ()):
-            raise ValueError("The picture was painted from several conditions; the form takes one prompt.")
-        prompt, guidance_scale = conditions[0]
-    if not prompt and record.get("images"):
-        raise ValueError("The picture was painted from an image prompt alone, which its file does not hold.")
-    return parse_request("paint", values | {"prompt": prompt, "guidance_scale": guidance_scale}, limits)
+    if "seeds" in record and "num_images" in record:  # a grid
+        values["num_images"] = min(record["num_images"], limits.num_images)
+    own = _shares(record) if "conditions" in record else {"prompt": record.get("prompt")}
+    return parse_request("paint", values | own, limits, may_lack_prompt=True)
+
+
+def _refuse_others(record: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for a record of something that the form does not have."""
+    if record.get("embeddings"):
+        names = ", ".join(record["embeddings"])
+        raise ValueError(
+            f"The picture was painted from {names}, an embedding file of `ccld embed`, which cannot be used here."
+        )
+    for field, usual, name in (
+        ("cloob_guidance", 0, "guidance by CLOOB alone"),
+        ("parallel_guidance", 1, "a share of the parallel guidance"),
+        ("eta", 0, "fresh noise in each step"),
+    ):
+        if record.get(field, usual) != usual:
+            raise ValueError(f"The picture was painted with {name} (`{field}`), which this page does not have.")
+    algorithm = record.get("algorithm", RECOMMENDED_ALGORITHM)
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"The picture was painted with the algorithm {algorithm}, which this page does not have.")
+
+
+def _shares(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt, the guidance scale and the image prompt's share of it, from weighted conditions."""
+    uploads = record.get("images", ())
+    texts = [entry for entry in record["conditions"] if entry[0] not in uploads]
+    images = [entry for entry in record["conditions"] if entry[0] in uploads]
+    if len(texts) > 1 or len(images) > 1:
+        raise ValueError(
+            "The picture was painted from several conditions; the form takes one prompt and one image prompt."
+        )
+    weights = [weight for _, weight in texts + images]
+    if any(weight < 0 for weight in weights):
+        raise ValueError("The picture was painted from a negative weight, which the form does not take.")
+    prompt, scale = texts[0][0] if texts else "", sum(weights)
+    share = {"image_prompt_weight": images[0][1] / scale} if texts and images and scale else {}
+    return {"prompt": prompt} | ({"guidance_scale": scale} if weights else {}) | share
 
 
 def _between(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a picture between two prompts, from its record."""
-    waypoints, seeds = record["waypoints"], set(record.get("seeds", ()))
+    """The fields of a picture between two prompts, or of an animation, from its record."""
+    waypoints, seeds = record["waypoints"], set(record["seeds"] if "seeds" in record else [record["seed"]])
     weights, has_pictures = {weight for _, weight, *_ in waypoints}, any(len(entry) > 2 for entry in waypoints)
-    if len(waypoints) != 2 or has_pictures or len(weights) != 1 or len(seeds) != 1:
+    position = record.get("position", 0.5)
+    is_closed = record.get("loop", False) or position > 1
+    if len(waypoints) != 2 or has_pictures or len(weights) != 1 or len(seeds) != 1 or is_closed:
         raise ValueError(
             "The picture lies on a path that the form cannot say; it takes two prompts of one weight and one seed."
         )
-    (first, guidance_scale, *_), (second, *_) = waypoints
+    (first, guidance_scale), (second, _) = waypoints
     texts = {"prompt": first, "second_prompt": second, "guidance_scale": guidance_scale}
-    return texts | {"seed": seeds.pop(), "position": record.get("position", 0.5)}
+    frames = {"num_frames": record["frames"]} if "frames" in record else {}
+    return texts | {"seed": seeds.pop(), "position": position} | frames
 
 
 def missing_upload(record: Mapping[str, Any]) -> str:
-    """A sentence that a picture was painted from an upload, which its record does not have; empty if not."""
+    """Sentences of what a picture was painted from and its record does not have; empty if it has all."""
+    record = valid_record(record)
+    has_text = bool(record.get("prompt")) or any(
+        source not in record.get("images", ()) for source, _ in record.get("conditions", ())
+    )
+    sentences = []
     if record.get("task", "paint") not in ("paint", *BETWEEN):
-        return "The picture began with another one, which its file does not hold: give that one, too."
+        sentences.append("The picture began with another one, which its file does not hold: give that one, too.")
     if record.get("images"):
-        return "The picture had an image prompt, which its file does not hold: give it, too."
-    return ""
+        sentences.append("The picture had an image prompt, which its file does not hold: give it, too.")
+    elif not has_text and "waypoints" not in record:
+        sentences.append("The picture was painted without a prompt, and this page needs one.")
+    return " ".join(sentences)
 
 
 def parse_link(query: Mapping[str, str], limits: Limits) -> PaintingRequest | None:
@@ -279,56 +327,6 @@ def parse_link(query: Mapping[str, str], limits: Limits) -> PaintingRequest | No
         except ValueError as error:
             raise ValueError(f"The link needs a number for {name}.") from error
     return parse_request(task, values, limits)
-
-
-def read_image(source: Any, limits: Limits, upload_folder: Path | None) -> Image.Image:
-    """Decodes an uploaded picture and applies its EXIF orientation.
-
-    Args:
-        source: The file's contents, or {"path": …} of a file in the folder.
-        limits: Bounds of its size.
-        upload_folder: The only folder from which files are read. URLs are not fetched.
-
-    Raises:
-        ValueError: If the file is not an uploaded picture, damaged, or too large.
-    """
-    if isinstance(source, bytes):
-        file = io.BytesIO(source)
-        size = len(source)
-    else:
-        file = uploaded_file(source, upload_folder)
-        size = file.stat().st_size
-    if size > limits.image_bytes:
-        raise ValueError(f"The picture's file is larger than {limits.image_bytes // 2**20} MB.")
-    too_many_pixels = f"The picture has more than {limits.image_pixels // 10**6} million pixels."
-    try:
-        image = Image.open(file, formats=IMAGE_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ValueError(too_many_pixels) from error
-    except Exception as error:  # decoders raise many kinds of exceptions for damaged files
-        raise ValueError(f"The file is not a picture. Supported formats are {', '.join(IMAGE_FORMATS)}.") from error
-    if image.width * image.height > limits.image_pixels:
-        raise ValueError(too_many_pixels)
-    try:
-        image.load()
-        return upright(image)
-    except Exception as error:
-        raise ValueError("The picture is damaged.") from error
-
-
-def uploaded_file(source: Any, upload_folder: Path | None) -> Path:
-    """The path in {"path": …}, with symbolic links resolved.
-
-    Raises:
-        ValueError: If it is not a file in the upload folder.
-    """
-    path = source.get("path") if isinstance(source, Mapping) else None
-    if not isinstance(path, str) or "\0" in path or upload_folder is None:
-        raise ValueError("A picture must be an uploaded file.")
-    file = Path(path).resolve()
-    if not file.is_relative_to(upload_folder.resolve()) or not file.is_file():
-        raise ValueError("A picture must be an uploaded file. Other files and addresses are not read.")
-    return file
 
 
 def _text(name, value, longest):
@@ -368,15 +366,3 @@ def _list(name, value):
 
 def _rgb(image):
     return None if image is None else to_rgb(image)
-
-
-def _drawn_on(layers: Sequence[Image.Image | None], size: tuple[int, int]) -> Image.Image:
-    """A mask, white where a layer is not fully transparent."""
-    mask = Image.new("L", size)
-    for layer in layers:
-        if layer is not None:
-            alpha = layer.convert("RGBA").getchannel("A").resize(size)
-            mask.paste(255, mask=alpha.point(lambda value: 255 * (value > 0)))
-    if mask.getbbox() is None:
-        raise ValueError("Draw a mask on the picture.")
-    return mask

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from ..inference.animation import save_animation
-from ..inference.provenance import TEXT_CHUNK
+from ..inference.provenance import TEXT_CHUNK, Provenance
 from ..inference.tasks import Progress
 from .requests import PaintingRequest
 
@@ -63,7 +64,7 @@ def save_pictures(request: PaintingRequest, pictures: Sequence[Image.Image], fol
     stem = _stem(request)
     if request.task == "animate":
         path = folder / f"{stem}-{request.seed}.webp"
-        save_animation(pictures, path, "webp", FRAME_RATE)
+        save_animation(pictures, path, "webp", FRAME_RATE, _record_of_animation(pictures))
         return [(str(path), f"{len(pictures)} frames, seed {request.seed}")]
     files = []
     for seed, picture in zip(request.seeds, pictures):
@@ -73,6 +74,15 @@ def save_pictures(request: PaintingRequest, pictures: Sequence[Image.Image], fol
         picture.save(path, pnginfo=info)
         files.append((str(path), f"seed {seed}"))
     return files
+
+
+def _record_of_animation(frames: Sequence[Image.Image]) -> Provenance | None:
+    """The record of an animation, from that of its first frame; `None` if the frames have none."""
+    if TEXT_CHUNK not in frames[0].info:
+        return None
+    record = json.loads(frames[0].info[TEXT_CHUNK])
+    del record["position"]
+    return record | {"frames": len(frames), "max_pictures": len(frames)}
 
 
 def _stem(request: PaintingRequest) -> str:

@@ -11,7 +11,10 @@ from ..utils.errors import first_line
 from ..utils.files import moved_into_place, remove_folder, write_text
 from .even_frames import POSITION_DIGITS
 from .names import ANIMATION_FORMATS
-from .provenance import Provenance, describe_difference, save_picture
+from .provenance import Provenance, describe_difference, embedded, save_picture
+
+# Fields of the settings that folders of earlier versions do not have; they can resume without.
+ADDED = ("runtime", "trained_size")
 
 _FRAME_NAME = re.compile(r"\d{5}\.png")
 
@@ -96,6 +99,7 @@ def check_picture_folder(output: Path, settings: Provenance, overwrite: bool) ->
         found = dict(json.loads(settings_path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{settings_path} is damaged; use --overwrite to start again.") from error
+    found = {name: settings[name] for name in ADDED if name in settings} | found
     if found != settings:
         difference = describe_difference(found, settings)
         raise ValueError(f"{output} has pictures {difference}; choose another --output, or use --overwrite.")
@@ -111,7 +115,13 @@ def save_frames(frames: Sequence[Path], output: Path) -> None:
             path.unlink()
 
 
-def save_animation(frames: Sequence[Image.Image], path: Path, animation_format: str, frame_rate: float) -> None:
+def save_animation(
+    frames: Sequence[Image.Image],
+    path: Path,
+    animation_format: str,
+    frame_rate: float,
+    record: Provenance | None = None,
+) -> None:
     """Saves an animation that repeats forever.
 
     Args:
@@ -120,8 +130,11 @@ def save_animation(frames: Sequence[Image.Image], path: Path, animation_format: 
         animation_format: One of `ANIMATION_FORMATS`. A GIF has 256 colours per frame and counts time in hundredths of
             a second.
         frame_rate: Frames per second.
+        record: The record of how it was made, for the file; the frame rate is added.
     """
     _, pillow_format, options = ANIMATION_FORMATS[animation_format]
+    if record is not None:
+        options = options | embedded({**record, "frame_rate": frame_rate}, pillow_format)
     with moved_into_place(path) as temporary:
         frames[0].save(
             temporary,

@@ -12,6 +12,11 @@ logger = logging.getLogger(__name__)
 DTYPES = {name: getattr(torch, dtype) for name, dtype in PRECISIONS.items()}
 
 
+def name_of_dtype(dtype: torch.dtype) -> str:
+    """The name of a precision; that of torch for one that is not ours."""
+    return next((name for name, ours in DTYPES.items() if ours == dtype), str(dtype).removeprefix("torch."))
+
+
 def usable_dtype(name: str, device: torch.device) -> str:
     """Resolves "auto" to the fastest precision whose pictures look the same; returns other names unchanged.
 

@@ -1,4 +1,8 @@
-"""The record in a PNG file of how its picture was made: JSON in the text chunk "ccld"."""
+"""The record in a file of how its picture was made: JSON.
+
+In a PNG file it is the text chunk "ccld". In a GIF file it is the comment, and in a WebP file the image description of
+EXIF, behind "ccld: ".
+"""
 
 import json
 from pathlib import Path
@@ -10,6 +14,8 @@ from ..utils.pictures import save_image
 from .record_checks import valid_record
 
 TEXT_CHUNK = "ccld"
+BEGINNING = "ccld: "  # of a record in a text that other programs use, too
+IMAGE_DESCRIPTION = 0x010E  # of EXIF
 UPLOADED = "IMAGE"
 
 
@@ -21,7 +27,7 @@ class Provenance(TypedDict, total=False):
         conditions: Pairs of a text or an image's path, and its weight.
         prompt: The demo's prompt.
         waypoints: Those of an interpolation, like conditions; images have part of their hash as a third entry.
-        seeds: Seeds of the waypoints: one for all, or one for each.
+        seeds: Seeds of the waypoints: one for all, or one for each. In a grid of `ccld sample`, those of its pictures.
         images: The paths of images among the conditions; "IMAGE" for the demo's and the page's image prompt.
         embeddings: The paths of embeddings among the conditions.
         negative_prompt: The negative prompt, or `None`.
@@ -46,12 +52,17 @@ class Provenance(TypedDict, total=False):
         width: Width in pixels.
         dtype: Precision, by the name of `--dtype`.
         compiled: True if the networks were compiled.
-        runtime: What ran the networks: "torch", "onnx" or "web".
+        runtime: What ran the networks: "torch", "onnx", or "web" for onnxruntime in a browser.
         version: Version of this package.
         seed: The picture's seed.
-        num_images: Number of pictures in the demo's request.
+        num_images: Number of pictures in the request of a grid, or of the demo.
         position: Position on the path of an interpolation: 0 is the first waypoint, 1 the second.
-        size: Width and height in pixels.
+        frames: Number of frames of an animation, or of an interpolation's grid.
+        max_pictures: Number of pictures at most, from which the frames were chosen.
+        loop: True if it returns to the first waypoint.
+        frame_rate: Frames per second of an animation.
+        size: Width and height in pixels; of a grid, those of each picture.
+        trained_size: Width and height of the model's training images in pixels, where a picture has another size.
     """
 
     task: str
@@ -88,7 +99,12 @@ class Provenance(TypedDict, total=False):
     seed: int
     num_images: int
     position: float
+    frames: int
+    max_pictures: int
+    loop: bool
+    frame_rate: float
     size: list[int]
+    trained_size: list[int]
 
 
 def provenance_text(provenance: Provenance) -> str:
@@ -103,15 +119,32 @@ def provenance_text(provenance: Provenance) -> str:
     return json.dumps({name: provenance[name] for name in fields if name in provenance})
 
 
+def embedded(provenance: Provenance, file_format: str) -> dict[str, Any]:
+    """The options with which Pillow's `save` puts a record into a file.
+
+    Args:
+        provenance: The record.
+        file_format: "PNG", "GIF" or "WEBP".
+    """
+    text = provenance_text(provenance)
+    if file_format == "GIF":
+        return {"comment": BEGINNING + text}
+    if file_format == "WEBP":
+        exif = Image.Exif()
+        exif[IMAGE_DESCRIPTION] = BEGINNING + text
+        return {"exif": exif}
+    metadata = PngImagePlugin.PngInfo()
+    metadata.add_text(TEXT_CHUNK, text)
+    return {"pnginfo": metadata}
+
+
 def save_picture(picture: Image.Image, path: Path, provenance: Provenance) -> None:
     """Saves a PNG file that records how its picture was made; it appears complete or not at all."""
-    metadata = PngImagePlugin.PngInfo()
-    metadata.add_text(TEXT_CHUNK, provenance_text(provenance))
-    save_image(picture, path, pnginfo=metadata)
+    save_image(picture, path, **embedded(provenance, "PNG"))
 
 
 def read_provenance(path: Path) -> Provenance | None:
-    """Reads the record of a PNG file as it is; `None` if the file is missing or damaged, or has no valid record."""
+    """Reads the record of a picture as it is; `None` if the file is missing or damaged, or has no valid record."""
     try:
         record = _record_in(path)
         valid_record(record)
@@ -136,7 +169,7 @@ def describe_difference(found: Provenance, wanted: Provenance) -> str:
 
 
 def load_record(path: Path, most_pixels: int | None = None) -> Provenance:
-    """Reads the record of a PNG file, without the fields that are null.
+    """Reads the record of a picture or an animation, without the fields that are null.
 
     Args:
         path: The file.
@@ -156,7 +189,7 @@ def _record_in(path, most_pixels=None):
             is_small = most_pixels is None or image.width * image.height <= most_pixels
             if is_small:
                 image.load()  # finds a truncated file, and the text chunks that follow the pixels
-                text = getattr(image, "text", {}).get(TEXT_CHUNK)
+                text = _text_in(image)
     except Image.DecompressionBombError as error:
         raise ValueError("The picture is too large to be decoded.") from error
     except Exception as error:  # decoders raise many kinds of exceptions for damaged files
@@ -169,3 +202,12 @@ def _record_in(path, most_pixels=None):
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError("The record of how the picture was painted is damaged: it is not JSON.") from error
+
+
+def _text_in(image):
+    """The text of a record in an open file, or `None`."""
+    if image.format == "PNG":
+        return image.text.get(TEXT_CHUNK)
+    text = image.info.get("comment") if image.format == "GIF" else image.getexif().get(IMAGE_DESCRIPTION)
+    text = text.decode("latin-1") if isinstance(text, bytes) else text
+    return text.removeprefix(BEGINNING) if text and text.startswith(BEGINNING) else None

@@ -112,7 +112,12 @@ FIELDS: dict[str, Kind] = {
     "seed": SEED,
     "num_images": COUNT,
     "position": _number(0),
+    "frames": _whole(2),
+    "max_pictures": _whole(2),
+    "loop": FLAG,
+    "frame_rate": _number(0),
     "size": SIZE,
+    "trained_size": SIZE,
 }
 
 

@@ -53,18 +53,10 @@ class InferenceUpsample2D(KeepsCopy, Upsample2D):
         if output_size is not None or not can_be_folded(self):
             return super().forward(hidden_states, output_size, *args, **kwargs)
         conv = self.conv
-        if infers_on_cpu(hidden_states, conv.weight) and not conv.weight.is_inference():
-            kernel = self.form_of(conv.weight, lambda: folded_kernel(conv.weight))
-        elif is_compiled_for_cpu(hidden_states):
-            kernel = folded_kernel(conv.weight)  # with weights as constants, this is computed once
-        else:
+        if not infers_on_cpu(hidden_states, conv.weight) or conv.weight.is_inference():
             return super().forward(hidden_states, output_size, *args, **kwargs)
+        kernel = self.form_of(conv.weight, lambda: folded_kernel(conv.weight))
         return F.conv_transpose2d(hidden_states, kernel, conv.bias, stride=2, padding=1)
-
-
-def is_compiled_for_cpu(hidden_states: torch.Tensor) -> bool:
-    """True while torch.compile traces a network on a CPU without gradients."""
-    return torch.compiler.is_dynamo_compiling() and not torch.is_grad_enabled() and hidden_states.device.type == "cpu"
 
 
 class InferenceResnetBlock2D(ResnetBlock2D):

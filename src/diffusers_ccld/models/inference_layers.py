@@ -15,6 +15,15 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from .winograd import (
+    NUM_PRODUCTS,
+    convolve_batch,
+    convolve_in_parts,
+    map_kernels,
+    tiles_at_once,
+    winograd_is_faster,
+)
+
 # Operators to which torch.compile lowers these layers. torch does not give them public names.
 OPERATORS = (
     "_convolution_pointwise",
@@ -62,6 +71,13 @@ def compiles_in_float32_on_cpu(hidden_states: torch.Tensor, weight: torch.Tensor
         and hidden_states.numel() > 0
         and hidden_states.dtype == weight.dtype == torch.float32
     )
+
+
+def compiles_weights_as_constants() -> bool:
+    """True if torch.compile computes once what depends on weights alone, as `inference.optimization` has it do."""
+    import torch._inductor.config  # takes a second, and torch.compile has imported it
+
+    return torch._inductor.config.freezing
 
 
 def infers_on_cpu(hidden_states: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -146,18 +162,56 @@ class KeepsCopy:
 
 
 class InferenceConv2d(KeepsCopy, nn.Conv2d):
-    """A convolution that caches its weight in oneDNN's layout. At inference, its output is channels-last."""
+    """A convolution that caches its weight in oneDNN's layout. At inference, its output is channels-last.
+
+    Large ones of 3×3 pixels in float32 cache their weight for Winograd's algorithm, which takes four times the memory.
+    """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = self.weight
+        if compiles_in_float32_on_cpu(hidden_states, weight) and self._can_compile_winograd(hidden_states):
+            return self._compiled_by_winograd(hidden_states)
         if not (infers_on_cpu(hidden_states, weight) and self._can_copy(hidden_states)):
             return super().forward(hidden_states)
         hidden_states = hidden_states.contiguous(memory_format=torch.channels_last)
+        if self._suits_winograd(hidden_states):
+            return self._by_winograd(hidden_states)
         geometry = self.padding, self.stride, self.dilation, self.groups
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         shape = hidden_states.shape
         reordered = self.form_of(weight, lambda: reorder(weight.detach(), *geometry, shape), self._layout_for(shape))
         return torch.ops.mkldnn._convolution_pointwise(hidden_states, reordered, self.bias, *geometry, "none", [], "")
+
+    def _suits_winograd(self, hidden_states):
+        geometry = self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.padding_mode
+        return (
+            self.weight.dtype == torch.float32
+            and hidden_states.ndim == 4
+            and geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+            and winograd_is_faster(self.in_channels, self.out_channels, *hidden_states.shape[2:])
+        )
+
+    def _by_winograd(self, hidden_states):
+        geometry = (0, 0), (1, 1), (1, 1), NUM_PRODUCTS
+        num_tiles = tiles_at_once(*hidden_states.shape[2:])
+        shape = 1, NUM_PRODUCTS * self.in_channels, num_tiles, 1
+
+        def converted():
+            kernels = map_kernels(self.weight.detach())
+            return torch.ops.mkldnn._reorder_convolution_weight(kernels, *geometry, shape)
+
+        def multiply(tiles):
+            return torch.ops.mkldnn._convolution_pointwise(tiles, kernels, None, *geometry, "none", [], "")
+
+        kernels = self.form_of(self.weight, converted, ("winograd", num_tiles))
+        return convolve_in_parts(hidden_states, self.bias, self.out_channels, multiply)
+
+    def _can_compile_winograd(self, hidden_states):
+        return self._suits_winograd(hidden_states) and compiles_weights_as_constants()
+
+    def _compiled_by_winograd(self, hidden_states):
+        multiply = functools.partial(F.conv2d, weight=map_kernels(self.weight), groups=NUM_PRODUCTS)
+        return convolve_batch(hidden_states, self.bias, multiply)
 
     def _layout_for(self, shape):
         # oneDNN chooses the layout by the size of the picture, and in bfloat16 also by whether there is one picture
@@ -170,6 +224,7 @@ class InferenceConv2d(KeepsCopy, nn.Conv2d):
         return (
             self.weight.dtype in (torch.float32, torch.bfloat16)
             and hidden_states.ndim == 4
+            and hidden_states.shape[1] == self.in_channels
             and hidden_states.numel() > 0
             and self.padding_mode == "zeros"
             and not isinstance(self.padding, str)
@@ -189,9 +244,11 @@ class InferenceLinear(KeepsCopy, nn.Linear):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = self.weight
+        if hidden_states.numel() == 0 or hidden_states.shape[-1:] != (self.in_features,):
+            return super().forward(hidden_states)  # which raises an error for another number of features
         if self.copies_weight and compiles_in_float32_on_cpu(hidden_states, weight):
             return self._as_convolution(hidden_states)
-        is_small = weight.numel() < MIN_LINEAR_WEIGHTS or hidden_states.numel() == 0
+        is_small = weight.numel() < MIN_LINEAR_WEIGHTS
         if is_small or not infers_on_cpu(hidden_states, weight) or not can_multiply_in(weight.dtype):
             return super().forward(hidden_states)
         if self.copies_weight and weight.numel() >= MIN_COPIED_LINEAR_WEIGHTS and not weight.is_inference():

@@ -24,6 +24,7 @@ from .standalone_cards import save_standalone_card
 MODULES = (
     "utils/rgb",
     "utils/errors",
+    "utils/suggestions",
     "utils/hub_names",
     "utils/words",
     "utils/notices",
@@ -31,6 +32,7 @@ MODULES = (
     "models/configuration_cloob",
     "models/losses_cloob",
     "models/linear_decoder",
+    "models/winograd",
     "models/inference_layers",
     "models/inference_autoencoder",
     "models/vision_embeddings",

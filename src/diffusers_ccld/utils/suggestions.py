@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from .arguments import SIMILARITY, suggestion
-
+PATH_SIMILARITY = 0.75  # of a suggestion at least, as in arguments.py, which has to stand alone
 MOST_NAMES = 10_000  # of a folder that are compared
 
 
@@ -19,11 +18,9 @@ def path_suggestion(path: str | Path, known: Sequence[str] = (), is_folder: bool
         known: Words that may stand in the place of a path.
         is_folder: True if only a folder will do.
     """
-    words = suggestion([str(path)], known)
-    if words:
-        return words
+    words = difflib.get_close_matches(str(path), known, 1, PATH_SIMILARITY)
     path = Path(path).expanduser()
-    found = _similar_path(path, is_folder)
+    found = words[0] if words else _similar_path(path, is_folder)
     return "" if found in (None, path) else f" Did you mean {found}?"
 
 
@@ -33,7 +30,7 @@ def _similar_path(path: Path, is_folder: bool) -> Path | None:
         return path
     parent = _similar_path(path.parent, is_folder=True) if path.name else None
     names = _names_in(parent, is_folder) if parent is not None else []
-    return next((parent / name for name in difflib.get_close_matches(path.name, names, 1, SIMILARITY)), None)
+    return next((parent / name for name in difflib.get_close_matches(path.name, names, 1, PATH_SIMILARITY)), None)
 
 
 def _names_in(folder: Path, is_folder: bool) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 END_OF_WORD = "</w>"
 PROMPTS_NAME = "prompts.txt"  # of the file beside a grid of samples
 SMALL_VOCABULARY = 10_000  # tokens; CLIP's 49,408 stand for all English words
-SIMILARITY = 0.82  # of a suggested word at least, as difflib counts it: "colour" and "colors" have 0.83
+WORD_SIMILARITY = 0.82  # of a suggested word at least, as difflib counts it: "colour" and "colors" have 0.83
 
 PROMPTS = (
     "A sunset landscape painting, oil on canvas",
@@ -79,7 +79,7 @@ def unknown_words_sentence(texts: Iterable[str], vocabulary: Collection[str], mo
 def similar_word(word: str, known: Iterable[str]) -> str | None:
     """The known word with the same first letter that resembles a word most; `None` if none does."""
     candidates = [other for other in known if other[0] == word[0]]
-    return next(iter(difflib.get_close_matches(word, candidates, 1, SIMILARITY)), None)
+    return next(iter(difflib.get_close_matches(word, candidates, 1, WORD_SIMILARITY)), None)
 
 
 def _suggestion(word, known):
