@@ -7,6 +7,8 @@ PORT := 7860
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet
+# Ctrl-C is the ordinary end of a server: without this, make would call it an error.
+UNTIL_INTERRUPTED = trap : INT; $(1) || test $$? -eq 130
 
 # What `ccld sample` and `ccld inspect` need without torch. setup.cfg has the bounds of the versions.
 LIGHT := numpy onnxruntime Pillow safetensors tokenizers tqdm
@@ -31,6 +33,8 @@ CPU_TORCH ?= https://download.pytorch.org/whl/cpu
 TORCH := $(if $(shell command -v nvidia-smi),,$(filter Linux,$(shell uname)))
 FROM_CPU_TORCH = PIP_EXTRA_INDEX_URL=$(CPU_TORCH) PIP_FIND_LINKS=$(CPU_TORCH) \
 	$(PIP) --no-deps --retries 0 --timeout 15 --index-url $(CPU_TORCH)
+# What pip says of an attempt is shown if the ordinary build cannot be installed either.
+ATTEMPT = $(VENV)/attempt.log
 
 COUNT ?= 3000
 FIRST ?= 0
@@ -49,10 +53,10 @@ install: $(COMPLETE)  ## install the whole package, for Python and all options o
 training: $(TRAINING)  ## install what training and comparing models need, too
 
 demo: $(SERVING)  ## paint in the browser, at PORT; HOST=0.0.0.0 also from other machines
-	$(BIN)/ccld demo --host $(HOST) --port $(PORT)
+	@$(call UNTIL_INTERRUPTED,$(BIN)/ccld demo --host $(HOST) --port $(PORT))
 
 web:  ## build the page that paints in the browser without a server, and serve it at HOST
-	$(PYTHON) web/build.py --output outputs/web --serve --host $(HOST)
+	@$(call UNTIL_INTERRUPTED,$(PYTHON) web/build.py --output outputs/web --serve --host $(HOST))
 
 test: $(STAMP)  ## the test suite in two processes, each with one thread: more would compete for the cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
@@ -91,35 +95,41 @@ wheel: $(STAMP)  ## build dist/*.whl
 
 $(PAINTING): setup.cfg pyproject.toml
 	$(if $(OTHERS),$(error $(VENV) was not made here, and stays as it is. Give another: make $(MAKECMDGOALS) VENV=.venv-make))
-	rm -rf $(VENV)
 	@echo "Installing what painting needs into $(VENV), 0.25 GB."
-	mkdir -p $(VENV)
-	touch $(MARK)
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(foreach package,$(LIGHT),$(call requirement,$(package)))
-	$(PIP) --no-deps --editable .
-	touch $@
+	@rm -rf $(VENV)
+	@mkdir -p $(VENV)
+	@touch $(MARK)
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) $(foreach package,$(LIGHT),$(call requirement,$(package)))
+	@$(PIP) --no-deps --editable .
+	@touch $@
 
 $(COMPLETE): $(PAINTING)
 	@echo "Installing the whole package into $(VENV), which takes minutes."
-	$(if $(TORCH),$(FROM_CPU_TORCH) $(foreach package,torch torchvision,$(call requirement,$(package))) || \
-		echo "The index of torch's CPU build cannot be reached; the ordinary build takes 4 GB more.")
-	$(PIP) --editable .
+	@$(if $(TORCH),$(FROM_CPU_TORCH) $(foreach package,torch torchvision,$(call requirement,$(package))) \
+		2> $(ATTEMPT) || echo "torch's CPU build cannot be had from its index; the ordinary build takes 4 GB more.")
+	@$(PIP) --editable . || { test ! -s $(ATTEMPT) || { echo "Before that:"; cat $(ATTEMPT); } >&2; exit 1; }
 	@$(if $(TORCH),test ! -d $(VENV)/lib/python*/site-packages/nvidia || \
 		echo "The build of torch for NVIDIA's GPUs was installed; $(VENV) has $$(du -sm $(VENV) | cut -f 1) MB.")
-	touch $@
+	@$(BIN)/python -m pip check > $(ATTEMPT) || \
+		{ echo "Some versions do not fit one another, so that something may fail:"; cat $(ATTEMPT); }
+	@rm $(ATTEMPT)
+	@touch $@
 
 $(SERVING): $(COMPLETE)
-	$(PIP) --editable ".[demo]"
-	touch $@
+	@echo "Installing what the page needs into $(VENV)."
+	@$(PIP) --editable ".[demo]"
+	@touch $@
 
 $(TRAINING): $(COMPLETE)
-	$(PIP) --editable ".[training,compare]"
-	touch $@
+	@echo "Installing what training and comparing need into $(VENV)."
+	@$(PIP) --editable ".[training,compare]"
+	@touch $@
 
 $(STAMP): $(COMPLETE)
-	$(PIP) --editable ".[training,compare,demo,onnx,test,dev]"
-	touch $@
+	@echo "Installing what developing needs into $(VENV)."
+	@$(PIP) --editable ".[training,compare,demo,onnx,test,dev]"
+	@touch $@
 
 # All stages that made the bundled model, from scratch. Each says where it is, with its hours on two CPU cores with bf16;
 # without bf16 the trainings take about twice as long. The same command resumes an interrupted stage.

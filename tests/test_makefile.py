@@ -1,12 +1,17 @@
 """The Makefile's targets: what is printed, and what each installs."""
 
 import configparser
+import contextlib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
+
+import pytest
 
 from diffusers_ccld.utils.requirements import MARK
 from support.scripts import ROOT
@@ -66,8 +71,88 @@ def test_the_cpu_build_of_torch_is_tried_where_there_is_no_gpu(tmp_path):
                 (folder / name).chmod(0o755)
         lines = make("-n", "install", "VENV=new", PATH=f"{folder}:/usr/bin:/bin").splitlines()
         (torch,) = [line for line in lines if "--index-url" in line] or [""]
-        assert ('"torch>=2.10" "torchvision>=0.25" ||' in torch) == is_tried, (uname, gpu)
-        assert any(line.endswith("pip install --quiet --editable .") for line in lines[-4:])
+        assert ('"torch>=2.10" "torchvision>=0.25" 2>' in torch and "||" in torch) == is_tried, (uname, gpu)
+        assert any("pip install --quiet --editable . ||" in line for line in lines[-6:])
+
+
+STUB = """#!/bin/sh
+case "$*" in
+    *--index-url*) echo "ERROR: no such host" >&2; exit $INDEX ;;
+    *--editable*) test $ORDINARY = 0 || echo "ERROR: no space left" >&2; exit $ORDINARY ;;
+    *check*) test $CHECK = 0 || echo "torchvision needs another torch"; exit $CHECK ;;
+esac
+"""
+
+
+SERVER = f"""#!{sys.executable}
+import signal
+print("ready", flush=True)
+try:
+    signal.pause()
+except KeyboardInterrupt:
+    raise SystemExit(130)
+"""
+
+
+def with_stubs(venv, name, text):
+    """An environment in which everything for painting is installed, and a program is replaced."""
+    painting = next(line for line in make("-n", "install", f"VENV={venv}").splitlines() if "/painting-" in line)
+    (venv / "bin").mkdir(parents=True)
+    for path in (venv / MARK, painting.removeprefix("touch ")):
+        Path(path).touch()
+    (venv / "bin" / name).write_text(text)
+    (venv / "bin" / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "index, ordinary, check, expected",
+    [
+        (0, 0, 0, []),
+        (1, 0, 0, ["torch's CPU build cannot be had from its index; the ordinary build takes 4 GB more."]),
+        (
+            0,
+            0,
+            1,
+            ["Some versions do not fit one another, so that something may fail:", "torchvision needs another torch"],
+        ),
+        (1, 1, 0, ["torch's CPU build", "ERROR: no space left", "Before that:", "ERROR: no such host", "make: ***"]),
+    ],
+)
+def test_a_failed_attempt_is_shown_only_if_all_fail(index, ordinary, check, expected, tmp_path):
+    venv = tmp_path / "venv"
+    with_stubs(venv, "python", STUB)
+    codes = {"INDEX": str(index), "ORDINARY": str(ordinary), "CHECK": str(check)}
+    command = ["make", "--no-print-directory", "install", f"VENV={venv}", "TORCH=Linux"]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=os.environ | codes
+    )
+    assert (done.returncode == 0) == (ordinary == 0)
+    expected = [f"Installing the whole package into {venv}, which takes minutes.", *expected]
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(expected) and all(map(str.startswith, lines, expected)), done.stdout
+    assert ordinary or not [path for path in venv.iterdir() if path.suffix == ".log"]
+
+
+def test_an_interrupted_server_is_not_an_error(tmp_path):
+    """Ctrl-C at a terminal reaches make, its shell and the server."""
+    venv = tmp_path / "venv"
+    with_stubs(venv, "ccld", SERVER)
+    for line in make("-n", "demo", f"VENV={venv}").splitlines():
+        if line.startswith(f"touch {venv}"):
+            Path(line.removeprefix("touch ")).touch()
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(ROOT)
+        os.execvp("make", ["make", "--no-print-directory", "demo", f"VENV={venv}"])
+    shown = b""
+    while b"ready" not in shown:
+        shown += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while more := os.read(terminal, 1000):
+            shown += more
+    os.waitpid(process, 0)
+    assert b"Error" not in shown and b"***" not in shown, shown
 
 
 def test_an_environment_that_was_not_made_here_is_kept(tmp_path):
