@@ -199,12 +199,26 @@ def test_a_picture_becomes_an_image_prompt_and_its_seed_is_kept(tab):
 
 
 @pytest.mark.slow
-def test_a_picture_between_two_prompts_brings_its_settings_back(tab, tmp_path):
+def test_a_picture_between_two_prompts_comes_back_from_its_file_and_its_link(tab, browser, tmp_path):
     tab.get_by_role("tab", name="Between").click()
     write(tab, "a forest in summer")
     tab.get_by_label("Second prompt").fill("a forest in winter")
-    press(tab)
-    picture = shown(tab)
+    position = tab.get_by_label("number input for Position")
+    position.fill("0.35")
+    picture = next_picture(tab, lambda _: position.blur())
+    other = new_tab(browser)
+    other.goto(tab.url)
+    other.wait_for_function("finished > 0")
+    assert np.array_equal(shown(other), picture) and other.url == tab.url
+    assert other.get_by_label("number input for Position").input_value() == "0.35"
+    other.get_by_label("number input for Frames").fill("3")
+    animation = next_picture(other, lambda other: other.get_by_role("button", name="Animate").click())
+    assert "task=animate" in other.url
+    other.reload()
+    other.wait_for_function("finished > 0")
+    assert np.array_equal(shown(other), animation)
+    assert other.get_by_label("number input for Frames").input_value() == "3"
+    other.close()
     address = tab.locator("#gallery img").first.get_attribute("src")
     (tmp_path / "between.png").write_bytes(get(address).content)
     write(tab, "a cat")

@@ -57,6 +57,11 @@ def test_a_link_says_everything(painter):
     request = parse_request("paint", ROSE | {"guidance_from": 0.1, "guidance_to": 0.9}, LIMITS)
     query = dict(parse_qsl(request.link()[1:], keep_blank_values=True))
     assert parse_link(query, LIMITS) == request
+    for task, changes in (("between", {"position": 0.35}), ("animate", {"num_frames": 5})):
+        between = parse_request(task, ROSE | {"second_prompt": "snow", "num_images": 1} | changes, LIMITS)
+        assert parse_link(dict(parse_qsl(between.link()[1:], keep_blank_values=True)), LIMITS) == between
+    with pytest.raises(ValueError, match="task must be"):
+        parse_link(query | {"task": "edit"}, LIMITS)
     for added in ("guidance_from", "guidance_to", "variation"):
         query.pop(added)  # an older link
     assert parse_link(query, LIMITS).interval is None
@@ -138,7 +143,6 @@ def test_pictures_between_two_prompts(painter, tmp_path):
     assert np.abs(np.asarray(frames[4], int) - np.asarray(end, int)).max() <= 1
     ((path, caption),) = save_pictures(request, frames, tmp_path)
     assert path.endswith("a-rose-a-cat-to-snow-3.webp") and Image.open(path).n_frames == 5 and "5 frames" in caption
-    assert request.link() is None
 
 
 def test_a_picture_between_two_prompts_is_painted_again_from_its_record(painter, trainable_folder, tmp_path):

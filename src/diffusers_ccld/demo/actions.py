@@ -143,8 +143,8 @@ class Studio:
         return picture, self.unknown_words(request)
 
     def open_link(self, request: gr.Request) -> list[Any]:
-        """Values for the form from a link that `PaintingRequest.link` made, the link, and a notice if it is another
-        model's. Without a link, no changes."""
+        """Values for the form from a link of `PaintingRequest.link`: of its shared fields, of those of tabs, the
+        tab and the task, and a notice if it is another model's. No changes without a link."""
         query = dict(request.query_params)
         try:
             linked = parse_link(query, self.limits)
@@ -152,8 +152,11 @@ class Studio:
             gr.Warning(f"The link cannot be opened: {html.escape(str(error))}")
             linked = None
         if linked is None:
-            return [gr.skip()] * (len(FORM_OF_LINK) + 2)
-        return [*_form_of(linked), linked.link(), self._notice(query, MODEL_OF_LINK, "link")]
+            return [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + 3)
+        tabs = BETWEEN if linked.task in BETWEEN else (linked.task,)
+        of_tabs = [getattr(linked, name) if tab in tabs else gr.skip() for tab, name in FORM_OF_TABS]
+        notice = self._notice(query, MODEL_OF_LINK, "link")
+        return [*_form_of(linked), *of_tabs, gr.Tabs(selected=tabs[0]), linked.task, notice]
 
     def read_settings(self, file: Any) -> list[Any]:
         """Values for the form from a picture of ours: of its shared fields, of those of tabs, of the share of an image

@@ -204,6 +204,6 @@ def make_details(painter: Painter, limits: Limits) -> dict[str, gr.components.Co
 
 def make_settings_input() -> gr.File:
     """The input for a picture whose settings the form takes."""
-    _hint("Give a file that this page or <code>ccld sample</code> has painted, and the form takes its settings.")
+    _hint("Give a file that this page or <code>ccld sample</code> has painted; the form takes its settings.")
     label = "Settings from a picture (PNG, WebP)"
     return gr.File(label=label, file_types=[".png", ".webp"], height=130, elem_id="settings")

@@ -6,16 +6,17 @@ const ccld = (() => {
   const find = (selector) => document.querySelector(selector);
   const all = (selector) => [...document.querySelectorAll(selector)];
 
-  const openButton = () => all(".paint-button").find((button) => button.offsetParent !== null);
+  const openButtons = (selector) => all(selector).filter((button) => button.offsetParent !== null);
 
   // Presses the button of the open tab.
   function press() {
-    openButton()?.click();
+    openButtons(".paint-button")[0]?.click();
   }
 
   // Presses the button with a text as soon as its tab is open.
   function pressOnce(text, tries = 200) {
-    if (openButton()?.textContent.trim() === text) press();
+    const button = openButtons(".paint-button, .animate-button").find((other) => other.textContent.trim() === text);
+    if (button) button.click();
     else if (tries > 0) setTimeout(() => pressOnce(text, tries - 1), 50);
   }
 
@@ -231,6 +232,6 @@ const ccld = (() => {
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   const waiting = '<div class="running"><div class="bar"><div></div></div><p>Waiting for the painter</p></div>';
-  return { press, pressOnce, inputs, fail, keepSeed, brush, send, seedOf, finish, waiting };
+  return { pressOnce, inputs, fail, keepSeed, brush, send, seedOf, finish, waiting };
 })();
 window.ccld = ccld;

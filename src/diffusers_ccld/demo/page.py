@@ -106,8 +106,9 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
         dropped.upload(studio.read_settings, dropped, restored, preprocess=False, **quiet)
         dropped.data_model = Unchecked
         linked = gr.Textbox(visible="hidden")
-        opened = page.load(studio.open_link, outputs=[*form, linked, notice], **quiet)
-        opened.then(inputs=linked, js="(link) => { if (link) ccld.press(); }")
+        opened = page.load(studio.open_link, outputs=[*form, *of_tabs, container, linked, notice], **quiet)
+        buttons = json.dumps({task: tab.button.value for task, tab in tabs.items()})
+        opened.then(inputs=linked, js=f"(task) => {{ if (task) ccld.pressOnce(({buttons})[task]); }}")
         if with_tools:
             add_tools(studio)
     return page

@@ -32,11 +32,13 @@ LINKED = (
 )
 MODEL_OF_LINK = "model"  # with its fingerprint
 ADDED_TO_LINKS = {
+    "task": "paint",
     "variation": "0",
     "guidance_from": "0",
     "guidance_to": "1",
 }  # what older links do not say, and what they mean
 BETWEEN = ("between", "animate")
+LINKED_BETWEEN = {"between": ("second_prompt", "position"), "animate": ("second_prompt", "num_frames")}
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,11 @@ class PaintingRequest:
         Args:
             fingerprint: That of the model, by which another model's page knows that the link is not its own.
         """
-        if self.image_prompt is not None or self.picture is not None or self.second_prompt:
+        if self.image_prompt is not None or self.picture is not None:
             return None
+        names = [*LINKED, "task", *LINKED_BETWEEN[self.task]] if self.task in BETWEEN else LINKED
         model = {} if fingerprint is None else {MODEL_OF_LINK: fingerprint}
-        return "?" + urlencode({name: getattr(self, name) for name in LINKED} | model)
+        return "?" + urlencode({name: getattr(self, name) for name in names} | model)
 
 
 def parse_request(
@@ -311,15 +314,19 @@ def parse_link(query: Mapping[str, str], limits: Limits) -> PaintingRequest | No
     if "prompt" not in query:
         return None
     query = {**ADDED_TO_LINKS, **query}
-    if missing := [name for name in LINKED if name not in query]:
+    task = query["task"]
+    if task not in ("paint", *BETWEEN):
+        raise ValueError(f"The link's task must be paint, between or animate, not {task[:20]}.")
+    names = (*LINKED, *LINKED_BETWEEN.get(task, ()))
+    if missing := [name for name in names if name not in query]:
         raise ValueError(f"The link does not say {', '.join(missing)}.")
-    values: dict[str, Any] = {name: query[name] for name in LINKED}
-    for name in values.keys() - {"prompt", "negative_prompt", "algorithm"}:
+    values: dict[str, Any] = {name: query[name] for name in names}
+    for name in values.keys() - {"prompt", "second_prompt", "negative_prompt", "algorithm"}:
         try:
             values[name] = float(values[name])
         except ValueError as error:
             raise ValueError(f"The link needs a number for {name}.") from error
-    return parse_request("paint", values, limits)
+    return parse_request(task, values, limits)
 
 
 def _text(name, value, longest):
