@@ -2,10 +2,10 @@
 
 import { compareModels, describeModel, loadModel, showUnknown } from "./about.js";
 import { readRecord, withRecord } from "./png.js";
-import { fieldsOf, recordOf } from "./record.js";
+import { MIX_STEPS, fieldsOf, recordOf } from "./record.js";
+import { RecordError } from "./valid-record.js";
 
 const LINKED = ["prompt", "negativePrompt", "seed", "pictures", "steps", "guidance", "variation", "from", "to"];
-const MIX_STEPS = 20; // positions of the slider, less one
 
 const element = (id) => document.getElementById(id);
 
@@ -174,13 +174,28 @@ function followLink() {
   return query.has("seed");
 }
 
-/** Fills the form from the record of a picture of ours, and shows its tab. */
+/** The smallest and the largest number of each field, by its id. */
+function limitsOfFields() {
+  const fields = document.querySelectorAll("input[type=number], input[type=range]");
+  return Object.fromEntries([...fields].map(({ id, min, max }) => [id, [Number(min), Number(max)]]));
+}
+
+/** Fills the form from the record of a picture of ours, and shows its tab. Throws a RecordError if the form cannot say it. */
 function useRecord(found) {
-  const form = fieldsOf(found);
-  if (!form) return showMessage("This picture is on a path that this page does not paint: it mixes two prompts of one weight and one seed.");
-  for (const [id, value] of Object.entries(form.values)) if (value !== undefined && value !== null) setField(element(id), value);
+  const { tab, values, notices } = fieldsOf(found, { defaults, limits: limitsOfFields() });
+  for (const [id, value] of Object.entries(values)) {
+    if (value === undefined) continue;
+    const input = element(id);
+    setField(input, value);
+    if (input.type === "range" && Number(input.value) !== value) {
+      input.step = "any"; // the browser had rounded the value
+      setField(input, value);
+    }
+  }
+  if (!found.images?.length) removeImage();
   compareModels(found.fingerprint, model, "This picture");
-  selectTab(form.tab);
+  showMessage(notices.join(" "));
+  selectTab(tab);
 }
 
 // Image prompts
@@ -216,6 +231,7 @@ function removeImage() {
 
 async function openFile(file) {
   if (!file) return;
+  if (!defaults) return showMessage("The model is still loading: give the picture again when the page is ready.");
   showMessage("");
   try {
     const found = file.type === "image/png" ? readRecord(new Uint8Array(await file.arrayBuffer())) : null;
@@ -226,8 +242,9 @@ async function openFile(file) {
     const bitmap = await createImageBitmap(file);
     useImage(imageOf(bitmap));
     bitmap.close();
-  } catch {
-    showMessage(`${file.name} is not a picture that this browser can open.`);
+  } catch (error) {
+    const isRecord = error instanceof RecordError;
+    showMessage(isRecord ? error.message : `${file.name} is not a picture that this browser can open.`);
   }
 }
 

@@ -31,6 +31,7 @@ export class Painter {
       takesImages: "image_encoder" in this.manifest.networks,
       algorithm: scheduler.algorithm_type,
       timestepSchedule: scheduler.timestep_schedule,
+      dtype: this.manifest.dtype,
       height,
       width,
     };

@@ -1,5 +1,9 @@
 // The record of how a picture was made, and the fields of the form that it fills.
 
+import { RecordError, validRecord } from "./valid-record.js";
+
+export const MIX_STEPS = 20; // positions of the slider of a mix, less one
+const MODELS_OWN = "the model's own"; // algorithm, in pictures of `ccld compare`
 const UPLOADED = "IMAGE"; // stands for a picture that was a prompt, which a record does not have
 
 /**
@@ -21,6 +25,7 @@ export function recordOf(settings, { model, defaults, version }) {
     guidance_interval: interval,
     algorithm: defaults.algorithm,
     timestep_schedule: defaults.timestepSchedule,
+    dtype: defaults.dtype,
     runtime: "web",
     version,
     seed: settings.seed,
@@ -40,24 +45,94 @@ function conditionsOf({ prompt, image, imageWeight, guidance }) {
   return { task: "paint", conditions: [...conditions, [UPLOADED, guidance * share]], images: [UPLOADED] };
 }
 
-/** The tab and the values of fields, by their ids, that a record fills; null if its path is not one of two prompts. */
-export function fieldsOf(record) {
-  const [begin, end] = record.guidance_interval ?? [0, 1];
-  const shared = { steps: record.steps, variation: record.variation, from: begin, to: end };
-  const { waypoints, seeds = [] } = record;
-  if (waypoints) {
-    const [first, second] = waypoints;
-    const isMix = waypoints.length === 2 && first[1] === second[1] && !waypoints.some((entry) => entry.length > 2);
-    if (!isMix || new Set(seeds).size !== 1) return null;
-    const own = { first: first[0], second: second[0], fraction: record.position, "mix-seed": seeds[0] };
-    return { tab: "mix", values: { ...shared, ...own, guidance: first[1] } };
+/**
+ * The tab, the values of fields by their ids that a record fills, and notices of what they lack.
+ *
+ * @param page What this page paints with: `defaults`, those of the painter, and `limits`, the smallest and the largest number
+ *   of fields by their ids.
+ * @throws RecordError If the record is damaged, or says what this page cannot do.
+ */
+export function fieldsOf(record, { defaults, limits }) {
+  record = validRecord(record);
+  refuseOthers(record, defaults);
+  const [from, to] = record.guidance_interval ?? [0, 1];
+  const shared = { steps: record.steps, variation: record.variation, from, to };
+  const { tab, notices, ...own } = record.waypoints ? mixOf(record) : paintingOf(record, defaults);
+  const values = { ...shared, ...own.values };
+  for (const [id, value] of Object.entries(values)) {
+    const [lowest, highest] = limits[id] ?? [];
+    if (value < lowest || value > highest) throw cannot(`has ${value} as its ${NAMES[id]}; this page takes ${lowest} to ${highest}`);
   }
-  const texts = (record.conditions ?? []).filter(([source, weight]) => weight > 0 && !record.images?.includes(source));
-  const own = {
-    prompt: record.prompt ?? texts[0]?.[0] ?? "",
-    negative: record.negative_prompt ?? "",
-    seed: record.seed,
-    guidance: record.guidance_scale ?? record.conditions?.[0]?.[1],
-  };
-  return { tab: "paint", values: { ...shared, ...own } };
+  return { tab, values, notices };
+}
+
+const NAMES = {
+  ...{ steps: "steps", variation: "variation", from: "beginning of the guidance", to: "end of the guidance" },
+  ...{ guidance: "guidance", seed: "seed", "mix-seed": "seed", "image-weight": "share of the image prompt" },
+  ...{ fraction: "position", pictures: "pictures" },
+};
+
+const cannot = (what) => new RecordError(`The form stays as it is: the picture ${what}.`);
+
+/** Throws a RecordError for a record of something that this page does not have. */
+function refuseOthers(record, defaults) {
+  const { embeddings = [], task = "paint", algorithm = defaults.algorithm } = record;
+  if (embeddings.length) throw cannot(`was painted from ${embeddings.join(", ")}, an embedding file, which cannot be used here`);
+  const changed = { image_to_image: "painted over another one", edit: "edited from another one", inpaint: "painted in part" };
+  if (task in changed) throw cannot(`was ${changed[task]}, which this page does not do`);
+  for (const [field, usual, name] of [
+    ["cloob_guidance", 0, "guidance by CLOOB alone"],
+    ["parallel_guidance", 1, "a share of the parallel guidance"],
+    ["eta", 0, "fresh noise in each step"],
+    ["timestep_schedule", defaults.timestepSchedule, `the timestep schedule ${record.timestep_schedule}`],
+  ]) {
+    if ((record[field] ?? usual) !== usual) throw cannot(`was painted with ${name}, which this page does not have`);
+  }
+  if (algorithm !== defaults.algorithm && algorithm !== MODELS_OWN) {
+    throw cannot(`was painted with the algorithm ${algorithm}; this page has ${defaults.algorithm}`);
+  }
+  const [width, height] = record.size ?? [defaults.width, defaults.height];
+  if (width !== defaults.width || height !== defaults.height) {
+    throw cannot(`has ${width} × ${height} pixels; this page paints ${defaults.width} × ${defaults.height}`);
+  }
+  if (record.variation && defaults.variation === null) throw cannot("was painted with variation, which this model does not have");
+}
+
+function mixOf({ waypoints, seeds, seed, position = 0.5, loop, negative_prompt: negative }) {
+  const [[first, weight], [second, otherWeight] = []] = waypoints;
+  const isMix = waypoints.length === 2 && weight === otherWeight && !waypoints.some((entry) => entry.length > 2);
+  const own = new Set(seeds ?? [seed]);
+  if (!isMix || own.size !== 1 || loop || position > 1) {
+    throw cannot("is on a path that this page does not paint: it mixes two prompts of one weight and one seed");
+  }
+  if (negative) throw cannot("was steered away from a prompt, which mixes of this page are not");
+  const fraction = Math.round(position * MIX_STEPS) / MIX_STEPS;
+  const isNear = Math.abs(fraction - position) > 1e-9;
+  const notices = isNear ? [`The picture is at ${Number(position.toFixed(4))}; the nearest picture of this page is at ${fraction}.`] : [];
+  return { tab: "mix", values: { first, second, fraction, "mix-seed": [...own][0], guidance: weight }, notices };
+}
+
+function paintingOf(record, defaults) {
+  const { images = [], negative_prompt: negative = "", seed } = record;
+  const conditions = record.conditions ?? sharesOf(record);
+  const texts = conditions.filter(([source]) => !images.includes(source));
+  const pictures = conditions.filter(([source]) => images.includes(source));
+  if (texts.length > 1) throw cannot(`was painted from ${texts.length} prompts; this page takes one`);
+  if (pictures.length > 1) throw cannot(`had ${pictures.length} image prompts; this page takes one`);
+  if (conditions.some(([, weight]) => weight < 0)) throw cannot("had a prompt of negative weight, which this page does not take");
+  if (pictures.length && !defaults.takesImages) throw cannot("had an image prompt, which this model does not take");
+  const guidance = conditions.length ? conditions.reduce((sum, [, weight]) => sum + weight, 0) : undefined;
+  const isShared = texts.length && pictures.length && guidance;
+  const notices = pictures.length ? ["The picture had an image prompt, which its file does not hold: give it, too."] : [];
+  const values = { prompt: texts[0]?.[0] ?? "", negative, seed, guidance: Number.isNaN(guidance) ? undefined : guidance };
+  if (isShared) values["image-weight"] = pictures[0][1] / guidance;
+  if (record.seeds) values.pictures = record.num_images; // a grid
+  return { tab: "paint", values, notices };
+}
+
+/** The conditions of a picture of the demo, whose prompt and image prompt share the guidance scale. */
+function sharesOf({ prompt, images = [], guidance_scale: scale = NaN, image_prompt_weight: weight = 0.5 }) {
+  const share = images.length ? (prompt ? weight : 1) : 0;
+  const texts = prompt ? [[prompt, scale * (1 - share)]] : [];
+  return [...texts, ...images.map((image) => [image, scale * share])];
 }

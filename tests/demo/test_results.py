@@ -267,9 +267,9 @@ def test_settings_are_read_from_a_picture_of_ours(painter, tmp_path, monkeypatch
     (path, _), _ = save_pictures(request, pictures, tmp_path)
     studio = Studio(painter, LIMITS)
     names = [*FORM_OF_LINK, *(name if task == "between" else f"{task} {name}" for task, name in FORM_OF_TABS)]
-    names += ["share", "tab", "notice"]
+    names += ["image", "share", "tab", "notice"]
     form = dict(zip(names, studio.read_settings({"path": path, "meta": META}), strict=True))
-    assert form["notice"] == "" and form["tab"].selected == "paint"
+    assert form["notice"] == "" and form["tab"].selected == "paint" and form["image"] is None
     assert (form["prompt"], form["seed"], form["random_seed"]) == ("A rose & a cat", 3, False)
     (tmp_path / "other.png").write_bytes(png())
     with pytest.raises(gradio.Error, match="no record"):

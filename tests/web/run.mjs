@@ -6,6 +6,7 @@ import { normalise, squareCrop } from "../../web/images.js";
 import { NoiseSource } from "../../web/noise.js";
 import { readRecord, withRecord } from "../../web/png.js";
 import { fieldsOf, recordOf } from "../../web/record.js";
+import { RecordError, validRecord } from "../../web/valid-record.js";
 import { sample, samplingTimes, slerp } from "../../web/sampler.js";
 import { TextEncoding, cleanText, similarWord, unknownWords } from "../../web/text.js";
 
@@ -56,7 +57,24 @@ const TASKS = {
 
   settings: ({ settings, page }) => settings.map((values) => recordOf(values, page)),
 
-  fields: ({ records }) => records.map(fieldsOf),
+  fields({ records, page }) {
+    return JSON.parse(records).map((record) => {
+      try {
+        return fieldsOf(record, page);
+      } catch (error) {
+        return { error: error.message, isForVisitors: error instanceof RecordError };
+      }
+    });
+  },
+
+  valid: ({ records }) =>
+    JSON.parse(records).map((record) => {
+      try {
+        return validRecord(record);
+      } catch (error) {
+        return error instanceof RecordError ? error.message : { crash: String(error) };
+      }
+    }),
 
   record({ png, record }) {
     const written = withRecord(bytes(png), record);

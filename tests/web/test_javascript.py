@@ -1,6 +1,7 @@
 """The page's own mathematics, run by node: it agrees with the package's."""
 
 import base64
+import contextlib
 import html.entities
 import io
 import json
@@ -17,8 +18,9 @@ from PIL import Image
 
 from diffusers_ccld import CLOOBTokenizer, default_model
 from diffusers_ccld.cli.command_lines import command_of
-from diffusers_ccld.demo.requests import Limits, request_of_record
+from diffusers_ccld.demo.requests import LAST_SEED, Limits, request_of_record
 from diffusers_ccld.inference.provenance import provenance_text, read_provenance, save_picture
+from diffusers_ccld.inference.record_checks import valid_record
 from diffusers_ccld.models.processing_cloob import clean_text
 from diffusers_ccld.models.square_crop import resize_and_center_crop
 from diffusers_ccld.onnx.noise import NoiseSource
@@ -26,6 +28,7 @@ from diffusers_ccld.onnx.sampler import Guidance, Sampler, sampling_times
 from diffusers_ccld.onnx.text import TextEncoding
 from diffusers_ccld.utils.words import similar_word, unknown_words, vocabulary_of, whole_words
 from support import original_files
+from support.mutated_records import RECORDS, mutated_records
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="needs node")
@@ -206,7 +209,7 @@ def test_a_record_says_how_each_kind_of_picture_was_made():
     image = {**plain, "image": {"width": 8}}
     mix = {**plain, "secondPrompt": "a cat", "fraction": 0.35, "interval": [0.1, 1]}
     alone, negative = {**image, "prompt": ""}, {**plain, "negativePrompt": "fog"}
-    defaults = {"algorithm": "dpmpp", "timestepSchedule": "spliced", "width": 128, "height": 128}
+    defaults = {"algorithm": "dpmpp", "timestepSchedule": "spliced", "width": 128, "height": 128, "dtype": "int8"}
     page = {"model": {"source": "default", "fingerprint": "0a"}, "defaults": defaults, "version": "1"}
     records = run("settings", settings=[plain, mix, image, alone, negative], page=page)
     plain, mix, image, alone, negative = records
@@ -224,11 +227,104 @@ def test_a_record_says_how_each_kind_of_picture_was_made():
     assert (request.seed, request.guidance_scale, request.interval) == (4, 2, (0.1, 1))
     assert request_of_record(negative, Limits()).negative_prompt == "fog"
 
-    elsewhere = {"waypoints": [["a", 2.0], ["@b.png", 2.0, "0f"]], "seeds": [1], "steps": 5, "position": 0.5}
-    shell = {"conditions": [["a cat", 2.5]], "seed": 11, "steps": 7}
-    of_mix, of_image, of_elsewhere, of_shell = run("fields", records=[mix, image, elsewhere, shell])
-    assert of_mix["tab"] == "mix" and of_elsewhere is None
+    shell = {"conditions": [["a cat", 2.5]], "seed": 11, "steps": 7, "algorithm": "the model's own"}
+    of_mix, of_image, of_alone, of_shell = fields([mix, image, alone, shell])
+    assert of_mix["tab"] == "mix" and of_mix["notices"] == []
     expected = {"first": "a rose", "second": "a cat", "fraction": 0.35, "mix-seed": 4, "guidance": 2, "from": 0.1}
     assert expected.items() <= of_mix["values"].items()
-    assert of_image["values"]["prompt"] == "a rose" and of_image["tab"] == "paint"
+    notice = "The picture had an image prompt, which its file does not hold: give it, too."
+    for found, prompt, share in ((of_image, "a rose", 0.25), (of_alone, "", None)):
+        values = found["values"]
+        assert (found["tab"], values["prompt"], values.get("image-weight")) == ("paint", prompt, share)
+        assert values["guidance"] == 2 and found["notices"] == [notice]
     assert {"prompt": "a cat", "guidance": 2.5, "seed": 11, "steps": 7}.items() <= of_shell["values"].items()
+
+
+PAGE = {
+    "defaults": {
+        "algorithm": "dpmpp",
+        "timestepSchedule": "spliced",
+        "takesImages": True,
+        "width": 128,
+        "height": 128,
+    },
+    "limits": {"steps": [1, 100], "guidance": [0, 10], "seed": [0, LAST_SEED], "pictures": [1, 16]},
+}
+PLAIN = {"conditions": [["a cat", 2.5]], "seed": 11, "steps": 7}
+MIX = {"waypoints": [["a", 2.0], ["b", 2.0]], "seeds": [1], "steps": 5, "position": 0.5}
+
+
+def fields(records, **changes):
+    """The fields that the page's form takes from records."""
+    page = PAGE | {"defaults": PAGE["defaults"] | changes}
+    return run("fields", records=json.dumps(records), page=page)
+
+
+BEYOND_THE_PAGE = (
+    (PLAIN | {"conditions": [["a", 2], ["b", 1]]}, "was painted from 2 prompts; this page takes one"),
+    (PLAIN | {"conditions": [["a", 2], ["b", 1]], "images": ["a", "b"]}, "had 2 image prompts"),
+    (PLAIN | {"conditions": [["a", 2], ["b", -1]], "images": ["b"]}, "negative weight"),
+    (
+        PLAIN | {"embeddings": ["s.safetensors"]},
+        "from s.safetensors, an embedding file, which",
+    ),
+    (PLAIN | {"task": "edit"}, "was edited from another one"),
+    (PLAIN | {"task": "image_to_image"}, "was painted over another one"),
+    (PLAIN | {"task": "inpaint"}, "was painted in part"),
+    (PLAIN | {"cloob_guidance": 5}, "guidance by CLOOB alone"),
+    (PLAIN | {"parallel_guidance": 0.5}, "parallel guidance"),
+    (PLAIN | {"eta": 1}, "fresh noise"),
+    (PLAIN | {"timestep_schedule": "log"}, "the timestep schedule log"),
+    (PLAIN | {"algorithm": "plms"}, "the algorithm plms; this page has dpmpp"),
+    (PLAIN | {"size": [256, 128]}, "256 × 128 pixels; this page paints 128 × 128"),
+    (PLAIN | {"steps": 150}, "has 150 as its steps; this page takes 1 to 100"),
+    (PLAIN | {"seed": 2**40}, "as its seed; this page takes 0 to 4294967295"),
+    (PLAIN | {"conditions": [["a", 12]]}, "has 12 as its guidance"),
+    (MIX | {"position": 1.5}, "on a path that this page does not paint"),
+    (MIX | {"loop": True}, "on a path"),
+    (MIX | {"seeds": [1, 2]}, "on a path"),
+    (MIX | {"waypoints": [["a", 2], ["@b.png", 2, "0f"]]}, "on a path"),
+    (MIX | {"waypoints": [["a", 2]], "seeds": [1, 2]}, "on a path"),
+    (MIX | {"negative_prompt": "fog"}, "steered away"),
+    (MIX | {"waypoints": 5}, "damaged: its waypoints is 5, not a list of pairs of a text and its weight."),
+    (MIX | {"seeds": None}, "damaged: it does not have the seeds of its waypoints."),
+    (PLAIN | {"conditions": None}, "damaged: it does not say what the picture was painted from."),
+)
+
+
+def test_the_form_stays_as_it_is_where_the_page_cannot_do_what_a_record_says():
+    results = fields([record for record, _ in BEYOND_THE_PAGE])
+    for (_, message), found in zip(BEYOND_THE_PAGE, results, strict=True):
+        assert found["isForVisitors"] and message in found["error"] and found["error"].endswith(".")
+
+
+def test_what_a_model_of_the_page_lacks_is_named():
+    image = {"conditions": [["IMAGE", 2]], "images": ["IMAGE"]}
+    (found,) = fields([image], takesImages=False)
+    assert "had an image prompt, which this model does not take" in found["error"]
+    (found,) = fields([PLAIN | {"variation": 0.3}], variation=None)
+    assert "variation, which this model does not have" in found["error"]
+    empty, near, grid = fields([PLAIN | {"conditions": []}, MIX | {"position": 1 / 3}, RECORDS["grid"]])
+    assert empty["values"]["prompt"] == "" and "guidance" not in empty["values"] and empty["notices"] == []
+    assert near["values"]["fraction"] == 0.35 and near["notices"][0].startswith(
+        "The picture is at 0.3333; the nearest"
+    )
+    assert grid["values"]["pictures"] == 4
+
+
+def test_records_are_valid_or_damaged_for_both_languages():
+    named = dict(mutated_records())
+    text = json.dumps([*named.values()])
+    text = text.replace("NaN", "null").replace("Infinity", "1e999")  # which JavaScript's JSON does not have
+    found = run("valid", records=text)
+    for name, record, ours in zip(named, json.loads(text), found, strict=True):
+        theirs = None
+        with contextlib.suppress(ValueError):
+            theirs = valid_record(record)
+        if theirs is None:
+            assert isinstance(ours, str) and ours.startswith("The record of how"), (name, ours)
+        else:
+            assert theirs.keys() == ours.keys(), name
+    results = run("fields", records=text, page=PAGE)
+    assert sum("error" not in result for result in results) > 100
+    assert all(result.get("isForVisitors", True) for result in results)

@@ -18,7 +18,7 @@ from PIL import Image
 from diffusers_ccld import CCLDPipeline, default_model
 from diffusers_ccld.demo.painter import Painter
 from diffusers_ccld.demo.requests import Limits, request_of_record
-from diffusers_ccld.inference.provenance import read_provenance
+from diffusers_ccld.inference.provenance import read_provenance, save_picture
 from diffusers_ccld.onnx.pipeline import OnnxPipeline
 from support.browser import chromium
 from support.scripts import ROOT
@@ -203,6 +203,19 @@ def test_a_download_has_its_settings_and_brings_them_back(open_page, tmp_path):
     page.set_input_files("#image", path)
     page.wait_for_function(f"document.getElementById('prompt').value === {json.dumps(PROMPTS[1])}")
     assert page.input_value("#seed") == "9"
+
+    def drop(name, **changes):
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / name, record | changes)
+        page.set_input_files("#image", tmp_path / name)
+        page.wait_for_selector("#message:visible")
+        return page.inner_text("#message")
+
+    assert "was edited from another one, which this page does not do." in drop("edit.png", task="edit", seed=1)
+    assert "steps is 5.5, not" in drop("damaged.png", steps=5.5) and page.input_value("#seed") == "9"
+    conditions = [["a rose", 1.375], ["IMAGE", 0.5]]
+    assert drop("image.png", conditions=conditions, images=["IMAGE"], seed=12).startswith("The picture had an image")
+    assert (page.input_value("#prompt"), page.input_value("#seed")) == ("a rose", "12")
+    assert page.input_value("#guidance") == "1.875"  # between two steps of the slider
 
 
 def test_a_link_paints_the_same_picture(open_page):

@@ -159,10 +159,10 @@ class Studio:
         return [*_form_of(linked), *of_tabs, gr.Tabs(selected=tabs[0]), linked.task, notice]
 
     def read_settings(self, file: Any) -> list[Any]:
-        """Values for the form from a picture of ours: of its shared fields, of those of tabs, of the share of an image
-        prompt where the model takes one, the tab, and a notice of what they lack. No changes without a file."""
+        """Values for the form from a picture of ours: of its shared fields, of those of tabs, of the image prompt and
+        its share where the model takes one, the tab, and a notice of what they lack. No changes without a file."""
         if not file:
-            return [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + self.painter.takes_image_prompts + 2)
+            return [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + 2 * self.painter.takes_image_prompts + 2)
         file = file[0] if isinstance(file, list) else file
         try:
             record = load_record(uploaded_file(file, Path(get_upload_folder())), self.limits.image_pixels)
@@ -173,9 +173,10 @@ class Studio:
         task = task if task in TASKS else request.task
         tabs = (task, "animate") if "frames" in record else (task,)
         of_tabs = [getattr(request, name) if tab in tabs else gr.skip() for tab, name in FORM_OF_TABS]
-        share = [request.image_prompt_weight if record.get("images") else gr.skip()] * self.painter.takes_image_prompts
+        image = [gr.skip(), request.image_prompt_weight] if record.get("images") else [None, gr.skip()]
+        image *= self.painter.takes_image_prompts
         notice = self._notice(record, "fingerprint", "picture", self._other_settings(record), missing_upload(record))
-        return [*_form_of(request), *of_tabs, *share, gr.Tabs(selected=task), notice]
+        return [*_form_of(request), *of_tabs, *image, gr.Tabs(selected=task), notice]
 
     def _other_settings(self, record: Provenance) -> str:
         """Sentences of the settings of a picture that are the model's own here, and differ."""

@@ -101,8 +101,8 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
         form = [shared[name] for name in FORM_OF_LINK]
         quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         of_tabs = [tabs[task].inputs[name] for task, name in FORM_OF_TABS]
-        share = [details["image_prompt_weight"]] if painter.takes_image_prompts else []
-        restored = [*form, *of_tabs, *share, container, notice]
+        image = [details[name] for name in ("image_prompt", "image_prompt_weight") if name in details]
+        restored = [*form, *of_tabs, *image, container, notice]
         dropped.upload(studio.read_settings, dropped, restored, preprocess=False, **quiet)
         dropped.data_model = Unchecked
         linked = gr.Textbox(visible="hidden")
