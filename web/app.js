@@ -236,6 +236,7 @@ async function openFile(file) {
   try {
     const found = file.type === "image/png" ? readRecord(new Uint8Array(await file.arrayBuffer())) : null;
     if (found) {
+      element("image").value = ""; // it is not a prompt
       useRecord(found);
       return;
     }
