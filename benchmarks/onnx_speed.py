@@ -32,8 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true", help="measure compiled networks, too")
     parser.add_argument("--only", choices=RUNTIMES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    require_folder(args.pipeline, "pipeline")
-    require_folder(args.exported, "exported")
+    for folder in (args.pipeline, args.exported):
+        require_folder(folder, "")
     if args.only is not None:
         print(json.dumps(measure(args.only, args)))
         return

@@ -89,6 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     own = CCLDPipeline.from_pretrained(find_model(arguments.model))
     small = CCLDPipeline(**{**own.components, "vae": AutoencoderTiny.from_pretrained(arguments.small).eval()})
+    if (found := small.vae.config.latent_channels) != (needed := own.unet.config.in_channels):
+        raise ValueError(f"--small {arguments.small} decodes latents of {found} channels; the model's have {needed}.")
     pipes = {OWN: own, SMALL: small}
     for pipe in pipes.values():
         pipe.set_progress_bar_config(disable=True)

@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+from diffusers import AutoencoderTiny
 
 from support.scripts import ROOT, run_here
 
@@ -23,6 +24,15 @@ def test_the_plan_for_a_gpu_runs_on_a_cpu(part, tmp_path, monkeypatch):
     table = (tmp_path / f"{part}-student.md").read_text()
     assert "fp32" in table and "error" not in table
     assert part != "equality" or "equal" in table
+
+
+@pytest.mark.parametrize("channels, expected", [(8, "10 prompts with 2 decoders: "), (4, "latents of 4 channels")])
+def test_the_small_decoder_is_tried_on_one_batch(channels, expected, tmp_path, capsys):
+    widths = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
+    AutoencoderTiny(latent_channels=channels, **widths).save_pretrained(tmp_path / "vae")
+    options = ("--small", tmp_path / "vae", "--prompts", 10, "--batch-size", 1, "--output", tmp_path / "new.md")
+    assert run_here("benchmarks/small_decoder.py", *options, "--dry-run") == (0 if channels == 8 else 2)
+    assert expected in "".join(capsys.readouterr()) and not (tmp_path / "new.md").exists()
 
 
 def test_the_plan_says_what_it_does_and_refuses_what_it_does_not_know():

@@ -114,6 +114,11 @@ def parse_weighted_file(text: str) -> tuple[Path, float | None]:
     return Path(head), weight
 
 
+def _as_given(option: str, value: object) -> str:
+    """An argument as messages name it: with its option, if it has one."""
+    return f"{option} {value}".lstrip()
+
+
 def require_file(path: Path, option: str) -> None:
     """Raises `ValueError` unless there is a file at a path.
 
@@ -121,7 +126,7 @@ def require_file(path: Path, option: str) -> None:
         path: The path.
         option: The option that gave it; "" for an argument without one.
     """
-    given = f"{option} {path}".lstrip()
+    given = _as_given(option, path)
     if path.is_dir():
         raise ValueError(f"{given}: this is a folder, not a file.")
     if not path.is_file():
@@ -134,7 +139,7 @@ def require_folder(path: Path, option: str) -> None:
     """Raises `ValueError` unless there is a folder at a path that an option gave."""
     if not path.is_dir():
         is_missing = f"the folder does not exist.{path_suggestion(path, is_folder=True)}"
-        raise ValueError(f"{option} {path}: {'this is not a folder.' if path.exists() else is_missing}")
+        raise ValueError(f"{_as_given(option, path)}: {'this is not a folder.' if path.exists() else is_missing}")
 
 
 def require_model(name: str | None, option: str = "--model") -> None:
@@ -142,7 +147,7 @@ def require_model(name: str | None, option: str = "--model") -> None:
     if name is None or Path(name).expanduser().is_dir():
         return
     if Path(name).is_file():
-        raise ValueError(f"{option} {name}: this is a file; `ccld convert` makes a pipeline's folder.")
+        raise ValueError(f"{_as_given(option, name)}: this is a file; `ccld convert` makes a pipeline's folder.")
     if name != "default":
         require_hub_name(name, option)
 
@@ -163,7 +168,7 @@ def open_image(path: Path, option: str = "--image") -> "Image.Image":
     try:
         return open_picture({"path": path}, ImageLimits(min_side=1))
     except BadImageError as error:
-        given = f"{option} {path}".lstrip()
+        given = _as_given(option, path)
         raise ValueError(f"{given}: the file is not an image, or not a usable one. ({error})") from error
 
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> argparse.Namespace:
-    require_folder(args.folder, "DIR")
+    require_folder(args.folder, "")
     for option in ("unet", "autoencoder"):
         path = getattr(args, option)
         if path is not None:

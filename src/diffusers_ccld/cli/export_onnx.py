@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> argparse.Namespace:
     if args.folder != "default":
-        require_model(args.folder, "DIR")
+        require_model(args.folder, "")
     if args.output is not None:
         require_writable(args.output)
     if args.output is None and args.dtype != "fp32":

@@ -49,6 +49,7 @@ MODULES = (
     "schedulers/short_lists",
     "schedulers/parameterization",
     "schedulers/scheduling_ccld",
+    "pipelines/usual",
     "pipelines/conditions",
     "pipelines/guidance",
     "pipelines/projected_guidance",
