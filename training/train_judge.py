@@ -52,11 +52,12 @@ class JudgeConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        folders = [self.dataset or "nothing", *([self.held_out_dataset] if self.held_out_dataset else [])]
-        for folder in folders:
-            if not Path(folder).is_dir():
+        if self.dataset is None:
+            raise ValueError("--dataset is missing: give a folder of make_paintings.py.")
+        for option, folder in (("--dataset", self.dataset), ("--held-out-dataset", self.held_out_dataset)):
+            if folder is not None and not Path(folder).is_dir():
                 advice = path_suggestion(folder, is_folder=True)
-                raise ValueError(f"--dataset {folder}: there is no such folder of make_paintings.py.{advice}")
+                raise ValueError(f"{option} {folder}: there is no such folder of make_paintings.py.{advice}")
         if not self.max_blur > 0 or self.max_noise < 0:
             raise ValueError("max_blur must be positive, and max_noise not negative.")
 

@@ -1,5 +1,7 @@
 // Text chunks of PNG files: the record of how a picture was made, as `ccld sample` writes it.
 
+import { RecordError } from "./valid-record.js";
+
 const KEYWORD = "ccld";
 
 const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, i) => {
@@ -34,7 +36,7 @@ export function withRecord(png, record) {
   return result;
 }
 
-/** The record of a PNG file, or null. */
+/** The record of a PNG file, or null. Throws a RecordError if it is not JSON. */
 export function readRecord(png) {
   const view = new DataView(png.buffer, png.byteOffset, png.byteLength);
   for (let start = 8; start + 12 <= png.length; ) {
@@ -44,7 +46,7 @@ export function readRecord(png) {
       try {
         return JSON.parse(body.slice(5 + KEYWORD.length));
       } catch {
-        return null;
+        throw new RecordError("The record of how the picture was painted is damaged: it is not JSON.");
       }
     }
     start += 12 + length;

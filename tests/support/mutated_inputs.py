@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from diffusers_ccld.cli.doubts import doubts_about, refuse_file_names
+from diffusers_ccld.cli.inspect import as_lines, picture_facts
 from diffusers_ccld.cli.settings import parse_config
 from diffusers_ccld.data.decoding import BadImageError, ImageLimits, open_picture
 from diffusers_ccld.data.embedding_files import KIND, NUM_PATTERNS, EmbeddingFile
@@ -182,6 +183,7 @@ def png_record(draw, folder):
     Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=information)
     path = write(folder / "record.png", draw.damaged(file.getvalue()))
     yield lambda: read_provenance(path), (), path
+    yield lambda: as_lines(picture_facts(path)), ValueError, path
     yield lambda: inspect(path), ValueError, path
 
 

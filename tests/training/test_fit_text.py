@@ -142,7 +142,7 @@ def test_bad_pictures_are_left_out(trainable_folder, paintings, tmp_path):
         (["--max-images", 7], "max_images must be at least 8"),
         (["--held-out-share", 1], "held_out_share must lie between 0 and 1"),
         (["--default-variation", 2], "default_variation must lie between 0 and 1"),
-        (["--cache", "nowhere"], "is not a cache"),
+        (["--cache", "nowhere"], "There is no folder nowhere"),
         (["--output", "{exists}"], "exists already"),
         (["--model", "./nowhere"], "this is neither a folder"),
     ],

@@ -202,7 +202,7 @@ def test_a_stock_student_needs_none_of_our_classes(teacher_folder, tmp_path):
         (("--block_out_channels", 30, 60), "multiple of attention_head_dim"),
         (("--block_out_channels", 32, "--layers_per_block", 1), "two or more levels"),
         (("--block_out_channels", 32, 64, "--layers_per_block", 1, "--init", "teacher"), "same layers"),
-        (("--unet_config", "missing.json"), "not a readable JSON"),
+        (("--unet_config", "missing.json"), "the file does not exist"),
         (("--unet_config", "missing.json", "--guidance_embedding_dim", 8), "leave out --guidance-embedding-dim"),
     ],
 )

@@ -264,7 +264,7 @@ def test_a_dry_run_writes_nothing(vae_config, pictures, tmp_path, capsys):
     [
         ((), "Give either model"),
         (("--model", "a", "--vae_config", "b"), "Give either model"),
-        (("--vae_config", "nowhere.json"), "not a readable JSON file"),
+        (("--vae_config", "nowhere.json"), "the file does not exist"),
         (("--vae_config", "{config}", "--resolution", 30), "multiple of 4"),
         (("--vae_config", "{config}", "--resolution", 16), "at least 32"),
         (("--vae_config", "{config}", "--kl_weight", -1), "must not be negative"),

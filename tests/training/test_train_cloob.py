@@ -224,7 +224,7 @@ def test_one_tower_can_be_trained_alone(whole, arguments, trained, tmp_path):
         ({"info_nce_steps": 5, "refit_steps": 2}, "more than max_steps"),
         ({"batch_size": 1}, "at least 2"),
         ({"fit_images": 5}, "fit_images must be 0, or at least 8"),
-        ({"cloob_config": "nowhere.json"}, "not a readable JSON file"),
+        ({"cloob_config": "nowhere.json"}, "the file does not exist"),
         ({"cloob_config": "{wrong}"}, "towers is not a mapping called text_config"),
         ({"cloob_config": "{typo}"}, "text_config has unknown settings: hiden_size"),
         ({"cloob_config": "{heads}"}, "does not divide into 5 heads"),

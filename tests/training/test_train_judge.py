@@ -56,8 +56,8 @@ def test_it_learns_and_is_saved_in_half_precision(architecture, hub, paintings, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "a folder that make_paintings.py has written"),
-        (("--dataset", "nowhere"), "a folder that make_paintings.py has written"),
+        ((), "--dataset is missing: give a folder of make_paintings.py"),
+        (("--dataset", "nowhere"), "--dataset nowhere: there is no such folder of make_paintings.py"),
         (("--dataset", ".", "--max_blur", 0), "max_blur must be positive"),
     ],
 )

@@ -76,6 +76,14 @@ const TASKS = {
       }
     }),
 
+  broken({ png }) {
+    try {
+      return readRecord(bytes(png));
+    } catch (error) {
+      return error instanceof RecordError ? error.message : String(error);
+    }
+  },
+
   record({ png, record }) {
     const written = withRecord(bytes(png), record);
     return { png: Buffer.from(written).toString("base64"), read: readRecord(written), before: readRecord(bytes(png)) };

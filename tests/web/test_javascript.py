@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from diffusers_ccld import CLOOBTokenizer, default_model
 from diffusers_ccld.cli.command_lines import command_of
@@ -201,6 +201,12 @@ def test_a_downloaded_picture_has_its_record(tmp_path):
     save_picture(Image.new("RGB", (4, 4)), tmp_path / "shell.png", record)
     shell = base64.b64encode((tmp_path / "shell.png").read_bytes()).decode()
     assert run("record", png=shell, record=record)["before"] == record
+    metadata = PngImagePlugin.PngInfo()
+    metadata.add_text("ccld", "[" * 100_000)
+    Image.new("RGB", (4, 4)).save(tmp_path / "broken.png", pnginfo=metadata)
+    broken = (tmp_path / "broken.png").read_bytes()
+    assert run("broken", png=base64.b64encode(broken).decode()).endswith("is damaged: it is not JSON.")
+    assert run("broken", png=base64.b64encode(broken[:40]).decode()) is None
 
 
 def test_a_record_says_how_each_kind_of_picture_was_made():

@@ -75,13 +75,14 @@ def picture_facts(path: Path) -> dict[str, Any]:
     facts = {"kind": _kind(record), **record}
     for field in ("conditions", "waypoints"):
         facts[field] = [_source(*entry) for entry in record.get(field, [])]
-    frame = frame_of(record) if "waypoints" in record else None
-    if frame is not None:
-        facts["frame"] = f"{frame:05d}.png of the command's"
     try:
         command = command_of(record, path)
     except ValueError as error:
         command = f"none. {error}"
+    else:
+        frame = frame_of(record) if "waypoints" in record else None
+        if frame is not None:
+            facts["frame"] = f"{frame:05d}.png of the command's"
     return {name: value for name, value in facts.items() if value != []} | {"command": command}
 
 
