@@ -41,12 +41,21 @@ def compare(network: nn.Module, run: Callable[[nn.Module], torch.Tensor], repeat
             if repeat:  # the first converts weights
                 seconds[name].append(time.perf_counter() - start)
     winograd.MIN_CHANNELS = usual
+    kept = {name: kept_bytes(candidate) / 1e6 for name, candidate in networks.items()}
     row = {name: statistics.median(times) for name, times in seconds.items()}
     return {
         **row,
         "times as fast": row["oneDNN"] / row["Winograd"],
         "largest difference": float((outputs["oneDNN"] - outputs["Winograd"]).abs().max()),
+        "converted weights, MB, oneDNN": kept["oneDNN"],
+        "Winograd ": kept["Winograd"],
     }
+
+
+def kept_bytes(network: nn.Module) -> int:
+    """Memory of the converted weights that a network keeps."""
+    copies = [copied for module in network.modules() if (copied := getattr(module, "weight_copy", None)) is not None]
+    return sum(form.numel() * form.element_size() for copied in copies for form in copied.forms.values())
 
 
 @torch.no_grad()

@@ -147,6 +147,43 @@ def test_a_compiled_layer_uses_it_where_weights_are_constants(small_sizes, conv)
 
 @needs_operators
 @torch.no_grad()
+def test_compilation_for_any_size_stays_one(small_sizes, conv):
+    import torch._inductor.config as inductor
+
+    graphs = []
+
+    def recorded(graph, _):
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    compiled = torch.compile(conv, backend=recorded, dynamic=True)
+    for side in (8, 12, 16, 20):
+        compiled(torch.randn(2, 5, side, side))
+    assert len(graphs) == 1
+    torch.compiler.reset()
+    inputs = torch.randn(2, 5, 12, 8)
+    with inductor.patch(freezing=True):
+        outputs = torch.compile(conv, backend=recorded, dynamic=True)(inputs)
+    torch.testing.assert_close(outputs, F.conv2d(inputs, conv.weight, conv.bias, padding=1), atol=1e-5, rtol=1e-5)
+
+
+@needs_operators
+@torch.no_grad()
+def test_matrix_products_with_fewer_digits_turn_it_off(small_sizes, conv, monkeypatch):
+    usual = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(inference_layers, "map_kernels", None)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        conv(torch.randn(1, 5, 8, 8))
+    finally:
+        torch.set_float32_matmul_precision(usual)
+    with pytest.raises(TypeError):
+        conv(torch.randn(1, 5, 8, 8))
+
+
+@needs_operators
+@torch.no_grad()
 def test_kernels_are_not_converted_again_for_another_batch(small_sizes, conv, monkeypatch):
     conv(torch.randn(1, 5, 8, 8))
     kept = conv.weight_copy

@@ -80,6 +80,11 @@ def compiles_weights_as_constants() -> bool:
     return torch._inductor.config.freezing
 
 
+def has_exact_matrix_products() -> bool:
+    """False if the user lets oneDNN round float32 in matrix products, which is too much for the maps of Winograd."""
+    return torch.backends.mkldnn.matmul.fp32_precision not in ("tf32", "bf16")
+
+
 def infers_on_cpu(hidden_states: torch.Tensor, weight: torch.Tensor) -> bool:
     """True if a layer may call oneDNN's operators: at inference, on a CPU, with plain tensors of one dtype."""
     return (
@@ -174,7 +179,7 @@ class InferenceConv2d(KeepsCopy, nn.Conv2d):
         if not (infers_on_cpu(hidden_states, weight) and self._can_copy(hidden_states)):
             return super().forward(hidden_states)
         hidden_states = hidden_states.contiguous(memory_format=torch.channels_last)
-        if self._suits_winograd(hidden_states):
+        if self._suits_winograd(hidden_states) and has_exact_matrix_products():
             return self._by_winograd(hidden_states)
         geometry = self.padding, self.stride, self.dilation, self.groups
         reorder = torch.ops.mkldnn._reorder_convolution_weight
@@ -207,7 +212,7 @@ class InferenceConv2d(KeepsCopy, nn.Conv2d):
         return convolve_in_parts(hidden_states, self.bias, self.out_channels, multiply)
 
     def _can_compile_winograd(self, hidden_states):
-        return self._suits_winograd(hidden_states) and compiles_weights_as_constants()
+        return compiles_weights_as_constants() and self._suits_winograd(hidden_states)
 
     def _compiled_by_winograd(self, hidden_states):
         multiply = functools.partial(F.conv2d, weight=map_kernels(self.weight), groups=NUM_PRODUCTS)

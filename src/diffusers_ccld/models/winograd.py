@@ -5,7 +5,8 @@ products, summed over the input channels, are mapped to 4×4 output pixels. That
 144 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308).
 
 The products are 1×1 convolutions in 36 groups, because oneDNN computes these at full speed. The maps are small matrix
-products, first along the columns of pixels, then along the rows.
+products, first along the columns of pixels, then along the rows. A pixel that is not finite, or whose size is near the
+limits of float32, spoils the whole tile.
 """
 
 from collections.abc import Callable
@@ -31,6 +32,7 @@ def _powers(count: int) -> torch.Tensor:
     return torch.tensor([*rows, [0] * (count - 1) + [1]], dtype=torch.float64, device="cpu")
 
 
+KERNEL_MAP = _powers(3)  # (6, 3), in float64: it is used once for each weight
 OUTPUT_MAP = _powers(TILE).T.float()  # (4, 6)
 INPUT_MAP = torch.linalg.inv(_powers(SIDE)).T.float()  # (6, 6)
 
@@ -62,8 +64,7 @@ def winograd_is_faster(in_channels: int, out_channels: int, height: int, width: 
 
 def map_kernels(weight: torch.Tensor) -> torch.Tensor:
     """Maps kernels (O, I, 3, 3) to those of 36 groups of 1×1 convolutions, (36·O, I, 1, 1)."""
-    kernel_map = _powers(3)
-    mapped = torch.einsum("ak,oikl,bl->aboi", kernel_map, weight.double(), kernel_map).to(weight.dtype)
+    mapped = torch.einsum("ak,oikl,bl->aboi", KERNEL_MAP, weight.double(), KERNEL_MAP).to(weight.dtype)
     return mapped.reshape(-1, weight.shape[1], 1, 1)
 
 
