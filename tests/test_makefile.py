@@ -115,7 +115,7 @@ def with_stubs(venv, name, text):
             1,
             ["Some versions do not fit one another, so that something may fail:", "torchvision needs another torch"],
         ),
-        (1, 1, 0, ["torch's CPU build", "ERROR: no space left", "Before that:", "ERROR: no such host", "make: ***"]),
+        (1, 1, 0, ["torch's CPU build", "ERROR: no space left", "Before that:", "ERROR: no such host", "make"]),
     ],
 )
 def test_a_failed_attempt_is_shown_only_if_all_fail(index, ordinary, check, expected, tmp_path):
