@@ -107,7 +107,7 @@ $(PAINTING): setup.cfg pyproject.toml
 $(COMPLETE): $(PAINTING)
 	@echo "Installing the whole package into $(VENV), which takes minutes."
 	@$(if $(TORCH),$(FROM_CPU_TORCH) $(foreach package,torch torchvision,$(call requirement,$(package))) \
-		2> $(ATTEMPT) || echo "torch's CPU build cannot be had from its index; the ordinary build takes 4 GB more.")
+		2> $(ATTEMPT) || echo "torch's CPU build cannot be installed from its index; the ordinary build takes 4 GB more.")
 	@$(PIP) --editable . || { test ! -s $(ATTEMPT) || { echo "Before that:"; cat $(ATTEMPT); } >&2; exit 1; }
 	@$(if $(TORCH),test ! -d $(VENV)/lib/python*/site-packages/nvidia || \
 		echo "The build of torch for NVIDIA's GPUs was installed; $(VENV) has $$(du -sm $(VENV) | cut -f 1) MB.")

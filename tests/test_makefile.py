@@ -108,7 +108,7 @@ def with_stubs(venv, name, text):
     "index, ordinary, check, expected",
     [
         (0, 0, 0, []),
-        (1, 0, 0, ["torch's CPU build cannot be had from its index; the ordinary build takes 4 GB more."]),
+        (1, 0, 0, ["torch's CPU build cannot be installed from its index; the ordinary build takes 4 GB more."]),
         (
             0,
             0,

@@ -107,6 +107,7 @@ def test_what_no_command_can_say_is_refused():
         (PLAIN | {"conditions": [["fox.png", 2.0]]}, "'fox.png' is the file name of a picture"),
         (PLAIN | {"conditions": [[" ", 2.0]]}, "needs a text before the colon"),
         (PLAIN | {"negative_prompt": "--"}, "two hyphens"),
+        (PLAIN | {"conditions": [["fog", 2.0], ["fog", 0.5]], "images": ["fog"]}, "have the same name"),
         (PLAIN | {"steps": 5000}, "'5000' is not a whole number from 1 to 1000"),
         (PATH | {"waypoints": [["@a", 2.0], ["b", 2.0]]}, "'@a' begins with @"),
         ({"task": "edit", "prompt": "a", "guidance_scale": 2.0, "strength": 1.0}, "--strength 1: give less than 1"),

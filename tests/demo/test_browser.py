@@ -47,7 +47,7 @@ def test_a_person_copies_the_link_with_and_without_a_clipboard(browser, bundled_
     next_picture(tab)  # the prompt is empty: the example in its field is painted
     prompt = tab.locator("#prompt textarea")
     assert prompt.get_attribute("placeholder") == f"For example: {prompt.input_value()}"
-    assert tab.get_by_text("The link works on this computer alone").is_visible()
+    assert tab.get_by_text("The link names this computer as localhost").is_visible()
     for spoil in ("0", "Object.defineProperty(navigator, 'clipboard', { get: () => undefined })"):
         read = tab.evaluate_handle("() => { const { clipboard } = navigator; return () => clipboard.readText(); }")
         tab.evaluate("navigator.clipboard.writeText('')")

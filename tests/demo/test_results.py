@@ -97,7 +97,7 @@ def test_no_record_ends_in_another_error():
     filled = 0
     for _, record in mutated_records():
         with contextlib.suppress(ValueError):
-            assert request_of_record(record, Limits()).prompt or missing_upload(record)
+            assert request_of_record(record, Limits()).prompt or missing_upload(record, Limits())
             filled += 1
     assert filled > 300
 
@@ -106,10 +106,17 @@ def test_pictures_without_a_prompt_fill_the_rest_of_the_form():
     record = {"conditions": [["IMAGE", 4.0]], "images": ["IMAGE"], "seed": 5, "steps": 7}
     request = request_of_record(record, LIMITS)
     assert (request.prompt, request.guidance_scale, request.seed) == ("", 4.0, 5)
-    assert missing_upload(record) == "The picture had an image prompt, which its file does not hold: give it, too."
+    assert (
+        missing_upload(record, LIMITS)
+        == "The picture had an image prompt, which its file does not hold: give it, too."
+    )
     record = {"conditions": [], "seed": 5, "steps": 7}
-    assert request_of_record(record, LIMITS).prompt == "" and "without a prompt" in missing_upload(record)
+    assert request_of_record(record, LIMITS).prompt == "" and "without a prompt" in missing_upload(record, LIMITS)
     assert request_of_record(RECORDS["grid"], LIMITS).num_images == LIMITS.num_images
+    assert "this page paints the first" in missing_upload(RECORDS["grid"], LIMITS)
+    best = {"conditions": [["a cat", 2.0]], "seed": 0, "seeds": [1, 0], "num_images": 3, "steps": 7}
+    paints = min(3, LIMITS.num_images)
+    assert missing_upload(best, LIMITS) == f"The file shows 2 of 3 pictures; this page paints the first {paints}."
     with pytest.raises(ValueError, match="Write a prompt"):
         parse_request("paint", {"seed": 5}, LIMITS)
 

@@ -144,7 +144,7 @@ def require_folder(path: Path, option: str) -> None:
 
 def require_model(name: str | None, option: str = "--model") -> None:
     """Raises `ValueError` if an option gave neither an existing folder nor a possible name on the Hub."""
-    if name is None or Path(name).expanduser().is_dir():
+    if name is None or Path(os.path.expanduser(name)).is_dir():
         return
     if Path(name).is_file():
         raise ValueError(f"{_as_given(option, name)}: this is a file; `ccld convert` makes a pipeline's folder.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..inference.names import ANIMATION_FORMATS, PRECISIONS
-from ..inference.record_checks import valid_record
+from ..inference.record_checks import is_grid, valid_record
 from ..schedulers.names import ALGORITHMS
 from ..utils.arguments import ArgumentParser
 from . import interpolate, sample, sample_request
@@ -123,7 +123,11 @@ def _sampling(record: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The prompts and the options of `ccld sample`."""
     task = record.get("task", "paint")
     prompts, options = [], []
-    for source, weight in record["conditions"] if "conditions" in record else _of_the_demo(record):
+    conditions = record["conditions"] if "conditions" in record else _of_the_demo(record)
+    named = [source for source, _ in conditions if source in record.get("images", ())]
+    if len(named) > len(record.get("images", ())):
+        raise ValueError("A prompt and a picture have the same name, and the record does not say which is which.")
+    for source, weight in conditions:
         kinds = {"images": "--image", "embeddings": "--embedding"}
         option = next((kinds[field] for field in kinds if source in record.get(field, ())), None)
         word = f"{source}:{_number(weight)}"
@@ -143,11 +147,6 @@ def _sampling(record: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     options += ["--seed", str(seed), "-n", str(count)]
     kept = len(record["seeds"]) if is_grid(record) else count
     return prompts, options + (["--best", str(kept)] if kept < count else [])
-
-
-def is_grid(record: Mapping[str, Any]) -> bool:
-    """True for the record of several pictures in one, as `ccld sample` writes it."""
-    return "seeds" in record and "num_images" in record and "waypoints" not in record
 
 
 def _of_the_demo(record: Mapping[str, Any]) -> list[list[Any]]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..inference.record_checks import is_grid
 from ..utils.requirements import require_torch
+from ..utils.suggestions import path_suggestion
 from ..utils.words import SMALL_VOCABULARY, vocabulary_of, whole_words
-from .command_lines import command_of, frame_of, is_grid
+from .command_lines import command_of, frame_of
 from .runtimes import BUNDLED
 from .shell_words import printable
 
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> argparse.Namespace:
     if not args.path.exists() and str(args.path) != "default":
-        raise ValueError(f"{args.path}: the file does not exist.")
+        raise ValueError(f"{args.path}: the file does not exist.{path_suggestion(args.path, ['default'])}")
     if needs_torch(args):
         require_torch(f"ccld inspect {args.path}")
     return args
@@ -72,7 +74,8 @@ def picture_facts(path: Path) -> dict[str, Any]:
         record = load_record(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    facts = {"kind": _kind(record), **record}
+    ours = ("kind", "frame", "command")  # a file may have fields of these names that mean something else
+    facts = {"kind": _kind(record), **{name: value for name, value in record.items() if name not in ours}}
     for field in ("conditions", "waypoints"):
         facts[field] = [_source(*entry) for entry in record.get(field, [])]
     try:

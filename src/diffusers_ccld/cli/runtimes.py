@@ -67,4 +67,4 @@ def options_for_torch(args: argparse.Namespace) -> list[str]:
 
 def onnx_folder(model: str | None) -> Path:
     """The folder of ONNX files that `--model` names; that of the bundled model without one."""
-    return BUNDLED if model in (None, "default") else Path(model).expanduser()
+    return BUNDLED if model in (None, "default") else Path(os.path.expanduser(model))

@@ -1,5 +1,6 @@
 """Lines that say how `ccld sample` was understood, and the record in its pictures."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,7 +137,7 @@ def description(request: SampleRequest, record: "Provenance", negative: float | 
 
 
 def _folder(model: str | None) -> Path:
-    return Path(__file__).parents[1] / "default_model" if model is None else Path(model).expanduser()
+    return Path(__file__).parents[1] / "default_model" if model is None else Path(os.path.expanduser(model))
 
 
 def _range(values: Sequence[object]) -> str:

@@ -61,7 +61,7 @@ def find_images(source: str, split: str = "train", image_column: str = "image", 
     Raises:
         ValueError: If the source, the split or the column is missing, has no images, or can be read in two ways.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.suffix == ".txt" and path.is_file():
         _require_files(source, image_column, streaming)
         if split not in ("train", ALL):
@@ -84,7 +84,7 @@ def find_examples(source: str, split: str = "train", streaming: bool = False) ->
     Raises:
         ValueError: As for `find_images`.
     """
-    return _find(Path(source).expanduser(), source, split, streaming, "image", with_metadata=True)
+    return _find(Path(os.path.expanduser(source)), source, split, streaming, "image", with_metadata=True)
 
 
 def load_images(
@@ -321,5 +321,5 @@ def name_of(source: dict[str, Any] | None, index: int | None = None) -> str:
 
 def canonical_source(source: str) -> str:
     """The name of a source in manifests: paths become absolute."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     return str(path.resolve()) if path.exists() else source

@@ -175,7 +175,9 @@ class Studio:
         of_tabs = [getattr(request, name) if tab in tabs else gr.skip() for tab, name in FORM_OF_TABS]
         image = [gr.skip(), request.image_prompt_weight] if record.get("images") else [None, gr.skip()]
         image *= self.painter.takes_image_prompts
-        notice = self._notice(record, "fingerprint", "picture", self._other_settings(record), missing_upload(record))
+        notice = self._notice(
+            record, "fingerprint", "picture", self._other_settings(record), missing_upload(record, self.limits)
+        )
         return [*_form_of(request), *of_tabs, *image, gr.Tabs(selected=task), notice]
 
     def _other_settings(self, record: Provenance) -> str:

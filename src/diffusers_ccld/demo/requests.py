@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
-from ..inference.record_checks import valid_record
+from ..inference.record_checks import is_grid, valid_record
 from ..pipelines.calls import USUAL_GUIDANCE_SCALE
 from ..schedulers.scheduling_ccld import ALGORITHMS, RECOMMENDED_ALGORITHM
 from ..schedulers.solvers import METHODS
@@ -231,7 +231,7 @@ def request_of_record(record: Mapping[str, Any], limits: Limits) -> PaintingRequ
     values |= {"num_inference_steps": record["steps"]} if "steps" in record else {}
     if "waypoints" in record:
         return parse_request("between", values | _between(record), limits)
-    if "seeds" in record and "num_images" in record:  # a grid
+    if is_grid(record):
         values["num_images"] = min(record["num_images"], limits.num_images)
     own = _shares(record) if "conditions" in record else {"prompt": record.get("prompt")}
     return parse_request("paint", values | own, limits, may_lack_prompt=True)
@@ -289,11 +289,11 @@ def _between(record: Mapping[str, Any]) -> dict[str, Any]:
     return texts | {"seed": seeds.pop(), "position": position} | frames
 
 
-def missing_upload(record: Mapping[str, Any]) -> str:
+def missing_upload(record: Mapping[str, Any], limits: Limits) -> str:
     """Sentences of what a picture was painted from and its record does not have; empty if it has all."""
     record = valid_record(record)
     has_text = bool(record.get("prompt")) or any(
-        source not in record.get("images", ()) for source, _ in record.get("conditions", ())
+        source and source not in record.get("images", ()) for source, _ in record.get("conditions", ())
     )
     sentences = []
     if record.get("task", "paint") not in ("paint", *BETWEEN):
@@ -301,7 +301,11 @@ def missing_upload(record: Mapping[str, Any]) -> str:
     if record.get("images"):
         sentences.append("The picture had an image prompt, which its file does not hold: give it, too.")
     elif not has_text and "waypoints" not in record:
-        sentences.append("The picture was painted without a prompt, and this page needs one.")
+        sentences.append("The picture was painted without a prompt; with an empty one, this page paints its example.")
+    if is_grid(record) and (len(record["seeds"]) < record["num_images"] or record["num_images"] > limits.num_images):
+        count, shown = record["num_images"], len(record["seeds"])
+        chosen = f"{shown} of {count} pictures" if shown < count else f"{count} pictures"
+        sentences.append(f"The file shows {chosen}; this page paints the first {min(count, limits.num_images)}.")
     return " ".join(sentences)
 
 

@@ -20,8 +20,8 @@ _LINK = (
     ' · <a href="{}" target="_blank">link that paints this again</a> '
     '<button class="copy" type="button" aria-live="polite">Copy link</button>'
     # page.js shows it where the page has an address of this machine alone.
-    '<br><span class="hint local">The link works on this computer alone; '
-    "with <code>ccld demo --host 0.0.0.0</code> also on others of its network.</span>"
+    '<br><span class="hint local">The link names this computer as localhost. For others, start '
+    "<code>ccld demo --host 0.0.0.0</code>, open this computer's address and copy the link there.</span>"
 )
 
 

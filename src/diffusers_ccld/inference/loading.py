@@ -1,6 +1,7 @@
 """Finds and loads pipelines, the bundled one included."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import diffusers
@@ -60,7 +61,7 @@ def find_folder(source: str) -> Path:
     """
     if source == "default":
         return Path(default_model())
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     if not folder.is_dir():
         options = hub_options(source)
         try:

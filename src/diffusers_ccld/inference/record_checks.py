@@ -147,6 +147,11 @@ def valid_record(record: Any) -> dict[str, Any]:
     return record
 
 
+def is_grid(record: Mapping[str, Any]) -> bool:
+    """True for the record of several pictures in one, as `ccld sample` writes it."""
+    return "seeds" in record and "num_images" in record and "waypoints" not in record
+
+
 def _check_path(record):
     """Raises `ValueError` if a picture lies on a path and the record does not fit it."""
     if "waypoints" not in record:

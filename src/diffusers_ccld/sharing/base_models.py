@@ -22,7 +22,7 @@ def is_place(text: str) -> bool:
 
 def shareable(text: str) -> str:
     """A source's name without the folders of this machine: of a path, only the last part."""
-    return Path(text).expanduser().resolve().name if is_place(text) else text
+    return Path(os.path.expanduser(text)).resolve().name if is_place(text) else text
 
 
 def model_name(source: str) -> str:
@@ -30,7 +30,9 @@ def model_name(source: str) -> str:
     if source == BUNDLED:
         return "the bundled model of diffusers-ccld"
     name = shareable(source)
-    return Path(source).expanduser().resolve().parent.name if name in RESULT_NAMES and is_place(source) else name
+    return (
+        Path(os.path.expanduser(source)).resolve().parent.name if name in RESULT_NAMES and is_place(source) else name
+    )
 
 
 def hub_name(source: str) -> str | None:
@@ -50,7 +52,7 @@ def model_license(source: str) -> str | None:
     Args:
         source: A folder, a name on the Hub, or "default" for the bundled model.
     """
-    folder = BUNDLED_FOLDER if source == BUNDLED else Path(source).expanduser()
+    folder = BUNDLED_FOLDER if source == BUNDLED else Path(os.path.expanduser(source))
     name = hub_name(source)
     if name is not None and not folder.is_dir():
         try:

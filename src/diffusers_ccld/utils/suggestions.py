@@ -19,7 +19,7 @@ def path_suggestion(path: str | Path, known: Sequence[str] = (), is_folder: bool
         is_folder: True if only a folder will do.
     """
     words = difflib.get_close_matches(str(path), known, 1, PATH_SIMILARITY)
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     found = words[0] if words else _similar_path(path, is_folder)
     return "" if found in (None, path) else f" Did you mean {found}?"
 
