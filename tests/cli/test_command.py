@@ -122,6 +122,8 @@ WRONG = [
     (["measure-scale", "--vae", "nowhere", "--images", "x"], "--vae nowhere"),
     (["measure-scale", "--vae", "x", "--images", "x", "--num_images", "0"], "argument --num-images"),
     (["inspect", "nowhere"], "nowhere: the file does not exist"),
+    (["sample", ""], "A prompt is empty. Leave it out"),
+    (["sample", "a", " "], "A prompt is empty."),
     (["inspect", "defualt"], "defualt: the file does not exist. Did you mean default?"),
     (["sample", "a", "--init", "~no-such-user/x.png"], "--init ~no-such-user/x.png: the file does not exist"),
     (["sample", "a", "--model", "~no-such-user/x"], "--model ~no-such-user/x: this is neither a folder"),

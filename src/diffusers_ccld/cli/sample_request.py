@@ -72,6 +72,8 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
     Raises:
         ValueError: If they contradict one another, or a file cannot be read or written.
     """
+    if not all(prompt.strip() for prompt in args.prompts):
+        raise ValueError("A prompt is empty. Leave it out to sample pictures that follow the training images.")
     settle(doubts_of(args), args.yes)
     embeddings = [parse_weighted_file(text) for text in args.embedding]
     images = [parse_weighted_file(text) for text in args.image]

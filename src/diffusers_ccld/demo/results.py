@@ -21,7 +21,8 @@ _LINK = (
     '<button class="copy" type="button" aria-live="polite">Copy link</button>'
     # page.js shows it where the page has an address of this machine alone.
     '<br><span class="hint local">The link names this computer as localhost. For others, start '
-    "<code>ccld demo --host 0.0.0.0</code>, open this computer's address and copy the link there.</span>"
+    "<code>make demo HOST=0.0.0.0</code> (or <code>ccld demo --host 0.0.0.0</code>), open this computer's address and "
+    "copy the link there.</span>"
 )
 
 
