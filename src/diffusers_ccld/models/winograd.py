@@ -32,7 +32,8 @@ def _powers(count: int) -> torch.Tensor:
     return torch.tensor([*rows, [0] * (count - 1) + [1]], dtype=torch.float64, device="cpu")
 
 
-KERNEL_MAP = _powers(3)  # (6, 3), in float64: it is used once for each weight
+# (6, 3), as numbers: torch.compile would take a tensor for an input, and map the weights in each call.
+KERNEL_MAP = _powers(3).tolist()
 OUTPUT_MAP = _powers(TILE).T.float()  # (4, 6)
 INPUT_MAP = torch.linalg.inv(_powers(SIDE)).T.float()  # (6, 6)
 
@@ -64,7 +65,8 @@ def winograd_is_faster(in_channels: int, out_channels: int, height: int, width: 
 
 def map_kernels(weight: torch.Tensor) -> torch.Tensor:
     """Maps kernels (O, I, 3, 3) to those of 36 groups of 1×1 convolutions, (36·O, I, 1, 1)."""
-    mapped = torch.einsum("ak,oikl,bl->aboi", KERNEL_MAP, weight.double(), KERNEL_MAP).to(weight.dtype)
+    kernel_map = torch.tensor(KERNEL_MAP, dtype=torch.float64, device="cpu")
+    mapped = torch.einsum("ak,oikl,bl->aboi", kernel_map, weight.double(), kernel_map).to(weight.dtype)
     return mapped.reshape(-1, weight.shape[1], 1, 1)
 
 
