@@ -85,16 +85,21 @@ def hub_options(source: str) -> dict[str, bool]:
     if Path(source).is_dir():
         return {}
     require_hub_name(source)
-    advice = path_suggestion(source, is_folder=True)
     try:
         HfApi().model_info(source, timeout=SECONDS_TO_ANSWER)
     except RepositoryNotFoundError as error:
-        raise ValueError(f"{source}: there is no such folder, and no such public model on the Hub.{advice}") from error
+        raise ValueError(
+            f"{source}: there is no such folder, and no such public model on the Hub."
+            f"{path_suggestion(source, is_folder=True)}"
+        ) from error
     except HfHubHTTPError:
         return {}  # the library says what is wrong
     except Exception as error:  # no connection, or one that is not wanted
         if not Path(HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model")).is_dir():
-            raise ValueError(f"{source}: there is no such folder, and the Hub cannot be reached.{advice}") from error
+            raise ValueError(
+                f"{source}: there is no such folder, and the Hub cannot be reached."
+                f"{path_suggestion(source, is_folder=True)}"
+            ) from error
         return {"local_files_only": True}
     return {}
 
