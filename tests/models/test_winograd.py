@@ -147,6 +147,24 @@ def test_a_compiled_layer_uses_it_where_weights_are_constants(small_sizes, conv)
 
 @needs_operators
 @torch.no_grad()
+def test_a_compiled_layer_maps_its_weight_once(small_sizes, conv):
+    import torch._inductor.config as inductor
+
+    precisions = set()
+
+    def recorded(graph):
+        precisions.update(node.meta["val"].dtype for node in graph.nodes if torch.is_tensor(node.meta.get("val")))
+
+    torch.compiler.reset()
+    inputs = torch.randn(2, 5, 12, 8)
+    with inductor.patch(freezing=True, post_grad_custom_post_pass=recorded, force_disable_caches=True):
+        outputs = torch.compile(conv, dynamic=False, fullgraph=True)(inputs)
+    torch.testing.assert_close(outputs, F.conv2d(inputs, conv.weight, conv.bias, padding=1), atol=1e-5, rtol=1e-5)
+    assert precisions == {torch.float32}  # kernels are mapped in float64, which is not in the graph of a call
+
+
+@needs_operators
+@torch.no_grad()
 def test_compilation_for_any_size_stays_one(small_sizes, conv):
     import torch._inductor.config as inductor
 
