@@ -1,5 +1,4 @@
-    if (text === null) values[id] = isPicture && !(id in limits) ? "" : undefined; // links leave empty texts out
-    else values[id] = id in limits ? (text.trim() ? Number(text) : NaN) : text;// Links that paint a picture again: the settings behind the # of the page's address.
+// Links that paint a picture again: the settings behind the # of the page's address.
 
 import { requireWithin } from "./record.js";
 

@@ -57,7 +57,7 @@ def test_a_person_copies_the_link_with_and_without_a_clipboard(browser, bundled_
         copied = read.evaluate("(read) => read()")
         assert copied == bundled_server.rstrip("/") + "/" + tab.locator("#note a").get_attribute("href")
         tab.get_by_role("button", name="Copy link").wait_for()
-    tab.evaluate("document.execCommand = () => false")
+    tab.evaluate("() => { document.execCommand = () => false; }")
     tab.get_by_role("button", name="Copy link").click()
     tab.get_by_role("button", name="Open the link and copy its address").wait_for()
     tab.close()

@@ -231,8 +231,8 @@ def test_a_link_paints_the_same_picture(open_page):
     again = open_page(link.partition("/#")[2] and "#" + link.partition("#")[2])
     again.wait_for_selector(FINISHED)
     assert np.abs(pixels_of(again, f"{FINISHED} canvas") - found).max() == 0
-    page.evaluate("navigator.clipboard.writeText = () => Promise.reject()")
-    page.evaluate("document.execCommand = () => false")
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
+    page.evaluate("() => { document.execCommand = () => false; }")
     page.click(f"{FINISHED} >> nth=0 >> text=Copy link")
     assert page.get_by_role("link", name="Link to this picture").get_attribute("href") == link
 
