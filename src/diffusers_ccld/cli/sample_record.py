@@ -143,7 +143,7 @@ def description(request: SampleRequest, record: "Provenance", negative: float | 
 
 
 def _fits(request: SampleRequest, size: Sequence[int]) -> list[str]:
-    """What happens to a picture of another shape than the result, and to a mask of another shape than the picture."""
+    """Sentences on the cut of a picture to the result's shape, and on the change of a mask to the picture's."""
     (width, height), sentences = request.picture.size, []
     # As in `inference.tasks.fitted`.
     kept = min(width, round(height * size[0] / size[1])), min(height, round(width * size[1] / size[0]))
