@@ -116,7 +116,7 @@ def make_environment(folder: Path) -> Environment:
     if "onnection" in made.stderr or "name resolution" in made.stderr:
         pytest.skip("The packages cannot be downloaded here.")
     assert made.returncode == 0, made.stderr
-    assert (folder / "outputs" / "pictures" / "00003.png").is_file()
+    assert (folder / "outputs" / "pictures" / "a-sailing-boat-in-summer-watercolor-3.png").is_file()
     return Environment(folder / ".venv" / "bin" / "python", "", f"make -C {folder} (install|demo)")
 
 

@@ -83,7 +83,7 @@ def test_frames_begin_and_end_as_the_pictures_of_sample(pipeline_folder, tmp_pat
     sample = ("--model", str(pipeline_folder), *SMALL, "-n", "1", "--output", str(tmp_path))
     assert main(["sample", "a red fox:2.5", "--seed", "7", *sample]) == 0
     assert main(["sample", "--image", picture, "--seed", "8", *sample]) == 0
-    for frame, sampled, position in (("00000.png", "00007.png", 0.0), ("00003.png", "00008.png", 1.0)):
+    for frame, sampled, position in (("00000.png", "a-red-fox-7.png", 0.0), ("00003.png", "picture-8.png", 1.0)):
         with Image.open(tmp_path / "path" / frame) as ours, Image.open(tmp_path / sampled) as theirs:
             assert np.array_equal(np.asarray(ours), np.asarray(theirs))
             settings = json.loads(ours.text["ccld"])

@@ -299,4 +299,4 @@ def test_an_image_prompt_of_any_kind_of_file(pipeline_folder, tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out" / "00000.png").is_file()
+    assert (tmp_path / "out" / "picture-0.png").is_file()

@@ -26,6 +26,7 @@ SIGNATURES = (
 )
 TAR_MAGIC, TAR_OFFSET = b"ustar", 257
 LONGEST_HEADER = 10**8  # bytes; the limit of safetensors itself
+PICKLES = (b"\x80", b"(", b"c", b"}", b"]")  # the protocol, or what earlier ones begin with
 HEAD = 1024  # bytes that are looked at
 
 
@@ -34,6 +35,13 @@ def is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= LONGEST_HEADER
+
+
+def begins_like_weights(path: Path) -> bool:
+    """True for a file that begins like one of safetensors, an archive of PyTorch, or a pickle of any protocol."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    return head.startswith(PICKLES) or head == b"PK\x03\x04" or path.suffix == ".safetensors" or is_safetensors(path)
 
 
 def check_kind(path: Path) -> None:
