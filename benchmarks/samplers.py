@@ -183,7 +183,7 @@ class Bench:
         return torch.cat(parts)
 
     def minutes(self, num_evaluations: int) -> float:
-        """How long all prompts would take with so many evaluations each, by those of one batch."""
+        """Minutes that all prompts would take with so many evaluations each, estimated from one batch."""
         prompts, options = (
             self.combinations.prompts,
             {"num_inference_steps": 10, "guidance_scale": self.guidance_scale},
