@@ -100,7 +100,8 @@ class Environment:
         """Status, output and errors of `ccld` commands, run in a folder that has the files they name."""
         for name in ("my-model/pipeline", "my-pictures", "docs/images"):
             (folder / name).mkdir(parents=True)
-        for name in ("style.safetensors", "style.png", "prompts.txt", "docs/images/prompts.txt"):
+        (folder / "style.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+        for name in ("style.png", "prompts.txt", "docs/images/prompts.txt"):
             (folder / name).touch()
         result = self.run(RUN, folder, json.dumps(commands))
         assert result.returncode == 0, result.stderr

@@ -204,7 +204,7 @@ def test_a_dry_run_describes_the_work_and_does_none(pipeline_folder, tmp_path, p
         (("a fox", f"{__file__}:2"), "write '@"),
         (("a fox", ":3"), "before the colon"),
         (("a fox", "snow", "rain", "--frames", "2"), "fewer than the 3 waypoints"),
-        (("a fox", "snow", "--height", "100"), "multiples of 64"),
+        (("a fox", "snow", "--height", "100"), "--height 100 and --width 64 must be positive multiples of 64"),
         (("a fox", "snow", "--device", "banana"), "banana"),
     ],
 )

@@ -1,6 +1,7 @@
 """`ccld sample` with pictures to begin with, its files and its messages; `ccld inspect` of a picture."""
 
 import io
+import json
 import os
 import re
 import shlex
@@ -269,7 +270,7 @@ def test_a_picture_of_another_shape_is_cut_and_the_user_told(size, sample, capsy
         box = (left, top, left + kept[0], top + kept[1])
         middle = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box), dtype=int)
         assert given == size and np.abs(middle - np.asarray(fitted(picture, (width, height)), dtype=int)).max() <= 3
-    assert "the mask's 50 × 100 pixels are stretched to those of the picture" in printed
+    assert "the mask's 50 × 100 pixels are stretched to the picture's shape" in printed
 
 
 def test_unknown_words_are_those_of_a_small_vocabulary():
@@ -286,6 +287,11 @@ def test_the_bundled_model_knows_its_words(capsys):
     assert main(["inspect", "default"]) == 0
     printed = capsys.readouterr().out
     assert "a sitting cat" in printed and "pointillism" in printed
+    names = [line.partition(":")[0] for line in printed.splitlines()]
+    assert names[-4:] == ["subjects", "media", "palettes", "words"] and len(names) < 15
+    assert "unet: CCLDUNet2DConditionModel, 3,542,208 parameters, F16 and F32" in printed
+    assert main(["inspect", "default", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unet"]["block_out_channels"]
     from diffusers_ccld.inference.loading import default_model
     from diffusers_ccld.paintings.phrases import VOCABULARY
     from diffusers_ccld.utils.words import vocabulary_of

@@ -13,9 +13,9 @@ from .shell_words import as_prompt, quoted
 SYNONYMS = {
     "sample": "create draw gen generate image imagine make paint picture prompt render t2i text2image text-to-image "
     "text2img txt2image txt2img",
-    "sample PROMPT --edit FILE": "change edit modify",
-    "sample PROMPT --init FILE": "i2i image2image image-to-image img2img init vary",
-    "sample PROMPT --init FILE --mask FILE": "fill inpaint inpainting mask",
+    "ccld sample PROMPT --edit FILE": "change edit modify",
+    "ccld sample PROMPT --init FILE": "i2i image2image image-to-image img2img init vary",
+    "ccld sample PROMPT --init FILE --mask FILE": "fill inpaint inpainting mask",
     "interpolate": "animate animation blend film gif lerp mix morph slerp travel tween video walk",
     "compare": "benchmark eval evaluate fid metrics score",
     "demo": "app gradio gui page serve server start ui web webui",

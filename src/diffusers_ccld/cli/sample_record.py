@@ -152,7 +152,7 @@ def _fits(request: SampleRequest, size: Sequence[int]) -> list[str]:
     if request.mask is not None:
         mask_width, mask_height = request.mask.size
         if not ALIKE <= mask_width * height / (mask_height * width) <= 1 / ALIKE:
-            sentences.append(f"the mask's {mask_width} × {mask_height} pixels are stretched to those of the picture")
+            sentences.append(f"the mask's {mask_width} × {mask_height} pixels are stretched to the picture's shape")
     return sentences
 
 

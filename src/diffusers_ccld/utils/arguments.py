@@ -56,7 +56,8 @@ class ArgumentParser(argparse.ArgumentParser):
         return [option for action in self._actions for option in action.option_strings]
 
     def error(self, message: str) -> NoReturn:
-        """Prints an error as one line, and exits with status 2."""
+        """Prints an error as one line, and exits with status 2. Characters that control a terminal are escaped."""
+        message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
         self.exit(2, f"error: {message} (`{self.prog} --help` lists the options.)\n")
 
 

@@ -1,6 +1,7 @@
 """Recognises files by their first bytes: what is not a checkpoint is named, not called damaged."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -25,6 +26,7 @@ SIGNATURES = (
     (b"%PDF", "a PDF document"),
 )
 TAR_MAGIC, TAR_OFFSET = b"ustar", 257
+BEGINNING_OF_JSON = re.compile(r'\s*(\{\s*["}]|\[\s*[]"[{\d-])')  # and not "[section]" of a file of settings
 LONGEST_HEADER = 10**8  # bytes; the limit of safetensors itself
 PICKLES = (b"\x80", b"(", b"c", b"}", b"]")  # the protocol, or what earlier ones begin with
 HEAD = 1024  # bytes that are looked at
@@ -98,7 +100,7 @@ def _kind_of_text(head):
     first = text.strip().partition("\n")[0]
     if not first.isprintable() or any(not (c.isprintable() or c in "\r\n\t") for c in text):
         return None
-    if text.lstrip().startswith(("{", "[")):
+    if BEGINNING_OF_JSON.match(text):
         try:
             json.loads(text)
             is_json = True
