@@ -17,12 +17,14 @@ from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.evaluation.judge import load_judge
 from diffusers_ccld.evaluation.painting_scores import (
     FIRST_FRESH_SEED,
+    PICTURES_FOR_DIVERSITY,
     agreement,
     agreement_by_split,
     evaluation_set,
     fresh_paintings,
     likeness,
     mean_by_medium,
+    minutes_to_sample,
     peak_signal_to_noise,
     reconstruct,
     relative_diversity,
@@ -55,6 +57,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--variation", type=float, help="spread around prompts, 0 to 1 (default: the pipeline's)")
     parser.add_argument("--batch-size", type=int, default=25, help="pictures sampled at once (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="also write the results to this file")
+    parser.add_argument("--dry-run", action="store_true", help="sample one batch, and print the time of all")
     arguments = parser.parse_args(argv)
     if arguments.prompts < 10 or arguments.batch_size < 1:
         raise ValueError("--prompts must be at least 10, and --batch-size at least 1.")
@@ -72,9 +75,14 @@ def main(argv: list[str] | None = None) -> None:
         "variation": pipe.variation_or_default(arguments.variation),
         "num_inference_steps": arguments.steps,
     }
+    combinations = evaluation_set(arguments.prompts)
+    if arguments.dry_run:
+        count = 2 * arguments.prompts + PICTURES_FOR_DIVERSITY
+        minutes = minutes_to_sample(pipe, combinations.prompts, count, batch_size, options)
+        print(f"{count:,} pictures: {minutes:.1f} minutes of sampling; nothing was written")
+        return
     report = Report(arguments.output)
 
-    combinations = evaluation_set(arguments.prompts)
     seen, held_out = combinations
     paintings = fresh_paintings(combinations.attributes)
     held_out_paintings = paintings[len(seen) :]

@@ -60,12 +60,27 @@ def run_python(*command: object) -> None:
         raise SystemExit(status)
 
 
+def missing_stages(output: Path) -> list[str]:
+    """The stages that a run in a folder would do, a line for each."""
+    paintings = [f"paint {count} pictures" for name, (count, _) in SETS.items() if not (output / name).is_dir()]
+    trainings = [
+        f"fine-tune for {steps} steps on {SETS[paintings][0]} pictures"
+        for name, (paintings, steps, _) in RUNS.items()
+        if not (output / name / "pipeline").is_dir()
+    ]
+    return [*paintings, *trainings, f"compare {len(RUNS)} models with the bundled one"]
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("outputs/overfitting"), help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print what is still to be done")
     arguments = parser.parse_args(argv)
     output = arguments.output
+    if arguments.dry_run:
+        print(*missing_stages(output), sep="\n")
+        return
     output.mkdir(parents=True, exist_ok=True)
     for name in SETS:
         if not (output / name).is_dir():

@@ -27,7 +27,7 @@ from diffusers_ccld import CCLDPipeline, CCLDScheduler, default_model
 from diffusers_ccld.cli import run_reporting_errors
 from diffusers_ccld.evaluation.judge import Judge
 from diffusers_ccld.evaluation.metrics import frechet_distance
-from diffusers_ccld.evaluation.painting_scores import agreement, evaluation_set, fresh_paintings
+from diffusers_ccld.evaluation.painting_scores import agreement, evaluation_set, fresh_paintings, minutes_to_sample
 from diffusers_ccld.evaluation.scheduler_accuracy import SchedulerCase
 from diffusers_ccld.evaluation.tables import markdown_table
 from diffusers_ccld.inference.sampling import generators_for
@@ -182,6 +182,13 @@ class Bench:
             parts.append(output.images)
         return torch.cat(parts)
 
+    def minutes(self, num_evaluations: int) -> float:
+        """Minutes that all prompts would take with so many evaluations each, estimated from one batch."""
+        prompts = self.combinations.prompts
+        options = {"num_inference_steps": 10, "guidance_scale": self.guidance_scale}
+        of_ten = minutes_to_sample(self.pipe, prompts, len(prompts), self.batch_size, options)
+        return of_ten * num_evaluations / 10  # `dpmpp`, the pipeline's own, has one for each step
+
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Pictures of latents."""
@@ -236,6 +243,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--guidance-scale", type=float, help="(default: the bundled model's)")
     parser.add_argument("--batch-size", type=int, default=25, help="pictures sampled at once (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
+    parser.add_argument("--dry-run", action="store_true", help="sample one batch, and print the time of all cells")
     arguments = parser.parse_args(argv)
     if arguments.prompts < 10 or arguments.batch_size < 1 or arguments.compared < 1 or min(arguments.evaluations) < 1:
         raise ValueError("--prompts must be at least 10, the other numbers at least 1.")
@@ -248,7 +256,6 @@ def main(argv: list[str] | None = None) -> None:
         print("\n".join(CASES))
         return
     diffusers.logging.set_verbosity_error()
-    arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "samplers.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     pipe = CCLDPipeline.from_pretrained(default_model())
@@ -263,6 +270,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     settings = f"{arguments.prompts} | {arguments.compared} | {bench.guidance_scale}"
     cells = [(name, count) for name in arguments.cases for count in arguments.evaluations]
+    if arguments.dry_run:
+        missing = [count for name, count in cells if f"{name} | {count} | {settings}" not in known]
+        print(f"{len(missing)} cells: {bench.minutes(sum(missing)):.0f} minutes of sampling; nothing was written")
+        return
+    arguments.output.mkdir(parents=True, exist_ok=True)
     for name, count in tqdm(cells, desc="Measuring", unit="cell"):
         key = f"{name} | {count} | {settings}"
         if key not in known:

@@ -25,6 +25,7 @@ from diffusers_ccld.evaluation.painting_scores import (
     evaluation_set,
     fresh_paintings,
     likeness,
+    minutes_to_sample,
     peak_signal_to_noise,
     sample_all,
 )
@@ -78,10 +79,7 @@ def decoding_times(pipes: dict[str, CCLDPipeline], repeats: int) -> dict[str, di
 
 def describe(pipes: dict[str, CCLDPipeline], prompts: list[str], batch_size: int) -> None:
     """Samples one batch with each decoder, and prints how long all prompts would take."""
-    start = time.perf_counter()
-    for pipe in pipes.values():
-        sample_all(pipe, prompts[:batch_size], batch_size)
-    minutes = (time.perf_counter() - start) * len(prompts) / min(batch_size, len(prompts)) / 60
+    minutes = sum(minutes_to_sample(pipe, prompts, len(prompts), batch_size) for pipe in pipes.values())
     print(f"{len(prompts)} prompts with {len(pipes)} decoders: {minutes:.1f} minutes; nothing was written")
 
 

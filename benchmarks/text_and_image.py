@@ -24,10 +24,12 @@ from diffusers_ccld.evaluation.compared_models import ComparedModel, find_models
 from diffusers_ccld.evaluation.judge import Judge
 from diffusers_ccld.evaluation.painting_scores import (
     FIRST_FRESH_SEED,
+    PICTURES_FOR_DIVERSITY,
     agreement_by_split,
     evaluation_set,
     fresh_paintings,
     likeness,
+    minutes_to_sample,
     relative_diversity,
     sample_all,
 )
@@ -43,6 +45,7 @@ from diffusers_ccld.utils.arguments import ArgumentParser
 from diffusers_ccld.utils.files import moved_into_place, write_text
 
 JUDGE = Path(__file__).parents[1] / "weights" / "judge"
+RESULTS = "cells.json"
 SEED_STRIDE = 1_000_000
 PICTURED = {"a sailing boat at sunset, watercolor": Attributes("boat", "watercolor", "sunset")}
 PICTURED |= {"still life with fruit in summer, oil painting": Attributes("fruit", "oil", "summer")}
@@ -90,11 +93,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", help="precision (default: bf16 if the hardware computes in it)")
     parser.add_argument("--picture", type=Path, metavar="JPEG", help="only draw this picture")
     parser.add_argument("--output", type=Path, help="folder of the measurements and the table")
+    parser.add_argument("--dry-run", action="store_true", help="sample one batch, and print the time of all cells")
     arguments = parser.parse_args(argv)
     if arguments.prompts < 10 or arguments.batch_size < 1:
         raise ValueError("--prompts must be at least 10, and --batch-size at least 1.")
     if (arguments.picture is None) == (arguments.output is None):
         raise ValueError("Give either --output, for a table, or --picture.")
+    if arguments.picture and arguments.dry_run:
+        raise ValueError("--dry-run is for the table of --output.")
     return arguments
 
 
@@ -126,17 +132,41 @@ def gap_of(pipe: CCLDPipeline, variation: float, num_prompts: int) -> EmbeddingG
     return embedding_gap(image_embeds.float().cpu(), text_embeds.float().cpu())
 
 
+def known_cells(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The measurements that the folder has, by their keys."""
+    path = arguments.output / RESULTS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def keys_of(model: ComparedModel, case: Case, arguments: argparse.Namespace) -> list[str]:
+    """The keys of a cell's measurements, one for each seed."""
+    return [f"{model.identity} {case.name} {arguments.prompts} {arguments.dtype} {s}" for s in arguments.seeds]
+
+
+def describe(cells: list[tuple[ComparedModel, Case]], arguments: argparse.Namespace) -> None:
+    """Prints how many measurements the folder lacks, and how long their pictures take by the first model."""
+    known = known_cells(arguments)
+    missing = [key for model, case in cells for key in keys_of(model, case, arguments) if key not in known]
+    count = len(missing) * (arguments.prompts + PICTURES_FOR_DIVERSITY)
+    (model, case), *_ = cells
+    pipe = load_pipeline(model.folder, arguments.dtype, usable_device(None))
+    pipe.set_progress_bar_config(disable=True)
+    prompts = evaluation_set(arguments.prompts).prompts
+    minutes = minutes_to_sample(pipe, prompts, count, arguments.batch_size, case._asdict())
+    print(f"{len(missing)} measurements, {count:,} pictures: {minutes:.0f} minutes; nothing was written")
+
+
 def measure_all(cells: list[tuple[ComparedModel, Case]], arguments: argparse.Namespace) -> None:
     """Measures all cells that the folder lacks, and prints and writes the table."""
     judge, device = Judge.from_pretrained(JUDGE).eval(), usable_device(None)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / "cells.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path = arguments.output / RESULTS
+    known = known_cells(arguments)
     rows: dict[str, dict[str, str]] = {}
     for model, case in tqdm(cells, desc="Measuring", unit="cell"):
         pipe = load_pipeline(model.folder, arguments.dtype, device)
         pipe.set_progress_bar_config(disable=True)
-        keys = [f"{model.identity} {case.name} {arguments.prompts} {arguments.dtype} {s}" for s in arguments.seeds]
+        keys = keys_of(model, case, arguments)
         for seed, key in zip(arguments.seeds, keys):
             if key not in known:
                 known[key] = measure(pipe, judge, case, seed, arguments)
@@ -178,6 +208,8 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"{model.name} cannot vary texts: its text encoder was not fitted.")
     if arguments.picture is not None:
         draw_picture(cells, arguments)
+    elif arguments.dry_run:
+        describe(cells, arguments)
     else:
         measure_all(cells, arguments)
 

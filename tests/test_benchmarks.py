@@ -35,6 +35,20 @@ def test_the_small_decoder_is_tried_on_one_batch(channels, expected, tmp_path, c
     assert expected in "".join(capsys.readouterr()) and not (tmp_path / "new.md").exists()
 
 
+@pytest.mark.parametrize(
+    "script, options, expected",
+    [
+        ("evaluate_default", ("--prompts", 10, "--batch-size", 1, "--steps", 1), "212 pictures: "),
+        ("text_and_image", ("fit=default@1.75", "--prompts", 10, "--batch-size", 1), "2 measurements, 404 pictures: "),
+        ("samplers", ("--cases", "plms, spliced", "--evaluations", 5, 8, "--batch-size", 1), "2 cells: "),
+        ("overfitting", (), "fine-tune for 1000 steps on 12 pictures"),
+    ],
+)
+def test_a_dry_run_says_what_would_be_done(script, options, expected, tmp_path, capsys):
+    assert run_here(f"benchmarks/{script}.py", *options, "--output", tmp_path / "new", "--dry-run") == 0
+    assert expected in capsys.readouterr().out and not (tmp_path / "new").exists()
+
+
 def test_the_plan_says_what_it_does_and_refuses_what_it_does_not_know():
     script = str(ROOT / "benchmarks" / "gpu.sh")
     told = subprocess.run([script, "--help"], capture_output=True, text=True)

@@ -89,7 +89,7 @@ def test_the_command_line_samples_from_it(tmp_path):
     from diffusers_ccld.cli import main
 
     assert main(["sample", "autumn watercolor", "-n", "2", "--steps", "3", "--output", str(tmp_path)]) == 0
-    assert Image.open(tmp_path / "00001.png").size == (128, 128)
+    assert Image.open(tmp_path / "autumn-watercolor-1.png").size == (128, 128)
 
 
 def test_the_evaluation_reports_all_sections(tmp_path, capsys):

@@ -100,7 +100,8 @@ class Environment:
         """Status, output and errors of `ccld` commands, run in a folder that has the files they name."""
         for name in ("my-model/pipeline", "my-pictures", "docs/images"):
             (folder / name).mkdir(parents=True)
-        for name in ("style.safetensors", "style.png", "prompts.txt", "docs/images/prompts.txt"):
+        (folder / "style.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+        for name in ("style.png", "prompts.txt", "docs/images/prompts.txt"):
             (folder / name).touch()
         result = self.run(RUN, folder, json.dumps(commands))
         assert result.returncode == 0, result.stderr
@@ -116,7 +117,7 @@ def make_environment(folder: Path) -> Environment:
     if "onnection" in made.stderr or "name resolution" in made.stderr:
         pytest.skip("The packages cannot be downloaded here.")
     assert made.returncode == 0, made.stderr
-    assert (folder / "outputs" / "pictures" / "00003.png").is_file()
+    assert (folder / "outputs" / "pictures" / "a-sailing-boat-in-summer-watercolor-3.png").is_file()
     return Environment(folder / ".venv" / "bin" / "python", "", f"make -C {folder} (install|demo)")
 
 

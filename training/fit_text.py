@@ -36,6 +36,7 @@ from diffusers_ccld.training.text_pairs import PairEncoder, fit_text_encoder
 from diffusers_ccld.training.text_report import fit_table, save_report
 from diffusers_ccld.utils.files import folder_moved_into_place, write_text
 from diffusers_ccld.utils.locks import exclusive
+from diffusers_ccld.utils.next_steps import print_how_to_sample
 
 PARTS = ("text_encoder", "tokenizer", "image_encoder", "feature_extractor")
 DRY_RUN_IMAGES = 64
@@ -144,6 +145,7 @@ def fit_alone(config: TextFitConfig, state: PartialState) -> None:
     if state.is_main_process:
         save(config, folder, output, parts["text_encoder"], fitted, source)
         print(f"\n{fit_table(fitted)}\n\nwrote {output}")
+        print_how_to_sample(output)
 
 
 def save(

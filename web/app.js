@@ -1,7 +1,11 @@
 // The page: its forms, pictures, links and files. Painting is done by worker.js.
 
 import { compareModels, describeModel, loadModel, showUnknown } from "./about.js";
+<<<<<<< HEAD
 import { copy, linkOf, readLink } from "./links.js";
+=======
+import { fileStem } from "./file-names.js";
+>>>>>>> main
 import { readRecord, withRecord } from "./png.js";
 import { MIX_STEPS, fieldsOf, recordOf } from "./record.js";
 import { RecordError } from "./valid-record.js";
@@ -69,10 +73,9 @@ async function downloadPicture(canvas, settings) {
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   const png = withRecord(new Uint8Array(await blob.arrayBuffer()), recordOf(settings, { model, defaults, version }));
   const texts = [settings.prompt, settings.secondPrompt].filter(Boolean).join(" to ");
-  const name = (texts || "picture").toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 50).replace(/^-|-$/g, "");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([png], { type: "image/png" }));
-  link.download = `${name || "picture"}-${settings.seed}.png`;
+  link.download = `${fileStem(texts)}-${settings.seed}.png`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }

@@ -51,19 +51,41 @@ def test_help_imports_no_library(arguments):
 
 WRONG = [
     (["smaple"], "'smaple' is not a command. Did you mean sample?"),
+    (["paint", "a rose"], "'paint' is not a command. Did you mean sample? Commands are sample, interpolate, "),
+    (["txt2img"], "Did you mean sample?"),
+    (["Edit", "fox.png"], "Did you mean ccld sample PROMPT --edit FILE?"),
+    (["serve"], "Did you mean demo?"),
+    (["info", "fox.png"], "Did you mean inspect?"),
+    (["help"], "Did you mean --help?"),
+    (["train"], "Did you mean python training/finetune.py?"),
+    (["com"], "Did you mean compare?"),
+    (["co"], "Did you mean compare or convert?"),
+    (["a rose in bloom"], "'a rose in bloom' is not a command. To paint it: ccld sample \"a rose in bloom\" (`"),
+    (["a", "rose", "in", "bloom", "-n", "2"], 'To paint it: ccld sample "a rose in bloom" (`'),
+    (["rose"], 'measure-scale. To paint it: ccld sample "rose" (`'),
+    (["roses & `ls`"], "To paint it: ccld sample 'roses & `ls`' (`"),
+    (["fox.png"], "'fox.png' is not a command. To describe this file: ccld inspect fox.png (`"),
+    (["1:2"], "'1:2' is not a command. Commands are "),
     (["--versoin"], "unrecognized arguments: --versoin. Did you mean --version?"),
     (["--hepl", "sample", "a"], "unrecognized arguments: --hepl. Did you mean --help?"),
     (["--verbose", "sample", "a"], "--verbose. It follows the command: ccld sample … --verbose"),
     (["--num_images=3", "sample"], "It follows the command: ccld sample … --num_images"),
     (["--nothing"], "unrecognized arguments: --nothing. ("),
     (["sample", "--stpes", "3"], "unrecognized arguments: --stpes. Did you mean --steps?"),
+    (["sample", "x", "--nagative", "fog"], "Did you mean --negative-prompt?"),
+    (["sample", "x", "--neg", "fog"], "unrecognized arguments: --neg fog. Did you mean --negative-prompt?"),
+    (["sample", "x", "--guidence", "2"], "Did you mean --guidance-scale or --guidance-interval?"),
+    (["--vers"], "unrecognized arguments: --vers. Did you mean --version?"),
     (["sample", "--no_such_flag"], "unrecognized arguments: --no-such-flag. ("),
     (["sample", "a", "--style", "b"], "unrecognized arguments: --style b. ("),
     (["sample", "--steps", "many"], "argument --steps: 'many' is not a whole number from 1 to 1000"),
     (["sample", "a", "--steps", "0"], "argument --steps: '0' is not"),
     (["sample", "a", "-n", "0"], "argument -n/--num-images"),
+    (["sample", "a", "--best", "0"], "argument --best: '0' is not a whole number of at least 1"),
+    (["sample", "a", "--cloob-guidance", "-1"], "'-1' is not a finite number of at least 0"),
+    (["sample", "a", "--guidance-scale", "inf"], "'inf' is not a finite number ("),
     (["sample", "a", "-n", "1000000000"], "not a whole number from 1 to 100000"),
-    (["sample", "a", "--eta", "2"], "argument --eta: '2' is not a finite number from 0 to 1"),
+    (["sample", "a", "--eta", "2"], "argument --eta: '2' is not a number from 0 to 1"),
     (["sample", "a", "--seed", "-2"], "argument --seed: '-2' is not a whole number from -1 to 9223372036854775807"),
     (["sample", "a", "--height", "100000"], "argument --height"),
     (["sample", "a", "--init", "a.png", "--edit", "b.png"], "not allowed with"),
@@ -85,6 +107,21 @@ WRONG = [
     (["sample", "a", "-o", "fox.jpg"], "written as PNG"),
     (["sample", "a", "-o", "fox.png", "-n", "2"], "one file, for 2 pictures"),
     (["sample", "a cat at 10:30"], "'a cat at 10' with the weight 30"),
+    (
+        ["sample", "a rose:"],
+        "'a rose:' ends in a colon without a weight. Leave the colon out, or add a weight, as in 'a ",
+    ),
+    (["interpolate", "a rose: ", "a cat"], "'a rose: ' ends in a colon"),
+    (
+        ["sample", "dragon robot castle"],
+        "The bundled model does not know: dragon, robot, castle. These are most words of",
+    ),
+    (
+        ["sample", "a cat", "a dragon in the sea of robots:2"],
+        "These are most words of 'a dragon in the sea of robots'",
+    ),
+    (["interpolate", "a cat", "a dragon"], "`ccld inspect default` lists the words that it knows. (Give --yes"),
+    (["sample", "--edit", "fox.png"], 'as in: ccld sample "a cottage in winter" --edit fox.png'),
     (["sample", "a", "--guidance-scale", "30"], "--guidance-scale 30 is unusual"),
     (["sample", "a", "--image", "fox.png:20"], "--image fox.png has the weight 20"),
     (["sample", "a", "--embedding", "fox.safetensors:-16"], "--embedding fox.safetensors has the weight -16"),
@@ -122,6 +159,15 @@ WRONG = [
     (["measure-scale", "--vae", "nowhere", "--images", "x"], "--vae nowhere"),
     (["measure-scale", "--vae", "x", "--images", "x", "--num_images", "0"], "argument --num-images"),
     (["inspect", "nowhere"], "nowhere: the file does not exist"),
+    (["inspect", __file__], "is a text that begins"),
+    (["inspect", str(ROOT / "setup.cfg")], "setup.cfg is neither a picture that ccld painted nor a checkpoint."),
+    (["inspect", str(ROOT / "docs" / "images" / "blind.jpg")], "is a JPEG picture. `ccld inspect` describes PNG, GIF"),
+    (["inspect", "a.png", "b\x1b[31m\u202e.png"], "unrecognized arguments: b\\x1b[31m\\u202e.png. ("),
+    (["sample", "a", "--init", "x\x1b[31m.png"], "--init x\\x1b[31m.png: the file does not exist."),
+    (
+        ["inspect", __file__],
+        "`ccld inspect` describes PNG, GIF and WebP files that ccld painted, pipelines' folders, and",
+    ),
     (["sample", ""], "A prompt is empty. Leave it out"),
     (["sample", "a", " "], "A prompt is empty."),
     (["inspect", "defualt"], "defualt: the file does not exist. Did you mean default?"),
@@ -187,7 +233,7 @@ def test_a_command_has_the_whole_package(tmp_path, pipeline_folder):
         *("sample", "a rose", "--model", str(pipeline_folder), "--num_images", "1", "--steps=1", "--height", "64"),
         *("--width", "64", "--output", str(tmp_path / "out")),
     )
-    assert output.splitlines()[-1].startswith("status 0") and (tmp_path / "out" / "00000.png").is_file()
+    assert output.splitlines()[-1].startswith("status 0") and (tmp_path / "out" / "a-rose-0.png").is_file()
     ours = [line.split()[0] for line in error.splitlines()]
     assert ours == ["warning:", "prompt", "model", "size", "seed", "files"]  # and nothing of the libraries
     code = (
@@ -225,7 +271,8 @@ def test_an_interruption_while_libraries_are_imported_is_one_line(stop, tmp_path
         "except BaseException:\n    raise ImportError('hidden')\n"
     )
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "ccld_command", "inspect", __file__]
+    (tmp_path / "unet.ckpt").write_bytes(b"\x80\x02")
+    command = [sys.executable, "-m", "ccld_command", "inspect", str(tmp_path / "unet.ckpt")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     environment = {**os.environ, "PYTHONPATH": path}
 
@@ -262,7 +309,9 @@ def test_an_interruption_while_torch_paints_ends_at_once(trainable_folder, tmp_p
     ]
     painted += output.splitlines()
     names = [Path(line.strip()).name for line in painted]
-    files = sorted(os.listdir(tmp_path / "out"))  # one more if it came between a file and its name
+    files = sorted(
+        os.listdir(tmp_path / "out"), key=lambda name: int(name[7:-4])
+    )  # one more if it came between a file and its name
     assert files[: len(names)] == names and len(files) <= len(names) + 1 < 100
 
 

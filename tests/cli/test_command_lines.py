@@ -13,7 +13,7 @@ from diffusers_ccld.cli.command_lines import command_of
 from diffusers_ccld.cli.interpolate import parse_waypoint
 from diffusers_ccld.cli.main import make_parser
 from diffusers_ccld.cli.runtimes import chosen_runtime
-from diffusers_ccld.cli.shell_words import UNPRINTABLE, printable
+from diffusers_ccld.utils.terminal_text import UNPRINTABLE, printable
 from support.mutated_records import RECORDS, mutated_records
 
 PLAIN = {"conditions": [["a cat", 2.0]], "steps": 9, "algorithm": "ddim", "seed": 7, "model": "default"}

@@ -83,7 +83,7 @@ def test_frames_begin_and_end_as_the_pictures_of_sample(pipeline_folder, tmp_pat
     sample = ("--model", str(pipeline_folder), *SMALL, "-n", "1", "--output", str(tmp_path))
     assert main(["sample", "a red fox:2.5", "--seed", "7", *sample]) == 0
     assert main(["sample", "--image", picture, "--seed", "8", *sample]) == 0
-    for frame, sampled, position in (("00000.png", "00007.png", 0.0), ("00003.png", "00008.png", 1.0)):
+    for frame, sampled, position in (("00000.png", "a-red-fox-7.png", 0.0), ("00003.png", "picture-8.png", 1.0)):
         with Image.open(tmp_path / "path" / frame) as ours, Image.open(tmp_path / sampled) as theirs:
             assert np.array_equal(np.asarray(ours), np.asarray(theirs))
             settings = json.loads(ours.text["ccld"])
@@ -204,7 +204,7 @@ def test_a_dry_run_describes_the_work_and_does_none(pipeline_folder, tmp_path, p
         (("a fox", f"{__file__}:2"), "write '@"),
         (("a fox", ":3"), "before the colon"),
         (("a fox", "snow", "rain", "--frames", "2"), "fewer than the 3 waypoints"),
-        (("a fox", "snow", "--height", "100"), "multiples of 64"),
+        (("a fox", "snow", "--height", "100"), "--height 100 and --width 64 must be positive multiples of 64"),
         (("a fox", "snow", "--device", "banana"), "banana"),
     ],
 )

@@ -79,6 +79,9 @@ def test_sizes_far_from_the_trained_one_are_doubtful():
     assert "--width 4096 --height 4096 is 1024 times the area of the model's training images, 128 × 128" in doubt
 
 
+STEM = "a-red-fox-and-snow"
+
+
 def sample(folder, output, *arguments):
     return main(["sample", *arguments, "--model", str(folder), "--steps", "2", "--output", str(output)])
 
@@ -87,17 +90,17 @@ def test_sampled_pictures_record_how_they_were_made(pipeline_folder, tmp_path, c
     arguments = ("a red fox:2.5", "snow", "--algorithm", "ddim", "--eta", "0.5", "--guidance-interval", "0.2", "0.9")
     arguments = (*arguments, "--seed", "7")
     assert sample(pipeline_folder, tmp_path / "a", *arguments, "-n", "3", "--batch-size", "2") == 0
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["00007.png", "00008.png", "00009.png", "grid.png"]
-    assert str(tmp_path / "a" / "00008.png") in capsys.readouterr().out
-    picture = Image.open(tmp_path / "a" / "00008.png")
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [f"{STEM}-{end}.png" for end in (7, 8, 9, "grid")]
+    assert str(tmp_path / "a" / f"{STEM}-8.png") in capsys.readouterr().out
+    picture = Image.open(tmp_path / "a" / f"{STEM}-8.png")
     settings = json.loads(picture.text["ccld"])
     assert settings["conditions"] == [["a red fox", 2.5], ["snow", 3.0]]
     assert (settings["seed"], settings["algorithm"], settings["eta"], settings["steps"]) == (8, "ddim", 0.5, 2)
     assert settings["guidance_interval"] == [0.2, 0.9]
-    assert Image.open(tmp_path / "a" / "grid.png").size == (512, 512)
+    assert Image.open(tmp_path / "a" / f"{STEM}-grid.png").size == (512, 512)
 
     assert sample(pipeline_folder, tmp_path / "b", *arguments[:-1], "8", "-n", "1") == 0
-    again = np.asarray(Image.open(tmp_path / "b" / "00008.png"), dtype=int)
+    again = np.asarray(Image.open(tmp_path / "b" / f"{STEM}-8.png"), dtype=int)
     assert np.abs(again - np.asarray(picture, dtype=int)).max() <= 1
 
 
@@ -105,7 +108,7 @@ def test_prompts_without_a_weight_share_the_guidance(pipeline_folder, tmp_path):
     Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
     image = str(tmp_path / "red.png")
     assert sample(pipeline_folder, tmp_path, "a fox", "b:1", "--image", image, "--guidance-scale", "5", "-n", "1") == 0
-    settings = json.loads(Image.open(tmp_path / "00000.png").text["ccld"])
+    settings = json.loads(Image.open(tmp_path / "a-fox-and-b-0.png").text["ccld"])
     assert settings["conditions"] == [["a fox", 2.5], ["b", 1.0], [image, 2.5]]
 
 
@@ -113,7 +116,7 @@ def test_pictures_have_the_models_own_guidance_and_variation(fitted_folder, tmp_
     assert sample(fitted_folder, tmp_path / "own", "a", "-n", "1") == 0
     assert sample(fitted_folder, tmp_path / "given", "a:1.75", "-n", "1", "--variation", "0.25") == 0
     assert sample(fitted_folder, tmp_path / "plain", "a", "-n", "1", "--variation", "0") == 0
-    own, given, plain = (Image.open(tmp_path / name / "00000.png") for name in ("own", "given", "plain"))
+    own, given, plain = (Image.open(tmp_path / name / "a-0.png") for name in ("own", "given", "plain"))
     settings = json.loads(own.text["ccld"])
     assert (settings["conditions"], settings["variation"]) == ([["a", 1.75]], 0.25)
     assert own == given and own != plain
@@ -121,7 +124,7 @@ def test_pictures_have_the_models_own_guidance_and_variation(fitted_folder, tmp_
 
 def test_sampling_without_a_prompt_and_in_another_shape(pipeline_folder, tmp_path):
     assert sample(pipeline_folder, tmp_path, "-n", "1", "--width", "128", "--height", "64") == 0
-    assert Image.open(tmp_path / "00000.png").size == (128, 64)
+    assert Image.open(tmp_path / "picture-0.png").size == (128, 64)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_our_samplers_replace_a_stock_one(pipeline_folder, tmp_path):
     assert sample(tmp_path / "model", tmp_path / "stock", *arguments) == 0
     assert sample(tmp_path / "model", tmp_path / "ours", *arguments, "--algorithm", "pie") == 0
     for folder, algorithm in (("stock", "dpmsolver++"), ("ours", "pie")):
-        settings = json.loads(Image.open(tmp_path / folder / "00000.png").text["ccld"])
+        settings = json.loads(Image.open(tmp_path / folder / "a-0.png").text["ccld"])
         assert settings["algorithm"] == algorithm
 
 

@@ -17,6 +17,7 @@ from diffusers_ccld.inference.provenance import read_provenance
 
 SOURCE = Path(diffusers_ccld.__file__).parents[1]
 PROMPT = "the moon over a landscape, oil on canvas"
+STEM = "the-moon-over-a-landscape-oil-on-canvas"
 
 
 def arguments(**given):
@@ -80,10 +81,11 @@ def test_both_runtimes_paint_the_same_pictures(tmp_path):
     for runtime in ("onnx", "torch"):
         folder = tmp_path / runtime
         assert main(["sample", PROMPT, *options, "--runtime", runtime, "--output", str(folder)]) == 0
-    for name in ("00000.png", "00001.png", "grid.png"):
+    for end in ("0", "1", "grid"):
+        name = f"{STEM}-{end}.png"
         found, expected = (np.asarray(Image.open(tmp_path / r / name), dtype=int) for r in ("onnx", "torch"))
         assert np.abs(found - expected).max() <= 1
-    found, expected = (read_provenance(tmp_path / runtime / "00001.png") for runtime in ("onnx", "torch"))
+    found, expected = (read_provenance(tmp_path / runtime / f"{STEM}-1.png") for runtime in ("onnx", "torch"))
     assert (found.pop("runtime"), expected.pop("runtime")) == ("onnx", "torch")
     assert found == expected
 

@@ -1,6 +1,9 @@
 """`ccld sample` with pictures to begin with, its files and its messages; `ccld inspect` of a picture."""
 
+import io
+import json
 import os
+import re
 import shlex
 
 import numpy as np
@@ -11,12 +14,12 @@ from PIL import Image
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import main
 from diffusers_ccld.cli.command_lines import command_of, frame_of
-from diffusers_ccld.cli.doubts import settle
+from diffusers_ccld.cli.doubts import DeclinedError, settle
 from diffusers_ccld.cli.outputs import paths_of_run, require_writable, unused_path
 from diffusers_ccld.cli.sample import seed_or_random
 from diffusers_ccld.inference.provenance import load_record, read_provenance, save_picture
 from diffusers_ccld.inference.ranking import similarities
-from diffusers_ccld.inference.tasks import feathered, widened
+from diffusers_ccld.inference.tasks import feathered, fitted, widened
 from diffusers_ccld.utils.words import unknown_words, unknown_words_sentence
 from support.terminals import Terminal
 
@@ -35,11 +38,12 @@ def pixels(path):
     return np.asarray(Image.open(path), dtype=int)
 
 
-def test_files_are_numbered_on_and_one_picture_may_have_a_name(sample, capsys):
-    assert sample("a rose", "-n", "2", "-o", "out") == sample("a cat", "-n", "2", "-o", "out") == 0
-    names = ["00000-2.png", "00000.png", "00001-2.png", "00001.png", "grid-2.png", "grid.png"]
-    assert sorted(os.listdir("out")) == names
-    assert read_provenance("out/00000.png")["conditions"][0][0] == "a rose"
+def test_files_are_named_after_the_prompt_and_one_picture_may_have_a_name(sample, capsys):
+    for prompt in ("A rose", "a cat", "a rose!"):
+        assert sample(prompt, "-n", "2", "-o", "out") == 0
+    names = [f"a-rose-{end}.png" for end in ("0", "0-2", "1", "1-2", "grid", "grid-2")]
+    assert sorted(os.listdir("out")) == sorted(["a-cat-0.png", "a-cat-1.png", "a-cat-grid.png", *names])
+    assert read_provenance("out/a-rose-0.png")["conditions"][0][0] == "A rose"
     assert sample("a rose", "-o", "new/rose.png") == sample("a rose", "-o", "new/rose.png", "--quiet") == 0
     assert sorted(os.listdir("new")) == ["rose-2.png", "rose.png"]
     assert capsys.readouterr().out.splitlines()[-2:] == ["new/rose.png", "new/rose-2.png"]
@@ -53,7 +57,7 @@ def test_the_command_says_what_it_understood(sample, capsys):
     assert "4 steps of dpmpp" in printed.err and not printed.out and not os.path.exists("outputs")
     assert sample("a rose", "-n", "1", "--quiet") == 0
     printed = capsys.readouterr()
-    assert printed.out == "outputs/00000.png\n" and not printed.err
+    assert printed.out == "outputs/a-rose-0.png\n" and not printed.err
 
 
 def test_one_bar_counts_all_pictures(sample, monkeypatch):
@@ -95,12 +99,12 @@ def test_the_best_are_the_most_similar(sample, trainable_folder, capsys):
     assert sample("a rose", "-n", "4", "-o", "all", "--quiet") == 0
     assert sample("a rose", "-n", "4", "--best", "2", "-o", "best") == 0
     pipe = CCLDPipeline.from_pretrained(trainable_folder)
-    pictures = [Image.open(f"all/{seed:05d}.png") for seed in range(4)]
+    pictures = [Image.open(f"all/a-rose-{seed}.png") for seed in range(4)]
     embeds = pipe.encode_image(pictures) @ pipe.encode_prompt("a rose")[0].T
     scores = similarities(pipe, pictures, [("a rose", 3.0), ("fog", -2.0)], batch_size=3)
     assert np.allclose(scores, embeds[:, 0].tolist(), atol=1e-5)
     best = sorted(np.argsort(scores)[-2:])
-    assert sorted(os.listdir("best")) == [f"{seed:05d}.png" for seed in best] + ["grid.png"]
+    assert sorted(os.listdir("best")) == [f"a-rose-{end}.png" for end in [*best, "grid"]]
     assert "best of 4" in capsys.readouterr().err
 
 
@@ -125,7 +129,7 @@ def test_the_command_in_a_picture_paints_it_again(sample, capsys):
         == 0
     )
     capsys.readouterr()
-    assert main(["inspect", "outputs/00008.png"]) == 0
+    assert main(["inspect", "outputs/a-cat-at-10-30-and-a-rose-8.png"]) == 0
     printed = capsys.readouterr().out
     lines = (
         "conditions:",
@@ -137,20 +141,20 @@ def test_the_command_in_a_picture_paints_it_again(sample, capsys):
     assert "\n".join(lines) in printed
     command = printed.splitlines()[-1].removeprefix("command: ")
     assert main([*shlex.split(command)[1:], "-o", "again.png"]) == 0
-    assert np.abs(pixels("again.png") - pixels("outputs/00008.png")).max() <= 1
+    assert np.abs(pixels("again.png") - pixels("outputs/a-cat-at-10-30-and-a-rose-8.png")).max() <= 1
     assert main(["inspect", "red.png"]) == 2 and "no record" in capsys.readouterr().err
 
 
 def test_the_command_in_a_grid_paints_all_of_it_again(sample, capsys):
     assert sample("a rose:2", "-n", "4", "--best", "2", "--seed", "5", "-o", "first") == 0
     capsys.readouterr()
-    assert main(["inspect", "first/grid.png"]) == 0
+    assert main(["inspect", "first/a-rose-grid.png"]) == 0
     printed = capsys.readouterr().out
-    seeds = [int(name[:5]) for name in os.listdir("first") if name != "grid.png"]
+    seeds = [int(name[7:-4]) for name in os.listdir("first") if "grid" not in name]
     assert "kind: grid of 2 pictures" in printed and all(f"{seed}" in printed for seed in seeds)
     assert main([*shlex.split(printed.splitlines()[-1].removeprefix("command: "))[1:]]) == 0
-    assert np.abs(pixels("first/grid.png") - pixels("first/grid-2.png")).max() <= 1
-    record = load_record("first/grid.png")
+    assert np.abs(pixels("first/a-rose-grid.png") - pixels("first/a-rose-grid-2.png")).max() <= 1
+    record = load_record("first/a-rose-grid.png")
     assert (record["seed"], sorted(record["seeds"]), record["num_images"]) == (5, sorted(seeds), 4)
 
 
@@ -209,25 +213,64 @@ def test_random_seeds_differ():
 
 
 def test_doubts_are_asked_about_at_a_terminal(monkeypatch, capsys):
-    class Terminal:
-        def __init__(self, answer):
-            self.answer = answer
-
-        def isatty(self):
-            return True
-
-        def readline(self):
-            return self.answer
-
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     settle(["Really?"], agreed=False)
     assert "Really?" in capsys.readouterr().err
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdin", Terminal("\n"))
-    with pytest.raises(ValueError, match="Nothing was painted"):
+    with pytest.raises(DeclinedError, match="Nothing was painted"):
         settle(["Really?"], agreed=False)
     settle(["Really?"], agreed=True)
+
+
+def test_an_answer_of_no_is_not_an_error(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    assert main(["sample", "a rose:20"]) == 1
+    question, last = capsys.readouterr().err.splitlines()
+    assert question.startswith("'a rose:20' means") and last == "Paint it anyway? [y/N] Nothing was painted."
+
+
+def test_a_person_sees_the_first_names_of_many_and_a_program_all(sample, monkeypatch):
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    assert sample("a rose", "-n", "14") == 0
+    first = [f"outputs/a-rose-{seed}.png" for seed in range(4)]
+    assert terminal.getvalue().splitlines() == [*first, "… and 10 more in outputs/", "outputs/a-rose-grid.png"]
+    for folder, options, is_terminal in (("quiet", ["--quiet"], True), ("program", [], False)):
+        monkeypatch.setattr("sys.stdout", terminal := Terminal() if is_terminal else io.StringIO())
+        assert sample("a rose", "-n", "14", "-o", folder, *options) == 0
+        assert len(terminal.getvalue().splitlines()) == 15
+
+
+def test_a_name_that_the_output_cannot_show_is_no_error(sample, monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written := io.BytesIO(), "cp1252", write_through=True))
+    assert sample("雪の山", "-n", "1") == 0
+    assert os.listdir("outputs") == ["雪の山-0.png"]
+    assert written.getvalue() == b"outputs/\\u96ea\\u306e\\u5c71-0.png\n"
+
+
+@pytest.mark.parametrize("size", [(64, 64), (640, 480), (480, 640), (1000, 100), (101, 100)])
+def test_a_picture_of_another_shape_is_cut_and_the_user_told(size, sample, capsys):
+    ramp = Image.linear_gradient("L")
+    Image.merge("RGB", [ramp, ramp.rotate(90), ramp]).resize(size).save("photo.png")
+    Image.new("L", (50, 100), 255).save("mask.png")
+    assert sample("a rose", "--init", "photo.png", "--mask", "mask.png", "--dry-run") == 0
+    printed = capsys.readouterr().err
+    is_cut = size not in ((64, 64), (101, 100))
+    found = re.search(
+        r"^ {10}the picture's (\d+) × (\d+) pixels are cut to (\d+) × (\d+) in the middle$", printed, re.M
+    )
+    assert is_cut == bool(found)
+    width, height = map(int, re.search(r"^size +(\d+) × (\d+) pixels", printed, re.M).groups())
+    if found:
+        given, kept = tuple(map(int, found.groups()))[:2], tuple(map(int, found.groups()))[2:]
+        left, top = ((a - b) / 2 for a, b in zip(size, kept))
+        picture = Image.open("photo.png")
+        box = (left, top, left + kept[0], top + kept[1])
+        middle = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box), dtype=int)
+        assert given == size and np.abs(middle - np.asarray(fitted(picture, (width, height)), dtype=int)).max() <= 3
+    assert "the mask's 50 × 100 pixels are stretched to the picture's shape" in printed
 
 
 def test_unknown_words_are_those_of_a_small_vocabulary():
@@ -244,6 +287,11 @@ def test_the_bundled_model_knows_its_words(capsys):
     assert main(["inspect", "default"]) == 0
     printed = capsys.readouterr().out
     assert "a sitting cat" in printed and "pointillism" in printed
+    names = [line.partition(":")[0] for line in printed.splitlines()]
+    assert names[-4:] == ["subjects", "media", "palettes", "words"] and len(names) < 15
+    assert "unet: CCLDUNet2DConditionModel, 3,542,208 parameters, F16 and F32" in printed
+    assert main(["inspect", "default", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unet"]["block_out_channels"]
     from diffusers_ccld.inference.loading import default_model
     from diffusers_ccld.paintings.phrases import VOCABULARY
     from diffusers_ccld.utils.words import vocabulary_of
@@ -262,20 +310,23 @@ def test_a_path_in_use_gets_a_number(tmp_path):
 
 def test_the_files_of_a_run_share_a_number_that_no_other_run_has(tmp_path):
     expected = [
-        (range(2), True, ["00000.png", "00001.png", "grid.png"]),
-        (range(4, 6), True, ["00004-2.png", "00005-2.png", "grid-2.png"]),
-        (range(1), False, ["00000-3.png"]),
-        (range(123456, 123457), False, ["123456.png"]),
-        (range(2), True, ["00000-4.png", "00001-4.png", "grid-4.png"]),
+        ("rose", range(2), True, ["rose-0.png", "rose-1.png", "rose-grid.png"]),
+        ("rose", range(4, 6), True, ["rose-4-2.png", "rose-5-2.png", "rose-grid-2.png"]),
+        ("rose", range(1), False, ["rose-0-3.png"]),
+        ("rose", range(123456, 123457), False, ["rose-123456.png"]),
+        ("rose", range(2), True, ["rose-0-4.png", "rose-1-4.png", "rose-grid-4.png"]),
+        ("a-rose", range(2), True, ["a-rose-0.png", "a-rose-1.png", "a-rose-grid.png"]),
+        ("rose-0", range(2**40, 2**40 + 1), False, [f"rose-0-{2**40}.png"]),  # not a run of "rose"
+        ("rose", range(1), False, ["rose-0-5.png"]),
     ]
-    (tmp_path / "moon-7.png").touch()
-    for seeds, has_grid, names in expected:
-        paths, grid = paths_of_run(tmp_path / "new", seeds, has_grid)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "moon-7.png").touch()
+    for stem, seeds, has_grid, names in expected:
+        paths, grid = paths_of_run(tmp_path / "new", stem, seeds, has_grid)
         assert (grid is not None) == has_grid
         paths += [grid] * has_grid
         assert [path.name for path in paths] == names
         for path in paths:
-            path.parent.mkdir(exist_ok=True)
             path.touch()
 
 

@@ -75,7 +75,8 @@ def test_a_comparison_from_the_command_line(trainable_folder, other_folder, prom
     assert compare(output, prompts, *models, "-n", 2, "--dry-run") == 0
     assert "6 pictures, 0 of them finished; 6 evaluations" in capsys.readouterr().out and not output.exists()
     assert compare(output, prompts, *models, "-n", 2) == 0
-    assert str(output / "index.html") in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert printed.out == f"{output / 'index.html'}\n" and "table of scores and all pictures" in printed.err
     assert len(times(output)) == 12 and len(list((output / "sheets").iterdir())) == 3
 
     scores = json.loads((output / "scores.json").read_text())

@@ -186,6 +186,7 @@ def test_a_path_shows_one_bar_of_all_its_pictures(pipe, monkeypatch):
             super().__init__(*arguments, **options, file=io.StringIO())
             if not self.disable:
                 bars.append(self)
+                assert self.total == 9 and self.n == 0  # at most
 
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     for module in (interpolation, pipeline_utils):

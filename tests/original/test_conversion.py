@@ -75,6 +75,7 @@ def test_the_script_converts_and_reports(originals, tmp_path):
     result = run_script(*all_three(originals), "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     assert "check of pipeline: loaded and run" in result.stdout
+    assert result.stdout.splitlines()[-1] == f'To sample it: ccld sample "PROMPT" --model {tmp_path / "out"}'
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         *COMPONENTS,
         "model_index.json",
@@ -298,4 +299,4 @@ def test_an_image_prompt_of_any_kind_of_file(pipeline_folder, tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out" / "00000.png").is_file()
+    assert (tmp_path / "out" / "picture-0.png").is_file()

@@ -96,7 +96,7 @@ def test_the_embeddings_of_a_cache_are_used(fitted, trainable_folder, paintings,
 def test_two_processes_fit_what_one_does(fitted, trainable_folder, paintings, tmp_path):
     output = tmp_path / "model"
     printed = run(SCRIPT, *arguments(trainable_folder, paintings, output), launch="ddp")
-    assert printed.count("wrote") == 1
+    assert printed.count("wrote") == 1 and f'ccld sample "PROMPT" --model {output}' in printed
     assert same(layer_of(output), layer_of(fitted))
     one, two = (json.loads((folder / "text_fit.json").read_text()) for folder in (fitted, output))
     assert two["pairs"] == one["pairs"] and two["ridge"] == one["ridge"]

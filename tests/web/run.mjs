@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 
+import { fileStem } from "../../web/file-names.js";
 import { normalise, squareCrop } from "../../web/images.js";
 import { NoiseSource } from "../../web/noise.js";
 import { readRecord, withRecord } from "../../web/png.js";
@@ -22,6 +23,8 @@ const TASKS = {
     const { vocab } = JSON.parse(readFileSync(tokenizer)).model;
     return texts.map((text) => unknownWords(text, vocab));
   },
+
+  stems: ({ texts }) => texts.map(fileStem),
 
   similar: ({ words, known }) => words.map((word) => similarWord(word, known)),
 

@@ -27,6 +27,7 @@ from diffusers_ccld.models.square_crop import resize_and_center_crop
 from diffusers_ccld.onnx.noise import NoiseSource
 from diffusers_ccld.onnx.sampler import Guidance, Sampler, sampling_times
 from diffusers_ccld.onnx.text import TextEncoding
+from diffusers_ccld.utils.file_names import file_stem
 from diffusers_ccld.utils.words import similar_word, unknown_words, vocabulary_of, whole_words
 from support import original_files
 from support.mutated_records import RECORDS, mutated_records
@@ -92,6 +93,11 @@ def test_token_ids_are_those_of_the_tokenizer(vocabularies):
         expected = tokenizer(texts).input_ids
         assert [text["ids"] for text in found] == expected
         assert TextEncoding(path, length)(texts).tolist() == expected
+
+
+def test_pictures_have_the_names_of_the_shell():
+    texts = [*TEXTS, *HARD, *random_texts(400), "a rose, " * 20, "雪" * 100, "x" * 70, "a " + "y" * 70, ""]
+    assert run("stems", texts=texts) == [file_stem(text) for text in texts]
 
 
 def test_a_suggested_word_is_that_of_the_shell():

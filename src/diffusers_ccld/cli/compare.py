@@ -1,6 +1,7 @@
 """`ccld compare`."""
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -139,7 +140,9 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         _print_plan(comparison, evaluations)
     else:
-        print(comparison.run())
+        page = comparison.run()
+        print("A page with the table of scores and all pictures, to open in a browser:", file=sys.stderr)
+        print(page)
 
 
 def _print_plan(comparison, evaluations):

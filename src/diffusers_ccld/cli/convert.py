@@ -10,6 +10,7 @@ from ..inference.names import PRECISIONS
 from ..original.published.cloob_configs import PUBLISHED_CONFIGS
 from ..original.published.presets import PRESETS
 from ..utils.arguments import whole
+from ..utils.next_steps import print_how_to_sample
 from .arguments import require_file, require_folder
 from .outputs import require_writable
 
@@ -112,3 +113,4 @@ def _print_report(report: dict[str, Any], output: Path) -> None:
     for name, result in report["check"].items():
         print(f"check of {name}: {result}")
     print(f"wrote {output} (details in {output / REPORT_NAME})")
+    print_how_to_sample(output)

@@ -13,7 +13,7 @@ from ..utils.addresses import address_of
 from ..utils.arguments import whole
 from ..utils.requirements import install_command
 from .arguments import add_option, require_model
-from .runtimes import MANIFEST_NAME, onnx_folder
+from .runtimes import MANIFEST_NAME, model_folder
 
 HELP = "serve a page to paint in the browser"
 
@@ -72,7 +72,7 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
 def _check_onnx(args):
     if args.compile or args.device not in (None, "cpu") or args.dtype not in ("auto", "fp32"):
         raise ValueError("--runtime onnx computes in fp32 on the CPU: leave out --compile, --device and --dtype.")
-    if not (onnx_folder(args.model) / MANIFEST_NAME).is_file():
+    if not (model_folder(args.model) / MANIFEST_NAME).is_file():
         raise ValueError(f"--runtime onnx: --model {args.model} has no ONNX files. `ccld export-onnx DIR` adds them.")
 
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         if is_onnx:
             from ..onnx.acceleration import run_by_onnxruntime
 
-            run_by_onnxruntime(pipe, onnx_folder(args.model))
+            run_by_onnxruntime(pipe, model_folder(args.model))
         limits = Limits(num_inference_steps=args.max_steps, num_images=args.max_images)
         if args.compile:
             _compile(pipe, limits.num_images)

@@ -6,13 +6,20 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from ..utils.words import unknown_words, unknown_words_sentence, vocabulary_of, words_in
 from .arguments import PICTURE_SUFFIXES, parse_weighted
+from .runtimes import model_folder, name_of_model
+from .shell_words import quoted
 
 LARGEST_WEIGHT = 15
 LARGEST_AREA = 16  # of a picture, relative to the training images'
 
 # Words that are not prompts by themselves. Next to another word, they belong to a prompt without quotation marks.
 PART_OF_PROMPT = re.compile("a|an|and|at|by|for|from|in|near|of|on|or|over|the|to|under|with", re.IGNORECASE)
+
+
+class DeclinedError(Exception):
+    """Raised if a user answers that a command shall do nothing. The message says what was not done."""
 
 
 def is_file_name(typed: str) -> bool:
@@ -48,7 +55,7 @@ def doubts_about(
     negative_prompt: str | None = None,
     are_waypoints: bool = False,
 ) -> list[str]:
-    """Returns warnings about unusually large weights, and about prompts that lack their quotation marks.
+    """Returns warnings about weights that are large or missing, and about prompts that lack their quotation marks.
 
     Args:
         prompts: Prompts as they were typed, with their weights.
@@ -60,6 +67,11 @@ def doubts_about(
     doubts = []
     for typed in prompts:
         text, weight = parse_weighted(typed)
+        if typed.rstrip().endswith(":"):
+            doubts.append(
+                f"{typed!r} ends in a colon without a weight. Leave the colon out, or add a weight, as in "
+                f"{typed.rstrip() + '2'!r}."
+            )
         if is_large(weight):
             doubts.append(
                 f"{typed!r} means {text!r} with the weight {weight:g}; usual weights are 1 to 10. If the number "
@@ -81,6 +93,27 @@ def doubts_about(
         kind = "waypoints of a path" if are_waypoints else "prompts, to be combined in one picture"
         advice = f'To give one prompt, write it in quotation marks: "{" ".join(words)}".'
         doubts.append(f"These are {len(words)} {kind}. {advice}")
+    return doubts
+
+
+def doubts_about_words(prompts: Sequence[str], model: str | None) -> list[str]:
+    """Returns a warning for each prompt of which a model of a small vocabulary does not know most words.
+
+    Words such as "a" and "in" do not count.
+
+    Args:
+        prompts: Prompts as they were typed, with their weights.
+        model: The model, as --model names it. It need not exist.
+    """
+    vocabulary = vocabulary_of(model_folder(model))
+    doubts = []
+    for text, _ in map(parse_weighted, prompts):
+        known = {word: word not in unknown_words(word, vocabulary) for word in words_in(text)}
+        counted = [is_known for word, is_known in known.items() if not PART_OF_PROMPT.fullmatch(word)]
+        if sum(counted) < len(counted) / 2:
+            sentence = unknown_words_sentence([text], vocabulary, name_of_model(model, "The"))
+            advice = f"`ccld inspect {quoted(model or 'default')}` lists the words that it knows."
+            doubts.append(f"{sentence}. These are most words of {text!r}. {advice}")
     return doubts
 
 
@@ -139,7 +172,8 @@ def settle(doubts: Sequence[str], agreed: bool) -> None:
         agreed: True if the option --yes was given.
 
     Raises:
-        ValueError: If the user declines, or the command does not run at a terminal.
+        DeclinedError: If the user declines.
+        ValueError: If the command does not run at a terminal.
     """
     if agreed or not doubts:
         return
@@ -148,4 +182,4 @@ def settle(doubts: Sequence[str], agreed: bool) -> None:
     print(*doubts, sep="\n", file=sys.stderr)
     print("Paint it anyway? [y/N] ", end="", flush=True, file=sys.stderr)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise ValueError("Nothing was painted.")
+        raise DeclinedError("Nothing was painted.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..utils.requirements import install_command
 from .arguments import add_option, require_model
 from .outputs import require_writable
-from .runtimes import MANIFEST_NAME, onnx_folder
+from .runtimes import MANIFEST_NAME, model_folder
 
 HELP = "convert a pipeline to ONNX files, for runtimes without torch"
 
@@ -39,7 +39,7 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
         require_writable(args.output)
     if args.output is None and args.dtype != "fp32":
         raise ValueError(f"--dtype {args.dtype} cannot use the pipeline's own weights: give --output, too.")
-    _require_no_export(args.output or onnx_folder(args.folder), args.overwrite)
+    _require_no_export(args.output or model_folder(args.folder), args.overwrite)
     return args
 
 

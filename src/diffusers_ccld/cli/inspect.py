@@ -9,13 +9,17 @@ from typing import Any
 from ..inference.record_checks import is_grid
 from ..utils.requirements import require_torch
 from ..utils.suggestions import path_suggestion
+from ..utils.terminal_text import printable
 from ..utils.words import SMALL_VOCABULARY, vocabulary_of, whole_words
 from .command_lines import command_of, frame_of
 from .runtimes import BUNDLED
-from .shell_words import printable
 
 HELP = "describe a picture, a model or a checkpoint"
 SUFFIXES = (".png", ".gif", ".webp")  # of pictures and animations
+DESCRIBED = (
+    "`ccld inspect` describes PNG, GIF and WebP files that ccld painted, pipelines' folders, and checkpoints of the "
+    "original."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +37,21 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
     if not args.path.exists() and str(args.path) != "default":
         raise ValueError(f"{args.path}: the file does not exist.{path_suggestion(args.path, ['default'])}")
     if needs_torch(args):
+        _require_checkpoint(args.path)
         require_torch(f"ccld inspect {args.path}")
     return args
+
+
+def _require_checkpoint(path: Path) -> None:
+    """Raises `ValueError` for a file that is certainly not a checkpoint, and says what it is."""
+    from ..original.reading.kinds import begins_like_weights, check_kind
+
+    try:
+        check_kind(path)
+        if not begins_like_weights(path):
+            raise ValueError(f"{path} is neither a picture that ccld painted nor a checkpoint.")
+    except ValueError as error:
+        raise ValueError(f"{error} {DESCRIBED}") from error
 
 
 def needs_torch(args: argparse.Namespace) -> bool:
@@ -46,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     """Describe a file or folder. Of a picture, print its settings and the command that paints it again; of a model,
     its parts and the words that it knows; of a checkpoint, the command that converts it. No code in it is executed."""
     facts = facts_of(args.path)
-    print(json.dumps(facts, indent=2) if args.json else "\n".join(as_lines(facts)))
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(as_lines(in_short(facts))))
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -119,6 +136,20 @@ def words_of(folder: Path) -> dict[str, Any]:
     if not 0 < len(vocabulary) < SMALL_VOCABULARY:
         return {}
     return {"tokens": len(vocabulary), "words": sorted(whole_words(vocabulary))}
+
+
+def in_short(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a folder with one line for each part: its class, its size and its precision."""
+    return {name: _part_in_short(value) if _is_part(value) else value for name, value in facts.items()}
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and "class" in value
+
+
+def _part_in_short(part: Mapping[str, Any]) -> str:
+    number = f"{part['parameters']:,} parameters" if "parameters" in part else ""
+    return ", ".join(filter(None, [part["class"], number, part.get("precision", "")]))
 
 
 def as_lines(facts: dict[str, Any], indent: str = "") -> list[str]:

@@ -19,7 +19,7 @@ from .arguments import (
     require_interval,
     require_model,
 )
-from .doubts import doubts_about, doubts_about_size, is_file_name, refuse_file_names, settle
+from .doubts import doubts_about, doubts_about_size, doubts_about_words, is_file_name, refuse_file_names, settle
 from .outputs import require_writable
 
 HELP = "interpolate between prompts, pictures and seeds"
@@ -98,7 +98,9 @@ def doubts_of(args: argparse.Namespace) -> list[str]:
     require_interval(args.guidance_interval)
     if args.negative_prompt is not None:
         refuse_file_names([args.negative_prompt], "--negative-prompt takes a text.")
-    return doubts_about(args.waypoints, (), args.guidance_scale, args.negative_prompt, are_waypoints=True)
+    prompts = [text for text in args.waypoints if not text.startswith("@")]
+    doubts = doubts_about(args.waypoints, (), args.guidance_scale, args.negative_prompt, are_waypoints=True)
+    return doubts + doubts_about_words(prompts, args.model)
 
 
 def run(args: argparse.Namespace) -> None:

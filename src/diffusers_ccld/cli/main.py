@@ -11,8 +11,11 @@ from types import ModuleType
 
 from ..utils.arguments import ArgumentParser, suggestion
 from ..utils.requirements import command_for, require_torch
+from ..utils.terminal_text import printable_lines
 from ..version import __version__
 from . import compare, convert, demo, embed, export, export_onnx, inspect, interpolate, measure_scale, sample
+from .doubts import DeclinedError
+from .hints import answer_to
 from .messages import own_warnings, quiet_libraries, with_flags
 
 # Each has HELP, add_arguments(parser), check(args) and run(checked), which gets what the check returns. A check finds
@@ -29,12 +32,19 @@ def main(argv: list[str] | None = None, load: Callable[[], None] | None = None) 
         argv: The arguments (default: those of the process).
         load: Called between checking the arguments and running the command.
     """
+    _print_any_letter()
     argv = sys.argv[1:] if argv is None else argv
     if not argv:
         make_parser().print_help()
         return 0
     args = make_parser(argv).parse_args(argv)
     return run_reporting_errors(_run, args, load or (lambda: None), verbose=args.verbose)
+
+
+def _print_any_letter() -> None:
+    """Letters of prompts and of file names that the output's encoding lacks are escaped, not an error."""
+    if getattr(sys.stdout, "errors", None) == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def make_parser(argv: list[str] = ()) -> ArgumentParser:
@@ -51,15 +61,15 @@ def make_parser(argv: list[str] = ()) -> ArgumentParser:
         command_parser.add_argument("--verbose", action="store_true", help="show the messages of the libraries, too")
         command_parser.set_defaults(command=command)
     if argv and not argv[0].startswith("-") and argv[0] not in names:
-        parser.error(f"{argv[0]!r} is not a command.{suggestion(argv[:1], names)} Commands are {', '.join(names)}.")
+        parser.error(answer_to(argv, names))
     if argv and argv[0].startswith("-"):
         _check_first_option(parser, commands.choices, argv[0].partition("=")[0])
     return parser
 
 
 def _check_first_option(parser: ArgumentParser, commands: dict[str, ArgumentParser], typed: str) -> None:
-    """Refuses an option before the command, unless it is one of `ccld` itself or the beginning of one."""
-    if any(option.startswith(typed) for option in parser.options):
+    """Refuses an option before the command, unless it is one of `ccld` itself."""
+    if typed in parser.options:
         return
     owners = [name for name, command in commands.items() if typed.replace("_", "-") in command.options]
     advice = f" It follows the command: ccld {owners[0]} … {typed}" if owners else suggestion([typed], parser.options)
@@ -109,13 +119,16 @@ def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose:
         _stop_at_sigterm()
     try:
         return run(*args) or 0
+    except DeclinedError as declined:
+        print(declined, file=sys.stderr)
+        return 1
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("CCLD_TRACEBACK"):
             raise
         message = str(error) if verbose else with_flags(str(error))
         if len(message) > LONGEST_MESSAGE and not verbose:
             message = f"{message[:LONGEST_MESSAGE]}… (--verbose shows the whole message.)"
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable_lines(message)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 OURS = "diffusers_ccld"
-FLAGS = {"num_inference_steps": "--steps", "guidance_scale": "--guidance-scale", "strength": "--strength"}
+FLAGS = {"num_inference_steps": "--steps", "guidance_scale": "--guidance-scale"}
+FLAGS |= {name: f"--{name}" for name in ("strength", "height", "width")}
 LIBRARIES = ("torch", "diffusers", "transformers", "huggingface_hub")
 
 

@@ -2,12 +2,13 @@
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-# A picture with its seed, or the grid.
-NAME_IN_RUN = re.compile(r"(\d{5,}|grid)(-(?P<run>\d+))?\.png")
+MOST_NAMES = 12  # at a terminal, of the files of one command
+FIRST_NAMES = 4  # where there are more
 
 
 def require_writable(path: Path, option: str = "--output") -> None:
@@ -50,23 +51,38 @@ def unused_path(path: Path) -> Path:
     return free
 
 
-def paths_of_run(folder: Path, seeds: Sequence[int], has_grid: bool) -> tuple[list[Path], Path | None]:
+def paths_of_run(folder: Path, stem: str, seeds: Sequence[int], has_grid: bool) -> tuple[list[Path], Path | None]:
     """Paths for the pictures of a run, one for each seed, and for their grid if it has one; all are new.
 
-    If one of the names is in use, all end in a number that no other run has: "00003-2.png" and "grid-2.png".
+    If one of the names is in use, all end in a number that no other run has: "rose-3-2.png" and "rose-grid-2.png".
 
     Args:
         folder: Their folder, which need not exist.
+        stem: The beginning of their names, such as "rose".
         seeds: The seeds.
         has_grid: True for a path of a grid, too.
     """
-    stems = [f"{seed:05d}" for seed in seeds] + ["grid"] * has_grid
-    paths = [folder / f"{stem}.png" for stem in stems]
+    ends = [str(seed) for seed in seeds] + ["grid"] * has_grid
+    paths = [folder / f"{stem}-{end}.png" for end in ends]
     if any(os.path.lexists(path) for path in paths):
-        names = map(NAME_IN_RUN.fullmatch, os.listdir(folder))
-        run = 1 + max(int(name["run"] or 1) for name in names if name)
+        # A longer number is the seed of a prompt that begins with this one and ends in a number.
+        in_a_run = re.compile(re.escape(stem) + r"-(\d+|grid)(-(?P<run>\d{1,5}))?\.png")
+        names = map(in_a_run.fullmatch, os.listdir(folder))
+        run = 1 + max((int(name["run"] or 1) for name in names if name), default=1)
+        while any(os.path.lexists(_numbered(path, run)) for path in paths):  # in other letters, where that is the same
+            run += 1
         paths = [_numbered(path, run) for path in paths]
     return paths[: len(seeds)], paths[-1] if has_grid else None
+
+
+def number_to_name(count: int, is_quiet: bool) -> int:
+    """The number of a command's files that it names: the first ones of many at a terminal, and all for a program.
+
+    Args:
+        count: Number of files.
+        is_quiet: True if the option --quiet was given, to print nothing but names.
+    """
+    return FIRST_NAMES if count > MOST_NAMES and sys.stdout.isatty() and not is_quiet else count
 
 
 def _numbered(path, number):

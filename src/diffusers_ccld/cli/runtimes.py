@@ -40,7 +40,7 @@ def chosen_runtime(args: argparse.Namespace) -> str:
 
 def preferred_runtime(args: argparse.Namespace) -> str:
     """The runtime of `--runtime auto`, installed or not."""
-    folder = onnx_folder(args.model)
+    folder = model_folder(args.model)
     has_onnx = os.path.isfile(folder / MANIFEST_NAME)
     torch_can = os.path.isfile(folder / "model_index.json") and find_spec("torch") is not None
     is_preferred = args.model is None or (has_onnx and not torch_can)
@@ -65,6 +65,11 @@ def options_for_torch(args: argparse.Namespace) -> list[str]:
     return [option for option, is_given in given.items() if is_given]
 
 
-def onnx_folder(model: str | None) -> Path:
-    """The folder of ONNX files that `--model` names; that of the bundled model without one."""
+def model_folder(model: str | None) -> Path:
+    """The folder that `--model` names; that of the bundled model without one."""
     return BUNDLED if model in (None, "default") else Path(os.path.expanduser(model))
+
+
+def name_of_model(model: str | None, article: str = "the") -> str:
+    """The name of a model in a sentence; `article` begins that of the bundled model."""
+    return f"{article} bundled model" if model in (None, "default") else model

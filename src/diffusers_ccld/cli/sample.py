@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import os
 import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,8 @@ from ..schedulers.names import TIMESTEP_SCHEDULES
 from ..utils.arguments import number, whole
 from .arguments import LAST_SEED, add_option
 from .doubts import doubts_about_size, settle
-from .runtimes import RUNTIMES, onnx_folder
+from .outputs import number_to_name
+from .runtimes import RUNTIMES, model_folder
 from .sample_record import description, negative_weight, record_of, size_of
 from .sample_request import SampleRequest, check_request
 
@@ -138,7 +140,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         default=Path("outputs"),
         metavar="DIR|FILE",
-        help="folder to write to, or a .png file for one picture; existing files are kept (default: %(default)s)",
+        help="folder to write to, under names from prompt and seed, or a .png file for one picture; existing files "
+        "are kept (default: %(default)s)",
     )
     add(
         "--grid",
@@ -220,7 +223,7 @@ def load_for_onnx(request: SampleRequest) -> "tuple[OnnxPipeline, str]":
     from ..onnx.pipeline import OnnxPipeline
 
     args = request.args
-    pipe = OnnxPipeline(onnx_folder(args.model))
+    pipe = OnnxPipeline(model_folder(args.model))
     changes = {"algorithm_type": args.algorithm, "timestep_schedule": args.timestep_schedule}
     given = {name: value for name, value in changes.items() if value is not None}
     pipe.scheduler = dataclasses.replace(pipe.scheduler, **given)
@@ -341,17 +344,24 @@ def best_of(
 
 
 def save(request: SampleRequest, painted: "Iterable[tuple[int, Path, Image.Image]]", record: "Provenance") -> None:
-    """Writes pictures, given with their seeds and files, and the grid of several; prints the names of the files."""
+    """Writes pictures, given with their seeds and files, and the grid of several; prints the names of the files.
+
+    At a terminal, the first names stand for many.
+    """
     from ..inference.provenance import save_picture
     from ..utils.pictures import image_grid
 
     saved, seeds = [], []
+    num_named = number_to_name(request.num_kept, request.args.quiet)
     for seed, path, picture in painted:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_picture(picture, path, {**record, "seed": seed})
-        print(path, flush=True)
+        if len(saved) < num_named:
+            print(path, flush=True)
         saved.append(picture)
         seeds.append(seed)
+    if len(saved) > num_named:
+        print(f"… and {len(saved) - num_named} more in {path.parent}{os.sep}")
     if request.grid is not None:
         grid = image_grid(saved, columns=math.ceil(math.sqrt(len(saved))))
         own = {"seed": request.seeds[0], "seeds": seeds, "num_images": len(request.seeds)}

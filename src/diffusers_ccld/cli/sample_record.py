@@ -1,19 +1,20 @@
 """Lines that say how `ccld sample` was understood, and the record in its pictures."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..pipelines.usual import INVERSION_STEPS, STRENGTHS
 from ..utils.words import unknown_words_sentence, vocabulary_of
 from ..version import __version__
-from .sample_request import SampleRequest
+from .runtimes import model_folder, name_of_model
+from .sample_request import SampleRequest, stem_of
 
 if TYPE_CHECKING:
     from ..inference.provenance import Provenance
     from ..onnx.pipeline import OnnxPipeline
     from ..pipelines.pipeline_ccld import CCLDPipeline
+
+ALIKE = 0.99  # of a side at least, where a cut is only rounding
 
 
 def negative_weight(negative_prompt: str | None, total: float) -> float | None:
@@ -44,7 +45,11 @@ def size_of(request: SampleRequest, pipe: "CCLDPipeline | OnnxPipeline") -> tupl
     multiple = pipe.size_multiple
     for option, side in sides.items():
         if side % multiple:
-            raise ValueError(f"{option} {side}: sizes are multiples of {multiple} pixels with this model.")
+            lower = side - side % multiple
+            nearest = f"{lower} and {lower + multiple}" if lower else multiple
+            raise ValueError(
+                f"{option} {side}: sizes are multiples of {multiple} pixels with this model, such as {nearest}."
+            )
     return sides["--width"], sides["--height"]
 
 
@@ -116,12 +121,13 @@ def description(request: SampleRequest, record: "Provenance", negative: float | 
         verb = {"image_to_image": "init", "inpaint": "inpaint", "edit": "edit"}[request.task]
         where = f" where {record['mask']} is white" if "mask" in record else ""
         lines.append((verb, f"{record['picture']}{where}, strength {record['strength']:g}"))
+        lines += [("", sentence) for sentence in _fits(request, record["size"])]
     interval = record["guidance_interval"]
     between = f", guidance from {interval[0]:g} to {interval[1]:g}" if interval else ""
     if "parallel_guidance" in record:
         between += f", of its parallel part {record['parallel_guidance']:g}"
     varied = f", variation {record['variation']:g}" if record["variation"] else ""
-    model = "the bundled model" if args.model is None else args.model
+    model = name_of_model(args.model)
     width, height = record["size"]
     lines += [
         ("model", f"{model}, {record['steps']} steps of {record['algorithm']}{between}{varied}, {record['dtype']}"),
@@ -130,14 +136,24 @@ def description(request: SampleRequest, record: "Provenance", negative: float | 
         ("files", _files(request)),
     ]
     texts = [*(text for text, _ in request.given if isinstance(text, str)), args.negative_prompt or ""]
-    if unknown := unknown_words_sentence(texts, vocabulary_of(_folder(args.model)), model):
+    if unknown := unknown_words_sentence(texts, vocabulary_of(model_folder(args.model)), model):
         lines.append(("unknown", unknown))
         lines.append(("", f"`ccld inspect {args.model or 'default'}` lists the words that it knows."))
     return [f"{name:10}{value}".rstrip() for name, value in lines]
 
 
-def _folder(model: str | None) -> Path:
-    return Path(__file__).parents[1] / "default_model" if model is None else Path(os.path.expanduser(model))
+def _fits(request: SampleRequest, size: Sequence[int]) -> list[str]:
+    """Sentences on the cut of a picture to the result's shape, and on the change of a mask to the picture's."""
+    (width, height), sentences = request.picture.size, []
+    # As in `inference.tasks.fitted`.
+    kept = min(width, round(height * size[0] / size[1])), min(height, round(width * size[1] / size[0]))
+    if kept[0] < ALIKE * width or kept[1] < ALIKE * height:
+        sentences.append(f"the picture's {width} × {height} pixels are cut to {kept[0]} × {kept[1]} in the middle")
+    if request.mask is not None:
+        mask_width, mask_height = request.mask.size
+        if not ALIKE <= mask_width * height / (mask_height * width) <= 1 / ALIKE:
+            sentences.append(f"the mask's {mask_width} × {mask_height} pixels are stretched to the picture's shape")
+    return sentences
 
 
 def _range(values: Sequence[object]) -> str:
@@ -149,4 +165,6 @@ def _files(request: SampleRequest) -> str:
         return str(request.paths[0])
     if request.args.best:
         return f"the best {request.args.best} of {len(request.paths)}, in {request.paths[0].parent}"
-    return _range(request.paths) + (f", {request.grid.name}" if request.grid else "")
+    stem = stem_of(request.args)
+    last, *grid = ["…" + path.name.removeprefix(stem) for path in (request.paths[-1], request.grid) if path]
+    return ", ".join([f"{request.paths[0]} to {last}", *grid])

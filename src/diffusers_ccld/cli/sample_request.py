@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..schedulers.names import SINGLE_STEP
+from ..utils.file_names import file_stem
 from .arguments import (
     LAST_SEED,
     PICTURE_SUFFIXES,
@@ -16,9 +17,10 @@ from .arguments import (
     require_interval,
     require_model,
 )
-from .doubts import doubts_about, refuse_file_names, settle
+from .doubts import doubts_about, doubts_about_words, refuse_file_names, settle
 from .outputs import paths_of_run, require_writable, unused_path
 from .runtimes import chosen_runtime
+from .shell_words import quoted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -121,11 +123,17 @@ def doubts_of(args: argparse.Namespace) -> list[str]:
     files = [(option, *parse_weighted_file(text)) for option, texts in options.items() for text in texts]
     _check_options(args, bool(prompts or files))
     named = [(f"{option} {path}", weight) for option, path, weight in files]
-    return doubts_about(args.prompts, named, args.guidance_scale, args.negative_prompt)
+    doubts = doubts_about(args.prompts, named, args.guidance_scale, args.negative_prompt)
+    return doubts + doubts_about_words(args.prompts, args.model)
 
 
 def _check_options(args: argparse.Namespace, has_prompts: bool) -> None:
     """Raises `ValueError` for options that contradict one another or lack a partner."""
+    if args.edit and not has_prompts:
+        raise ValueError(
+            f"--edit {args.edit}: without a prompt, the picture stays as it is. Say what it is to become, as in: "
+            f'ccld sample "a cottage in winter" --edit {quoted(str(args.edit))}'
+        )
     if args.mask and args.edit:
         raise ValueError("--mask belongs to --init, not to --edit: give --init FILE in its place.")
     if args.mask and not args.init:
@@ -165,7 +173,13 @@ def _paths(args: argparse.Namespace, seeds: range, is_file: bool) -> tuple[list[
     if args.output.suffix.lower() in PICTURE_SUFFIXES and not args.output.is_dir():
         raise ValueError(f"--output {args.output}: pictures are written as PNG files; give a name with .png.")
     require_writable(args.output)
-    return paths_of_run(args.output, seeds, has_grid=kept > 1 and args.grid)
+    return paths_of_run(args.output, stem_of(args), seeds, has_grid=kept > 1 and args.grid)
+
+
+def stem_of(args: argparse.Namespace) -> str:
+    """The beginning of the pictures' names, from the prompts that they are steered to."""
+    prompts = map(parse_weighted, args.prompts)
+    return file_stem(" and ".join(text for text, weight in prompts if weight is None or weight > 0))
 
 
 def _open_mask(path: Path) -> "Image.Image":

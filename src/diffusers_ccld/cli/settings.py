@@ -52,7 +52,6 @@ def parse_config(config_class: type[Config], description: str, argv: list[str] |
         config_class,
         description=description,
         formatter_class=_HelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="YAML", help="file of settings, named like the flags")
     flags = _flags_of_yaml(config_class, Path(path)) if path is not None else []

@@ -1,10 +1,8 @@
-"""Texts from files for the terminal: as words of a command line, and without characters that control the terminal."""
+"""Words of a command line for a shell."""
 
-import re
 import shlex
 
-# Control characters, line separators, halves of surrogate pairs, and characters that change the direction of writing.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+from ..utils.terminal_text import UNPRINTABLE
 
 
 def quoted(word: str) -> str:
@@ -15,6 +13,6 @@ def quoted(word: str) -> str:
     return "$'" + UNPRINTABLE.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in found[0].encode()), escaped) + "'"
 
 
-def printable(text: str) -> str:
-    """A text in which unprintable characters are escaped, as in "a\\x1b[31m"."""
-    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+def as_prompt(text: str) -> str:
+    """A prompt as a word for a shell: in double quotation marks, as people type it, if nothing in it is special."""
+    return f'"{text}"' if UNPRINTABLE.search(text) is None and not set(text) & set('"$`\\!') else quoted(text)

@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image, PngImagePlugin
 from ..inference.animation import save_animation
 from ..inference.provenance import TEXT_CHUNK, Provenance
 from ..inference.tasks import Progress
+from ..utils.file_names import file_stem
 from .requests import PaintingRequest
 
 FRAME_RATE = 8.0
@@ -62,7 +62,7 @@ def save_pictures(request: PaintingRequest, pictures: Sequence[Image.Image], fol
     Returns:
         Each file with its caption.
     """
-    stem = _stem(request)
+    stem = file_stem(" to ".join(filter(None, [request.prompt, request.second_prompt])))
     if request.task == "animate":
         path = folder / f"{stem}-{request.seed}.webp"
         save_animation(pictures, path, "webp", FRAME_RATE, _record_of_animation(pictures))
@@ -84,11 +84,6 @@ def _record_of_animation(frames: Sequence[Image.Image]) -> Provenance | None:
     record = json.loads(frames[0].info[TEXT_CHUNK])
     del record["position"]
     return record | {"frames": len(frames), "max_pictures": len(frames)}
-
-
-def _stem(request: PaintingRequest) -> str:
-    texts = " to ".join(filter(None, [request.prompt, request.second_prompt]))
-    return re.sub(r"[^a-z0-9]+", "-", texts.lower())[:60].strip("-") or "picture"
 
 
 def link_html(

@@ -3,6 +3,7 @@
 Combinations, seeds and captions are fixed: the same model on the same machine gives the same numbers.
 """
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ FIRST_FRESH_SEED = 10_000_000  # training sets contain no painting from here on
 RETRIEVED = 100
 COMPOSITION_PIXELS = 16  # pixels across at which compositions are compared
 CAPTIONS_FOR_DIVERSITY, SEEDS_FOR_DIVERSITY = 12, 16
+PICTURES_FOR_DIVERSITY = CAPTIONS_FOR_DIVERSITY * SEEDS_FOR_DIVERSITY
 
 
 # Prompts and paintings
@@ -93,6 +95,20 @@ def sample_all(
     seeds = range(first_seed, first_seed + len(prompts))
     pictures = sample(pipe, seeds, prompts, batch_size=batch_size, **(options or {}))
     return list(tqdm(pictures, total=len(prompts), desc="Sampling", unit="picture"))
+
+
+def minutes_to_sample(
+    pipe: CCLDPipeline,
+    prompts: Sequence[str],
+    count: int,
+    batch_size: int,
+    options: dict[str, object] | None = None,
+) -> float:
+    """Samples one batch, and returns how many minutes `count` pictures would take; other arguments as `sample_all`."""
+    first = prompts[:batch_size]
+    start = time.perf_counter()
+    sample_all(pipe, first, batch_size, options)
+    return (time.perf_counter() - start) * count / len(first) / 60
 
 
 # Attributes

@@ -218,12 +218,12 @@ def sample_path(
     check_counts(path, num_frames, batch_size, max_pictures)
     max_pictures = 4 * num_frames if max_pictures is None else max_pictures
     known: dict[tuple[float, float], float] = {}
-    with _without_its_bar(pipe), tqdm(desc="Sampling", unit="picture", total=0) as progress_bar:
+    most = max(max_pictures - len(pictures), 0)
+    with _without_its_bar(pipe), tqdm(desc="Sampling", unit="picture", total=most) as progress_bar:
 
         def distances(positions: list[float]) -> list[float]:
             positions = [path.canonical(position) for position in positions]
             missing = [position for position in dict.fromkeys(positions) if position not in pictures]
-            progress_bar.total += len(missing)
             for first in range(0, len(missing), batch_size):
                 part = missing[first : first + batch_size]
                 sampled = sample_at(pipe, path, part, num_inference_steps, guidance_interval=guidance_interval)
@@ -237,7 +237,9 @@ def sample_path(
             return [known[pair] for pair in pairwise(positions)]
 
         is_closed = int(path.is_closed)
-        return even_frames(distances, path.num_legs, num_frames - 1 + is_closed, max_pictures + is_closed)
+        frames = even_frames(distances, path.num_legs, num_frames - 1 + is_closed, max_pictures + is_closed)
+        progress_bar.total = progress_bar.n  # even frames mostly need fewer pictures
+        return frames
 
 
 @contextmanager

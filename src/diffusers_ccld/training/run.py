@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ..sharing.hub import push_folder
 from ..utils.locks import exclusive
+from ..utils.next_steps import print_how_to_sample
 from .accelerator import Interruption, clip_gradient, gather_stream_positions
 from .bad_images import BadImages
 from .checkpoints import find_checkpoint, load_checkpoint, save_batch, save_checkpoint, tidy_checkpoints
@@ -255,12 +256,15 @@ class TrainingRun:
         return self.hub_name or self.output_dir.resolve().name
 
     def publish(self, folder: Path) -> None:
-        """Prints the result's folder, and uploads it if the settings say so. Only the main process may call this.
+        """Prints the result's folder and how to use it, and uploads it if the settings say so.
+
+        Only the main process may call this.
 
         Raises:
             OSError: If the upload fails; the folder stays.
         """
         print(f"wrote {folder}")
+        print_how_to_sample(folder)
         if self.hub_name is not None:
             print(f"uploaded to {push_folder(folder, self.hub_name)}")
 

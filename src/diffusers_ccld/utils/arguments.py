@@ -16,11 +16,17 @@ SIMILARITY = 0.75  # of a suggestion at least, as difflib counts it; "smaple" an
 class ArgumentParser(argparse.ArgumentParser):
     """Shows `--max-steps` and accepts `--max_steps`, too. Help texts keep the line breaks of the description.
 
-    An error is one line. That of an unknown option names the one that resembles it.
+    An error is one line. That of an unknown option names the one that it resembles or begins; none may be abbreviated.
     """
 
-    def __init__(self, *args: Any, formatter_class: Any = argparse.RawDescriptionHelpFormatter, **options: Any):
-        super().__init__(*args, formatter_class=formatter_class, **options)
+    def __init__(
+        self,
+        *args: Any,
+        formatter_class: Any = argparse.RawDescriptionHelpFormatter,
+        allow_abbrev: bool = False,
+        **options: Any,
+    ):
+        super().__init__(*args, formatter_class=formatter_class, allow_abbrev=allow_abbrev, **options)
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         """Adds an argument. Of two spellings of one option, only the one with hyphens is added."""
@@ -50,26 +56,41 @@ class ArgumentParser(argparse.ArgumentParser):
         return [option for action in self._actions for option in action.option_strings]
 
     def error(self, message: str) -> NoReturn:
-        """Prints an error as one line, and exits with status 2."""
+        """Prints an error as one line, and exits with status 2. Characters that control a terminal are escaped."""
+        message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
         self.exit(2, f"error: {message} (`{self.prog} --help` lists the options.)\n")
 
 
 def suggestion(given: Sequence[str], known: Sequence[str]) -> str:
-    """Returns " Did you mean …?" with the known word that resembles each of the given ones, or "" if none does.
+    """Returns " Did you mean …?" with the known word that each of the given ones resembles or begins, or "".
 
     Args:
         given: Words as they were typed. Hyphens before an option's name do not count.
         known: The words to choose from.
     """
     names = {name.lstrip("-"): name for name in known}
-    words = [_with_hyphens(word).lstrip("-") for word in given]
-    similar = [names[match] for word in words for match in difflib.get_close_matches(word, names, 1, SIMILARITY)]
-    return f" Did you mean {' '.join(similar)}?" if similar else ""
+    meant = [_meant(_with_hyphens(word).lstrip("-"), names) for word in given]
+    meant = [name for name in meant if name]
+    return f" Did you mean {' '.join(meant)}?" if meant else ""
+
+
+def _meant(word, names):
+    """The names that a word begins, or that it resembles as a whole or in their first parts; "" if there is none."""
+    begun = [name for bare, name in names.items() if len(word) > 1 and bare.startswith(word)]
+    if begun:
+        return " or ".join(begun)
+    spellings = {}
+    for bare, name in names.items():
+        parts = bare.split("-")
+        for count in range(1, len(parts) + 1):
+            spellings.setdefault("-".join(parts[:count]), []).append(name)
+    similar = difflib.get_close_matches(word, spellings, 1, SIMILARITY)
+    return "".join(names.get(spelling) or " or ".join(spellings[spelling]) for spelling in similar)
 
 
 def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
     """Returns the type of an option that takes a whole number in a range, for `add_argument`."""
-    bounds = f"from {lowest}" if highest is None else f"from {lowest} to {highest}"
+    bounds = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
 
     def parse(text: str) -> int:
         try:
@@ -85,7 +106,12 @@ def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
 
 def number(lowest: float = -math.inf, highest: float = math.inf) -> Callable[[str], float]:
     """Returns the type of an option that takes a finite number in a range, for `add_argument`."""
-    bounds = {(True, True): f" from {lowest:g} to {highest:g}", (True, False): f" from {lowest:g}"}
+    bounds = {
+        (True, True): f"number from {lowest:g} to {highest:g}",
+        (True, False): f"finite number of at least {lowest:g}",
+        (False, True): f"finite number of at most {highest:g}",
+        (False, False): "finite number",
+    }
 
     def parse(text: str) -> float:
         try:
@@ -93,8 +119,8 @@ def number(lowest: float = -math.inf, highest: float = math.inf) -> Callable[[st
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and lowest <= value <= highest):
-            limits = bounds.get((math.isfinite(lowest), math.isfinite(highest)), "")
-            raise argparse.ArgumentTypeError(f"{text!r} is not a finite number{limits}")
+            kind = bounds[math.isfinite(lowest), math.isfinite(highest)]
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {kind}")
         return value
 
     return parse

@@ -2,12 +2,17 @@
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from .terminal_text import printable
+
 PATH_SIMILARITY = 0.75  # of a suggestion at least, as in arguments.py, which has to stand alone
 MOST_NAMES = 10_000  # of a folder that are compared
+
+_DIGITS = re.compile(r"\d+")
 
 
 def path_suggestion(path: str | Path, known: Sequence[str] = (), is_folder: bool = False) -> str:
@@ -21,7 +26,7 @@ def path_suggestion(path: str | Path, known: Sequence[str] = (), is_folder: bool
     words = difflib.get_close_matches(str(path), known, 1, PATH_SIMILARITY)
     path = Path(os.path.expanduser(path))
     found = words[0] if words else _similar_path(path, is_folder)
-    return "" if found in (None, path) else f" Did you mean {found}?"
+    return "" if found in (None, path) else f" Did you mean {printable(str(found))}?"
 
 
 def _similar_path(path: Path, is_folder: bool) -> Path | None:
@@ -29,8 +34,16 @@ def _similar_path(path: Path, is_folder: bool) -> Path | None:
     if os.path.exists(path):
         return path
     parent = _similar_path(path.parent, is_folder=True) if path.name else None
-    names = _names_in(parent, is_folder) if parent is not None else []
-    return next((parent / name for name in difflib.get_close_matches(path.name, names, 1, PATH_SIMILARITY)), None)
+    nearest = _nearest(path.name, _names_in(parent, is_folder)) if parent is not None else None
+    return None if nearest is None else parent / nearest
+
+
+def _nearest(name: str, names: Sequence[str]) -> str | None:
+    """The name that resembles one most. `None` if none does, or if several do whose numbers alone are others."""
+    close = difflib.get_close_matches(name, names, 2, PATH_SIMILARITY)
+    first, *second = [difflib.SequenceMatcher(None, other, name).ratio() for other in close] or [0]
+    is_a_tie = first in second and _DIGITS.sub("", close[0]) == _DIGITS.sub("", close[1])
+    return close[0] if close and not is_a_tie else None
 
 
 def _names_in(folder: Path, is_folder: bool) -> list[str]:

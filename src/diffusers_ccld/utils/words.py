@@ -46,6 +46,11 @@ def vocabulary_of(pipeline_folder: str | Path) -> set[str]:
     return set(tokens)
 
 
+def words_in(text: str) -> list[str]:
+    """The words of a text with two or more letters, in lower case, each once."""
+    return list(dict.fromkeys(_WORD.findall(text.lower())))
+
+
 def unknown_words(text: str, vocabulary: Collection[str]) -> list[str]:
     """The words of a text that a small vocabulary lacks, so that a tokenizer spells them; none for a large vocabulary.
 
@@ -57,8 +62,7 @@ def unknown_words(text: str, vocabulary: Collection[str]) -> list[str]:
     """
     if not 0 < len(vocabulary) < SMALL_VOCABULARY:
         return []
-    words = dict.fromkeys(_WORD.findall(text.lower()))
-    return [word for word in words if f"{word}{END_OF_WORD}" not in vocabulary]
+    return [word for word in words_in(text) if f"{word}{END_OF_WORD}" not in vocabulary]
 
 
 def unknown_words_sentence(texts: Iterable[str], vocabulary: Collection[str], model: str) -> str:

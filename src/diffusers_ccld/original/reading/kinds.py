@@ -1,6 +1,7 @@
 """Recognises files by their first bytes: what is not a checkpoint is named, not called damaged."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -25,7 +26,9 @@ SIGNATURES = (
     (b"%PDF", "a PDF document"),
 )
 TAR_MAGIC, TAR_OFFSET = b"ustar", 257
+BEGINNING_OF_JSON = re.compile(r'\s*(\{\s*["}]|\[\s*[]"[{\d-])')  # and not "[section]" of a file of settings
 LONGEST_HEADER = 10**8  # bytes; the limit of safetensors itself
+PICKLES = (b"\x80", b"(", b"c", b"}", b"]")  # the protocol, or what earlier ones begin with
 HEAD = 1024  # bytes that are looked at
 
 
@@ -34,6 +37,13 @@ def is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= LONGEST_HEADER
+
+
+def begins_like_weights(path: Path) -> bool:
+    """True for a file that begins like one of safetensors, an archive of PyTorch, or a pickle of any protocol."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    return head.startswith(PICKLES) or head == b"PK\x03\x04" or path.suffix == ".safetensors" or is_safetensors(path)
 
 
 def check_kind(path: Path) -> None:
@@ -90,7 +100,7 @@ def _kind_of_text(head):
     first = text.strip().partition("\n")[0]
     if not first.isprintable() or any(not (c.isprintable() or c in "\r\n\t") for c in text):
         return None
-    if text.lstrip().startswith(("{", "[")):
+    if BEGINNING_OF_JSON.match(text):
         try:
             json.loads(text)
             is_json = True

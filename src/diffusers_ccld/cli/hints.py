@@ -1,0 +1,55 @@
+"""Answers to a first word that is not a command of `ccld`: what was probably meant."""
+
+import os
+from collections.abc import Sequence
+from itertools import takewhile
+
+from ..utils.arguments import suggestion
+from .arguments import PICTURE_SUFFIXES
+from .doubts import PART_OF_PROMPT
+from .shell_words import as_prompt, quoted
+
+# What to type, and the words of people and of other programs for it.
+SYNONYMS = {
+    "sample": "create draw gen generate image imagine make paint picture prompt render t2i text2image text-to-image "
+    "text2img txt2image txt2img",
+    "ccld sample PROMPT --edit FILE": "change edit modify",
+    "ccld sample PROMPT --init FILE": "i2i image2image image-to-image img2img init vary",
+    "ccld sample PROMPT --init FILE --mask FILE": "fill inpaint inpainting mask",
+    "interpolate": "animate animation blend film gif lerp mix morph slerp travel tween video walk",
+    "compare": "benchmark eval evaluate fid metrics score",
+    "demo": "app gradio gui page serve server start ui web webui",
+    "embed": "embedding encode invert learn textual-inversion",
+    "convert": "import",
+    "inspect": "cat describe identify info metadata read record show view words",
+    "export-onnx": "onnx to-onnx",
+    "measure-scale": "scale scaling-factor",
+    "python training/finetune.py": "finetune fine-tune lora train training",
+    "--help": "help usage",
+    "--version": "version",
+}
+
+
+def answer_to(argv: Sequence[str], names: Sequence[str]) -> str:
+    """The sentences that refuse a command line whose first word is not a command.
+
+    Args:
+        argv: The words of the command line.
+        names: The names of the commands.
+    """
+    word = argv[0]
+    refusal = f"{word!r} is not a command."
+    commands = f"Commands are {', '.join(names)}."
+    for meant, synonyms in SYNONYMS.items():
+        if word.lower() in synonyms.split():
+            return f"{refusal} Did you mean {meant}? {commands}"
+    if os.path.isfile(word) or word.lower().endswith(PICTURE_SUFFIXES):
+        return f"{refusal} To describe this file: ccld inspect {quoted(word)}"
+    prompt = " ".join(takewhile(lambda typed: not typed.startswith("-"), argv))
+    is_prompt = any(map(str.isspace, word)) or PART_OF_PROMPT.fullmatch(word) is not None
+    if not is_prompt and (similar := suggestion([word.lower()], names)):
+        return f"{refusal}{similar} {commands}"
+    sentences = [refusal] if is_prompt else [refusal, commands]
+    if any(map(str.isalpha, word)):
+        sentences.append(f"To paint it: ccld sample {as_prompt(prompt)}")
+    return " ".join(sentences)

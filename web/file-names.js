@@ -1,0 +1,11 @@
+// Names of picture files, as src/diffusers_ccld/utils/file_names.py makes them; a test compares the two.
+
+const LONGEST = 60; // characters
+const BETWEEN_WORDS = /(?:[^\p{L}\p{M}\p{N}]|[\u{10000}-\u{10ffff}])+/gu;
+
+/** The beginning of a picture's file name, from its prompt: "a-rose-in-bloom" for "A rose, in bloom". */
+export function fileStem(text) {
+  const words = text.normalize("NFC").toLowerCase().replace(BETWEEN_WORDS, " ").trim().split(" ").slice(0, LONGEST);
+  while (words.length > 1 && words.join("-").length > LONGEST) words.pop();
+  return words.join("-").slice(0, LONGEST) || "picture";
+}
