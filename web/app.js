@@ -1,11 +1,8 @@
 // The page: its forms, pictures, links and files. Painting is done by worker.js.
 
 import { compareModels, describeModel, loadModel, showUnknown } from "./about.js";
-<<<<<<< HEAD
-import { copy, linkOf, readLink } from "./links.js";
-=======
 import { fileStem } from "./file-names.js";
->>>>>>> main
+import { copy, linkOf, readLink } from "./links.js";
 import { readRecord, withRecord } from "./png.js";
 import { MIX_STEPS, fieldsOf, recordOf } from "./record.js";
 import { RecordError } from "./valid-record.js";
