@@ -333,5 +333,5 @@ def test_chips_and_examples_are_words_that_the_model_knows():
     model = DemoModel.of(default_model())
     shown = examples_html(model.examples)
     texts = [*re.findall(r'data-text="([^"]*)"', chips_html()), *re.findall(r'data-prompt="([^"]*)"', shown)]
-    assert len(texts) == 12 + 8 + 6 + 8 and unknown_words(" ".join(texts), vocabulary_of(default_model())) == []
-    assert shown.count("data:image/jpeg") == len(model.examples) == 8 and "a cat" in vocabulary(model)
+    assert len(texts) == 12 + 8 + 6 + 6 and unknown_words(" ".join(texts), vocabulary_of(default_model())) == []
+    assert shown.count("data:image/jpeg") == len(model.examples) == 6 and "a cat" in vocabulary(model)

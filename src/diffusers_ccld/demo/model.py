@@ -15,7 +15,7 @@ from ..utils.fingerprints import folder_fingerprint
 from ..utils.text_lines import read_entries
 from ..utils.words import PROMPTS_NAME, example_prompts, unknown_words, vocabulary_of, whole_words
 
-MOST_EXAMPLES = 8
+MOST_EXAMPLES = 6
 COLUMNS = 4  # of a grid of samples
 BUNDLED_EXAMPLES = Path(__file__).with_name("examples.txt"), Path(__file__).with_name("examples.png")
 
