@@ -297,6 +297,19 @@ def test_a_dropped_picture_fills_the_form(tab, tmp_path):
     tab.wait_for_function("document.querySelector('#prompt textarea').value === 'a cat on a rug'")
     assert tab.get_by_label("number input for Steps").input_value() == "9"
     assert tab.get_by_label("Seed", exact=True).input_value() == "77"
+    save_picture(Image.new("RGB", (8, 8)), tmp_path / "other.png", record | {"seed": 2**53 + 1})
+    tab.locator("#settings [aria-label=Clear], #settings [title=Clear]").first.click()
+    tab.locator("#details input[type=file][accept*=png]").last.set_input_files(tmp_path / "other.png")
+    refused = "settings cannot be used. The seed must be a whole number from 0 to 4294967295."
+    notice = tab.get_by_text(f"The given picture's {refused}")
+    notice.wait_for()
+    wait(tab, lambda: 0 < notice.bounding_box()["y"] < 900, "The notice is in sight.")
+    assert tab.get_by_label("Seed", exact=True).input_value() == "77"
+    next_picture(tab)
+    assert not notice.is_visible()
+    tab.goto(tab.url.replace("seed=77", f"seed={2**53 + 1}"))
+    tab.get_by_text(f"The link's {refused}").wait_for()
+    assert tab.evaluate("finished") == 0
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -144,41 +144,43 @@ class Studio:
 
     def open_link(self, request: gr.Request) -> list[Any]:
         """Values for the form from a link of `PaintingRequest.link`: of its shared fields, of those of tabs, the
-        tab and the task, and a notice if it is another model's. No changes without a link."""
-        query = dict(request.query_params)
+        tab and the task, and a notice if it is another model's. No changes without a link; of one that cannot be used,
+        the notice alone."""
+        query, unchanged = dict(request.query_params), [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + 2)
         try:
             linked = parse_link(query, self.limits)
         except ValueError as error:
-            gr.Warning(html.escape(f"The link's settings cannot be used. {error}"))
-            linked = None
+            return [*unchanged, _notice([f"The link's settings cannot be used. {error}"], "alert")]
         if linked is None:
-            return [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + 3)
+            return [*unchanged, gr.skip()]
         tabs = BETWEEN if linked.task in BETWEEN else (linked.task,)
         of_tabs = [getattr(linked, name) if tab in tabs else gr.skip() for tab, name in FORM_OF_TABS]
-        notice = self._notice(query, MODEL_OF_LINK, "link")
+        notice = _notice([self.model.difference(query, MODEL_OF_LINK, "link")])
         return [*_form_of(linked), *of_tabs, gr.Tabs(selected=tabs[0]), linked.task, notice]
 
     def read_settings(self, file: Any) -> list[Any]:
         """Values for the form from a picture of ours: of its shared fields, of those of tabs, of the image prompt and
-        its share where the model takes one, the tab, and a notice of what they lack. No changes without a file."""
+        its share where the model takes one, the tab, and a notice of what they lack. No changes without a file; of one
+        that cannot be used, the notice alone."""
+        num_fields = len(FORM_OF_LINK) + len(FORM_OF_TABS) + 2 * self.painter.takes_image_prompts + 1
         if not file:
-            return [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + 2 * self.painter.takes_image_prompts + 2)
+            return [gr.skip()] * (num_fields + 1)
         file = file[0] if isinstance(file, list) else file
         try:
             record = load_record(uploaded_file(file, Path(get_upload_folder())), self.limits.image_pixels)
             request = request_of_record(record, self.limits)
         except ValueError as error:
-            raise _for_user(f"The given picture's settings cannot be used. {error}") from error
+            notice = _notice([f"The given picture's settings cannot be used. {error}"], "alert")
+            return [*[gr.skip()] * num_fields, notice]
         task = record.get("task", request.task)
         task = task if task in TASKS else request.task
         tabs = (task, "animate") if "frames" in record else (task,)
         of_tabs = [getattr(request, name) if tab in tabs else gr.skip() for tab, name in FORM_OF_TABS]
         image = [gr.skip(), request.image_prompt_weight] if record.get("images") else [None, gr.skip()]
         image *= self.painter.takes_image_prompts
-        notice = self._notice(
-            record, "fingerprint", "picture", self._other_settings(record), missing_upload(record, self.limits)
-        )
-        return [*_form_of(request), *of_tabs, *image, gr.Tabs(selected=task), notice]
+        other_model = self.model.difference(record, "fingerprint", "picture")
+        sentences = [other_model, self._other_settings(record), missing_upload(record, self.limits)]
+        return [*_form_of(request), *of_tabs, *image, gr.Tabs(selected=task), _notice(sentences)]
 
     def _other_settings(self, record: Provenance) -> str:
         """Sentences of the settings of a picture that are the model's own here, and differ."""
@@ -190,10 +192,6 @@ class Studio:
         if own and record.get("timestep_schedule", own) != own:
             sentences.append(f"The picture has the timestep schedule {record['timestep_schedule']}, this page {own}.")
         return " ".join(sentences)
-
-    def _notice(self, values, field, thing, *others):
-        sentences = filter(None, [self.model.difference(values, field, thing), *others])
-        return "".join(f'<p class="unknown" role="status">{html.escape(sentence)}</p>' for sentence in sentences)
 
 
 class Watch:
@@ -243,6 +241,11 @@ class Watch:
 def _form_of(request: PaintingRequest) -> list[Any]:
     form = {name: getattr(request, name) for name in LINKED} | {"random_seed": False}
     return [form[name] for name in FORM_OF_LINK]
+
+
+def _notice(sentences: Iterable[str], role: str = "status") -> str:
+    """The notice at the top of the page. Gradio shows errors of events without a queue nowhere."""
+    return "".join(f'<p class="unknown" role="{role}">{html.escape(text)}</p>' for text in sentences if text)
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:

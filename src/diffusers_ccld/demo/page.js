@@ -10,8 +10,12 @@ const ccld = (() => {
 
   // Presses the button of the open tab.
   function press() {
+    forgetNotice();
     openButtons(".paint-button")[0]?.click();
   }
+
+  // The notice is about a link or a picture that was given before.
+  const forgetNotice = () => find("#notice")?.classList.add("old");
 
   // Presses the button with a text as soon as its tab is open.
   function pressOnce(text, tries = 200) {
@@ -119,6 +123,7 @@ const ccld = (() => {
   function onClick(event) {
     if (event.target.matches?.("#note .copy")) copyLink(event.target);
     if (event.target.closest?.('[role="tab"]')) delete find("#prompt").dataset.missing;
+    if (event.isTrusted && event.target.closest?.(".paint-button, .animate-button")) forgetNotice();
     const chip = event.target.closest?.(".chip");
     if (chip) onChip(chip);
     const example = event.target.closest?.(".example");
@@ -126,6 +131,12 @@ const ccld = (() => {
       fill(example.dataset.prompt);
       find("#prompt textarea").focus();
     }
+  }
+
+  // After a picture gave its settings, far below: shows what came of it, the notice or else the form.
+  function showRestored() {
+    find("#notice").classList.remove("old");
+    (find("#notice .unknown") ?? find("#prompt")).scrollIntoView({ block: "center" });
   }
 
   // The picture that is enlarged in the gallery, or else the first one.
@@ -250,6 +261,6 @@ const ccld = (() => {
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   const waiting = '<div class="running"><div class="bar"><div></div></div><p>Waiting for the painter</p></div>';
-  return { pressOnce, inputs, fail, keepSeed, brush, send, seedOf, finish, waiting };
+  return { pressOnce, inputs, fail, keepSeed, showRestored, brush, send, seedOf, finish, waiting };
 })();
 window.ccld = ccld;

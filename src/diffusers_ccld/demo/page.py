@@ -103,7 +103,8 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
         of_tabs = [tabs[task].inputs[name] for task, name in FORM_OF_TABS]
         image = [details[name] for name in ("image_prompt", "image_prompt_weight") if name in details]
         restored = [*form, *of_tabs, *image, container, notice]
-        dropped.upload(studio.read_settings, dropped, restored, preprocess=False, **quiet)
+        restoring = dropped.upload(studio.read_settings, dropped, restored, preprocess=False, **quiet)
+        restoring.then(js="() => { ccld.showRestored(); }")
         dropped.data_model = Unchecked
         linked = gr.Textbox(visible="hidden")
         opened = page.load(studio.open_link, outputs=[*form, *of_tabs, container, linked, notice], **quiet)
