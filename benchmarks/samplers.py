@@ -183,11 +183,9 @@ class Bench:
         return torch.cat(parts)
 
     def minutes(self, num_evaluations: int) -> float:
-        """How long all prompts would take with so many evaluations each, by those of one batch."""
-        prompts, options = (
-            self.combinations.prompts,
-            {"num_inference_steps": 10, "guidance_scale": self.guidance_scale},
-        )
+        """Minutes that all prompts would take with so many evaluations each, estimated from one batch."""
+        prompts = self.combinations.prompts
+        options = {"num_inference_steps": 10, "guidance_scale": self.guidance_scale}
         of_ten = minutes_to_sample(self.pipe, prompts, len(prompts), self.batch_size, options)
         return of_ten * num_evaluations / 10  # `dpmpp`, the pipeline's own, has one for each step
 

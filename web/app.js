@@ -2,11 +2,10 @@
 
 import { compareModels, describeModel, loadModel, showUnknown } from "./about.js";
 import { fileStem } from "./file-names.js";
+import { copy, linkOf, readLink } from "./links.js";
 import { readRecord, withRecord } from "./png.js";
 import { MIX_STEPS, fieldsOf, recordOf } from "./record.js";
 import { RecordError } from "./valid-record.js";
-
-const LINKED = ["prompt", "negativePrompt", "seed", "pictures", "steps", "guidance", "variation", "from", "to"];
 
 const element = (id) => document.getElementById(id);
 
@@ -86,6 +85,10 @@ function button(text, onClick) {
   return made;
 }
 
+function anchor(text, address) {
+  return Object.assign(document.createElement("a"), { textContent: text, href: address, target: "_blank" });
+}
+
 /** A figure for a picture, with its caption; the buttons appear when it is finished. */
 function makeFigure(settings, caption) {
   const figure = document.createElement("figure");
@@ -113,14 +116,10 @@ function finish({ canvas, bar, text, settings, figure }) {
   if (!settings.image && !settings.secondPrompt) {
     buttons.append(
       button("Copy link", async (pressed) => {
-        const address = linkOf(settings);
-        try {
-          await navigator.clipboard.writeText(address);
-          pressed.textContent = "Copied";
-        } catch {
-          location.hash = new URL(address).hash; // the address bar has it instead
-          pressed.textContent = "In the address bar";
-        }
+        const link = linkOf(settings, model);
+        if (!(await copy(link))) return pressed.replaceWith(anchor("Link to this picture", link)); // with the browser's menu
+        pressed.textContent = "Copied";
+        setTimeout(() => (pressed.textContent = "Copy link"), 2000);
       }),
     );
   }
@@ -146,13 +145,6 @@ function readSettings() {
   };
 }
 
-function linkOf(settings) {
-  const values = { ...settings, pictures: 1, from: settings.interval[0], to: settings.interval[1] };
-  const query = new URLSearchParams(LINKED.filter((name) => values[name] !== "").map((name) => [name, values[name]]));
-  if (model.fingerprint) query.set("model", model.fingerprint);
-  return `${location.href.split("#")[0]}#${query}`;
-}
-
 function setField(input, value) {
   if (input.type === "number" || input.type === "range") {
     const number = Number(value);
@@ -163,15 +155,31 @@ function setField(input, value) {
   input.dispatchEvent(new Event("input"));
 }
 
+/** Fills fields by their ids; those without a value stay. */
+function fill(values) {
+  for (const [id, value] of Object.entries(values)) {
+    if (value === undefined) continue;
+    const input = element(id);
+    setField(input, value);
+    if (input.type === "range" && Number(input.value) !== value) {
+      input.step = "any"; // the browser had rounded the value
+      setField(input, value);
+    }
+  }
+}
+
 /** Fills the form from a link; true if it had a picture's settings. */
 function followLink() {
-  const query = new URLSearchParams(location.hash.slice(1));
-  for (const name of LINKED) {
-    const input = document.querySelector(`#paint-form [name="${name}"]`);
-    if (query.has(name)) setField(input, query.get(name).slice(0, 500));
+  try {
+    const { values, fingerprint, isPicture } = readLink(limitsOfFields());
+    fill(values);
+    if (isPicture) removeImage();
+    compareModels(fingerprint, model, "This link");
+    return isPicture;
+  } catch (error) {
+    showMessage(`The link's settings cannot be used. ${error.message}`);
+    return false;
   }
-  compareModels(query.get("model"), model, "This link");
-  return query.has("seed");
 }
 
 /** The smallest and the largest number of each field, by its id. */
@@ -183,15 +191,7 @@ function limitsOfFields() {
 /** Fills the form from the record of a picture of ours, and shows its tab. Throws a RecordError if the form cannot say it. */
 function useRecord(found) {
   const { tab, values, notices } = fieldsOf(found, { defaults, limits: limitsOfFields() });
-  for (const [id, value] of Object.entries(values)) {
-    if (value === undefined) continue;
-    const input = element(id);
-    setField(input, value);
-    if (input.type === "range" && Number(input.value) !== value) {
-      input.step = "any"; // the browser had rounded the value
-      setField(input, value);
-    }
-  }
+  fill(values);
   if (!found.images?.length) removeImage();
   compareModels(found.fingerprint, model, "This picture");
   showMessage(notices.join(" "));
@@ -245,7 +245,7 @@ async function openFile(file) {
     bitmap.close();
   } catch (error) {
     const isRecord = error instanceof RecordError;
-    showMessage(isRecord ? error.message : `${file.name} is not a picture that this browser can open.`);
+    showMessage(isRecord ? `The given picture's settings cannot be used. ${error.message}` : `${file.name} is not a picture that this browser can open.`);
   }
 }
 

@@ -1,6 +1,6 @@
 // Text chunks of PNG files: the record of how a picture was made, as `ccld sample` writes it.
 
-import { RecordError } from "./valid-record.js";
+import { asciiJson, parseRecord } from "./valid-record.js";
 
 const KEYWORD = "ccld";
 
@@ -13,11 +13,6 @@ function crc32(bytes) {
   let crc = 0xffffffff;
   for (const byte of bytes) crc = CRC_TABLE[(crc ^ byte) & 0xff] ^ (crc >>> 8);
   return (crc ^ 0xffffffff) >>> 0;
-}
-
-/** JSON in ASCII, which a tEXt chunk can hold. */
-function asciiJson(value) {
-  return JSON.stringify(value).replace(/[^\x20-\x7e]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 /** A PNG file with a record: a copy of its bytes with a text chunk behind the header. */
@@ -42,13 +37,7 @@ export function readRecord(png) {
   for (let start = 8; start + 12 <= png.length; ) {
     const length = view.getUint32(start);
     const body = new TextDecoder("latin1").decode(png.subarray(start + 4, start + 8 + length));
-    if (body.startsWith(`tEXt${KEYWORD}\0`)) {
-      try {
-        return JSON.parse(body.slice(5 + KEYWORD.length));
-      } catch {
-        throw new RecordError("The record of how the picture was painted is damaged: it is not JSON.");
-      }
-    }
+    if (body.startsWith(`tEXt${KEYWORD}\0`)) return parseRecord(body.slice(5 + KEYWORD.length));
     start += 12 + length;
   }
   return null;

@@ -1,6 +1,6 @@
 // The record of how a picture was made, and the fields of the form that it fills.
 
-import { RecordError, validRecord } from "./valid-record.js";
+import { RecordError, isGrid, validRecord } from "./valid-record.js";
 
 export const MIX_STEPS = 20; // positions of the slider of a mix, less one
 const MODELS_OWN = "the model's own"; // algorithm, in pictures of `ccld compare`
@@ -57,22 +57,37 @@ export function fieldsOf(record, { defaults, limits }) {
   refuseOthers(record, defaults);
   const [from, to] = record.guidance_interval ?? [0, 1];
   const shared = { steps: record.steps, variation: record.variation, from, to };
-  const { tab, notices, ...own } = record.waypoints ? mixOf(record) : paintingOf(record, defaults);
+  const { tab, notices, ...own } = record.waypoints ? mixOf(record) : paintingOf(record, defaults, limits);
   const values = { ...shared, ...own.values };
-  for (const [id, value] of Object.entries(values)) {
-    const [lowest, highest] = limits[id] ?? [];
-    if (value < lowest || value > highest) throw cannot(`has ${value} as its ${NAMES[id]}; this page takes ${lowest} to ${highest}`);
-  }
+  requireWithin(values, limits);
   return { tab, values, notices };
 }
 
 const NAMES = {
   ...{ steps: "steps", variation: "variation", from: "beginning of the guidance", to: "end of the guidance" },
   ...{ guidance: "guidance", seed: "seed", "mix-seed": "seed", "image-weight": "share of the image prompt" },
-  ...{ fraction: "position", pictures: "pictures" },
+  ...{ fraction: "position", pictures: "number of pictures" },
 };
+const WHOLE = ["steps", "seed", "mix-seed", "pictures"];
 
-const cannot = (what) => new RecordError(`The form stays as it is: the picture ${what}.`);
+/**
+ * Throws a RecordError if a number is beyond the limits of its field.
+ *
+ * @param values Numbers and texts by the ids of their fields.
+ * @param limits The smallest and the largest number, by the ids of the fields that have them.
+ */
+export function requireWithin(values, limits) {
+  for (const [id, [lowest, highest]] of Object.entries(limits)) {
+    const [value, isWhole] = [values[id], WHOLE.includes(id)];
+    const fits = value >= lowest && value <= highest && (!isWhole || Number.isInteger(Number(value)));
+    if (value === undefined || fits) continue;
+    const given = Math.abs(Number(value)) <= Number.MAX_SAFE_INTEGER ? `, not ${value}` : "";
+    const kind = isWhole ? "a whole number" : "a number";
+    throw new RecordError(`The ${NAMES[id]} must be ${kind} from ${lowest} to ${highest}${given}.`);
+  }
+}
+
+const cannot = (what) => new RecordError(`The picture ${what}.`);
 
 /** Throws a RecordError for a record of something that this page does not have. */
 function refuseOthers(record, defaults) {
@@ -89,7 +104,7 @@ function refuseOthers(record, defaults) {
     if ((record[field] ?? usual) !== usual) throw cannot(`was painted with ${name}, which this page does not have`);
   }
   if (algorithm !== defaults.algorithm && algorithm !== MODELS_OWN) {
-    throw cannot(`was painted with the algorithm ${algorithm}; this page has ${defaults.algorithm}`);
+    throw cannot(`was painted with the algorithm ${algorithm}, which this page does not have`);
   }
   const [width, height] = record.size ?? [defaults.width, defaults.height];
   if (width !== defaults.width || height !== defaults.height) {
@@ -103,7 +118,7 @@ function mixOf({ waypoints, seeds, seed, position = 0.5, loop, negative_prompt: 
   const isMix = waypoints.length === 2 && weight === otherWeight && !waypoints.some((entry) => entry.length > 2);
   const own = new Set(seeds ?? [seed]);
   if (!isMix || own.size !== 1 || loop || position > 1) {
-    throw cannot("is on a path that this page does not paint: it mixes two prompts of one weight and one seed");
+    throw cannot("lies on a path that this page does not paint; it takes two prompts of one weight and one seed");
   }
   if (negative) throw cannot("was steered away from a prompt, which mixes of this page are not");
   const fraction = Math.round(position * MIX_STEPS) / MIX_STEPS;
@@ -112,7 +127,7 @@ function mixOf({ waypoints, seeds, seed, position = 0.5, loop, negative_prompt: 
   return { tab: "mix", values: { first, second, fraction, "mix-seed": [...own][0], guidance: weight }, notices };
 }
 
-function paintingOf(record, defaults) {
+function paintingOf(record, defaults, limits) {
   const { images = [], negative_prompt: negative = "", seed } = record;
   const conditions = record.conditions ?? sharesOf(record);
   const texts = conditions.filter(([source]) => !images.includes(source));
@@ -124,10 +139,20 @@ function paintingOf(record, defaults) {
   const guidance = conditions.length ? conditions.reduce((sum, [, weight]) => sum + weight, 0) : undefined;
   const isShared = texts.length && pictures.length && guidance;
   const notices = pictures.length ? ["The picture had an image prompt, which its file does not hold: give it, too."] : [];
-  const values = { prompt: texts[0]?.[0] ?? "", negative, seed, guidance: Number.isNaN(guidance) ? undefined : guidance };
+  const values = { prompt: texts[0]?.[0] ?? "", negative, seed, pictures: 1, guidance: Number.isNaN(guidance) ? undefined : guidance };
   if (isShared) values["image-weight"] = pictures[0][1] / guidance;
-  if (record.seeds) values.pictures = record.num_images; // a grid
+  if (isGrid(record)) {
+    const [count, shown, most] = [record.num_images, record.seeds.length, limits.pictures[1]];
+    values.pictures = count < most ? count : most;
+    if (shown < count || values.pictures < count) notices.push(noticeOfGrid(count, shown, values.pictures));
+  }
   return { tab: "paint", values, notices };
+}
+
+/** Says that a grid has other pictures than the page paints: those that `ccld sample --best` chose, or more. */
+function noticeOfGrid(count, shown, painted) {
+  const chosen = shown < count ? `${shown} of ${count} pictures` : `${count} pictures`;
+  return `The file shows ${chosen}; this page paints ${painted < count ? "the first" : "all"} ${painted}.`;
 }
 
 /** The conditions of a picture of the demo, whose prompt and image prompt share the guidance scale. */

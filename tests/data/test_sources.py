@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_ccld.data import sources
 from diffusers_ccld.data.decoding import resize_and_crop
 from diffusers_ccld.data.fingerprints import images_fingerprint, quick_fingerprint
 from diffusers_ccld.data.images import Preparation, StreamedImages, TrainingImages
@@ -116,7 +115,7 @@ def test_a_misspelt_folder_is_not_looked_for_again_and_again(tmp_path, monkeypat
     (tmp_path / "my-pictures").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", None)
-    monkeypatch.setattr(sources.HfApi, "dataset_info", lambda *_, timeout: 1 / 0)
+    monkeypatch.setattr("diffusers_ccld.utils.hub.HfApi.repo_info", lambda *_, repo_type, timeout: 1 / 0)
     with pytest.raises(ValueError, match=r"There is no folder my-picturs, .* Did you mean my-pictures\?$"):
         load_images("my-picturs")
 

@@ -57,6 +57,9 @@ def test_a_person_copies_the_link_with_and_without_a_clipboard(browser, bundled_
         copied = read.evaluate("(read) => read()")
         assert copied == bundled_server.rstrip("/") + "/" + tab.locator("#note a").get_attribute("href")
         tab.get_by_role("button", name="Copy link").wait_for()
+    tab.evaluate("() => { document.execCommand = () => false; }")
+    tab.get_by_role("button", name="Copy link").click()
+    tab.get_by_role("button", name="Open the link and copy its address").wait_for()
     tab.close()
 
 
@@ -272,6 +275,18 @@ def test_the_released_slider_paints_between_two_prompts_with_the_same_seed(tab):
     assert tab.locator("#history img").count() == 0
     next_picture(tab, lambda _: slider.press("ArrowRight"))
     assert tab.locator("#gallery img").first.get_attribute("src") != summer
+    number, before = tab.get_by_label("number input for Position"), tab.evaluate("finished")
+    number.click()
+    number.press("Control+A")
+    number.press_sequentially("0.25")
+    tab.wait_for_timeout(1000)
+    assert tab.evaluate("finished") == before and tab.locator(".running").count() == 0
+    quarter = next_picture(tab, lambda _: number.press("Enter"))
+    number.blur()
+    tab.wait_for_timeout(1000)
+    assert tab.evaluate("finished") == before + 1
+    number.fill("0.75")
+    assert not np.array_equal(next_picture(tab, lambda _: number.blur()), quarter)
 
 
 @pytest.mark.slow

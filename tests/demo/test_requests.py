@@ -2,13 +2,14 @@
 
 import io
 import math
+import re
 import struct
 import zlib
 from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from diffusers_ccld import CLOOBImageProcessor
 from diffusers_ccld.demo.requests import LAST_SEED, parse_link, parse_request
@@ -24,6 +25,14 @@ def bomb(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     rows = zlib.compress(bytes(10**6))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def with_text(text: str) -> bytes:
+    """A PNG file with a compressed text."""
+    metadata, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    metadata.add_text("Comment", text, zip=True)
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=metadata)
+    return file.getvalue()
 
 
 GOOD = {
@@ -67,6 +76,12 @@ def test_values_out_of_bounds_are_refused_with_a_sentence(name, value):
         parse_request("paint", {"prompt": "a rose", name: value}, LIMITS)
 
 
+def test_a_number_that_javascript_may_have_rounded_is_not_repeated():
+    for seed, end in ((2**32, "not 4294967296."), (-1, "not -1."), (2.5, "not 2.5."), (2**53, "4294967295.")):
+        with pytest.raises(ValueError, match=rf"^The seed must be a whole number from 0 to .*{re.escape(end)}$"):
+            parse_request("paint", {"prompt": "a rose", "seed": seed}, LIMITS)
+
+
 def test_a_missing_seed_is_random():
     seeds = {parse_request("paint", {"prompt": "a rose"}, LIMITS).seed for _ in range(20)}
     assert len(seeds) == 20 and all(0 <= seed <= LAST_SEED for seed in seeds)
@@ -84,6 +99,7 @@ def test_a_missing_seed_is_random():
         (bomb(10**6, 10**6), "picture"),
         (bomb(900, 900)[:-20], "damaged"),
         (bytes(2**20 + 1), "larger than 1 MB"),
+        (with_text(" " * (2**20 + 1)), "a text or a colour profile of more than 1 MB"),
     ],
 )
 def test_hostile_pictures_are_refused(content, message, tmp_path):
@@ -170,6 +186,9 @@ def test_links_reproduce_their_request():
     ):
         with pytest.raises(ValueError):
             parse_link(query | change, LIMITS)
+    for seed in ("9007199254740993", "1e400"):  # refused, not rounded
+        with pytest.raises(ValueError, match=r"^The seed must be a whole number from 0 to 4294967295\.$"):
+            parse_link(query | {"seed": seed}, LIMITS)
     with pytest.raises(ValueError, match=r"does not say .*algorithm"):
         parse_link({"prompt": "a rose"}, LIMITS)
 

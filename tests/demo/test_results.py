@@ -71,18 +71,19 @@ def test_a_link_says_everything(painter):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"conditions": [["a", 2.0], ["b", 1.0]]}, "several conditions"),
-        ({"conditions": [["a.png", 2.0], ["b.png", 1.0]], "images": ["a.png", "b.png"]}, "several conditions"),
+        ({"conditions": [["a", 2.0], ["b", 1.0]]}, "from 2 prompts; this page takes one"),
+        ({"conditions": [["a.png", 2.0], ["b.png", 1.0]], "images": ["a.png", "b.png"]}, "had 2 image prompts"),
         ({"conditions": [["a", 3.0], ["IMAGE", -1.0]], "images": ["IMAGE"]}, "negative weight"),
         (
             {"conditions": [["s.safetensors", 2.0]], "embeddings": ["s.safetensors"]},
             "s.safetensors, an embedding",
         ),
         ({"cloob_guidance": 5.0}, "guidance by CLOOB alone"),
-        ({"parallel_guidance": 0.5}, "`parallel_guidance`"),
-        ({"eta": 1.0}, "`eta`"),
+        ({"parallel_guidance": 0.5}, "a share of the parallel guidance"),
+        ({"eta": 1.0}, "fresh noise"),
         ({"algorithm": "UniPC"}, "the algorithm UniPC"),
-        ({"steps": 1000}, "steps must be"),
+        ({"steps": 1000}, "steps must be a whole number from 1 to 60, not 1000.$"),
+        ({"seed": 2**53 + 1}, "seed must be a whole number from 0 to 4294967295.$"),
         ({"conditions": 5}, "its conditions is 5"),
     ],
 )
@@ -113,10 +114,9 @@ def test_pictures_without_a_prompt_fill_the_rest_of_the_form():
     record = {"conditions": [], "seed": 5, "steps": 7}
     assert request_of_record(record, LIMITS).prompt == "" and "without a prompt" in missing_upload(record, LIMITS)
     assert request_of_record(RECORDS["grid"], LIMITS).num_images == LIMITS.num_images
-    assert "this page paints the first" in missing_upload(RECORDS["grid"], LIMITS)
+    assert missing_upload(RECORDS["grid"], LIMITS).endswith("shows 2 of 4 pictures; this page paints the first 2.")
     best = {"conditions": [["a cat", 2.0]], "seed": 0, "seeds": [1, 0], "num_images": 3, "steps": 7}
-    paints = min(3, LIMITS.num_images)
-    assert missing_upload(best, LIMITS) == f"The file shows 2 of 3 pictures; this page paints the first {paints}."
+    assert missing_upload(best, Limits()) == "The file shows 2 of 3 pictures; this page paints all 3."
     with pytest.raises(ValueError, match="Write a prompt"):
         parse_request("paint", {"seed": 5}, LIMITS)
 
@@ -279,7 +279,8 @@ def test_settings_are_read_from_a_picture_of_ours(painter, tmp_path, monkeypatch
     assert form["notice"] == "" and form["tab"].selected == "paint" and form["image"] is None
     assert (form["prompt"], form["seed"], form["random_seed"]) == ("A rose & a cat", 3, False)
     (tmp_path / "other.png").write_bytes(png())
-    with pytest.raises(gradio.Error, match="no record"):
+    unusable = "The given picture&#x27;s settings cannot be used\\. "
+    with pytest.raises(gradio.Error, match=f"{unusable}The picture has no record"):
         studio.read_settings({"path": str(tmp_path / "other.png")})
     with pytest.raises(gradio.Error, match="uploaded file"):
         studio.read_settings({"path": "/etc/passwd"})
@@ -299,7 +300,7 @@ def test_settings_are_read_from_a_picture_of_ours(painter, tmp_path, monkeypatch
     assert "had an image prompt" in form["notice"] and form["share"] == 0.25
     assert "'A rose & a cat:2.25' --image IMAGE:0.75 " in command_of(read_provenance(path))
     save_picture(pictures[0], tmp_path / "wrong.png", {"conditions": [["a", 2.0]], "seed": 2**40})
-    with pytest.raises(gradio.Error, match="seed must be"):
+    with pytest.raises(gradio.Error, match=f"{unusable}The seed must be .* to 4294967295, not {2**40}."):
         studio.read_settings({"path": str(tmp_path / "wrong.png")})
     record = RECORDS["web"] | {"size": [256, 192], "timestep_schedule": "log"}
     save_picture(pictures[0], tmp_path / "web.png", record)

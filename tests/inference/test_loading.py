@@ -129,8 +129,8 @@ class Unreachable:
     def __init__(self):
         self.requests = []
 
-    def __call__(self, _, name, timeout=None):
-        self.requests.append((name, timeout))
+    def __call__(self, _, name, repo_type, timeout):
+        self.requests.append((name, repo_type, timeout))
         raise OSError("Name or service not known")
 
 
@@ -138,7 +138,7 @@ class Unreachable:
 def unreachable(monkeypatch, tmp_path):
     """The Hub, and its cache in `tmp_path`."""
     hub = Unreachable()
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *args, **options: hub(*args, **options))
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *args, **options: hub(*args, **options))
     monkeypatch.setattr("diffusers_ccld.inference.loading.HF_HUB_CACHE", str(tmp_path))
     return hub
 
@@ -162,8 +162,8 @@ def test_what_cannot_be_a_name_on_the_hub_is_not_looked_for_there(load, name, un
 def test_a_hub_that_cannot_be_reached_is_asked_once(load, unreachable):
     with pytest.raises(ValueError, match="somebody/model: there is no such folder, and the Hub cannot be reached"):
         load("somebody/model")
-    ((name, timeout),) = unreachable.requests
-    assert name == "somebody/model" and timeout <= 10
+    ((name, kind, timeout),) = unreachable.requests
+    assert (name, kind) == ("somebody/model", "model") and timeout <= 10
 
 
 def test_without_a_connection_the_cache_is_read(unreachable, tmp_path):

@@ -35,21 +35,29 @@ def test_records_of_each_writer_are_valid(record):
     "changes, message",
     [
         ({"waypoints": 5}, "its waypoints is 5, not a list of pairs of a text and its weight."),
-        ({"waypoints": [["a"], ["b"]]}, r"its waypoints is \[\['a'\], \['b'\]\], not"),
+        ({"waypoints": [["a"], ["b"]]}, r'its waypoints is \[\["a"\],\["b"\]\], not'),
         ({"seeds": [1, 2, 3]}, "it has 3 seeds for 2 waypoints."),
         ({"seeds": None, "seed": None}, "it does not have the seeds of its waypoints."),
         ({"waypoints": None}, "it does not say what the picture was painted from."),
         ({"position": 3}, "its position 3 lies beyond its 2 waypoints."),
-        ({"position": math.nan}, "its position is nan, not a finite number from 0."),
+        ({"position": math.nan}, "its position is NaN, not a finite number from 0."),
         ({"seed": 10**5000}, "its seed is a huge number, not a whole number from 0 to"),
-        ({"task": "upscale"}, "its task is 'upscale', not one of paint, "),
+        ({"task": "upscale"}, 'its task is "upscale", not one of paint, '),
+        ({"task": "\x1b[31m雪"}, r'its task is "\\u001b\[31m\\u96ea", not'),
+        ({"waypoints": None, "prompt": "a", "num_images": 1}, "it has 2 seeds for 1 pictures."),
         ({"guidance_interval": [0.9, 0.1]}, "not a list of two times from 0 to 1."),
-        ({"new": DEEP}, "the field 'new' is nested too deeply."),
+        ({"new": DEEP}, 'its field "new" is nested too deeply.'),
     ],
 )
 def test_a_damaged_record_is_refused_in_a_sentence(changes, message):
     with pytest.raises(ValueError, match=message):
         valid_record(RECORDS["path"] | changes)
+
+
+def test_json_does_not_tell_whole_numbers_from_others():
+    record = valid_record(RECORDS["grid"] | {"seed": -0.0, "seeds": [3.0, 6], "size": [8.0, 8]})
+    assert (record["seed"], record["seeds"], record["size"]) == (0, [3, 6], [8, 8])
+    assert all(isinstance(number, int) for number in [record["seed"], *record["seeds"], *record["size"]])
 
 
 def test_no_record_ends_in_another_error():
@@ -68,7 +76,12 @@ def test_no_record_ends_in_another_error():
 
 def test_a_file_is_refused_in_a_sentence(tmp_path):
     path = tmp_path / "picture.png"
-    for text, message in (("[" * 10**5, "is not JSON"), ("9" * 5000, "is not JSON"), ("3", "does not have fields")):
+    for text, message in (
+        ("[" * 10**5, "is not JSON"),
+        ("9" * 5000, "is not JSON"),
+        ("3", "does not have fields"),
+        ("[NaN]", "is not JSON"),
+    ):
         save_text(path, text)
         with pytest.raises(ValueError, match=message):
             load_record(path)
@@ -82,6 +95,11 @@ def test_a_file_is_refused_in_a_sentence(tmp_path):
     for file in (path, tmp_path / "missing.png", tmp_path):
         with pytest.raises(ValueError, match="not a picture"):
             load_record(file)
+    metadata = PngImagePlugin.PngInfo()
+    metadata.add_text("Comment", " " * (2**20 + 1), zip=True)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=metadata)
+    with pytest.raises(ValueError, match="a text or a colour profile of more than 1 MB"):
+        load_record(path)
     Image.new("RGB", (8, 8)).save(path)
     with pytest.raises(ValueError, match="no record"):
         load_record(path)

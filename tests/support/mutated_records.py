@@ -95,13 +95,31 @@ DEEP: list = []
 for _ in range(500):
     DEEP = [DEEP]
 
-# Values of JSON. Whole numbers with a decimal point are left out: JavaScript cannot tell them from others.
+# Values of JSON.
 HOSTILE = (
-    *(None, True, False, 0, -1, 5, 1e308, -1e308, 2**63, 2**200, 0.5, float("nan"), float("inf")),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -0.0,
+        -1,
+        5,
+        7.0,
+        1e308,
+        -1e308,
+        2**53 + 1,
+        2**63 - 1,
+        2**63,
+        2**200,
+        0.5,
+        float("nan"),
+        float("inf"),
+    ),
     *("", "x", "a\0b", "\ud800", "x" * 10_000, "paint", "upscale", "@c.png", "-5", "\x1b[31m"),
     *([], {}, [[]], [None], [["a"]], [["a"], ["b"]], [["a", "2"]], [["a", 2.0]], [["a", 2.0, 3]], [["a", 2**2000]]),
     *([["a", float("nan")]], [[["a"], [2]], ["b", [2]]], [["a", True]], [{"a": 1}], {"a": 1}, [1, 2, 3], [0.9, 0.1]),
-    *([0, 1], [1.5], [-3], ["IMAGE"], ["a cat"], [1e308, 1e308], ["a", ["b"]], DEEP, {"a": DEEP}),
+    *([0, 1], [4.0, 2**53 + 1], [1.5], [-3], ["IMAGE"], ["a cat"], [1e308, 1e308], ["a", ["b"]], DEEP, {"a": DEEP}),
 )
 
 

@@ -7,7 +7,7 @@ import { normalise, squareCrop } from "../../web/images.js";
 import { NoiseSource } from "../../web/noise.js";
 import { readRecord, withRecord } from "../../web/png.js";
 import { fieldsOf, recordOf } from "../../web/record.js";
-import { RecordError, validRecord } from "../../web/valid-record.js";
+import { RecordError, parseJson, validRecord } from "../../web/valid-record.js";
 import { sample, samplingTimes, slerp } from "../../web/sampler.js";
 import { TextEncoding, cleanText, similarWord, unknownWords } from "../../web/text.js";
 
@@ -61,7 +61,7 @@ const TASKS = {
   settings: ({ settings, page }) => settings.map((values) => recordOf(values, page)),
 
   fields({ records, page }) {
-    return JSON.parse(records).map((record) => {
+    return parseJson(records).map((record) => {
       try {
         return fieldsOf(record, page);
       } catch (error) {
@@ -71,7 +71,7 @@ const TASKS = {
   },
 
   valid: ({ records }) =>
-    JSON.parse(records).map((record) => {
+    parseJson(records).map((record) => {
       try {
         return validRecord(record);
       } catch (error) {
@@ -94,4 +94,5 @@ const TASKS = {
 };
 
 const { task, ...values } = JSON.parse(readFileSync(0, "utf8"));
-process.stdout.write(JSON.stringify(await TASKS[task](values)));
+const exact = (_, value) => (typeof value === "bigint" ? `BigInt ${value}` : value); // JSON.stringify has no whole numbers so large
+process.stdout.write(JSON.stringify(await TASKS[task](values), exact).replace(/"BigInt (-?\d+)"/g, "$1"));

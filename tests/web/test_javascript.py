@@ -6,6 +6,7 @@ import html.entities
 import io
 import json
 import random
+import re
 import shutil
 import subprocess
 import unicodedata
@@ -18,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from diffusers_ccld import CLOOBTokenizer, default_model
 from diffusers_ccld.cli.command_lines import command_of
-from diffusers_ccld.demo.requests import LAST_SEED, Limits, request_of_record
+from diffusers_ccld.demo.requests import LAST_SEED, Limits, missing_upload, request_of_record
 from diffusers_ccld.inference.provenance import provenance_text, read_provenance, save_picture
 from diffusers_ccld.inference.record_checks import valid_record
 from diffusers_ccld.models.processing_cloob import clean_text
@@ -260,7 +261,10 @@ PAGE = {
         "width": 128,
         "height": 128,
     },
-    "limits": {"steps": [1, 100], "guidance": [0, 10], "seed": [0, LAST_SEED], "pictures": [1, 16]},
+    "limits": {
+        **{"steps": [1, 100], "guidance": [0, 10], "pictures": [1, 16]},
+        **{"seed": [0, LAST_SEED], "mix-seed": [0, LAST_SEED]},
+    },
 }
 PLAIN = {"conditions": [["a cat", 2.5]], "seed": 11, "steps": 7}
 MIX = {"waypoints": [["a", 2.0], ["b", 2.0]], "seeds": [1], "steps": 5, "position": 0.5}
@@ -273,6 +277,12 @@ def fields(records, **changes):
 
 
 BEYOND_THE_PAGE = (
+    (PLAIN | {"steps": 150}, "The steps must be a whole number from 1 to 100, not 150."),
+    (PLAIN | {"seed": 2**40}, f"The seed must be a whole number from 0 to 4294967295, not {2**40}."),
+    (PLAIN | {"seed": 2**53 + 1}, "The seed must be a whole number from 0 to 4294967295."),
+    (PLAIN | {"seed": 2**63 - 1}, "The seed must be a whole number from 0 to 4294967295."),
+    (MIX | {"seeds": [2**63 - 1]}, "The seed must be a whole number from 0 to 4294967295."),
+    (PLAIN | {"conditions": [["a", 12.5]]}, "The guidance must be a number from 0 to 10, not 12.5."),
     (PLAIN | {"conditions": [["a", 2], ["b", 1]]}, "was painted from 2 prompts; this page takes one"),
     (PLAIN | {"conditions": [["a", 2], ["b", 1]], "images": ["a", "b"]}, "had 2 image prompts"),
     (PLAIN | {"conditions": [["a", 2], ["b", -1]], "images": ["b"]}, "negative weight"),
@@ -287,11 +297,8 @@ BEYOND_THE_PAGE = (
     (PLAIN | {"parallel_guidance": 0.5}, "parallel guidance"),
     (PLAIN | {"eta": 1}, "fresh noise"),
     (PLAIN | {"timestep_schedule": "log"}, "the timestep schedule log"),
-    (PLAIN | {"algorithm": "plms"}, "the algorithm plms; this page has dpmpp"),
+    (PLAIN | {"algorithm": "plms"}, "the algorithm plms, which this page does not have"),
     (PLAIN | {"size": [256, 128]}, "256 × 128 pixels; this page paints 128 × 128"),
-    (PLAIN | {"steps": 150}, "has 150 as its steps; this page takes 1 to 100"),
-    (PLAIN | {"seed": 2**40}, "as its seed; this page takes 0 to 4294967295"),
-    (PLAIN | {"conditions": [["a", 12]]}, "has 12 as its guidance"),
     (MIX | {"position": 1.5}, "on a path that this page does not paint"),
     (MIX | {"loop": True}, "on a path"),
     (MIX | {"seeds": [1, 2]}, "on a path"),
@@ -306,8 +313,16 @@ BEYOND_THE_PAGE = (
 
 def test_the_form_stays_as_it_is_where_the_page_cannot_do_what_a_record_says():
     results = fields([record for record, _ in BEYOND_THE_PAGE])
-    for (_, message), found in zip(BEYOND_THE_PAGE, results, strict=True):
+    limits, same = Limits(num_inference_steps=100, guidance_scale=10), 0
+    for (record, message), found in zip(BEYOND_THE_PAGE, results, strict=True):
         assert found["isForVisitors"] and message in found["error"] and found["error"].endswith(".")
+        with contextlib.suppress(ValueError):  # the demo can do more
+            request_of_record(record, limits)
+            continue
+        with pytest.raises(ValueError, match=f"^{re.escape(found['error'])}$"):
+            request_of_record(record, limits)
+        same += 1
+    assert same >= 20
 
 
 def test_what_a_model_of_the_page_lacks_is_named():
@@ -324,19 +339,38 @@ def test_what_a_model_of_the_page_lacks_is_named():
     assert grid["values"]["pictures"] == 4
 
 
+def test_a_grid_of_other_pictures_than_the_page_paints_is_named():
+    grid = RECORDS["grid"] | {"seeds": [3, 4, 5, 6]}
+    grids = [grid, RECORDS["grid"], grid | {"num_images": 20}, grid | {"seeds": list(range(20)), "num_images": 20}]
+    notices = []
+    for record, found in zip(grids, fields(grids), strict=True):
+        assert found["values"]["pictures"] == min(record["num_images"], 16)
+        notices.append(" ".join(found["notices"]))
+        assert notices[-1] == missing_upload(record, Limits(num_images=16))
+    assert notices == [
+        "",
+        "The file shows 2 of 4 pictures; this page paints all 4.",
+        "The file shows 4 of 20 pictures; this page paints the first 16.",
+        "The file shows 20 pictures; this page paints the first 16.",
+    ]
+
+
+EXACT = ("seed", "seeds", "steps", "num_images", "size", "prompt")
+
+
 def test_records_are_valid_or_damaged_for_both_languages():
     named = dict(mutated_records())
     text = json.dumps([*named.values()])
     text = text.replace("NaN", "null").replace("Infinity", "1e999")  # which JavaScript's JSON does not have
     found = run("valid", records=text)
     for name, record, ours in zip(named, json.loads(text), found, strict=True):
-        theirs = None
-        with contextlib.suppress(ValueError):
-            theirs = valid_record(record)
-        if theirs is None:
-            assert isinstance(ours, str) and ours.startswith("The record of how"), (name, ours)
-        else:
-            assert theirs.keys() == ours.keys(), name
+        if isinstance(ours, str):
+            with pytest.raises(ValueError, match=f"^{re.escape(ours)}$"):
+                valid_record(record)
+            continue
+        theirs = valid_record(record)
+        assert theirs.keys() == ours.keys(), name
+        assert [theirs.get(field) for field in EXACT] == [ours.get(field) for field in EXACT], name
     results = run("fields", records=text, page=PAGE)
     assert sum("error" not in result for result in results) > 100
     assert all(result.get("isForVisitors", True) for result in results)

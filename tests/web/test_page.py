@@ -210,7 +210,10 @@ def test_a_download_has_its_settings_and_brings_them_back(open_page, tmp_path):
         page.wait_for_selector("#message:visible")
         return page.inner_text("#message")
 
-    assert "was edited from another one, which this page does not do." in drop("edit.png", task="edit", seed=1)
+    unusable = (
+        "The given picture's settings cannot be used. The picture was edited from another one, which this page does"
+    )
+    assert drop("edit.png", task="edit", seed=1) == f"{unusable} not do."
     assert "steps is 5.5, not" in drop("damaged.png", steps=5.5) and page.input_value("#seed") == "9"
     conditions = [["a rose", 1.375], ["IMAGE", 0.5]]
     assert drop("image.png", conditions=conditions, images=["IMAGE"], seed=12).startswith("The picture had an image")
@@ -228,6 +231,21 @@ def test_a_link_paints_the_same_picture(open_page):
     again = open_page(link.partition("/#")[2] and "#" + link.partition("#")[2])
     again.wait_for_selector(FINISHED)
     assert np.abs(pixels_of(again, f"{FINISHED} canvas") - found).max() == 0
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
+    page.evaluate("() => { document.execCommand = () => false; }")
+    page.click(f"{FINISHED} >> nth=0 >> text=Copy link")
+    assert page.get_by_role("link", name="Link to this picture").get_attribute("href") == link
+
+
+def test_a_link_out_of_bounds_is_refused_and_a_good_one_leaves_nothing_of_others(open_page):
+    page = open_page("#prompt=a+rose&seed=9007199254740993&steps=4")
+    refused = "The link's settings cannot be used. The seed must be a whole number from 0 to 4294967295."
+    assert page.inner_text("#message") == refused and page.locator("figure").count() == 0
+    page.evaluate("document.getElementById('negative').value = 'fog'")
+    page.evaluate("location.hash = '#prompt=a+rose&seed=7&pictures=1&steps=2&guidance=1.875'")
+    page.wait_for_selector(FINISHED)
+    assert page.is_hidden("#message") and page.input_value("#negative") == ""
+    assert page.input_value("#guidance") == "1.875"  # between two steps of the slider
 
 
 def test_unknown_words_and_a_link_of_another_model_are_named(open_page, served, tmp_path):

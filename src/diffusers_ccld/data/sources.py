@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import datasets
 import pyarrow as pa
 import xxhash
-from huggingface_hub import HfApi, metadata_load
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub import metadata_load
 from yaml import YAMLError
 
 from ..utils.errors import first_line
+from ..utils.hub import is_on_hub
 from ..utils.suggestions import path_suggestion
 from ..utils.text_lines import read_lines
 from .folders import (
@@ -26,7 +26,6 @@ from .folders import (
 )
 from .metadata import described_pictures
 
-SECONDS_TO_ANSWER = 5  # for the Hub, before a name is taken to be misspelt
 ALL = "all"  # the split that has all images, as for `datasets`
 
 # Where images come from
@@ -305,22 +304,12 @@ def _load(builder, source, split, streaming, **options):
 def _from_hub(name, split, streaming):
     advice = path_suggestion(name)
     message = f"There is no folder {name}, and no dataset of this name could be loaded from the Hub.{advice}"
-    if advice and not _is_on_hub(name):  # probably misspelt; the library would ask the Hub again and again
+    if advice and not is_on_hub(name, "dataset"):  # probably misspelt; the library would ask the Hub again and again
         raise ValueError(message)
     try:
         return datasets.load_dataset(name, split=split, streaming=streaming)
     except Exception as error:  # errors of the Hub and of the network
         raise ValueError(f"{message} ({first_line(error)})") from error
-
-
-def _is_on_hub(name):
-    try:
-        HfApi().dataset_info(name, timeout=SECONDS_TO_ANSWER)
-    except HfHubHTTPError as error:
-        return not isinstance(error, RepositoryNotFoundError)
-    except Exception:  # no connection, or not a name
-        return False
-    return True
 
 
 def name_of(source: dict[str, Any] | None, index: int | None = None) -> str:

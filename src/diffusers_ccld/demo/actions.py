@@ -149,7 +149,7 @@ class Studio:
         try:
             linked = parse_link(query, self.limits)
         except ValueError as error:
-            gr.Warning(f"The link cannot be opened: {html.escape(str(error))}")
+            gr.Warning(html.escape(f"The link's settings cannot be used. {error}"))
             linked = None
         if linked is None:
             return [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + 3)
@@ -168,7 +168,7 @@ class Studio:
             record = load_record(uploaded_file(file, Path(get_upload_folder())), self.limits.image_pixels)
             request = request_of_record(record, self.limits)
         except ValueError as error:
-            raise _for_user(error) from error
+            raise _for_user(f"The given picture's settings cannot be used. {error}") from error
         task = record.get("task", request.task)
         task = task if task in TASKS else request.task
         tabs = (task, "animate") if "frames" in record else (task,)

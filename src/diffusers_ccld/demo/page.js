@@ -70,8 +70,8 @@ const ccld = (() => {
 
   async function copyLink(button) {
     const isCopied = await copy(find("#note a").href);
-    button.textContent = isCopied ? "Copied" : "It is in the address bar";
-    setTimeout(() => { button.textContent = "Copy link"; }, 2000);
+    button.textContent = isCopied ? "Copied" : "Open the link and copy its address";
+    setTimeout(() => { button.textContent = "Copy link"; }, isCopied ? 2000 : 6000);
   }
 
   // Enter paints, Shift and Enter break the line. Gradio has it the other way round.
@@ -83,10 +83,27 @@ const ccld = (() => {
     if (event.type === "keydown") press();
   }
 
+  const tellRelease = (input) => input.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
+
   // Gradio's slider tells of its release by a pointer alone.
   function onKeyUp(event) {
-    const moves = event.key.startsWith("Arrow") && event.target.matches?.("#position input[type=range]");
-    if (moves) event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
+    if (/^(Arrow|Page|Home|End)/.test(event.key) && event.target.matches?.("#position input[type=range]")) tellRelease(event.target);
+  }
+
+  // Its number box tells of a release at every click and whenever it is left. Here it does so at Enter, and where its number
+  // has changed.
+  let released = null;
+  function onNumber(event) {
+    if (!event.target.matches?.("#position input[type=number]")) return;
+    const { value } = event.target;
+    if (event.type === "keydown") {
+      if (event.key !== "Enter") return;
+      released = null;
+      tellRelease(event.target);
+    } else {
+      if (event.type !== "focus" && value === released) event.stopImmediatePropagation();
+      released = value;
+    }
   }
 
   // The prompt that the pressed chips make: "a cat in winter, watercolor".
@@ -222,6 +239,7 @@ const ccld = (() => {
   for (const type of ["keydown", "keypress"]) document.addEventListener(type, onEnter, true);
   for (const type of ["change", "drop", "paste"]) document.addEventListener(type, onPicture, true);
   document.addEventListener("keyup", onKeyUp);
+  for (const type of ["focus", "keydown", "pointerup", "blur"]) document.addEventListener(type, onNumber, true);
   document.addEventListener("click", onClick);
   new MutationObserver((_, observer) => {
     if (!find("#history .entries")) return;

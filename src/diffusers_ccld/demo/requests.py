@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
-from ..inference.record_checks import is_grid, valid_record
+from ..inference.record_checks import EXACT, is_grid, valid_record
 from ..pipelines.calls import USUAL_GUIDANCE_SCALE
 from ..schedulers.scheduling_ccld import ALGORITHMS, RECOMMENDED_ALGORITHM
 from ..schedulers.solvers import METHODS
@@ -163,7 +163,7 @@ def parse_request(
     most_steps = limits.num_inference_steps
     num_steps = min(METHODS[algorithm].num_steps, most_steps)
     numbers = {
-        "image_prompt_weight": _number("weight of the image prompt", values.get("image_prompt_weight", 0.5), 0, 1),
+        "image_prompt_weight": _number("share of the image prompt", values.get("image_prompt_weight", 0.5), 0, 1),
         "num_inference_steps": _whole("steps", values.get("num_inference_steps", num_steps), 1, most_steps),
         "guidance_scale": _number(
             "guidance", values.get("guidance_scale", USUAL_GUIDANCE_SCALE), 0, limits.guidance_scale
@@ -241,16 +241,14 @@ def _refuse_others(record: Mapping[str, Any]) -> None:
     """Raises `ValueError` for a record of something that the form does not have."""
     if record.get("embeddings"):
         names = ", ".join(record["embeddings"])
-        raise ValueError(
-            f"The picture was painted from {names}, an embedding file of `ccld embed`, which cannot be used here."
-        )
+        raise ValueError(f"The picture was painted from {names}, an embedding file, which cannot be used here.")
     for field, usual, name in (
         ("cloob_guidance", 0, "guidance by CLOOB alone"),
         ("parallel_guidance", 1, "a share of the parallel guidance"),
         ("eta", 0, "fresh noise in each step"),
     ):
         if record.get(field, usual) != usual:
-            raise ValueError(f"The picture was painted with {name} (`{field}`), which this page does not have.")
+            raise ValueError(f"The picture was painted with {name}, which this page does not have.")
     algorithm = record.get("algorithm", RECOMMENDED_ALGORITHM)
     if algorithm not in ALGORITHMS:
         raise ValueError(f"The picture was painted with the algorithm {algorithm}, which this page does not have.")
@@ -261,13 +259,12 @@ def _shares(record: Mapping[str, Any]) -> dict[str, Any]:
     uploads = record.get("images", ())
     texts = [entry for entry in record["conditions"] if entry[0] not in uploads]
     images = [entry for entry in record["conditions"] if entry[0] in uploads]
-    if len(texts) > 1 or len(images) > 1:
-        raise ValueError(
-            "The picture was painted from several conditions; the form takes one prompt and one image prompt."
-        )
+    for entries, kind in ((texts, "was painted from {} prompts"), (images, "had {} image prompts")):
+        if len(entries) > 1:
+            raise ValueError(f"The picture {kind.format(len(entries))}; this page takes one.")
     weights = [weight for _, weight in texts + images]
     if any(weight < 0 for weight in weights):
-        raise ValueError("The picture was painted from a negative weight, which the form does not take.")
+        raise ValueError("The picture had a prompt of negative weight, which this page does not take.")
     prompt, scale = texts[0][0] if texts else "", sum(weights)
     share = {"image_prompt_weight": images[0][1] / scale} if texts and images and scale else {}
     return {"prompt": prompt} | ({"guidance_scale": scale} if weights else {}) | share
@@ -281,7 +278,8 @@ def _between(record: Mapping[str, Any]) -> dict[str, Any]:
     is_closed = record.get("loop", False) or position > 1
     if len(waypoints) != 2 or has_pictures or len(weights) != 1 or len(seeds) != 1 or is_closed:
         raise ValueError(
-            "The picture lies on a path that the form cannot say; it takes two prompts of one weight and one seed."
+            "The picture lies on a path that this page does not paint; it takes two prompts of one weight and one "
+            "seed."
         )
     (first, guidance_scale), (second, _) = waypoints
     texts = {"prompt": first, "second_prompt": second, "guidance_scale": guidance_scale}
@@ -302,10 +300,13 @@ def missing_upload(record: Mapping[str, Any], limits: Limits) -> str:
         sentences.append("The picture had an image prompt, which its file does not hold: give it, too.")
     elif not has_text and "waypoints" not in record:
         sentences.append("The picture was painted without a prompt; with an empty one, this page paints its example.")
-    if is_grid(record) and (len(record["seeds"]) < record["num_images"] or record["num_images"] > limits.num_images):
+    if is_grid(record):
         count, shown = record["num_images"], len(record["seeds"])
-        chosen = f"{shown} of {count} pictures" if shown < count else f"{count} pictures"
-        sentences.append(f"The file shows {chosen}; this page paints the first {min(count, limits.num_images)}.")
+        painted = min(count, limits.num_images)
+        if not shown == painted == count:
+            chosen = f"{shown} of {count} pictures" if shown < count else f"{count} pictures"
+            which = "the first" if painted < count else "all"
+            sentences.append(f"The file shows {chosen}; this page paints {which} {painted}.")
     return " ".join(sentences)
 
 
@@ -348,14 +349,21 @@ def _text(name, value, longest):
 
 def _number(name, value, lowest, highest):
     if not _is_between(value, lowest, highest):
-        raise ValueError(f"The {name} must be a number from {lowest:g} to {highest:g}.")
+        raise ValueError(f"The {name} must be a number from {lowest:g} to {highest:g}{_given(value)}.")
     return float(value)
 
 
 def _whole(name, value, lowest, highest):
     if not _is_between(value, lowest, highest) or value != int(value):
-        raise ValueError(f"The {name} must be a whole number from {lowest} to {highest}.")
+        raise ValueError(f"The {name} must be a whole number from {lowest} to {highest}{_given(value)}.")
     return int(value)
+
+
+def _given(value):
+    """The end of a sentence: the number that was given, unless forms and links may have rounded it."""
+    if not _is_between(value, -EXACT, EXACT):
+        return ""
+    return f", not {int(value) if value == int(value) else value}"
 
 
 def _is_between(value, lowest, highest):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from ..utils.pictures import LARGE_TEXT, has_large_text
 from ..utils.rgb import upright
 
 if TYPE_CHECKING:
@@ -40,14 +41,15 @@ def read_image(source: Any, limits: "Limits", upload_folder: Path | None) -> Ima
     except Image.DecompressionBombError as error:
         raise ValueError(too_many_pixels) from error
     except Exception as error:  # decoders raise many kinds of exceptions for damaged files
-        raise ValueError(f"The file is not a picture. Supported formats are {', '.join(IMAGE_FORMATS)}.") from error
+        unknown = f"The file is not a picture. Supported formats are {', '.join(IMAGE_FORMATS)}."
+        raise ValueError(LARGE_TEXT if has_large_text(error) else unknown) from error
     if image.width * image.height > limits.image_pixels:
         raise ValueError(too_many_pixels)
     try:
         image.load()
         return upright(image)
     except Exception as error:
-        raise ValueError("The picture is damaged.") from error
+        raise ValueError(LARGE_TEXT if has_large_text(error) else "The picture is damaged.") from error
 
 
 def uploaded_file(source: Any, upload_folder: Path | None) -> Path:

@@ -6,20 +6,17 @@ from pathlib import Path
 
 import diffusers
 import torch
-from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
 from ..pipelines.pipeline_ccld import CCLDPipeline
 from ..schedulers.scheduling_ccld import CCLDScheduler
 from ..utils.errors import first_line
+from ..utils.hub import is_on_hub
 from ..utils.hub_names import require_hub_name
 from ..utils.suggestions import path_suggestion
 from .devices import DTYPES, usable_dtype
 from .optimization import compile_networks, require_compiler
-
-SECONDS_TO_ANSWER = 5
 
 
 def load_pipeline(
@@ -74,8 +71,6 @@ def find_folder(source: str) -> Path:
 def hub_options(source: str) -> dict[str, bool]:
     """Options of `from_pretrained` for a source: if the Hub cannot be reached, its cache alone is read.
 
-    The Hub is asked once, and has to answer soon. The libraries would ask it again and again, for every file.
-
     Args:
         source: A folder or a name on the Hub.
 
@@ -85,23 +80,14 @@ def hub_options(source: str) -> dict[str, bool]:
     if Path(source).is_dir():
         return {}
     require_hub_name(source)
-    try:
-        HfApi().model_info(source, timeout=SECONDS_TO_ANSWER)
-    except RepositoryNotFoundError as error:
-        raise ValueError(
-            f"{source}: there is no such folder, and no such public model on the Hub."
-            f"{path_suggestion(source, is_folder=True)}"
-        ) from error
-    except HfHubHTTPError:
-        return {}  # the library says what is wrong
-    except Exception as error:  # no connection, or one that is not wanted
-        if not Path(HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model")).is_dir():
-            raise ValueError(
-                f"{source}: there is no such folder, and the Hub cannot be reached."
-                f"{path_suggestion(source, is_folder=True)}"
-            ) from error
+    is_there = is_on_hub(source, "model")
+    if is_there:
+        return {}
+    if is_there is None and Path(HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model")).is_dir():
         return {"local_files_only": True}
-    return {}
+    hub = "the Hub cannot be reached" if is_there is None else "no such public model on the Hub"
+    advice = path_suggestion(source, is_folder=True)
+    raise ValueError(f"{source}: there is no such folder, and {hub}.{advice}")
 
 
 def find_model(source: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from PIL import Image, PngImagePlugin
 
-from ..utils.pictures import save_image
+from ..utils.pictures import LARGE_TEXT, has_large_text, save_image
 from .record_checks import valid_record
 
 TEXT_CHUNK = "ccld"
@@ -193,15 +193,20 @@ def _record_in(path, most_pixels=None):
     except Image.DecompressionBombError as error:
         raise ValueError("The picture is too large to be decoded.") from error
     except Exception as error:  # decoders raise many kinds of exceptions for damaged files
-        raise ValueError("The file is not a picture, or a damaged one.") from error
+        damaged = "The file is not a picture, or a damaged one."
+        raise ValueError(LARGE_TEXT if has_large_text(error) else damaged) from error
     if not is_small:
         raise ValueError(f"The picture has more than {most_pixels // 10**6} million pixels.")
     if text is None:
         raise ValueError("The picture has no record of how it was painted; it may have been saved again.")
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError("The record of how the picture was painted is damaged: it is not JSON.") from error
+
+
+def _refuse_constant(name):
+    raise ValueError(f"{name} is not JSON.")  # `json` would read NaN and Infinity
 
 
 def _text_in(image):

@@ -1,24 +1,37 @@
-"""Checks of the record in a picture, which may come from anywhere. `Provenance` describes its fields."""
+"""Checks of the record in a picture, which may come from anywhere. `Provenance` describes its fields.
 
+`web/valid-record.js` has the same checks and the same sentences; a test compares the two.
+"""
+
+import json
 import math
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 TASKS = ("paint", "image_to_image", "edit", "inpaint", "between")
 LAST_SEED = 2**63 - 1
-DEEPEST = 10  # nesting of a field that this version does not know
+DEEPEST = 10  # nesting of a field
+LONGEST = 40  # characters of a value in a sentence
+EXACT = 2**53 - 1  # JavaScript rounds whole numbers beyond
 INTO = ("conditions", "waypoints", "prompt")  # one of them says what a picture was painted from
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 40
+
+def _as_it_is(value):
+    return value
 
 
 class Kind(NamedTuple):
-    """A kind of values: its name in a sentence, and the test of a value."""
+    """A kind of values.
+
+    Attributes:
+        name: Its name in a sentence.
+        fits: The test of a value.
+        read: The value as this package takes it.
+    """
 
     name: str
     fits: Callable[[Any], bool]
+    read: Callable[[Any], Any] = _as_it_is
 
 
 def _is_text(value):
@@ -42,9 +55,11 @@ def _number(lowest: float = -math.inf, highest: float = math.inf) -> Kind:
 
 
 def _whole(lowest: int, highest: int = LAST_SEED) -> Kind:
+    """Whole numbers. JSON does not tell 5.0 from 5."""
     return Kind(
         f"a whole number from {lowest} to {highest}",
-        lambda value: isinstance(value, int) and _is_number(value, lowest, highest),
+        lambda value: _is_number(value, lowest, highest) and value == int(value),
+        int,
     )
 
 
@@ -68,7 +83,9 @@ SEED = _whole(0)
 
 def _list(of: Kind, name: str, shortest: int = 0, longest: float = math.inf) -> Kind:
     return Kind(
-        name, lambda value: isinstance(value, list) and shortest <= len(value) <= longest and all(map(of.fits, value))
+        name,
+        lambda value: isinstance(value, list) and shortest <= len(value) <= longest and all(map(of.fits, value)),
+        lambda value: [of.read(part) for part in value],
     )
 
 
@@ -133,17 +150,19 @@ def valid_record(record: Any) -> dict[str, Any]:
         ValueError: With a sentence that says what is wrong with it.
     """
     if not isinstance(record, Mapping) or not all(isinstance(name, str) for name in record):
-        raise ValueError("The record of how the picture was painted is damaged: it does not have fields.")
+        raise _damaged("it does not have fields")
     record = {name: value for name, value in record.items() if value is not None}
     for name, value in record.items():
-        if name not in FIELDS:
-            if not _is_flat(value, DEEPEST):
-                raise _damaged(f"the field {_short(name)} is nested too deeply")
-        elif not FIELDS[name].fits(value):
+        if not _is_flat(value, DEEPEST):
+            raise _damaged(f"its field {_short(name)} is nested too deeply")
+        if name in FIELDS and not FIELDS[name].fits(value):
             raise _damaged(f"its {name} is {_short(value)}, not {FIELDS[name].name}")
     if not any(name in record for name in INTO):
         raise _damaged("it does not say what the picture was painted from")
+    record = {name: FIELDS[name].read(value) if name in FIELDS else value for name, value in record.items()}
     _check_path(record)
+    if is_grid(record) and len(record["seeds"]) > record["num_images"]:
+        raise _damaged(f"it has {len(record['seeds'])} seeds for {record['num_images']} pictures")
     return record
 
 
@@ -162,7 +181,7 @@ def _check_path(record):
     if len({count, num_seeds} - {1}) > 1:
         raise _damaged(f"it has {num_seeds} seeds for {count} waypoints")
     if record.get("position", 0) > max(count, num_seeds):
-        raise _damaged(f"its position {record['position']:g} lies beyond its {max(count, num_seeds)} waypoints")
+        raise _damaged(f"its position {_short(record['position'])} lies beyond its {max(count, num_seeds)} waypoints")
 
 
 def _damaged(what):
@@ -171,8 +190,20 @@ def _damaged(what):
 
 def _short(value):
     """A value in a sentence."""
+    text = _spelled(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _spelled(value):
+    """A value as JSON in ASCII, with whole numbers as JavaScript writes them: without a decimal point."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_spelled, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{json.dumps(name)}:{_spelled(part)}' for name, part in value.items())}}}"
+    if isinstance(value, float) and abs(value) <= EXACT and value == int(value):
+        return str(int(value))
     try:
-        return _SHORT.repr(value)
+        return json.dumps(value)
     except ValueError:  # a number of thousands of digits
         return "a huge number"
 

@@ -9,6 +9,8 @@ from PIL import Image
 
 from .files import moved_into_place
 
+LARGE_TEXT = "The picture's file has a text or a colour profile of more than 1 MB, which is not read."
+
 
 def image_grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
     """Arranges images of one size in a grid, row by row; unused cells are white."""
@@ -23,3 +25,8 @@ def save_image(image: Image.Image, path: Path, **options: Any) -> None:
     """Saves a PNG file, which appears complete or not at all; `options` as for `PIL.Image.Image.save`."""
     with moved_into_place(path) as temporary:
         image.save(temporary, format="PNG", **options)
+
+
+def has_large_text(error: Exception) -> bool:
+    """True if Pillow did not open a PNG file because of its `LARGE_TEXT`."""
+    return isinstance(error, ValueError) and "MAX_TEXT" in str(error)
