@@ -51,7 +51,7 @@ def paint(pipe, seeds):
 
 def test_compiling_without_a_compiler_is_an_error(tmp_path):
     command = [sys.executable, "-c", "from diffusers_ccld.cli import main; raise SystemExit(main())", "sample"]
-    command += ["a lighthouse", "--device", "cpu", "--compile", "--output", str(tmp_path / "pictures")]
+    command += ["a cottage", "--device", "cpu", "--compile", "--output", str(tmp_path / "pictures")]
     result = subprocess.run(command, env={**os.environ, "CXX": "no-such-compiler"}, capture_output=True, text=True)
     assert result.returncode == 2 and "C++ compiler" in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "pictures").exists()

@@ -72,6 +72,7 @@ def test_the_command_says_each_once(runtime, tmp_path, capsys):
         "1",
         "--width",
         "32",
+        "--yes",
     ]
     assert main(["sample", "a dragon", *options, "--output", str(tmp_path)]) == 0
     said = capsys.readouterr().err

@@ -301,7 +301,7 @@ def test_two_prompts_are_mixed(open_page, tmp_path):
     assert all(np.abs(middle - end).max() > 20 for end in ends)
     with page.expect_download() as download:
         page.click("#mix-picture >> text=Download")
-    assert download.value.suggested_filename == "a-winter-forest-oil-on-canvas-to-an-autumn-forest-0.png"
+    assert download.value.suggested_filename == "a-winter-forest-oil-on-canvas-to-an-autumn-forest-oil-on-0.png"
     path = tmp_path / "mix.png"
     download.value.save_as(path)
     painter = Painter(CCLDPipeline.from_pretrained(default_model()))

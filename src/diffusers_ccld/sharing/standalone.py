@@ -24,6 +24,7 @@ from .standalone_cards import save_standalone_card
 MODULES = (
     "utils/rgb",
     "utils/errors",
+    "utils/terminal_text",
     "utils/suggestions",
     "utils/hub_names",
     "utils/words",
