@@ -9,7 +9,7 @@ import shlex
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from diffusers_ccld import CCLDPipeline
 from diffusers_ccld.cli import main
@@ -164,6 +164,14 @@ def test_waypoints_are_described_one_a_line(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "frame.png")]) == 0
     printed = capsys.readouterr().out
     assert "waypoints:\n  a boat, pastel, weight 3\n  @b.png, weight 2, SHA-256 0f…\nseeds: 1\n" in printed
+
+
+def test_a_field_of_a_record_is_not_taken_for_a_part_of_a_model(tmp_path, capsys):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("ccld", json.dumps({"prompt": "a cat", "own": {"class": 5}}))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
+    assert main(["inspect", str(tmp_path / "a.png")]) == 0
+    assert "own:\n  class: 5\n" in capsys.readouterr().out
 
 
 def test_commands_of_other_records():

@@ -63,7 +63,10 @@ def run(args: argparse.Namespace) -> None:
     """Describe a file or folder. Of a picture, print its settings and the command that paints it again; of a model,
     its parts and the words that it knows; of a checkpoint, the command that converts it. No code in it is executed."""
     facts = facts_of(args.path)
-    print(json.dumps(facts, indent=2) if args.json else "\n".join(as_lines(in_short(facts))))
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print(*as_lines(facts if args.path.is_file() else in_short(facts)), sep="\n")
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -149,7 +152,7 @@ def _is_part(value: Any) -> bool:
 
 def _part_in_short(part: Mapping[str, Any]) -> str:
     number = f"{part['parameters']:,} parameters" if "parameters" in part else ""
-    return ", ".join(filter(None, [part["class"], number, part.get("precision", "")]))
+    return ", ".join(filter(None, [str(part["class"]), number, part.get("precision", "")]))
 
 
 def as_lines(facts: dict[str, Any], indent: str = "") -> list[str]:
