@@ -3,7 +3,6 @@
 PYTHON ?= python3
 PROMPT ?= a sailing boat in summer, watercolor
 HOST := 127.0.0.1
-PORT := 7860
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet
@@ -52,11 +51,11 @@ install: $(COMPLETE)  ## install the whole package, for Python and all options o
 
 training: $(TRAINING)  ## install what training and comparing models need, too
 
-demo: $(SERVING)  ## paint in the browser, at PORT; HOST=0.0.0.0 also from other machines
-	@$(call UNTIL_INTERRUPTED,$(BIN)/ccld demo --host $(HOST) --port $(PORT))
+demo: $(SERVING)  ## paint in the browser; PORT=8000 chooses a port, HOST=0.0.0.0 serves other machines, too
+	@$(call UNTIL_INTERRUPTED,$(BIN)/ccld demo --host $(HOST) $(if $(PORT),--port $(PORT)))
 
-web:  ## build the page that paints in the browser without a server, and serve it at HOST
-	@$(call UNTIL_INTERRUPTED,$(PYTHON) web/build.py --output outputs/web --serve --host $(HOST))
+web:  ## build the page that paints in the browser without a server, and serve it; PORT and HOST as above
+	@$(call UNTIL_INTERRUPTED,$(PYTHON) web/build.py --output outputs/web --serve --host $(HOST) $(if $(PORT),--port $(PORT)))
 
 test: $(STAMP)  ## the test suite in two processes, each with one thread: more would compete for the cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope

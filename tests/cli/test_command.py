@@ -62,6 +62,7 @@ WRONG = [
     (["co"], "Did you mean compare or convert?"),
     (["a rose in bloom"], "'a rose in bloom' is not a command. To paint it: ccld sample \"a rose in bloom\" (`"),
     (["a", "rose", "in", "bloom", "-n", "2"], 'To paint it: ccld sample "a rose in bloom" (`'),
+    (["cat", "on", "a", "rug"], 'To paint it: ccld sample "cat on a rug" (`'),
     (["rose"], 'measure-scale. To paint it: ccld sample "rose" (`'),
     (["roses & `ls`"], "To paint it: ccld sample 'roses & `ls`' (`"),
     (["fox.png"], "'fox.png' is not a command. To describe this file: ccld inspect fox.png (`"),
