@@ -57,6 +57,7 @@ function paint(settings, { onStep = () => {}, unknown }) {
 }
 
 function stopAll() {
+  painted = {};
   worker.postMessage({ type: "stop", jobs: [...jobs.keys()] });
 }
 
@@ -251,10 +252,23 @@ async function openFile(file) {
 
 // Painting
 
+let painted = {}; // the settings, without the image prompt, and the image prompt that were painted last
+
+const keyOf = (settings) => JSON.stringify({ ...settings, image: null });
+
+/** Takes the next seeds if nothing has changed: the same settings would paint the same pictures. */
+function takeNextSeeds() {
+  const settings = readSettings();
+  if (keyOf(settings) !== painted.key || image !== painted.image) return;
+  const next = settings.seed + settings.pictures;
+  setField(element("seed"), next <= Number(element("seed").max) ? next : 0);
+}
+
 async function paintAll() {
   showMessage("");
   const settings = readSettings();
   if (settings.interval[0] > settings.interval[1]) return showMessage("Guidance begins after it ends: swap the two times.");
+  painted = { key: keyOf(settings), image };
   [element("go").hidden, element("stop").hidden] = [true, false];
   const figures = Array.from({ length: settings.pictures }, (_, i) => {
     const own = { ...settings, seed: settings.seed + i };
@@ -311,10 +325,22 @@ function mixSettings() {
   };
 }
 
+/** A sentence of what is wrong with the form of a mix; empty if nothing is. */
+function faultOfMix({ prompt, secondPrompt }) {
+  if (!prompt || !secondPrompt) return "Write two prompts, to mix them.";
+  const { validity, min, max } = element("mix-seed");
+  return validity.valid ? "" : `The seed must be a whole number from ${min} to ${max}.`;
+}
+
 /** Paints all positions, those near the slider first, until the prompts change or the tab is left. */
 async function paintMix() {
   const settings = mixSettings();
-  if (!settings.prompt || !settings.secondPrompt || !element("mix-form").checkValidity()) return;
+  const fault = faultOfMix(settings);
+  if (fault) {
+    mix.key = null; // ends what is being painted
+    element("mix-state").textContent = fault;
+    return;
+  }
   const key = JSON.stringify(settings);
   if (mix.key !== key) {
     Object.assign(mix, { key, frames: new Map(), entry: makeFigure({ ...settings, fraction: 0.5 }, "A mix of two prompts") });
@@ -382,9 +408,11 @@ function listen() {
   element("paint-form").addEventListener("submit", (event) => {
     event.preventDefault();
     if (!defaults || !element("stop").hidden) return;
+    takeNextSeeds();
     compareModels(null, model);
     paintAll();
   });
+  element("paint-form").addEventListener("invalid", () => (document.querySelector("details").open = true), true); // shows the field
   element("stop").addEventListener("click", stopAll);
   element("random-seed").addEventListener("click", () => {
     setField(element("seed"), crypto.getRandomValues(new Uint32Array(1))[0]);

@@ -142,11 +142,22 @@ def test_several_pictures_take_the_next_seeds_and_can_be_stopped(open_page):
     open_details(page)
     paint(page, PROMPTS[0], seed=5, pictures=2)
     assert [text.split("seed ")[1].split()[0] for text in page.locator("figcaption p").all_inner_texts()] == ["5", "6"]
+    page.fill("#pictures", "1")
+    page.click("#go")
+    page.wait_for_function(f"document.querySelectorAll('{FINISHED}').length === 3")
+    page.click("#go")  # nothing has changed: the next seed
+    page.wait_for_function(f"document.querySelectorAll('{FINISHED}').length === 4")
+    assert page.locator("figcaption p").first.inner_text().endswith("seed 6") and page.input_value("#seed") == "6"
+    page.fill("#seed", str(2**53))
+    open_details(page)  # closes them
+    page.click("#go")
+    assert page.is_visible("#seed") and page.locator(FINISHED).count() == 4
+    page.fill("#seed", "0")
     page.fill("#pictures", "16")
     page.click("#go")
     page.click("#stop")
     page.wait_for_selector("#go:visible")
-    assert page.locator(FINISHED).count() < 18
+    assert page.locator(FINISHED).count() < 20
     assert page.locator("figure:not([data-state=finished])").count() == 0
 
 
@@ -309,6 +320,15 @@ def test_two_prompts_are_mixed(open_page, tmp_path):
     assert request.position == 0.5 and request.variation > 0
     difference = np.abs(np.asarray(painter.paint(request, lambda _: None)[0], int) - middle)
     assert difference.mean() < 2 and difference.max() <= 12, (difference.mean(), difference.max())  # int8 and float32
+    for field, text, sentence in (
+        ("#second", "", "Write two prompts, to mix them."),
+        ("#mix-seed", str(2**32), "The seed must be a whole number from 0 to 4294967295."),
+    ):
+        before = page.input_value(field)
+        page.fill(field, text)
+        page.locator(field).blur()
+        assert page.inner_text("#mix-state") == sentence
+        page.fill(field, before)
     page.fill("#second", "something else")
     page.click("#tab-paint")
     page.set_input_files("#image", path)
