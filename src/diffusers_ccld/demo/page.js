@@ -193,7 +193,7 @@ const ccld = (() => {
   // After a painting: its texts for screen readers, its address, its place in the history.
   function finish(gallery, prompt, isRemembered) {
     const link = find("#note a")?.getAttribute("href");
-    if (link) history.replaceState(null, "", link);
+    history.replaceState(null, "", link ?? location.pathname); // a picture of uploads has no link
     described = { prompt, gallery: gallery ?? [] };
     describe();
     if (isRemembered) remember(gallery, prompt, link);
@@ -219,6 +219,14 @@ const ccld = (() => {
     }
   }
 
+  function forgetHistory() {
+    try {
+      localStorage.removeItem(HISTORY);
+    } catch {
+      // Frames of other sites may have no storage.
+    }
+  }
+
   async function remember(gallery, prompt, link) {
     const address = gallery?.[0]?.image?.url;
     if (!address) return;
@@ -227,7 +235,7 @@ const ccld = (() => {
     try {
       localStorage.setItem(HISTORY, JSON.stringify([entry, ...others].slice(0, KEPT)));
     } catch {
-      localStorage.removeItem(HISTORY); // the browser's storage is full or closed
+      forgetHistory(); // the browser's storage is full or closed
     }
     showHistory();
   }
