@@ -22,6 +22,12 @@ class DeclinedError(Exception):
     """Raised if a user answers that a command shall do nothing. The message says what was not done."""
 
 
+# Quotation marks of word processors, which a shell takes for letters.
+OPENING, CLOSING = "“”„‟«»‹›‘‚", "“”„‟«»‹›‘’"
+DECIMAL_COMMA = re.compile(r"(?P<text>.+):(?P<weight>-?\d+,\d+)\s*")
+OPTION = re.compile(r"(^|\s)(?P<name>--[a-z][a-z_-]*)")
+
+
 def is_file_name(typed: str) -> bool:
     """True for a prompt that is the file name of a picture, or of an existing file.
 
@@ -64,7 +70,7 @@ def doubts_about(
         negative_prompt: The negative prompt, if one was given.
         are_waypoints: True for the waypoints of a path, where words in a row are usual.
     """
-    doubts = []
+    doubts = [doubt for typed in prompts for doubt in _slips_in(typed)]
     for typed in prompts:
         text, weight = parse_weighted(typed)
         if typed.rstrip().endswith(":"):
@@ -89,9 +95,15 @@ def doubts_about(
             f"--negative-prompt {negative_prompt!r} is taken as a text with its number: a negative prompt has no "
             f"weight of its own, but 1 minus those of the prompts."
         )
+    weights = [weight for _, weight in [*map(parse_weighted, prompts), *files]]
+    if weights and not are_waypoints and all(weight is not None and weight < 0 for weight in weights):
+        doubts.append(
+            "All weights are negative, so the pictures have as little as possible of their prompts. --negative-prompt "
+            "keeps something out of the pictures of a prompt."
+        )
     for words in _unquoted(prompts, are_waypoints):
         kind = "waypoints of a path" if are_waypoints else "prompts, to be combined in one picture"
-        advice = f'To give one prompt, write it in quotation marks: "{" ".join(words)}".'
+        advice = f'To give one prompt, write it in quotation marks: "{_without_quotes(" ".join(words))}".'
         doubts.append(f"These are {len(words)} {kind}. {advice}")
     return doubts
 
@@ -115,6 +127,24 @@ def doubts_about_words(prompts: Sequence[str], model: str | None) -> list[str]:
             advice = f"`ccld inspect {quoted(model or 'default')}` lists the words that it knows."
             doubts.append(f"{sentence}. These are most words of {text!r}. {advice}")
     return doubts
+
+
+def _slips_in(typed):
+    """Warnings about what a prompt has in it because of how it was typed."""
+    if typed.strip().lower() in ("help", "?"):
+        yield f"{typed!r} would be the prompt. To see the options, give --help."
+    text, _ = parse_weighted(typed)
+    if text[:1] in tuple(OPENING) and text[-1:] in tuple(CLOSING):
+        yield f'{text!r} has typographic quotation marks, which are part of it: type "{_without_quotes(text)}".'
+    if found := DECIMAL_COMMA.fullmatch(typed):
+        meant = f"{found['text']}:{found['weight'].replace(',', '.')}"
+        yield f"{typed!r} is a prompt without a weight, because of the comma: for a weight, type {meant!r}."
+    if found := OPTION.search(typed):
+        yield f"{typed!r} has {found['name']} in it: an option belongs outside of the quotation marks."
+
+
+def _without_quotes(text):
+    return text.strip(OPENING + CLOSING)
 
 
 def is_large(weight: float | None) -> bool:

@@ -29,6 +29,32 @@ SYNONYMS = {
     "--version": "version",
 }
 
+# Options of other programs, and what to type for them where a command has it.
+OPTIONS = {
+    "--guidance-scale": "cfg cfg-scale cond-scale scale",
+    "--steps": "ddim-steps inference-steps num-inference-steps sampling-steps",
+    "--num-images": "n-iter n-samples num-images-per-prompt num-samples number-of-images",
+    "--width and --height": "resolution size",
+    "--init": "img init-image init-img input-image",
+    "--algorithm": "method sampler scheduler",
+    "--dtype": "precision torch-dtype",
+    "--output": "out outdir output-dir save-dir",
+}
+
+
+def option_synonyms(options: Sequence[str], takes_prompts: bool) -> dict[str, str]:
+    """Returns what to type in place of options of other programs, for a command.
+
+    Args:
+        options: The options that the command has.
+        takes_prompts: True if its arguments without an option are prompts.
+    """
+    synonyms = {"--prompt": "the prompt without an option"} if takes_prompts else {}
+    for meant, words in OPTIONS.items():
+        if meant.split()[0] in options:
+            synonyms |= {f"--{word}": meant for word in words.split()}
+    return {word: meant for word, meant in synonyms.items() if word not in options}
+
 
 def answer_to(argv: Sequence[str], names: Sequence[str]) -> str:
     """The sentences that refuse a command line whose first word is not a command.

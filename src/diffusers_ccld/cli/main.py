@@ -15,7 +15,7 @@ from ..utils.terminal_text import printable_lines
 from ..version import __version__
 from . import compare, convert, demo, embed, export, export_onnx, inspect, interpolate, measure_scale, sample
 from .doubts import DeclinedError
-from .hints import answer_to
+from .hints import answer_to, option_synonyms
 from .messages import own_warnings, quiet_libraries, with_flags
 
 # Each has HELP, add_arguments(parser), check(args) and run(checked), which gets what the check returns. A check finds
@@ -58,6 +58,7 @@ def make_parser(argv: list[str] = ()) -> ArgumentParser:
             name, help=command.HELP, description=command.run.__doc__, formatter_class=argparse.HelpFormatter
         )
         command.add_arguments(command_parser)
+        command_parser.synonyms = option_synonyms(command_parser.options, command in (sample, interpolate))
         command_parser.add_argument("--verbose", action="store_true", help="show the messages of the libraries, too")
         command_parser.set_defaults(command=command)
     if argv and not argv[0].startswith("-") and argv[0] not in names:

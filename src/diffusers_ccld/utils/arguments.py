@@ -7,7 +7,7 @@ import argparse
 import difflib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 SIMILARITY = 0.75  # of a suggestion at least, as difflib counts it; "smaple" and "sample" have 0.83
@@ -17,7 +17,12 @@ class ArgumentParser(argparse.ArgumentParser):
     """Shows `--max-steps` and accepts `--max_steps`, too. Help texts keep the line breaks of the description.
 
     An error is one line. That of an unknown option names the one that it resembles or begins; none may be abbreviated.
+
+    Attributes:
+        synonyms: What to type in place of options of other programs.
     """
+
+    synonyms: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -47,8 +52,12 @@ class ArgumentParser(argparse.ArgumentParser):
         if unknown:
             unknown = [as_typed.get(argument, argument) for argument in unknown]
             given = [argument.partition("=")[0] for argument in unknown if argument.startswith("-")]
-            self.error(f"unrecognized arguments: {' '.join(unknown)}.{suggestion(given, self.options)}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{self._suggestion(given)}")
         return namespace, unknown
+
+    def _suggestion(self, given):
+        meant = [self.synonyms[word] for word in map(_with_hyphens, given) if word in self.synonyms]
+        return f" Did you mean {', '.join(meant)}?" if meant else suggestion(given, self.options)
 
     @property
     def options(self) -> list[str]:
