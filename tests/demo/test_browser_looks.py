@@ -21,7 +21,7 @@ def test_the_first_screen_has_examples_and_no_empty_gallery(browser, bundled_ser
     tab.goto(bundled_server)
     tab.wait_for_selector(".example img")
     assert not tab.locator("#gallery").is_visible()
-    for element in (*tab.locator(".example img").all(), tab.locator("#prompt"), tab.locator(".paint-button").first):
+    for element in (*tab.locator(".example").all(), tab.locator("#prompt"), tab.locator(".paint-button").first):
         assert element.evaluate(IN_SIGHT)
     tab.close()
 
