@@ -77,10 +77,12 @@ def test_a_person_uses_an_image_prompt_edits_and_inpaints(tab, bundled_server, t
     tab.wait_for_selector("#form img >> visible=true")
     tab.locator("#prompt textarea").fill("a seascape, watercolor")
     assert not tab.locator("#compare").is_visible()
+    tab.evaluate("history.replaceState(null, '', '?prompt=another')")
     edited = next_picture(tab)
     assert edited.shape == (128, 128, 3)
     tab.wait_for_selector("#compare img >> visible=true")
     assert tab.locator("#compare img").count() == 2
+    assert "?" not in tab.url  # the link of an earlier picture
 
     tab.get_by_role("tab", name="Inpaint").click()
     draw_on(tab, tmp_path / "red.png")
