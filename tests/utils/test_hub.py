@@ -1,4 +1,4 @@
-"""What the Hub answers about a repository, without a network."""
+"""Answers of the Hub about a repository, without a network."""
 
 import httpx
 import pytest
