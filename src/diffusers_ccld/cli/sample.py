@@ -127,7 +127,10 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--width")
     add_shared("--batch-size")
     add_shared("--device")
-    add_shared("--dtype")
+    add_shared(
+        "--dtype",
+        help="precision of torch (default: bf16 if the hardware computes in it, else fp32); onnx has that of its files",
+    )
     add_shared("--compile")
     add(
         "--runtime",
