@@ -64,8 +64,8 @@ def missing_stages(output: Path) -> list[str]:
     """The stages that a run in a folder would do, a line for each."""
     paintings = [f"paint {count} pictures" for name, (count, _) in SETS.items() if not (output / name).is_dir()]
     trainings = [
-        f"fine-tune for {steps} steps on {SETS[paintings][0]} pictures"
-        for name, (paintings, steps, _) in RUNS.items()
+        f"fine-tune for {steps} steps on {SETS[used][0]} pictures"
+        for name, (used, steps, _) in RUNS.items()
         if not (output / name / "pipeline").is_dir()
     ]
     return [*paintings, *trainings, f"compare {len(RUNS)} models with the bundled one"]

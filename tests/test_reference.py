@@ -83,7 +83,7 @@ def test_the_commands_of_the_readme_run_as_pasted(trainable_folder, tmp_path, mo
     mask = np.asarray(Image.open("docs/images/sky-mask.png"))
     assert mask[0].min() == 255 and mask[-1].max() == 0  # white in its upper part
     assert len(os.listdir("my-pictures")) == 10 and len(os.listdir("my-model/pipeline")) > 5
-    assert (tmp_path / "outputs" / "interpolation" / "animation.gif").is_file()
+    assert (tmp_path / "outputs" / "a-winter-forest-to-an-autumn-forest-to-cottage" / "animation.gif").is_file()
     assert (tmp_path / "outputs" / "comparison" / "index.html").is_file()
 
 

@@ -62,6 +62,26 @@ def test_folders_of_versions_without_the_newer_fields_resume(pipeline_folder, tm
     assert interpolate(pipeline_folder, tmp_path / "path", *arguments) == 0 and painted["count"] == 2
 
 
+def test_paths_have_folders_of_their_own_unless_they_are_the_same(pipeline_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("red.png")
+    options = ("--frames", "2", "--max-pictures", "2", "--steps", "2", "--model", str(pipeline_folder))
+    for seed in ("1", "2", "2"):
+        assert main(["interpolate", "a fox", "@red.png", "--seed", seed, *options]) == 0
+    assert names(tmp_path / "outputs") == ["a-fox-to-red", "a-fox-to-red-2"]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == "outputs/a-fox-to-red-2/animation.gif"
+    for line in (
+        "path      a fox, weight 3",
+        "          red.png, weight 3",
+        "seed      2",
+        "folder    outputs/a-fox-to-red-2/",
+    ):
+        assert line in printed.err.splitlines()
+    assert main(["interpolate", "a fox", "a cat", "-o", "path.gif", *options]) == 2
+    assert "--output path.gif: an animation is written into a folder" in capsys.readouterr().err
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 

@@ -234,6 +234,20 @@ def test_doubts_are_asked_about_at_a_terminal(monkeypatch, capsys):
     settle(["Really?"], agreed=True)
 
 
+def test_only_a_person_is_asked_about_prompts_without_a_known_word(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ("-n", "1", "--steps", "1", "--runtime", "onnx")
+    assert main(["sample", "a dragon", *options]) == 0
+    assert "the bundled model does not know: dragon" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    for command in (["sample", "a dragon", *options], ["interpolate", "a cat", "a dragon"]):
+        monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+        assert main(command) == 1
+        printed = capsys.readouterr().err
+        assert "The bundled model does not know: dragon. Nothing else in 'a dragon' says what to paint." in printed
+    assert main(["sample", "a dragon in the forest", *options, "--quiet"]) == 0
+
+
 def test_an_answer_of_no_is_not_an_error(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))

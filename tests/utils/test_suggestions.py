@@ -75,7 +75,7 @@ def test_of_names_that_differ_in_numbers_only_the_nearest_is_suggested(tmp_path)
         (tmp_path / f"rose-{number}.png").touch()
     assert meant("rose-7.png") == meant("roze-7.png") == "" and meant("rsoe-1.png") == "rose-1.png"
     (tmp_path / "rise-3.png").touch()
-    assert meant("rose-3.png") in ("", "rise-3.png") and meant("rise-4.png") == "rise-3.png"
+    assert meant("rose-3.png") == "" and meant("rise-4.png") == "rise-3.png"
 
 
 def test_a_suggestion_does_not_control_the_terminal(tmp_path):

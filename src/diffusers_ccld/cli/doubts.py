@@ -25,6 +25,7 @@ class DeclinedError(Exception):
 # Quotation marks of word processors, which a shell takes for letters, and those that were typed twice.
 OPENING, CLOSING = '"“”„‟«»‹›‘‚', '"“”„‟«»‹›‘’'
 DECIMAL_COMMA = re.compile(r"(?P<text>.+):(?P<weight>-?\d+,\d+)\s*")
+TIME = re.compile(r"(?<![:\d])\d\d?:\d\d?\s*$")  # or a ratio, such as 16:9
 OPTION = re.compile(r"(^|\s)(?P<name>--[a-z][a-z_-]*|-[a-z](?=\s+\d))")
 DASHED = re.compile(r"[—–](?P<name>[a-z][a-z_-]*)")
 IN_BRACKETS = re.compile(r"\((?P<text>[^():]+):(?P<weight>\d*\.?\d+)\)")
@@ -89,7 +90,7 @@ def doubts_about(
                 f"{typed!r} ends in a colon without a weight. Leave the colon out, or add a weight, as in "
                 f"{typed.rstrip() + '2'!r}."
             )
-        if is_large(weight):
+        if is_large(weight) or (weight is not None and TIME.search(typed)):
             doubts.append(
                 f"{typed!r} means {text!r} with the weight {weight:g}; usual weights are 1 to 10. If the number "
                 f"belongs to the prompt, add a weight after it, as in {typed + ':3'!r}."
@@ -107,10 +108,10 @@ def doubts_about(
             f"weight of its own, but 1 minus those of the prompts."
         )
     weights = [weight for _, weight in [*map(parse_weighted, prompts), *files]]
-    if weights and not are_waypoints and all(weight is not None and weight < 0 for weight in weights):
+    if weights and not are_waypoints and all(weight is not None and weight <= 0 for weight in weights):
         doubts.append(
-            "All weights are negative, so the pictures have as little as possible of their prompts. --negative-prompt "
-            "keeps something out of the pictures of a prompt."
+            "All weights are negative or 0, so the pictures have as little as possible of their prompts. "
+            "--negative-prompt keeps something out of the pictures of a prompt."
         )
     for words in _unquoted(prompts, are_waypoints):
         kind = "waypoints of a path" if are_waypoints else "prompts, to be combined in one picture"
@@ -213,6 +214,11 @@ def doubts_about_size(size: tuple[int, int], trained: tuple[int, int]) -> list[s
     ]
 
 
+def is_at_terminal() -> bool:
+    """True if there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def settle(doubts: Sequence[str], agreed: bool) -> None:
     """Asks at a terminal whether to continue in spite of doubts.
 
@@ -226,7 +232,7 @@ def settle(doubts: Sequence[str], agreed: bool) -> None:
     """
     if agreed or not doubts:
         return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not is_at_terminal():
         raise ValueError(f"{' '.join(doubts)} (Give --yes to paint it anyway.)")
     print(*doubts, sep="\n", file=sys.stderr)
     print("Paint it anyway? [y/N] ", end="", flush=True, file=sys.stderr)

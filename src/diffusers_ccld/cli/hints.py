@@ -35,9 +35,10 @@ OPTIONS = {
     "--steps": "ddim-steps inference-steps num-inference-steps sampling-steps",
     "--num-images": "n-iter n-samples num-images-per-prompt num-samples number-of-images",
     "--width and --height": "resolution size",
-    "--init": "img init-image init-img input-image",
+    "--init": "img init-image init-img input input-image",
     "--algorithm": "method sampler scheduler",
-    "--dtype": "precision torch-dtype",
+    "--dtype": "fp16 half precision torch-dtype",
+    "--strength": "denoise denoising denoising-strength",
     "--output": "out outdir output-dir save-dir",
 }
 
@@ -53,7 +54,7 @@ def option_synonyms(options: Sequence[str], takes_prompts: bool) -> dict[str, st
     for meant, words in OPTIONS.items():
         if meant.split()[0] in options:
             synonyms |= {f"--{word}": meant for word in words.split()}
-    return {word: meant for word, meant in synonyms.items() if word not in options}
+    return synonyms
 
 
 def answer_to(argv: Sequence[str], names: Sequence[str]) -> str:

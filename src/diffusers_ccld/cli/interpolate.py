@@ -3,11 +3,14 @@
 import argparse
 import hashlib
 import math
+import os
+import sys
 from functools import partial
 from pathlib import Path
 
 from ..inference.names import ANIMATION_FORMATS
 from ..utils.arguments import number, whole
+from ..utils.file_names import file_stem
 from ..version import __version__
 from .arguments import (
     LAST_SEED,
@@ -23,12 +26,17 @@ from .doubts import (
     doubts_about,
     doubts_about_size,
     doubts_about_words,
+    is_at_terminal,
     is_file_name,
     refuse_bytes,
     refuse_file_names,
     settle,
 )
-from .outputs import require_writable
+from .outputs import numbered, require_writable
+from .runtimes import name_of_model
+
+OUTPUTS = Path("outputs")
+SUFFIXES = (".gif", ".webp", ".png", ".jpg", ".jpeg", ".mp4", ".webm", ".mov", ".avi", ".mkv")  # of files, not folders
 
 HELP = "interpolate between prompts, pictures and seeds"
 
@@ -79,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frames per second (default: %(default)g)",
     )
-    add_shared("--output", default=Path("outputs/interpolation"))
+    add_shared("--output", help="folder to write to (default: one named after the waypoints, in outputs)")
     add_shared("--overwrite", help="replace existing pictures that have other settings")
     add_shared("--yes")
     add_shared("--dry-run")
@@ -89,14 +97,23 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
     for source, _ in map(parse_waypoint, args.waypoints):
         if isinstance(source, Path):
             require_file(source, "waypoint")
-    settle(doubts_of(args), args.yes)
+    settle(doubts_of(args, about_words=is_at_terminal() and not args.dry_run), args.yes)
     require_model(args.model)
-    require_writable(args.output)
+    if args.output is not None and args.output.suffix.lower() in SUFFIXES and not args.output.is_dir():
+        raise ValueError(
+            f"--output {args.output}: an animation is written into a folder, beside its frames. Give the name of a "
+            f"folder, and --format for another format ({', '.join(ANIMATION_FORMATS)})."
+        )
+    require_writable(args.output or OUTPUTS)
     return args
 
 
-def doubts_of(args: argparse.Namespace) -> list[str]:
+def doubts_of(args: argparse.Namespace, about_words: bool = True) -> list[str]:
     """Warnings about arguments that are probably mistakes. Files need not exist.
+
+    Args:
+        args: The arguments.
+        about_words: True to warn of prompts of which the model does not know a word.
 
     Raises:
         ValueError: If the arguments contradict one another, or a prompt is the name of a file.
@@ -109,7 +126,7 @@ def doubts_of(args: argparse.Namespace) -> list[str]:
     prompts = [text for text in args.waypoints if not text.startswith("@")]
     refuse_bytes([*prompts, args.negative_prompt or ""])
     doubts = doubts_about(args.waypoints, (), args.guidance_scale, args.negative_prompt, are_waypoints=True)
-    return doubts + doubts_about_words(prompts, args.model)
+    return doubts + (doubts_about_words(prompts, args.model) if about_words else [])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -148,6 +165,8 @@ def run(args: argparse.Namespace) -> None:
     steps = pipe.steps_or_default(args.steps)
     pipe.scheduler.set_timesteps(steps)
     settings = _settings(args, pipe, named, path, steps, dtype)
+    args.output = args.output or _folder_for(given, settings)
+    print(*_description(settings, args), sep="\n", file=sys.stderr)
     if args.dry_run:
         check_picture_folder(args.output, settings, args.overwrite)
         most = 4 * args.frames if args.max_pictures is None else args.max_pictures
@@ -162,6 +181,37 @@ def run(args: argparse.Namespace) -> None:
             pipe, path, args.frames, steps, args.batch_size, args.max_pictures, pictures, args.guidance_interval
         )
         _save(args, pictures, [path.canonical(position) for position in frames.positions[: args.frames]], frames)
+
+
+def _folder_for(given, settings):
+    """The folder of a path in `OUTPUTS`: one that is new, or has pictures of the same settings."""
+    from ..inference.animation import check_picture_folder
+
+    words = " to ".join(source.stem if isinstance(source, Path) else source for source, _ in given)
+    for folder in numbered(OUTPUTS / file_stem(words)):
+        try:
+            check_picture_folder(folder, settings, overwrite=False)
+        except ValueError:
+            continue
+        return folder
+
+
+def _description(settings, args):
+    """Lines that say how the command was understood."""
+    waypoints = [f"{source}, weight {weight:g}" for source, weight, *_ in settings["waypoints"]]
+    lines = [("path", text) if i == 0 else ("", text) for i, text in enumerate(waypoints)]
+    if args.loop:
+        lines.append(("", "and back to the first"))
+    if args.negative_prompt is not None:
+        lines.append(("negative", args.negative_prompt))
+    sampling = f"{settings['steps']} steps of {settings['algorithm']}"
+    lines += [
+        ("model", ", ".join((name_of_model(args.model), sampling, settings["dtype"]))),
+        ("size", f"{settings['width']} × {settings['height']} pixels"),
+        ("seeds" if len(args.seed) > 1 else "seed", ", ".join(map(str, args.seed))),
+        ("folder", f"{args.output}{os.sep}"),
+    ]
+    return [f"{name:10}{value}" for name, value in lines]
 
 
 def _settings(args, pipe, named, path, steps, dtype):

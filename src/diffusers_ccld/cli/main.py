@@ -24,6 +24,7 @@ from .messages import own_warnings, quiet_libraries, with_flags
 # wrong input without importing torch. A command that can do without it has needs_torch(checked), too.
 COMMANDS = (sample, interpolate, compare, demo, embed, convert, inspect, export, export_onnx, measure_scale)
 
+BROKEN_PIPE_STATUS = 141  # as of a program that the signal ends
 LONGEST_MESSAGE = 1000  # longer ones are the dumps of libraries
 
 
@@ -134,6 +135,9 @@ def run_reporting_errors(run: Callable[..., int | None], *args: object, verbose:
     except DeclinedError as declined:
         print(declined, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # nobody reads any more, as after "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else Python complains at its end
+        return BROKEN_PIPE_STATUS
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("CCLD_TRACEBACK"):
             raise

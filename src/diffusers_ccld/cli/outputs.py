@@ -1,10 +1,11 @@
 """Places for the files of a command: tried before any work, and never those of other files."""
 
+import itertools
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 MOST_NAMES = 12  # at a terminal, of the files of one command
@@ -44,11 +45,12 @@ def require_new(path: Path, option: str, overwrite: bool) -> None:
 
 def unused_path(path: Path) -> Path:
     """A path, with the first number from 2 that makes it new if it is in use: "moon-2.png"."""
-    number, free = 1, path
-    while os.path.lexists(free):
-        number += 1
-        free = _numbered(path, number)
-    return free
+    return next(free for free in numbered(path) if not os.path.lexists(free))
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Yields a path, then the same with the numbers from 2 on."""
+    return (_numbered(path, number) for number in itertools.count(1))
 
 
 def paths_of_run(folder: Path, stem: str, seeds: Sequence[int], has_grid: bool) -> tuple[list[Path], Path | None]:

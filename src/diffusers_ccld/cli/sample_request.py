@@ -17,7 +17,7 @@ from .arguments import (
     require_interval,
     require_model,
 )
-from .doubts import doubts_about, doubts_about_words, refuse_bytes, refuse_file_names, settle
+from .doubts import doubts_about, doubts_about_words, is_at_terminal, refuse_bytes, refuse_file_names, settle
 from .outputs import paths_of_run, require_writable, unused_path
 from .runtimes import chosen_runtime
 from .shell_words import quoted
@@ -76,7 +76,7 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
     """
     if not all(prompt.strip() for prompt in args.prompts):
         raise ValueError("A prompt is empty. Leave it out to sample pictures that follow the training images.")
-    settle(doubts_of(args), args.yes)
+    settle(doubts_of(args, about_words=is_at_terminal() and not args.dry_run), args.yes)
     embeddings = [parse_weighted_file(text) for text in args.embedding]
     images = [parse_weighted_file(text) for text in args.image]
     given = [*map(parse_weighted, args.prompts), *images, *embeddings]
@@ -109,8 +109,13 @@ def check_request(args: argparse.Namespace) -> SampleRequest:
     )
 
 
-def doubts_of(args: argparse.Namespace) -> list[str]:
+def doubts_of(args: argparse.Namespace, about_words: bool = True) -> list[str]:
     """Warnings about arguments that are probably mistakes. Files need not exist.
+
+    Args:
+        args: The arguments.
+        about_words: True to warn of prompts of which the model does not know a word. Programs are not asked about
+            them: the description names the words, too.
 
     Raises:
         ValueError: If the arguments contradict one another, or a prompt is the name of a file.
@@ -130,7 +135,7 @@ def doubts_of(args: argparse.Namespace) -> list[str]:
             f"--edit {args.edit}: without a prompt, the picture stays much as it is. Say what it is to become, as in: "
             f'ccld sample "a cottage in winter" --edit {quoted(str(args.edit))}'
         )
-    return doubts + doubts_about_words(args.prompts, args.model)
+    return doubts + (doubts_about_words(args.prompts, args.model) if about_words else [])
 
 
 def _check_options(args: argparse.Namespace, has_prompts: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from .terminal_text import printable
 
 PATH_SIMILARITY = 0.75  # of a suggestion at least, as in arguments.py, which has to stand alone
-MOST_NAMES = 10_000  # of a folder that are compared
+MOST_NAMES = 3000  # of a folder that are compared
 
 _DIGITS = re.compile(r"\d+")
 
