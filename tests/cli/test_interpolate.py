@@ -73,7 +73,7 @@ def test_paths_have_folders_of_their_own_unless_they_are_the_same(pipeline_folde
     assert printed.out.splitlines()[-1] == "outputs/a-fox-to-red-2/animation.gif"
     for line in (
         "path      a fox, weight 3",
-        "          red.png, weight 3",
+        "          @red.png, weight 3",
         "seed      2",
         "folder    outputs/a-fox-to-red-2/",
     ):
