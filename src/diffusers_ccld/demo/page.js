@@ -17,11 +17,15 @@ const ccld = (() => {
   // The notice is about a link or a picture that was given before.
   const forgetNotice = () => find("#notice")?.classList.add("old");
 
-  // Presses the button with a text as soon as its tab is open.
+  // Presses the button with a text as soon as its tab is open and nothing is being painted.
+  let pressing = 0;
   function pressOnce(text, tries = 200) {
-    const button = openButtons(".paint-button, .animate-button").find((other) => other.textContent.trim() === text);
-    if (button) button.click();
-    else if (tries > 0) setTimeout(() => pressOnce(text, tries - 1), 50);
+    clearTimeout(pressing);
+    pressing = setTimeout(() => {
+      const button = openButtons(".paint-button, .animate-button").find((other) => other.textContent.trim() === text);
+      if (button && !find(".running")) button.click();
+      else if (tries > 0) pressOnce(text, tries - 1);
+    }, 50);
   }
 
   function fill(text, name = "prompt") {
@@ -110,14 +114,15 @@ const ccld = (() => {
     }
   }
 
-  // The prompt that the pressed chips make: "a cat in winter, watercolor".
-  function onChip(chip) {
-    const isPressed = chip.getAttribute("aria-pressed") === "true";
-    all(`.chip[data-group="${chip.dataset.group}"]`).forEach((other) => other.setAttribute("aria-pressed", "false"));
-    chip.setAttribute("aria-pressed", String(!isPressed));
-    const text = (group) => find(`.chip[data-group="${group}"][aria-pressed="true"]`)?.dataset.text ?? "";
-    const begin = [text("subject"), text("palette")].filter(Boolean).join(" ");
-    fill([begin, text("medium")].filter(Boolean).join(", "));
+  // Paints an example in the first tab, in place of what is being painted.
+  function paintExample(example) {
+    forgetNotice();
+    fill(example.dataset.prompt);
+    if (find(".running")) find("#cancel").click();
+    openButtons('#tabs [role="tab"]')[0].click();
+    pressOnce("Paint");
+    const { top } = find("#wall").getBoundingClientRect();
+    if (top < 0 || top > window.innerHeight / 2) find("#wall").scrollIntoView();
   }
 
   function onClick(event) {
@@ -125,12 +130,12 @@ const ccld = (() => {
     if (event.target.closest?.('[role="tab"]')) delete find("#prompt").dataset.missing;
     if (event.isTrusted && event.target.closest?.(".paint-button, .animate-button")) forgetNotice();
     const chip = event.target.closest?.(".chip");
-    if (chip) onChip(chip);
-    const example = event.target.closest?.(".example");
-    if (example) {
-      fill(example.dataset.prompt);
-      find("#prompt textarea").focus();
+    if (chip) {
+      ccldChips.stopAt(chip);
+      fill(ccldChips.toggle(find("#prompt textarea").value, chip));
     }
+    const example = event.target.closest?.(".example");
+    if (example) paintExample(example);
   }
 
   // After a picture gave its settings, far below: shows what came of it, the notice or else the form.
