@@ -11,7 +11,7 @@ TEXTS = ("prompt", "second_prompt", "negative_prompt", "algorithm")
 
 
 class Link(NamedTuple):
-    """What a link says.
+    """The request of a link, and what of it the link says.
 
     Attributes:
         request: The request, with defaults of `parse_request` for what is missing or wrong.

@@ -17,13 +17,22 @@ const ccld = (() => {
   // The notice is about a link or a picture that was given before.
   const forgetNotice = () => find("#notice")?.classList.add("old");
 
+  // From the press of a button until its event has ended, well or not. Gradio ignores another press meanwhile.
+  let isPainting = false;
+
+  // Before a request is sent. Returns the progress.
+  function begin() {
+    isPainting = true;
+    return '<div class="running"><div class="bar"><div></div></div><p>Waiting for the painter</p></div>';
+  }
+
   // Presses the button with a text as soon as its tab is open and nothing is being painted.
   let pressing = 0;
   function pressOnce(text, tries = 200) {
     clearTimeout(pressing);
     pressing = setTimeout(() => {
       const button = openButtons(".paint-button, .animate-button").find((other) => other.textContent.trim() === text);
-      if (button && !find(".running")) button.click();
+      if (button && !isPainting) button.click();
       else if (tries > 0) pressOnce(text, tries - 1);
     }, 50);
   }
@@ -46,8 +55,10 @@ const ccld = (() => {
     return names.map((name) => (name in changes ? changes[name] : fields[name]));
   }
 
-  // After a request that was refused: says below the field of the prompt that it is empty. Returns the progress: none.
+  // After a request that was refused or cancelled: says below the field of the prompt if it is empty. Returns the progress:
+  // none.
   function fail(prompts) {
+    isPainting = false;
     if (prompts.some((prompt) => prompt?.trim?.() ?? prompt)) return "";
     find("#prompt").dataset.missing = "Write a prompt here: what to paint.";
     find("#prompt textarea").focus();
@@ -118,7 +129,7 @@ const ccld = (() => {
   function paintExample(example) {
     forgetNotice();
     fill(example.dataset.prompt);
-    if (find(".running")) find("#cancel").click();
+    if (isPainting) find("#cancel").click();
     openButtons('#tabs [role="tab"]')[0].click();
     pressOnce("Paint");
     const { top } = find("#wall").getBoundingClientRect();
@@ -197,6 +208,7 @@ const ccld = (() => {
 
   // After a painting: its texts for screen readers, its address, its place in the history.
   function finish(gallery, prompt, isRemembered) {
+    isPainting = false;
     const link = find("#note a")?.getAttribute("href");
     history.replaceState(null, "", link ?? location.pathname); // a picture of uploads has no link
     described = { prompt, gallery: gallery ?? [] };
@@ -273,7 +285,6 @@ const ccld = (() => {
     new MutationObserver(describe).observe(find("#studio"), changes);
   }).observe(document.documentElement, { childList: true, subtree: true });
 
-  const waiting = '<div class="running"><div class="bar"><div></div></div><p>Waiting for the painter</p></div>';
-  return { pressOnce, inputs, fail, keepSeed, showRestored, brush, send, seedOf, finish, waiting };
+  return { pressOnce, begin, inputs, fail, keepSeed, showRestored, brush, send, seedOf, finish };
 })();
 window.ccld = ccld;

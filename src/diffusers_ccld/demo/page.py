@@ -161,7 +161,7 @@ def _connect_run(
 ) -> gr.events.Dependency:
     """Connects an event with a task of the studio. The history remembers its pictures, unless it is told not to."""
     begins_with_picture = not inputs.keys().isdisjoint(("picture", "masked_picture"))
-    trigger(outputs=[wall.progress, wall.compare], js=f"() => [ccld.waiting, {HIDE}]")
+    trigger(outputs=[wall.progress, wall.compare], js=f"() => [ccld.begin(), {HIDE}]")
     event = trigger(
         run,
         inputs_kwargs=inputs,
