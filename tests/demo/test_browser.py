@@ -124,7 +124,7 @@ def test_enter_paints_and_shift_enter_breaks_the_line(tab):
 
 @pytest.mark.slow
 def test_a_click_on_an_example_paints_it_in_place_of_what_is_being_painted(tab):
-    assert "Choose an example to paint it" in tab.locator("#hint").inner_text()
+    assert "Click an example to paint it" in tab.locator("#hint").inner_text()
     tab.get_by_role("tab", name="Edit").click()
     next_picture(tab, lambda tab: tab.locator(".example").nth(2).click())
     assert tab.get_by_role("tab", name="Paint", exact=True).get_attribute("aria-selected") == "true"

@@ -60,7 +60,18 @@ const ccldChips = (() => {
 
   // Shows which chips a prompt says.
   function show(text) {
-    for (const chip of all()) chip.setAttribute("aria-pressed", String(isIn(text ?? "", chip)));
+    for (const chip of all()) {
+      const isSaid = isIn(text ?? "", chip);
+      chip.setAttribute("aria-pressed", String(isSaid));
+      if (isSaid) bringIntoSight(chip);
+    }
+  }
+
+  // On a phone, the chips of a group are in a line that scrolls.
+  function bringIntoSight(chip) {
+    const line = chip.parentElement;
+    const [place, ends] = [chip.getBoundingClientRect(), line.getBoundingClientRect()];
+    if (place.left < ends.left || place.right > ends.right) line.scrollLeft += place.left - ends.left;
   }
 
   const MOVES = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1, Home: -Infinity, End: Infinity };

@@ -84,7 +84,7 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
                 container, tabs = make_tabs(painter, limits, model.examples[-1][0])
                 unkeep = _kept_seed()
             with gr.Column(elem_id="wall"):
-                wall = _wall("Choose an example to paint it, or write a prompt and press Paint.")
+                wall = _wall("Click an example to paint it, or write one.")
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = make_details(painter, limits)
                 dropped = make_settings_input()
