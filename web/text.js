@@ -6,6 +6,8 @@ const PYTHON_SPACE = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u20
 const CHARACTER_REFERENCE = /&(#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)/gu;
 const SPECIAL_TOKENS = /(<\|startoftext\|>|<\|endoftext\|>)/u;
 const NAMED_WORDS = /[\p{L}\p{Nl}\p{No}]{2,}/gu; // without decimal digits
+// Thai, Lao, Burmese, Khmer, Japanese and Chinese letters: no spaces separate their words.
+const WITHOUT_SPACES = /[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]/u;
 const SMALL_VOCABULARY = 10_000; // tokens; larger ones stand for all English words
 const SIMILARITY = 0.82; // of a suggested word at least
 const WORDS = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+/gu;
@@ -82,8 +84,9 @@ export function cleanText(text, entities) {
 /** The words of a text that a small vocabulary lacks, as src/diffusers_ccld/utils/words.py finds them. */
 export function unknownWords(text, vocabulary) {
   if (Object.keys(vocabulary).length >= SMALL_VOCABULARY) return [];
-  const words = new Set(text.toLowerCase().match(NAMED_WORDS) ?? []);
-  return [...words].filter((word) => !Object.hasOwn(vocabulary, `${word}</w>`));
+  const words = new Set(text.normalize("NFC").toLowerCase().match(NAMED_WORDS) ?? []);
+  const named = [...words].filter((word) => !WITHOUT_SPACES.test(word));
+  return named.filter((word) => !Object.hasOwn(vocabulary, `${byteLevel(word).join("")}</w>`));
 }
 
 /** The known word that resembles a word most, as `similar_word` of src/diffusers_ccld/utils/words.py finds it, or null. */
@@ -120,11 +123,17 @@ function byteCharacters() {
   return Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(isPrintable(byte) ? byte : next++));
 }
 
+const BYTE_CHARACTERS = byteCharacters();
+
+/** The characters of a text in a byte-level vocabulary. */
+function byteLevel(text) {
+  return Array.from(new TextEncoder().encode(text), (byte) => BYTE_CHARACTERS[byte]);
+}
+
 /** CLIP's byte-pair tokenizer, from a file in the format of Hugging Face's tokenizers. */
 export class TextEncoding {
   #vocabulary;
   #ranks;
-  #bytes = byteCharacters();
   #words = new Map();
   #entities;
   #contextLength;
@@ -159,7 +168,7 @@ export class TextEncoding {
 
   #wordIds(word) {
     if (!this.#words.has(word)) {
-      const characters = Array.from(new TextEncoder().encode(word), (byte) => this.#bytes[byte]);
+      const characters = byteLevel(word);
       characters[characters.length - 1] += "</w>";
       this.#words.set(word, this.#merged(characters).map((token) => this.#vocabulary[token]));
     }

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from diffusers_ccld.cli.command_lines import command_of, frame_of
 from diffusers_ccld.cli.doubts import DeclinedError, settle
 from diffusers_ccld.cli.outputs import paths_of_run, require_writable, unused_path
 from diffusers_ccld.cli.sample import seed_or_random
+from diffusers_ccld.inference import provenance
 from diffusers_ccld.inference.provenance import load_record, read_provenance, save_picture
 from diffusers_ccld.inference.ranking import similarities
 from diffusers_ccld.inference.tasks import feathered, fitted, widened
@@ -240,22 +242,38 @@ def test_an_answer_of_no_is_not_an_error(monkeypatch, capsys):
     assert question.startswith("'a rose:20' means") and last == "Paint it anyway? [y/N] Nothing was painted."
 
 
-def test_a_person_sees_the_first_names_of_many_and_a_program_all(sample, monkeypatch):
+def test_a_person_sees_the_first_names_of_many_and_a_program_all(sample, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout", terminal := Terminal())
     assert sample("a rose", "-n", "14") == 0
     first = [f"outputs/a-rose-{seed}.png" for seed in range(4)]
-    assert terminal.getvalue().splitlines() == [*first, "… and 10 more in outputs/", "outputs/a-rose-grid.png"]
+    assert terminal.getvalue().splitlines() == [*first, "outputs/a-rose-grid.png"]
+    assert "… and 10 more in outputs/\n" in capsys.readouterr().err
     for folder, options, is_terminal in (("quiet", ["--quiet"], True), ("program", [], False)):
         monkeypatch.setattr("sys.stdout", terminal := Terminal() if is_terminal else io.StringIO())
         assert sample("a rose", "-n", "14", "-o", folder, *options) == 0
         assert len(terminal.getvalue().splitlines()) == 15
 
 
-def test_a_name_that_the_output_cannot_show_is_no_error(sample, monkeypatch):
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written := io.BytesIO(), "cp1252", write_through=True))
-    assert sample("雪の山", "-n", "1") == 0
+@pytest.mark.parametrize("encoding, errors", [("cp1252", "strict"), ("ascii", "surrogateescape")])
+def test_a_name_that_the_output_cannot_show_is_no_error(encoding, errors, sample, monkeypatch):
+    output = io.TextIOWrapper(written := io.BytesIO(), encoding, errors, write_through=True)
+    monkeypatch.setattr("sys.stdout", output)
+    assert sample("雪の山", "-n", "1") == sample("雪", "-n", "1", "-o", "b\udcff.png") == 0
     assert os.listdir("outputs") == ["雪の山-0.png"]
-    assert written.getvalue() == b"outputs/\\u96ea\\u306e\\u5c71-0.png\n"
+    assert written.getvalue() == b"outputs/\\u96ea\\u306e\\u5c71-0.png\nb\xff.png\n"
+
+
+def test_a_name_that_another_command_took_in_the_meantime_is_left_to_it(sample, monkeypatch, capsys):
+    saved = provenance.save_picture
+
+    def save_late(picture, path, record):
+        saved(picture, path, record)
+        Path("outputs/a-rose-1.png").write_text("another's")
+
+    monkeypatch.setattr(provenance, "save_picture", save_late)
+    assert sample("a rose", "-n", "2", "--no-grid") == 0
+    assert capsys.readouterr().out.split() == ["outputs/a-rose-0.png", "outputs/a-rose-1-2.png"]
+    assert Path("outputs/a-rose-1.png").read_text() == "another's"
 
 
 @pytest.mark.parametrize("size", [(64, 64), (640, 480), (480, 640), (1000, 100), (101, 100)])

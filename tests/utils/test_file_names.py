@@ -27,6 +27,8 @@ from diffusers_ccld.utils.file_names import LONGEST, file_stem
         ("हिन्दी चित्र", "हिन्दी-चित्र"),
         ("🎨 𝒜 a\ud800b", "a-b"),
         ("a_rose", "a-rose"),
+        ("❤️", "picture"),
+        ("a ❤️ rose", "a-rose"),
     ],
 )
 def test_a_name_has_the_words_of_the_prompt(text, stem):

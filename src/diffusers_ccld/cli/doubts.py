@@ -22,10 +22,13 @@ class DeclinedError(Exception):
     """Raised if a user answers that a command shall do nothing. The message says what was not done."""
 
 
-# Quotation marks of word processors, which a shell takes for letters.
-OPENING, CLOSING = "“”„‟«»‹›‘‚", "“”„‟«»‹›‘’"
+# Quotation marks of word processors, which a shell takes for letters, and those that were typed twice.
+OPENING, CLOSING = '"“”„‟«»‹›‘‚', '"“”„‟«»‹›‘’'
 DECIMAL_COMMA = re.compile(r"(?P<text>.+):(?P<weight>-?\d+,\d+)\s*")
-OPTION = re.compile(r"(^|\s)(?P<name>--[a-z][a-z_-]*)")
+OPTION = re.compile(r"(^|\s)(?P<name>--[a-z][a-z_-]*|-[a-z](?=\s+\d))")
+DASHED = re.compile(r"[—–](?P<name>[a-z][a-z_-]*)")
+IN_BRACKETS = re.compile(r"\((?P<text>[^():]+):(?P<weight>\d*\.?\d+)\)")
+NUMBER = re.compile(r"-?\d+([.,]\d+)?")
 
 
 def is_file_name(typed: str) -> bool:
@@ -37,6 +40,13 @@ def is_file_name(typed: str) -> bool:
     names = {typed, parse_weighted(typed)[0]}
     existing = any(os.path.isfile(name.lstrip("@")) and ("." in name or name.startswith("@")) for name in names)
     return existing or any(name.lower().endswith(PICTURE_SUFFIXES) for name in names)
+
+
+def refuse_bytes(prompts: Sequence[str]) -> None:
+    """Raises `ValueError` for a prompt with bytes that are not text, which no record could hold."""
+    for typed in prompts:
+        if found := re.search("[\ud800-\udfff]", typed):
+            raise ValueError(f"{typed!r} has a character that is not text: {found[0]!r}.")
 
 
 def refuse_file_names(prompts: Sequence[str], advice: str = "") -> None:
@@ -70,7 +80,8 @@ def doubts_about(
         negative_prompt: The negative prompt, if one was given.
         are_waypoints: True for the waypoints of a path, where words in a row are usual.
     """
-    doubts = [doubt for typed in prompts for doubt in _slips_in(typed)]
+    texts = [*prompts, negative_prompt or ""]
+    doubts = [doubt for typed in texts for doubt in _slips_in(typed)]
     for typed in prompts:
         text, weight = parse_weighted(typed)
         if typed.rstrip().endswith(":"):
@@ -109,7 +120,7 @@ def doubts_about(
 
 
 def doubts_about_words(prompts: Sequence[str], model: str | None) -> list[str]:
-    """Returns a warning for each prompt of which a model of a small vocabulary does not know most words.
+    """Returns a warning for each prompt of which a model of a small vocabulary does not know a single word.
 
     Words such as "a" and "in" do not count.
 
@@ -122,10 +133,10 @@ def doubts_about_words(prompts: Sequence[str], model: str | None) -> list[str]:
     for text, _ in map(parse_weighted, prompts):
         known = {word: word not in unknown_words(word, vocabulary) for word in words_in(text)}
         counted = [is_known for word, is_known in known.items() if not PART_OF_PROMPT.fullmatch(word)]
-        if sum(counted) < len(counted) / 2:
+        if counted and not any(counted):
             sentence = unknown_words_sentence([text], vocabulary, name_of_model(model, "The"))
             advice = f"`ccld inspect {quoted(model or 'default')}` lists the words that it knows."
-            doubts.append(f"{sentence}. These are most words of {text!r}. {advice}")
+            doubts.append(f"{sentence}. Nothing else in {text!r} says what to paint. {advice}")
     return doubts
 
 
@@ -134,11 +145,19 @@ def _slips_in(typed):
     if typed.strip().lower() in ("help", "?"):
         yield f"{typed!r} would be the prompt. To see the options, give --help."
     text, _ = parse_weighted(typed)
-    if text[:1] in tuple(OPENING) and text[-1:] in tuple(CLOSING):
-        yield f'{text!r} has typographic quotation marks, which are part of it: type "{_without_quotes(text)}".'
+    bare = _without_quotes(text)
+    is_quoted = text[:1] in tuple(OPENING) and text[-1:] in tuple(CLOSING)
+    if is_quoted and bare and not set(bare) & set(OPENING + CLOSING):
+        yield f'{text!r} has quotation marks that are part of it: type "{bare}".'
     if found := DECIMAL_COMMA.fullmatch(typed):
         meant = f"{found['text']}:{found['weight'].replace(',', '.')}"
         yield f"{typed!r} is a prompt without a weight, because of the comma: for a weight, type {meant!r}."
+    if found := IN_BRACKETS.fullmatch(typed):
+        yield f"{typed!r} is a prompt without a weight: for a weight, type '{found['text']}:{found['weight']}'."
+    if NUMBER.fullmatch(typed.strip()):
+        yield f"{typed!r} would be a prompt of its own; a weight follows its prompt and a colon, as in 'a rose:2.5'."
+    if found := DASHED.fullmatch(typed):
+        yield f"{typed!r} begins with the dash of a word processor: type --{found['name']}."
     if found := OPTION.search(typed):
         yield f"{typed!r} has {found['name']} in it: an option belongs outside of the quotation marks."
 

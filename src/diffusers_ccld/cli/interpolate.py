@@ -19,7 +19,15 @@ from .arguments import (
     require_interval,
     require_model,
 )
-from .doubts import doubts_about, doubts_about_size, doubts_about_words, is_file_name, refuse_file_names, settle
+from .doubts import (
+    doubts_about,
+    doubts_about_size,
+    doubts_about_words,
+    is_file_name,
+    refuse_bytes,
+    refuse_file_names,
+    settle,
+)
 from .outputs import require_writable
 
 HELP = "interpolate between prompts, pictures and seeds"
@@ -99,6 +107,7 @@ def doubts_of(args: argparse.Namespace) -> list[str]:
     if args.negative_prompt is not None:
         refuse_file_names([args.negative_prompt], "--negative-prompt takes a text.")
     prompts = [text for text in args.waypoints if not text.startswith("@")]
+    refuse_bytes([*prompts, args.negative_prompt or ""])
     doubts = doubts_about(args.waypoints, (), args.guidance_scale, args.negative_prompt, are_waypoints=True)
     return doubts + doubts_about_words(prompts, args.model)
 

@@ -1,12 +1,14 @@
 """The `ccld` command: its parser, and the handling of errors and interruptions."""
 
 import argparse
+import codecs
 import os
 import re
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from itertools import repeat
 from types import ModuleType
 
 from ..utils.arguments import ArgumentParser, suggestion
@@ -43,8 +45,17 @@ def main(argv: list[str] | None = None, load: Callable[[], None] | None = None) 
 
 def _print_any_letter() -> None:
     """Letters of prompts and of file names that the output's encoding lacks are escaped, not an error."""
-    if getattr(sys.stdout, "errors", None) == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if getattr(sys.stdout, "errors", None) in ("strict", "surrogateescape"):
+        codecs.register_error("bytes or escapes", _bytes_or_escapes)
+        sys.stdout.reconfigure(errors="bytes or escapes")
+
+
+def _bytes_or_escapes(error):
+    """Writes bytes of file names that are not text as they are, and escapes other characters."""
+    characters = error.object[error.start : error.end]
+    is_byte = ["\udc80" <= character <= "\udcff" for character in characters]
+    handlers = ["surrogateescape" if known else "backslashreplace" for known in is_byte]
+    return b"".join(map(str.encode, characters, repeat("ascii"), handlers)), error.end
 
 
 def make_parser(argv: list[str] = ()) -> ArgumentParser:

@@ -17,7 +17,7 @@ from ..schedulers.names import TIMESTEP_SCHEDULES
 from ..utils.arguments import number, whole
 from .arguments import LAST_SEED, add_option
 from .doubts import doubts_about_size, settle
-from .outputs import number_to_name
+from .outputs import number_to_name, unused_path
 from .runtimes import RUNTIMES, model_folder
 from .sample_record import description, negative_weight, record_of, size_of
 from .sample_request import SampleRequest, check_request
@@ -127,7 +127,10 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared("--width")
     add_shared("--batch-size")
     add_shared("--device")
-    add_shared("--dtype")
+    add_shared(
+        "--dtype",
+        help="precision of torch (default: bf16 if the hardware computes in it, else fp32); onnx has its files'",
+    )
     add_shared("--compile")
     add(
         "--runtime",
@@ -325,6 +328,14 @@ def progress_bar(count: int, quiet: bool) -> "Iterator[tqdm]":
         yield bar
 
 
+def print_beside_bar(path: Path) -> None:
+    """Prints the name of a file on a line of its own, at once. A progress bar moves out of the way."""
+    from tqdm import tqdm
+
+    tqdm.write(str(path))
+    sys.stdout.flush()
+
+
 def best_of(
     request: SampleRequest,
     pipe: "CCLDPipeline",
@@ -351,19 +362,22 @@ def save(request: SampleRequest, painted: "Iterable[tuple[int, Path, Image.Image
     from ..inference.provenance import save_picture
     from ..utils.pictures import image_grid
 
-    saved, seeds = [], []
+    of_grid, seeds = [], []
     num_named = number_to_name(request.num_kept, request.args.quiet)
     for seed, path, picture in painted:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path = unused_path(path)  # another command may have taken the name in the meantime
         save_picture(picture, path, {**record, "seed": seed})
-        if len(saved) < num_named:
-            print(path, flush=True)
-        saved.append(picture)
+        if len(seeds) < num_named:
+            print_beside_bar(path)
+        if request.grid is not None:
+            of_grid.append(picture)
         seeds.append(seed)
-    if len(saved) > num_named:
-        print(f"… and {len(saved) - num_named} more in {path.parent}{os.sep}")
+    if len(seeds) > num_named:
+        print(f"… and {len(seeds) - num_named} more in {path.parent}{os.sep}", file=sys.stderr)
     if request.grid is not None:
-        grid = image_grid(saved, columns=math.ceil(math.sqrt(len(saved))))
+        grid = image_grid(of_grid, columns=math.ceil(math.sqrt(len(of_grid))))
         own = {"seed": request.seeds[0], "seeds": seeds, "num_images": len(request.seeds)}
-        save_picture(grid, request.grid, {**record, **own})
-        print(request.grid)
+        path = unused_path(request.grid)
+        save_picture(grid, path, {**record, **own})
+        print(path)

@@ -17,7 +17,7 @@ from .arguments import (
     require_interval,
     require_model,
 )
-from .doubts import doubts_about, doubts_about_words, refuse_file_names, settle
+from .doubts import doubts_about, doubts_about_words, refuse_bytes, refuse_file_names, settle
 from .outputs import paths_of_run, require_writable, unused_path
 from .runtimes import chosen_runtime
 from .shell_words import quoted
@@ -115,6 +115,7 @@ def doubts_of(args: argparse.Namespace) -> list[str]:
     Raises:
         ValueError: If the arguments contradict one another, or a prompt is the name of a file.
     """
+    refuse_bytes([*args.prompts, args.negative_prompt or ""])
     refuse_file_names(args.prompts, USE_OF_PICTURES)
     if args.negative_prompt is not None:
         refuse_file_names([args.negative_prompt], USE_AS_NEGATIVE)
@@ -124,16 +125,16 @@ def doubts_of(args: argparse.Namespace) -> list[str]:
     _check_options(args, bool(prompts or files))
     named = [(f"{option} {path}", weight) for option, path, weight in files]
     doubts = doubts_about(args.prompts, named, args.guidance_scale, args.negative_prompt)
+    if args.edit and not (prompts or files):
+        doubts.append(
+            f"--edit {args.edit}: without a prompt, the picture stays much as it is. Say what it is to become, as in: "
+            f'ccld sample "a cottage in winter" --edit {quoted(str(args.edit))}'
+        )
     return doubts + doubts_about_words(args.prompts, args.model)
 
 
 def _check_options(args: argparse.Namespace, has_prompts: bool) -> None:
     """Raises `ValueError` for options that contradict one another or lack a partner."""
-    if args.edit and not has_prompts:
-        raise ValueError(
-            f"--edit {args.edit}: without a prompt, the picture stays as it is. Say what it is to become, as in: "
-            f'ccld sample "a cottage in winter" --edit {quoted(str(args.edit))}'
-        )
     if args.mask and args.edit:
         raise ValueError("--mask belongs to --init, not to --edit: give --init FILE in its place.")
     if args.mask and not args.init:
@@ -178,8 +179,8 @@ def _paths(args: argparse.Namespace, seeds: range, is_file: bool) -> tuple[list[
 
 def stem_of(args: argparse.Namespace) -> str:
     """The beginning of the pictures' names, from the prompts that they are steered to."""
-    prompts = map(parse_weighted, args.prompts)
-    return file_stem(" and ".join(text for text, weight in prompts if weight is None or weight > 0))
+    prompts = [text for text, weight in map(parse_weighted, args.prompts) if weight is None or weight > 0]
+    return file_stem(" and ".join(text for text in prompts if any(map(str.isalnum, text))))
 
 
 def _open_mask(path: Path) -> "Image.Image":

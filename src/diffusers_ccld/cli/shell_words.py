@@ -10,7 +10,13 @@ def quoted(word: str) -> str:
     if UNPRINTABLE.search(word) is None:
         return shlex.quote(word)
     escaped = word.replace("\\", "\\\\").replace("'", "\\'")
-    return "$'" + UNPRINTABLE.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in found[0].encode()), escaped) + "'"
+    escaped = UNPRINTABLE.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in _bytes_of(found[0])), escaped)
+    return f"$'{escaped}'"
+
+
+def _bytes_of(character):
+    is_byte = "\udc80" <= character <= "\udcff"  # of a name that is not UTF-8, as Python reads it
+    return character.encode(errors="surrogateescape" if is_byte else "surrogatepass")
 
 
 def as_prompt(text: str) -> str:

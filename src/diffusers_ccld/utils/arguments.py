@@ -7,6 +7,7 @@ import argparse
 import difflib
 import math
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -66,7 +67,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints an error as one line, and exits with status 2. Characters that control a terminal are escaped."""
-        message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        message = "".join(c.encode("unicode_escape").decode() if _controls(c) else c for c in message)
         self.exit(2, f"error: {message} (`{self.prog} --help` lists the options.)\n")
 
 
@@ -133,6 +134,12 @@ def number(lowest: float = -math.inf, highest: float = math.inf) -> Callable[[st
         return value
 
     return parse
+
+
+def _controls(character):
+    """True for characters that control a terminal or change the direction of writing."""
+    is_bidirectional = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
+    return is_bidirectional or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def _with_hyphens(argument):

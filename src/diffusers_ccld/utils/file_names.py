@@ -22,7 +22,8 @@ def file_stem(text: str) -> str:
     """
     text = unicodedata.normalize("NFC", text).lower()
     is_kept = [unicodedata.category(character)[0] in "LMN" and character <= LAST_CHARACTER for character in text]
-    words = "".join(character if kept else " " for character, kept in zip(text, is_kept)).split()[:LONGEST]
+    parts = "".join(character if kept else " " for character, kept in zip(text, is_kept)).split()
+    words = [part for part in parts if any(map(str.isalnum, part))][:LONGEST]  # not what is left of an emoji
     while len(words) > 1 and len("-".join(words)) > LONGEST:
         words.pop()
     stem = "-".join(words)[:LONGEST]

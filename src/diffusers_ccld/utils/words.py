@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -33,6 +34,14 @@ PLAIN_PROMPTS = (  # of the words of `diffusers_ccld.paintings`
 )
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
+# Thai, Lao, Burmese, Khmer, Japanese and Chinese letters: no spaces separate their words.
+_WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+
+# A byte-level vocabulary, as GPT-2's and CLIP's, writes the bytes of UTF-8 as letters: its own, or from U+0100 on.
+_PRINTABLE = [byte for byte in range(0x21, 0x100) if byte not in (*range(0x7F, 0xA1), 0xAD)]
+_OTHERS = [byte for byte in range(0x100) if byte not in _PRINTABLE]
+_LETTERS = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(0x100 + i) for i, byte in enumerate(_OTHERS)}
+_BYTES = {letter: byte for byte, letter in _LETTERS.items()}
 
 
 def vocabulary_of(pipeline_folder: str | Path) -> set[str]:
@@ -47,8 +56,9 @@ def vocabulary_of(pipeline_folder: str | Path) -> set[str]:
 
 
 def words_in(text: str) -> list[str]:
-    """The words of a text with two or more letters, in lower case, each once."""
-    return list(dict.fromkeys(_WORD.findall(text.lower())))
+    """The words of a text with two or more letters, in lower case, each once; none of languages without spaces."""
+    words = _WORD.findall(unicodedata.normalize("NFC", text).lower())
+    return [word for word in dict.fromkeys(words) if not _WITHOUT_SPACES.search(word)]
 
 
 def unknown_words(text: str, vocabulary: Collection[str]) -> list[str]:
@@ -62,7 +72,20 @@ def unknown_words(text: str, vocabulary: Collection[str]) -> list[str]:
     """
     if not 0 < len(vocabulary) < SMALL_VOCABULARY:
         return []
-    return [word for word in words_in(text) if f"{word}{END_OF_WORD}" not in vocabulary]
+    return [word for word in words_in(text) if _token_of(word) not in vocabulary]
+
+
+def _token_of(word):
+    return "".join(_LETTERS[byte] for byte in word.encode()) + END_OF_WORD
+
+
+def _word_of(token):
+    """The text of a token; "" if its bytes are not whole letters."""
+    letters = token.removesuffix(END_OF_WORD)
+    try:
+        return bytes(_BYTES[letter] for letter in letters).decode()
+    except (KeyError, UnicodeDecodeError):
+        return ""
 
 
 def unknown_words_sentence(texts: Iterable[str], vocabulary: Collection[str], model: str) -> str:
@@ -101,7 +124,7 @@ def whole_words(vocabulary: Collection[str]) -> list[str]:
     """
     if not 0 < len(vocabulary) < SMALL_VOCABULARY:
         return []
-    tokens = {token.removesuffix(END_OF_WORD) for token in vocabulary if token.endswith(END_OF_WORD)}
+    tokens = {_word_of(token) for token in vocabulary if token.endswith(END_OF_WORD)}
     parts = {token[first:] for token in tokens for first in range(1, len(token))}
     words = {token for token in tokens - parts if len(token) > 2 and _WORD.fullmatch(token)}
     return sorted(words, key=lambda word: (-len(word), word))
