@@ -139,7 +139,11 @@ const ccld = (() => {
   function onClick(event) {
     if (event.target.matches?.("#note .copy")) copyLink(event.target);
     if (event.target.closest?.('[role="tab"]')) delete find("#prompt").dataset.missing;
-    if (event.isTrusted && event.target.closest?.(".paint-button, .animate-button")) forgetNotice();
+    if (event.target.closest?.(".paint-button, .animate-button")) {
+      if (event.isTrusted) forgetNotice();
+      if (!isPainting) clearTimeout(pressing); // what waits to be pressed is painted by this
+    }
+    if (event.isTrusted && event.target.closest?.("#cancel")) clearTimeout(pressing);
     const chip = event.target.closest?.(".chip");
     if (chip) {
       ccldChips.stopAt(chip);
