@@ -35,8 +35,27 @@ export function showUnknown(id, words, model) {
   show(id, words.length ? `${name} does not know: ${named.join(", ")}` : "");
 }
 
-/** Says that a link or a picture was made with another model; older ones do not name theirs. */
-export function compareModels(fingerprint, model, thing) {
-  const differs = Boolean(fingerprint && model.fingerprint && fingerprint !== model.fingerprint);
+const BUNDLED = "default";
+const UNNAMED = ["", ".", "..", "pipeline", "lora"]; // folders in the folder that has the name
+
+/** Says that a link or a picture was made with another model, if that can be told. */
+export function compareModels(other, model, thing) {
+  const differs = isOtherModel(other, model);
   show("notice", differs ? `${thing} was made with another model. This page paints the same settings with ${model.name}.` : "");
+}
+
+/**
+ * True if a model is another one than the page's. Its source tells, without the folders, where it has no fingerprint, as in
+ * `DemoModel.difference` of the package.
+ */
+export function isOtherModel({ fingerprint, source }, model) {
+  if (fingerprint && model.fingerprint) return fingerprint !== model.fingerprint;
+  const [theirs, ours] = [lastName(source ?? ""), lastName(model.source)];
+  return Boolean(source && ours) && theirs !== ours && Boolean(theirs || ours === BUNDLED);
+}
+
+/** The name in a model's source, without folders and owners; empty if it has none. */
+function lastName(source) {
+  const name = source.split(/[/\\]/).filter((part) => !UNNAMED.includes(part)).at(-1) ?? "";
+  return name === "default_model" ? BUNDLED : name;
 }

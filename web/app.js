@@ -14,6 +14,8 @@ let model = null; // its description, of model.json
 let defaults = null;
 let version = null;
 let nextJob = 0;
+let usual = null; // the values of fields that links have, by their ids, at the beginning
+let isAsked = false; // a picture is to be painted as soon as the model is there
 let image = null; // the picture that is a prompt: {width, height, pixels}
 const jobs = new Map(); // by number: functions that take the worker's messages
 
@@ -169,18 +171,22 @@ function fill(values) {
   }
 }
 
-/** Fills the form from a link; true if it had a picture's settings. */
+/** Fills the form from the page's address, and paints, unless a part of it is wrong. */
 function followLink() {
-  try {
-    const { values, fingerprint, isPicture } = readLink(limitsOfFields());
-    fill(values);
-    if (isPicture) removeImage();
-    compareModels(fingerprint, model, "This link");
-    return isPicture;
-  } catch (error) {
-    showMessage(`The link's settings cannot be used. ${error.message}`);
-    return false;
-  }
+  const link = readLink(location.hash.slice(1), limitsOfFields(), usual);
+  compareModels({ fingerprint: link?.fingerprint }, model, "This link");
+  if (!link) return;
+  fill(link.values);
+  removeImage();
+  selectTab("paint");
+  if (!link.faults.length) return paintInstead(paintAll);
+  showMessage(`The link cannot be used as it is. ${link.faults.join(" ")} The form has its other settings.`);
+}
+
+/** The values that the page begins with, by the ids of the fields that links have. */
+function usualFields() {
+  const fields = ["negative", "seed", "pictures", "from", "to"].map((id) => [id, element(id).defaultValue]);
+  return { prompt: model.prompt, ...Object.fromEntries(fields) };
 }
 
 /** The smallest and the largest number of each field, by its id. */
@@ -194,7 +200,7 @@ function useRecord(found) {
   const { tab, values, notices } = fieldsOf(found, { defaults, limits: limitsOfFields() });
   fill(values);
   if (!found.images?.length) removeImage();
-  compareModels(found.fingerprint, model, "This picture");
+  compareModels({ fingerprint: found.fingerprint, source: found.model }, model, "This picture");
   showMessage(notices.join(" "));
   selectTab(tab);
 }
@@ -264,7 +270,28 @@ function takeNextSeeds() {
   setField(element("seed"), next <= Number(element("seed").max) ? next : 0);
 }
 
-async function paintAll() {
+let painting = Promise.resolve(); // ends with the pictures that are being painted
+
+function paintAll() {
+  painting = paintPictures();
+}
+
+/** Ends what is being painted, and then calls a function, unless something else is being painted by then. */
+async function paintInstead(begin) {
+  if (!element("stop").hidden) stopAll();
+  await painting;
+  if (element("stop").hidden) begin();
+}
+
+const submit = () => element("paint-form").requestSubmit();
+
+function paintExample(prompt) {
+  setField(element("prompt"), prompt);
+  isAsked = !defaults; // `begin` paints it then
+  if (!isAsked) paintInstead(submit);
+}
+
+async function paintPictures() {
   showMessage("");
   const settings = readSettings();
   if (settings.interval[0] > settings.interval[1]) return showMessage("Guidance begins after it ends: swap the two times.");
@@ -395,12 +422,14 @@ function begin(data) {
   element("drop").hidden = !defaults.takesImages;
   const initial = { steps: defaults.steps, guidance: defaults.guidance, variation: defaults.variation ?? 0 };
   for (const [id, value] of Object.entries(initial)) setField(element(id), value);
+  usual = { ...usual, ...initial };
   const threads = data.threads > 1 ? ` with ${data.threads} threads` : "";
   element("about").textContent = `Painted by ${data.runsOnGpu ? "the graphics processor (WebGPU)" : `WebAssembly${threads}`}, diffusers-ccld ${version}.`;
   element("go").disabled = false;
   element("fraction").disabled = false;
   document.body.dataset.state = "ready";
-  if (followLink()) paintAll();
+  if (isAsked) submit();
+  else followLink();
   if (!element("mix").hidden) paintMix();
 }
 
@@ -409,7 +438,7 @@ function listen() {
     event.preventDefault();
     if (!defaults || !element("stop").hidden) return;
     takeNextSeeds();
-    compareModels(null, model);
+    compareModels({}, model);
     paintAll();
   });
   element("paint-form").addEventListener("invalid", () => (document.querySelector("details").open = true), true); // shows the field
@@ -418,7 +447,7 @@ function listen() {
     setField(element("seed"), crypto.getRandomValues(new Uint32Array(1))[0]);
   });
   for (const prompt of model.examples) {
-    element("examples").append(button(prompt, () => setField(element("prompt"), prompt)));
+    element("examples").append(button(prompt, () => paintExample(prompt)));
   }
   element("image").addEventListener("change", ({ target }) => openFile(target.files[0]));
   element("remove-image").addEventListener("click", removeImage);
@@ -441,7 +470,7 @@ function listen() {
   element("mix-form").addEventListener("submit", (event) => event.preventDefault());
   for (const id of ["first", "second", "mix-seed"]) element(id).addEventListener("change", () => defaults && paintMix());
   element("fraction").addEventListener("input", () => mix.entry && showMix());
-  window.addEventListener("hashchange", () => defaults && followLink() && paintAll());
+  window.addEventListener("hashchange", () => defaults && followLink());
 }
 
 /** Waits until the service worker keeps what is loaded, so that the page works without a network afterwards. */
@@ -473,6 +502,7 @@ try {
   throw error;
 }
 describeModel(model);
+usual = usualFields();
 listen();
 await keepForLater();
 worker = new Worker("worker.js", { type: "module" });

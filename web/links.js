@@ -18,23 +18,32 @@ export function linkOf(settings, model) {
 }
 
 /**
- * The values of fields by their ids in the page's address, the fingerprint of the link's model, and `isPicture`, true if the
- * link has a picture's settings.
+ * What a link says, which may be incomplete or written by hand: the values of fields by their ids; `faults`, a sentence for each
+ * part that is wrong; the fingerprint of its model. Null without settings.
  *
+ * @param fragment What follows the # of the address.
  * @param limits The smallest and the largest number, by the ids of the fields that have them.
- * @throws RecordError If a value is not a number or is beyond the limits of its field.
+ * @param usual The values of fields, by their ids, where a part is missing or wrong.
  */
-export function readLink(limits) {
-  const query = new URLSearchParams(location.hash.slice(1));
-  const isPicture = query.has("seed");
-  const values = {};
-  for (const [id, name] of Object.entries(NAMES)) {
-    const text = query.get(name);
-    if (text !== null) values[id] = id in limits ? (text.trim() ? Number(text) : NaN) : text;
-    else if (isPicture && !(id in limits)) values[id] = ""; // links leave empty texts out
+export function readLink(fragment, limits, usual) {
+  const query = new URLSearchParams(fragment);
+  const ids = Object.keys(NAMES).filter((id) => query.has(NAMES[id]));
+  if (!ids.length) return null;
+  const isWhole = Object.keys(NAMES).every((id) => ids.includes(id) || !(id in limits));
+  const values = isWhole ? { prompt: "", negative: "" } : { ...usual }; // links leave empty texts out
+  const faults = [];
+  for (const id of ids) {
+    const text = query.get(NAMES[id]);
+    const value = !(id in limits) ? text : text.trim() ? Number(text) : NaN;
+    try {
+      requireWithin({ [id]: value }, limits);
+      values[id] = value;
+    } catch (error) {
+      faults.push(error.message);
+      values[id] = usual[id];
+    }
   }
-  requireWithin(values, limits);
-  return { values, fingerprint: query.get("model"), isPicture };
+  return { values, faults, fingerprint: query.get("model") };
 }
 
 /** Copies a text. Resolves with false where neither way is allowed, as in some frames. */

@@ -123,18 +123,103 @@ def test_enter_paints_and_shift_enter_breaks_the_line(tab):
 
 
 @pytest.mark.slow
-def test_an_example_and_chips_fill_the_prompt_at_once(tab):
-    tab.locator(".example").nth(2).click()
-    press(tab)
-    shown(tab)
+def test_a_click_on_an_example_paints_it_in_place_of_what_is_being_painted(tab):
+    assert "Click an example to paint it" in tab.locator("#hint").inner_text()
+    tab.get_by_role("tab", name="Edit").click()
+    next_picture(tab, lambda tab: tab.locator(".example").nth(2).click())
+    assert tab.get_by_role("tab", name="Paint", exact=True).get_attribute("aria-selected") == "true"
     assert "moon" in tab.locator("#note a").get_attribute("href")
     assert "moon" in tab.url  # the address bar holds the link
     assert tab.locator("#gallery img").first.get_attribute("alt").startswith("the moon at night")
     gallery, examples = (tab.locator(at).bounding_box() for at in ("#gallery", "#examples"))
     assert examples["y"] > gallery["y"] + gallery["height"] and not tab.locator("#hint").is_visible()
-    for chip in ("cat", "winter", "pastel", "rose"):
-        tab.locator(".chip", has_text=re.compile(f"^{chip}$")).click()
-    assert tab.locator("#prompt textarea").input_value() == "a rose in winter, pastel on paper"
+    assert pressed(tab) == ["moon", "night", "oil"]
+    tab.get_by_label("number input for Steps").fill("150")
+    tab.get_by_label("number input for Pictures").fill("4")
+    press(tab)
+    tab.wait_for_selector(".frames img")
+    tab.get_by_label("number input for Steps").fill("8")
+    tab.get_by_label("number input for Pictures").fill("1")
+    tab.locator(".example").nth(4).focus()
+    assert prompt_of(tab) == "the moon at night, oil on canvas"  # the focus alone does nothing
+    before = tab.evaluate("finished")
+    tab.locator(".example").nth(4).click()
+    tab.wait_for_function("location.search.includes('cat+in+autumn')")
+    assert tab.evaluate("finished") == before + 1 and "num_inference_steps=8&" in tab.url
+    assert tab.locator("#wall").evaluate("(wall) => wall.getBoundingClientRect().top >= 0")
+    before = tab.evaluate("finished")
+    tab.locator(".example").first.evaluate(TWICE_AND_PAINT)
+    tab.wait_for_function("(before) => finished > before", arg=before)
+    assert "sailing" in tab.url
+    tab.wait_for_timeout(1000)
+    assert tab.evaluate("finished") == before + 1 and tab.locator(".running").count() == 0
+
+
+# Clicks an example twice and the button at once.
+TWICE_AND_PAINT = """(example) => {
+  for (const element of [example, example, document.querySelector(".paint-button")]) element.click();
+}"""
+
+
+def prompt_of(tab):
+    return tab.locator("#prompt textarea").input_value()
+
+
+def pressed(tab):
+    return tab.locator('.chip[aria-pressed="true"]').all_inner_texts()
+
+
+@pytest.mark.slow
+def test_the_chips_follow_the_prompt_and_spare_the_words_of_a_person(tab, bundled_server):
+    def click(*names):
+        for name in names:
+            tab.locator(".chip", has_text=re.compile(f"^{name}$")).click()
+
+    click("cat", "winter", "pastel", "rose")
+    assert prompt_of(tab) == "a rose in winter, pastel on paper" and pressed(tab) == ["rose", "winter", "pastel"]
+    write(tab, "my grandmother's garden")
+    tab.wait_for_function("!document.querySelector('.chip[aria-pressed=true]')")
+    click("winter")
+    assert prompt_of(tab) == "my grandmother's garden, in winter" and pressed(tab) == ["winter"]
+    click("winter")
+    assert prompt_of(tab) == "my grandmother's garden" and pressed(tab) == []
+    tab.goto(f"{bundled_server}?prompt=a+cat+at+night%2C+ink&num_images=1&num_inference_steps=2")
+    shown(tab)
+    assert pressed(tab) == ["cat", "night", "ink"]
+    click("sunset")
+    next_picture(tab)
+    assert "a+cat+at+sunset%2C+ink" in tab.url
+
+
+@pytest.mark.slow
+def test_a_link_by_hand_fills_the_form_and_a_wrong_part_is_named(tab, bundled_server):
+    tab.goto(f"{bundled_server}?prompt=a+cat&num_images=1&algorithm=plms")
+    tab.wait_for_function("finished > 0")
+    assert prompt_of(tab) == "a cat" and "prompt=a+cat&" in tab.url and "num_inference_steps=30&" in tab.url
+    assert "algorithm=plms" in tab.url and not tab.get_by_text("The seed is kept").is_visible()
+    tab.goto(tab.url.replace("seed=", "seed=abc"))
+    fault = "The seed must be a whole number from 0 to 4294967295."
+    tab.get_by_text(f"The link cannot be used as it is. {fault} The form has its other settings.").wait_for()
+    wait(tab, lambda: prompt_of(tab) == "a cat", "The form has the prompt.")
+    tab.wait_for_timeout(1000)
+    assert tab.evaluate("finished") == 0 and tab.locator(".running").count() == 0
+
+
+@pytest.mark.slow
+def test_a_picture_of_another_model_says_so_and_nothing_says_that_it_comes_back(tab, tmp_path):
+    claim = tab.get_by_text("the same settings paint the same pictures")
+    notice = tab.get_by_text("The picture was made with another model.")
+    for model, is_other in (("default", False), ("my-model/pipeline", True)):
+        record = {"conditions": [[model, 2.0]], "seed": 77, "steps": 2, "model": model}
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / "a.png", record)
+        tab.locator("#details input[type=file][accept*=png]").last.set_input_files(tmp_path / "a.png")
+        tab.wait_for_function("(text) => document.querySelector('#prompt textarea').value === text", arg=model)
+        tab.get_by_text("The seed is kept").wait_for()
+        notice.wait_for(state="visible" if is_other else "hidden")
+        assert claim.is_visible() != is_other
+        tab.locator("#settings [aria-label=Clear], #settings [title=Clear]").first.click()
+    next_picture(tab)
+    claim.wait_for()  # it is true of the page's own picture
 
 
 # Keeps what the page shows while it paints, which a test on a busy machine would see too late.
@@ -193,7 +278,7 @@ def test_a_picture_becomes_an_image_prompt_and_its_seed_is_kept(tab):
     press(tab)
     shown(tab)
     seed = re.search(r"Seed (\d+)", tab.locator("#note").inner_text()).group(1)
-    tab.locator("#actions button", has_text="Use as image prompt").click()
+    tab.locator("#actions button", has_text="Image prompt").click()
     tab.wait_for_selector("#details img >> visible=true")
     tab.locator("#actions button", has_text="Keep the seed").click()
     wait(tab, lambda: not tab.get_by_label("Random seed").is_checked(), "The seed is kept.")
@@ -310,7 +395,7 @@ def test_a_dropped_picture_fills_the_form(tab, tmp_path):
     next_picture(tab)
     assert not notice.is_visible()
     tab.goto(tab.url.replace("seed=77", f"seed={2**53 + 1}"))
-    tab.get_by_text(f"The link's {refused}").wait_for()
+    tab.get_by_text(f"The link cannot be used as it is. {refused.partition('. ')[2]}").wait_for()
     assert tab.evaluate("finished") == 0
 
 

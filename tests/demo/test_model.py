@@ -54,6 +54,26 @@ def test_the_bundled_model_is_known_by_any_name(tmp_path):
     assert not copy.is_bundled and copy.fingerprint == model.fingerprint
 
 
+@pytest.mark.parametrize("place", [default_model(), None])
+def test_a_record_without_a_fingerprint_tells_its_model_by_name(flowers, place):
+    model = DemoModel.of(place or str(flowers))
+    bundled = (
+        "default",
+        default_model(),
+        "src/diffusers_ccld/default_model/",
+        r"C:\ccld\default_model",
+        "default_model",
+    )
+    own = "flowers", "/elsewhere/flowers/pipeline", "~/flowers/", "./flowers/lora", "somebody/flowers"
+    same, others = (bundled, own) if place else (own, bundled)
+    assert [model.difference("picture", None, source) for source in (*same, None, "")] == [""] * (len(same) + 2)
+    for source in (*others, "my-model/pipeline"):
+        assert model.difference("picture", None, source).startswith("The picture was made with another model. This")
+    assert bool(model.difference("picture", None, "pipeline")) == model.is_bundled  # else it may be this one
+    assert model.difference("picture", model.fingerprint, "my-model") == ""
+    assert DemoModel.of(None).difference("picture", None, "my-model") == ""
+
+
 def test_files_beside_the_weights_do_not_change_the_fingerprint(flowers):
     before = DemoModel.of(str(flowers)).fingerprint
     (flowers / "onnx.json").write_text("{}")
@@ -94,8 +114,14 @@ def test_a_link_and_a_picture_of_another_model_are_named(painter, tmp_path, monk
     (picture,) = painter.paint(request, lambda _: None)
     record = json.loads(picture.info[TEXT_CHUNK])
     assert record["fingerprint"] == own and str(Path(painter.model.folder).parent) not in json.dumps(record)
-    save_picture(picture, tmp_path / "a.png", record | {"fingerprint": other})
-    assert "The picture was made with another model." in studio.read_settings({"path": str(tmp_path / "a.png")})[-1]
+
+    def notice_of_picture(**changes):
+        save_picture(picture, tmp_path / "a.png", record | changes)
+        return studio.read_settings({"path": str(tmp_path / "a.png")})[-1]
+
+    assert notice_of_picture() == "" and record["model"] == painter.model.record["model"]
+    for changes in ({"fingerprint": other}, {"fingerprint": None, "model": "my-model/pipeline"}):
+        assert "The picture was made with another model." in notice_of_picture(**changes)
 
 
 def test_a_tool_names_the_words_that_the_model_does_not_know(painter, monkeypatch):

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from diffusers_ccld import CLOOBImageProcessor
-from diffusers_ccld.demo.requests import LAST_SEED, parse_link, parse_request
+from diffusers_ccld.demo.links import parse_link
+from diffusers_ccld.demo.requests import LAST_SEED, parse_request
+from diffusers_ccld.schedulers.scheduling_ccld import ALGORITHMS
 from support.demo_calls import LIMITS, png
 
 
@@ -170,27 +172,51 @@ def test_links_reproduce_their_request():
         "paint", {**values, "num_inference_steps": 3, "guidance_scale": 2.125, "variation": 0.25}, LIMITS
     )
     query = dict(parse_qsl(request.link()[1:], keep_blank_values=True))
-    assert parse_link(query, LIMITS) == request
+    assert parse_link(query, LIMITS) == (request, set(query), [])
     older = {name: value for name, value in query.items() if name != "variation"}
-    assert parse_link(older, LIMITS) == replace(request, variation=0.0)
+    assert parse_link(older, LIMITS).request == replace(request, variation=0.0)
     named = dict(parse_qsl(request.link("0448da83")[1:], keep_blank_values=True))
-    assert named == {**query, "model": "0448da83"} and parse_link(named, LIMITS) == request
+    assert named == {**query, "model": "0448da83"} and parse_link(named, LIMITS).request == request
     assert parse_link({}, LIMITS) is None and parse_link({"__theme": "dark"}, LIMITS) is None
     assert parse_request("paint", {"image_prompt": png()}, LIMITS).link() is None
-    for change in (
-        {"seed": "x"},
-        {"seed": "nan"},
-        {"num_images": "99"},
-        {"algorithm": "euler"},
-        {"prompt": "x" * 101},
-    ):
-        with pytest.raises(ValueError):
-            parse_link(query | change, LIMITS)
-    for seed in ("9007199254740993", "1e400"):  # refused, not rounded
-        with pytest.raises(ValueError, match=r"^The seed must be a whole number from 0 to 4294967295\.$"):
-            parse_link(query | {"seed": seed}, LIMITS)
-    with pytest.raises(ValueError, match=r"does not say .*algorithm"):
-        parse_link({"prompt": "a rose"}, LIMITS)
+
+
+TEXTS = {"prompt": "a rose", "negative_prompt": "", "algorithm": "ddim"}
+NUMBERS = {"num_inference_steps": "3", "guidance_scale": "2", "variation": "0.5", "seed": "7", "num_images": "2"}
+FULL = TEXTS | NUMBERS | {"guidance_from": "0", "guidance_to": "1"}
+
+
+@pytest.mark.parametrize("query", [{"prompt": "a cat"}, {"seed": "5"}, {"prompt": "a cat", "task": "between"}])
+def test_a_link_may_leave_out_what_it_likes(query):
+    link = parse_link(query, LIMITS)
+    assert link.faults == [] and link.names == query.keys() - {"task"}
+    for name in link.names:
+        assert str(getattr(link.request, name)) == query[name]
+
+
+@pytest.mark.parametrize(
+    "changes, faults",
+    [
+        ({"seed": "abc"}, ["The seed must be a whole number from 0 to 4294967295."]),
+        ({"seed": "9007199254740993"}, ["The seed must be a whole number from 0 to 4294967295."]),  # not rounded
+        ({"seed": "1e400"}, ["The seed must be a whole number from 0 to 4294967295."]),
+        ({"seed": ""}, ["The seed must be a whole number from 0 to 4294967295."]),
+        ({"num_images": "99"}, ["The number of pictures must be a whole number from 1 to 2, not 99."]),
+        ({"algorithm": "euler"}, [f"The algorithm must be one of {', '.join(ALGORITHMS)}."]),
+        ({"prompt": "x" * 101}, ["The prompt has 101 characters; at most 100 are allowed."]),
+        ({"task": "between", "position": "2"}, ["The position must be a number from 0 to 1, not 2."]),
+        (
+            {"guidance_scale": "nan", "num_inference_steps": "4.5"},
+            ["The steps must be a whole number from 1 to 60, not 4.5.", "The guidance must be a number from 0 to 15."],
+        ),
+        ({"guidance_from": "0.9", "guidance_to": "0.1"}, ["The guidance must begin before it ends."]),
+    ],
+)
+def test_each_wrong_part_of_a_link_is_named_and_the_others_are_taken(changes, faults):
+    link = parse_link(FULL | changes, LIMITS)
+    assert link.faults == faults and link.names == FULL.keys() - changes.keys()
+    right = parse_link(FULL, LIMITS).request
+    assert all(getattr(link.request, name) == getattr(right, name) for name in link.names)
 
 
 def test_a_line_of_pixels_is_an_image_prompt():

@@ -14,8 +14,9 @@ from PIL import Image
 
 from diffusers_ccld.cli.command_lines import command_of, frame_of
 from diffusers_ccld.cli.main import main
+from diffusers_ccld.demo.links import parse_link
 from diffusers_ccld.demo.model import DemoModel
-from diffusers_ccld.demo.requests import Limits, missing_upload, parse_link, parse_request, request_of_record
+from diffusers_ccld.demo.requests import Limits, missing_upload, parse_request, request_of_record
 from diffusers_ccld.demo.results import link_html, progress_html, save_pictures
 from diffusers_ccld.inference.provenance import read_provenance, save_picture
 from diffusers_ccld.inference.tasks import Progress
@@ -56,15 +57,15 @@ def test_a_long_name_ends_in_one_hyphen(tmp_path):
 def test_a_link_says_everything(painter):
     request = parse_request("paint", ROSE | {"guidance_from": 0.1, "guidance_to": 0.9}, LIMITS)
     query = dict(parse_qsl(request.link()[1:], keep_blank_values=True))
-    assert parse_link(query, LIMITS) == request
+    assert parse_link(query, LIMITS).request == request
     for task, changes in (("between", {"position": 0.35}), ("animate", {"num_frames": 5})):
         between = parse_request(task, ROSE | {"second_prompt": "snow", "num_images": 1} | changes, LIMITS)
-        assert parse_link(dict(parse_qsl(between.link()[1:], keep_blank_values=True)), LIMITS) == between
+        assert parse_link(dict(parse_qsl(between.link()[1:], keep_blank_values=True)), LIMITS).request == between
     with pytest.raises(ValueError, match="task must be"):
         parse_link(query | {"task": "edit"}, LIMITS)
     for added in ("guidance_from", "guidance_to", "variation"):
         query.pop(added)  # an older link
-    assert parse_link(query, LIMITS).interval is None
+    assert parse_link(query, LIMITS).request.interval is None
     assert "128 × 96 pixels" in link_html(request, (128, 96)) and "href" in link_html(request, (128, 96))
 
 

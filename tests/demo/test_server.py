@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from diffusers_ccld.demo.requests import parse_link
+from diffusers_ccld.demo.links import parse_link
 from support.demo_calls import LIMITS, META, call, fetch, inputs, png
 from support.patience import PATIENCE, get, post, stream, wait_until
 from support.scripts import ROOT
@@ -45,7 +45,7 @@ def test_a_call_paints_and_its_link_paints_the_same_again(server, painter):
     assert (event, seed) == ("complete", 11)
     pictures = [fetch(server, item["image"]) for item in gallery]
     query = re.search(r'href="\?([^"]*)"', note).group(1).replace("&amp;", "&")
-    linked = parse_link(dict(parse_qsl(query, keep_blank_values=True)), LIMITS)
+    linked = parse_link(dict(parse_qsl(query, keep_blank_values=True)), LIMITS).request
     again = painter.paint(linked, lambda _: None)
     assert [np.array_equal(a, b) for a, b in zip(pictures, again)] == [True, True]
     assert json.loads(pictures[1].text["ccld"])["seed"] == 12

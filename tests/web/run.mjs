@@ -2,8 +2,10 @@
 
 import { readFileSync } from "node:fs";
 
+import { isOtherModel } from "../../web/about.js";
 import { fileStem } from "../../web/file-names.js";
 import { normalise, squareCrop } from "../../web/images.js";
+import { readLink } from "../../web/links.js";
 import { NoiseSource } from "../../web/noise.js";
 import { readRecord, withRecord } from "../../web/png.js";
 import { fieldsOf, recordOf } from "../../web/record.js";
@@ -57,6 +59,10 @@ const TASKS = {
   },
 
   slerp: ({ a, b, fraction }) => slerp(a, b, fraction),
+
+  others: ({ others, model }) => others.map((other) => isOtherModel(other, model)),
+
+  links: ({ fragments, limits, usual }) => fragments.map((fragment) => readLink(fragment, limits, usual)),
 
   settings: ({ settings, page }) => settings.map((values) => recordOf(values, page)),
 

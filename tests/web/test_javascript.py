@@ -19,6 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from diffusers_ccld import CLOOBTokenizer, default_model
 from diffusers_ccld.cli.command_lines import command_of
+from diffusers_ccld.demo.model import DemoModel
 from diffusers_ccld.demo.requests import LAST_SEED, Limits, missing_upload, request_of_record
 from diffusers_ccld.inference.provenance import provenance_text, read_provenance, save_picture
 from diffusers_ccld.inference.record_checks import valid_record
@@ -353,6 +354,40 @@ def test_a_grid_of_other_pictures_than_the_page_paints_is_named():
         "The file shows 4 of 20 pictures; this page paints the first 16.",
         "The file shows 20 pictures; this page paints the first 16.",
     ]
+
+
+@pytest.mark.parametrize("source", ["default", "flowers", ""])
+def test_another_model_is_told_as_by_the_demo(source):
+    sources = ["default", "/a/default_model/", r"C:\a\default_model", "flowers", "/b/flowers/pipeline", "me/flowers"]
+    sources += ["my-model/pipeline", "./roses/lora", "pipeline", ".", "", None]
+    model = {"source": source, "fingerprint": "0a", "name": "the model"}
+    others = [{"source": other, "fingerprint": None} for other in sources]
+    others += [{"source": "flowers", "fingerprint": "0a"}, {"source": "default", "fingerprint": "0b"}, {}]
+    found = run("others", others=others, model=model)
+    ours = DemoModel(None, source)
+    object.__setattr__(ours, "fingerprint", "0a")
+    names = [(other.get("fingerprint"), other.get("source")) for other in others]
+    assert found == [bool(ours.difference("picture", *name)) for name in names]
+    assert found[-3:] == [False, True, False] and any(found[:-3]) == bool(source)
+
+
+def test_links_may_be_incomplete_and_wrong_parts_are_named():
+    limits = {**PAGE["limits"], "variation": [0, 1], "from": [0, 1], "to": [0, 1], "fraction": [0, 1]}
+    del limits["mix-seed"]
+    usual = {"prompt": "the moon", "negative": "", "seed": 0, "pictures": 4, "steps": 10, "guidance": 3}
+    usual |= {"variation": 0.3, "from": 0, "to": 1}
+    full = "seed=7&pictures=1&steps=2&guidance=2&variation=0&from=0&to=1"
+    fragments = ["", "model=0a", "prompt=a+cat&model=0a", full, f"prompt=a+cat&{full}".replace("seed=7", "seed=abc")]
+    fragments += ["prompt=a&steps=&guidance=11", "seed=9007199254740993"]
+    none, other, short, whole, wrong, empty, large = run("links", fragments=fragments, limits=limits, usual=usual)
+    assert none is None and other is None
+    assert short == {"values": usual | {"prompt": "a cat"}, "faults": [], "fingerprint": "0a"}
+    assert (whole["values"]["prompt"], whole["values"]["seed"], whole["faults"]) == ("", 7, [])
+    seed = "The seed must be a whole number from 0 to 4294967295."
+    assert wrong["faults"] == large["faults"] == [seed]
+    assert wrong["values"] == whole["values"] | {"prompt": "a cat", "seed": 0}
+    assert [fault.split(" must")[0] for fault in empty["faults"]] == ["The steps", "The guidance"]
+    assert empty["values"] == usual | {"prompt": "a"}
 
 
 EXACT = ("seed", "seeds", "steps", "num_images", "size", "prompt")

@@ -248,15 +248,35 @@ def test_a_link_paints_the_same_picture(open_page):
     assert page.get_by_role("link", name="Link to this picture").get_attribute("href") == link
 
 
-def test_a_link_out_of_bounds_is_refused_and_a_good_one_leaves_nothing_of_others(open_page):
+def test_a_wrong_part_of_a_link_is_named_and_a_good_one_leaves_nothing_of_others(open_page):
     page = open_page("#prompt=a+rose&seed=9007199254740993&steps=4")
-    refused = "The link's settings cannot be used. The seed must be a whole number from 0 to 4294967295."
-    assert page.inner_text("#message") == refused and page.locator("figure").count() == 0
+    fault = "The link cannot be used as it is. The seed must be a whole number from 0 to 4294967295. The form"
+    assert page.inner_text("#message").startswith(fault) and page.locator("figure").count() == 0
+    assert [page.input_value(at) for at in ("#prompt", "#steps", "#seed")] == ["a rose", "4", "0"]
     page.evaluate("document.getElementById('negative').value = 'fog'")
     page.evaluate("location.hash = '#prompt=a+rose&seed=7&pictures=1&steps=2&guidance=1.875'")
     page.wait_for_selector(FINISHED)
     assert page.is_hidden("#message") and page.input_value("#negative") == ""
     assert page.input_value("#guidance") == "1.875"  # between two steps of the slider
+    page.click("#tab-mix")
+    page.evaluate("location.hash = '#prompt=a+cat&pictures=1'")  # the rest as at the beginning
+    page.wait_for_function(f"document.querySelectorAll('{FINISHED}').length === 2")
+    assert page.locator("#gallery figcaption p").first.inner_text() == "a cat · seed 0"
+    assert page.input_value("#steps") != "2" and page.input_value("#guidance") != "1.875"
+
+
+def test_a_click_on_an_example_paints_it_in_place_of_what_is_being_painted(open_page):
+    page = open_page(ready=False)
+    boat, forest = (page.locator("#examples button").nth(i) for i in (0, 1))
+    boat.click()  # before the model is there
+    page.get_by_role("img", name=f"{boat.inner_text()} · seed 0").wait_for()
+    forest.click()
+    page.wait_for_selector("#go:visible")  # the boats that were not finished are gone
+    captions = page.locator("#gallery figcaption p").all_inner_texts()
+    assert len(captions) < 8 and captions[:4] == [f"{forest.inner_text()} · seed {seed}" for seed in range(4)]
+    forest.click()  # the same again: the next seeds
+    page.wait_for_selector("#go", state="hidden")
+    assert page.locator("#gallery figcaption p").nth(3).inner_text().endswith("seed 7")
 
 
 def test_unknown_words_and_a_link_of_another_model_are_named(open_page, served, tmp_path):
@@ -293,6 +313,11 @@ def test_unknown_words_and_a_link_of_another_model_are_named(open_page, served, 
     page.set_input_files("#image", tmp_path / "a.png")
     page.wait_for_selector("#notice:visible")
     assert page.inner_text("#notice").startswith("This picture was made with another model.")
+    record = {"conditions": [["a cat", 2.0]], "seed": 1, "steps": 2}
+    for source, state in (("/elsewhere/flowers/pipeline", "hidden"), ("my-model/pipeline", "visible")):  # of the shell
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / "b.png", record | {"model": source})
+        page.set_input_files("#image", tmp_path / "b.png")
+        page.wait_for_selector("#notice", state=state)
     older = open_page(fragment.partition("&model=")[0])
     older.wait_for_selector(FINISHED)
     assert older.is_hidden("#notice")

@@ -18,6 +18,8 @@ from PIL import Image
 from ..inference.provenance import Provenance, load_record
 from ..inference.tasks import PIPELINES, Progress, fitted
 from ..utils.words import unknown_words_sentence
+from .form import usual_steps
+from .links import parse_link
 from .painter import Painter, PaintingCancelledError
 from .requests import (
     BETWEEN,
@@ -26,7 +28,6 @@ from .requests import (
     Limits,
     PaintingRequest,
     missing_upload,
-    parse_link,
     parse_request,
     request_of_record,
 )
@@ -144,19 +145,29 @@ class Studio:
 
     def open_link(self, request: gr.Request) -> list[Any]:
         """Values for the form from a link of `PaintingRequest.link`: of its shared fields, of those of tabs, the
-        tab and the task, and a notice if it is another model's. No changes without a link; of one that cannot be used,
-        the notice alone."""
+        tab, the task to paint at once, and a notice if it is another model's. What the link does not say stays. No
+        changes without a link; of a part that is wrong, a notice, and nothing is painted."""
         query, unchanged = dict(request.query_params), [gr.skip()] * (len(FORM_OF_LINK) + len(FORM_OF_TABS) + 2)
         try:
-            linked = parse_link(query, self.limits)
+            link = parse_link(query, self.limits)
         except ValueError as error:
             return [*unchanged, _notice([f"The link's settings cannot be used. {error}"], "alert")]
-        if linked is None:
+        if link is None:
             return [*unchanged, gr.skip()]
-        tabs = BETWEEN if linked.task in BETWEEN else (linked.task,)
-        of_tabs = [getattr(linked, name) if tab in tabs else gr.skip() for tab, name in FORM_OF_TABS]
-        notice = _notice([self.model.difference(query, MODEL_OF_LINK, "link")])
-        return [*_form_of(linked), *of_tabs, gr.Tabs(selected=tabs[0]), linked.task, notice]
+        task = link.request.task
+        tabs = BETWEEN if task in BETWEEN else (task,)
+        form = {name: getattr(link.request, name) for name in link.names}
+        if "seed" in form:
+            form["random_seed"] = False
+        if "algorithm" in form:
+            form.setdefault("num_inference_steps", usual_steps(self.painter, self.limits)[form["algorithm"]])
+        of_link = [form.get(name, gr.skip()) for name in FORM_OF_LINK]
+        of_tabs = [form.get(name, gr.skip()) if tab in tabs else gr.skip() for tab, name in FORM_OF_TABS]
+        other_model = self.model.difference("link", query.get(MODEL_OF_LINK))
+        if not link.faults:
+            return [*of_link, *of_tabs, gr.Tabs(selected=tabs[0]), task, _notice([other_model])]
+        faults = f"The link cannot be used as it is. {' '.join(link.faults)} The form has its other settings."
+        return [*of_link, *of_tabs, gr.Tabs(selected=tabs[0]), "", _notice([faults, other_model], "alert")]
 
     def read_settings(self, file: Any) -> list[Any]:
         """Values for the form from a picture of ours: of its shared fields, of those of tabs, of the image prompt and
@@ -178,7 +189,7 @@ class Studio:
         of_tabs = [getattr(request, name) if tab in tabs else gr.skip() for tab, name in FORM_OF_TABS]
         image = [gr.skip(), request.image_prompt_weight] if record.get("images") else [None, gr.skip()]
         image *= self.painter.takes_image_prompts
-        other_model = self.model.difference(record, "fingerprint", "picture")
+        other_model = self.model.difference("picture", record.get("fingerprint"), record.get("model"))
         sentences = [other_model, self._other_settings(record), missing_upload(record, self.limits)]
         return [*_form_of(request), *of_tabs, *image, gr.Tabs(selected=task), _notice(sentences)]
 

@@ -151,10 +151,14 @@ def _editor() -> gr.ImageEditor:
     return editor
 
 
+def usual_steps(painter: Painter, limits: Limits) -> dict[str, int]:
+    """The number of steps that the form has for each algorithm: at most 30, to keep waiting times short."""
+    return {name: min(30, painter.steps_of(name), limits.num_inference_steps) for name in ALGORITHMS}
+
+
 def make_details(painter: Painter, limits: Limits) -> dict[str, gr.components.Component]:
     """The inputs that all tasks share, besides the prompt."""
-    # At most 30 by default, to keep waiting times short.
-    steps = {name: min(30, painter.steps_of(name), limits.num_inference_steps) for name in ALGORITHMS}
+    steps = usual_steps(painter, limits)
     most_guidance = min(limits.guidance_scale, painter.max_guidance_scale or math.inf)
 
     with gr.Row():

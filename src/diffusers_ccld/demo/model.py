@@ -1,7 +1,7 @@
 """The model of the page: its name, its fingerprint and its examples."""
 
 import math
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..inference.loading import default_model
-from ..sharing.base_models import BUNDLED, model_name
+from ..sharing.base_models import BUNDLED, BUNDLED_FOLDER, RESULT_NAMES, model_name
 from ..sharing.model_cards import GRID_NAME
 from ..utils.fingerprints import folder_fingerprint
 from ..utils.text_lines import read_entries
@@ -90,18 +90,29 @@ class DemoModel:
         found = [] if not files else [e for e in read_grid(*files) if not unknown_words(e[0], self.vocabulary)]
         return found[:MOST_EXAMPLES] or [(prompt, None) for prompt in example_prompts(self.vocabulary)]
 
-    def difference(self, values: Mapping[str, object], field: str, thing: str) -> str:
-        """A sentence that a link or a picture was made with another model; empty if not, or if it does not name one.
+    def difference(self, thing: str, fingerprint: object, source: object = None) -> str:
+        """A sentence that a link or a picture was made with another model; empty if not, or if that cannot be told.
 
         Args:
-            values: The link's or the record's.
-            field: That of the fingerprint.
             thing: "link" or "picture".
+            fingerprint: That of its model; `None` if it does not have one.
+            source: The source of its model, which tells without a fingerprint; its folders may be another machine's.
         """
-        other = values.get(field)
-        if not other or not self.fingerprint or other == self.fingerprint:
+        if fingerprint and self.fingerprint:
+            is_other = fingerprint != self.fingerprint
+        else:
+            theirs, ours = last_name(str(source or "")), last_name(self.source)
+            is_other = bool(source and ours) and theirs != ours and bool(theirs or self.is_bundled)
+        if not is_other:
             return ""
         return f"The {thing} was made with another model. This page paints the same settings with {self.name}."
+
+
+def last_name(source: str) -> str:
+    """The name in a model's source, without folders and owners; empty for a folder like "." or "pipeline"."""
+    parts = [part for part in re.split(r"[/\\]", source) if part not in ("", ".", "..", *RESULT_NAMES)]
+    name = parts[-1] if parts else ""
+    return BUNDLED if name == BUNDLED_FOLDER.name else name
 
 
 def read_grid(prompts: Path, grid: Path) -> list[Example]:

@@ -17,11 +17,24 @@ const ccld = (() => {
   // The notice is about a link or a picture that was given before.
   const forgetNotice = () => find("#notice")?.classList.add("old");
 
-  // Presses the button with a text as soon as its tab is open.
+  // From the press of a button until its event has ended, well or not. Gradio ignores another press meanwhile.
+  let isPainting = false;
+
+  // Before a request is sent. Returns the progress.
+  function begin() {
+    isPainting = true;
+    return '<div class="running"><div class="bar"><div></div></div><p>Waiting for the painter</p></div>';
+  }
+
+  // Presses the button with a text as soon as its tab is open and nothing is being painted.
+  let pressing = 0;
   function pressOnce(text, tries = 200) {
-    const button = openButtons(".paint-button, .animate-button").find((other) => other.textContent.trim() === text);
-    if (button) button.click();
-    else if (tries > 0) setTimeout(() => pressOnce(text, tries - 1), 50);
+    clearTimeout(pressing);
+    pressing = setTimeout(() => {
+      const button = openButtons(".paint-button, .animate-button").find((other) => other.textContent.trim() === text);
+      if (button && !isPainting) button.click();
+      else if (tries > 0) pressOnce(text, tries - 1);
+    }, 50);
   }
 
   function fill(text, name = "prompt") {
@@ -42,8 +55,10 @@ const ccld = (() => {
     return names.map((name) => (name in changes ? changes[name] : fields[name]));
   }
 
-  // After a request that was refused: says below the field of the prompt that it is empty. Returns the progress: none.
+  // After a request that was refused or cancelled: says below the field of the prompt if it is empty. Returns the progress:
+  // none.
   function fail(prompts) {
+    isPainting = false;
     if (prompts.some((prompt) => prompt?.trim?.() ?? prompt)) return "";
     find("#prompt").dataset.missing = "Write a prompt here: what to paint.";
     find("#prompt textarea").focus();
@@ -110,27 +125,32 @@ const ccld = (() => {
     }
   }
 
-  // The prompt that the pressed chips make: "a cat in winter, watercolor".
-  function onChip(chip) {
-    const isPressed = chip.getAttribute("aria-pressed") === "true";
-    all(`.chip[data-group="${chip.dataset.group}"]`).forEach((other) => other.setAttribute("aria-pressed", "false"));
-    chip.setAttribute("aria-pressed", String(!isPressed));
-    const text = (group) => find(`.chip[data-group="${group}"][aria-pressed="true"]`)?.dataset.text ?? "";
-    const begin = [text("subject"), text("palette")].filter(Boolean).join(" ");
-    fill([begin, text("medium")].filter(Boolean).join(", "));
+  // Paints an example in the first tab, in place of what is being painted.
+  function paintExample(example) {
+    forgetNotice();
+    fill(example.dataset.prompt);
+    if (isPainting) find("#cancel").click();
+    openButtons('#tabs [role="tab"]')[0].click();
+    pressOnce("Paint");
+    const { top } = find("#wall").getBoundingClientRect();
+    if (top < 0 || top > window.innerHeight / 2) find("#wall").scrollIntoView();
   }
 
   function onClick(event) {
     if (event.target.matches?.("#note .copy")) copyLink(event.target);
     if (event.target.closest?.('[role="tab"]')) delete find("#prompt").dataset.missing;
-    if (event.isTrusted && event.target.closest?.(".paint-button, .animate-button")) forgetNotice();
-    const chip = event.target.closest?.(".chip");
-    if (chip) onChip(chip);
-    const example = event.target.closest?.(".example");
-    if (example) {
-      fill(example.dataset.prompt);
-      find("#prompt textarea").focus();
+    if (event.target.closest?.(".paint-button, .animate-button")) {
+      if (event.isTrusted) forgetNotice();
+      if (!isPainting) clearTimeout(pressing); // what waits to be pressed is painted by this
     }
+    if (event.isTrusted && event.target.closest?.("#cancel")) clearTimeout(pressing);
+    const chip = event.target.closest?.(".chip");
+    if (chip) {
+      ccldChips.stopAt(chip);
+      fill(ccldChips.toggle(find("#prompt textarea").value, chip));
+    }
+    const example = event.target.closest?.(".example");
+    if (example) paintExample(example);
   }
 
   // After a picture gave its settings, far below: shows what came of it, the notice or else the form.
@@ -192,6 +212,7 @@ const ccld = (() => {
 
   // After a painting: its texts for screen readers, its address, its place in the history.
   function finish(gallery, prompt, isRemembered) {
+    isPainting = false;
     const link = find("#note a")?.getAttribute("href");
     history.replaceState(null, "", link ?? location.pathname); // a picture of uploads has no link
     described = { prompt, gallery: gallery ?? [] };
@@ -268,7 +289,6 @@ const ccld = (() => {
     new MutationObserver(describe).observe(find("#studio"), changes);
   }).observe(document.documentElement, { childList: true, subtree: true });
 
-  const waiting = '<div class="running"><div class="bar"><div></div></div><p>Waiting for the painter</p></div>';
-  return { pressOnce, inputs, fail, keepSeed, showRestored, brush, send, seedOf, finish, waiting };
+  return { pressOnce, begin, inputs, fail, keepSeed, showRestored, brush, send, seedOf, finish };
 })();
 window.ccld = ccld;

@@ -45,7 +45,7 @@ THEME = gr.themes.Base(
     button_primary_text_color_dark="white",
 )
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+SCRIPT = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("chips.js", "page.js"))
 
 
 class Wall(NamedTuple):
@@ -80,10 +80,11 @@ def build(painter: Painter, limits: Limits | None = None, with_tools: bool = Fal
                 prompt = make_prompt(limits, model.examples[0][0])
                 if model.is_bundled:
                     gr.HTML(chips_html(), elem_id="chips", padding=False)
+                    prompt.change(inputs=prompt, js="(prompt) => { ccldChips.show(prompt); }")
                 container, tabs = make_tabs(painter, limits, model.examples[-1][0])
                 unkeep = _kept_seed()
             with gr.Column(elem_id="wall"):
-                wall = _wall("Choose an example, or write a prompt.")
+                wall = _wall("Click an example to paint it, or write one.")
             with gr.Accordion("Details", open=False, elem_id="details"):
                 details = make_details(painter, limits)
                 dropped = make_settings_input()
@@ -160,7 +161,7 @@ def _connect_run(
 ) -> gr.events.Dependency:
     """Connects an event with a task of the studio. The history remembers its pictures, unless it is told not to."""
     begins_with_picture = not inputs.keys().isdisjoint(("picture", "masked_picture"))
-    trigger(outputs=[wall.progress, wall.compare], js=f"() => [ccld.waiting, {HIDE}]")
+    trigger(outputs=[wall.progress, wall.compare], js=f"() => [ccld.begin(), {HIDE}]")
     event = trigger(
         run,
         inputs_kwargs=inputs,
@@ -218,8 +219,25 @@ class Unchecked(GradioRootModel):
 def _kept_seed() -> gr.Button:
     """The line that says that the seed is kept, which the page shows while it is, and a button that ends that."""
     with gr.Row(elem_id="kept"):
-        gr.HTML('<p class="hint">The seed is kept: the same settings paint the same pictures.</p>', padding=False)
+        claim = '<span class="claim">: the same settings paint the same pictures</span>'  # not beside a notice
+        gr.HTML(f'<p class="hint">The seed is kept{claim}.</p>', padding=False)
         return gr.Button("Random seed", size="sm", min_width=110)
+
+
+# The buttons under the pictures: the tabs or fields that take the chosen picture, and what else is done with it.
+TARGETS = {
+    "image_prompt": "Image prompt",
+    "image_to_image": "Image to image",
+    "edit": "Edit",
+    "inpaint": "Inpaint",
+}
+MORE = {"variations": "Paint variations", "seed": "Keep the seed"}
+
+
+def _actions(names: dict[str, str], heading: str) -> dict[str, gr.Button]:
+    with gr.Row():
+        gr.HTML(f'<p class="hint">{heading}</p>', padding=False)
+        return {name: gr.Button(text, size="sm", min_width=90) for name, text in names.items()}
 
 
 def _wall(invitation: str) -> Wall:
@@ -238,16 +256,8 @@ def _wall(invitation: str) -> Wall:
     with gr.Row(elem_id="below"):
         note = gr.HTML(elem_id="note", label="Link", padding=False)
         cancel = gr.Button("Cancel", size="sm", elem_id="cancel", min_width=80)
-    names = {
-        "image_prompt": "Use as image prompt",
-        "image_to_image": "Image to image",
-        "edit": "Edit",
-        "inpaint": "Inpaint",
-        "variations": "Variations",
-        "seed": "Keep the seed",
-    }
-    with gr.Row(elem_id="actions"):
-        actions = {name: gr.Button(text, size="sm", min_width=90) for name, text in names.items()}
+    with gr.Column(elem_id="actions"):
+        actions = _actions(TARGETS, "Take this picture to:") | _actions(MORE, "Or:")
     compare = gr.ImageSlider(label="Before and after", visible=False, elem_id="compare", buttons=["fullscreen"])
     gr.HTML('<div class="chips"><h4>Painted before</h4></div><div class="entries"></div>', elem_id="history")
     return Wall(gallery, compare, progress, note, cancel, actions)

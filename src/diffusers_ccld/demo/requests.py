@@ -31,12 +31,6 @@ LINKED = (
     "guidance_to",
 )
 MODEL_OF_LINK = "model"  # with its fingerprint
-ADDED_TO_LINKS = {
-    "task": "paint",
-    "variation": "0",
-    "guidance_from": "0",
-    "guidance_to": "1",
-}  # what older links do not say, and what they mean
 BETWEEN = ("between", "animate")
 LINKED_BETWEEN = {"between": ("second_prompt", "position"), "animate": ("second_prompt", "num_frames")}
 
@@ -147,7 +141,7 @@ def parse_request(
             drawn. For a seed of `None` a random one is chosen.
         limits: Bounds of the values.
         upload_folder: The only folder from which files are read.
-        may_lack_prompt: True for a request that fills the form, where a prompt may still be written.
+        may_lack_prompt: True for a request that fills the form, where prompts may still be written.
 
     Raises:
         ValueError: With a sentence for the user, if a value is invalid.
@@ -180,7 +174,7 @@ def parse_request(
     second_prompt = ""
     if task in BETWEEN:
         second_prompt = _text("second prompt", values.get("second_prompt"), limits.prompt_length)
-        if not prompt or not second_prompt:
+        if not (may_lack_prompt or (prompt and second_prompt)):
             raise ValueError("Write two prompts, to paint between them.")
     if not (prompt or may_lack_prompt) and values.get("image_prompt") is None:
         raise ValueError("Write a prompt, or give an image prompt.")
@@ -308,30 +302,6 @@ def missing_upload(record: Mapping[str, Any], limits: Limits) -> str:
             which = "the first" if painted < count else "all"
             sentences.append(f"The file shows {chosen}; this page paints {which} {painted}.")
     return " ".join(sentences)
-
-
-def parse_link(query: Mapping[str, str], limits: Limits) -> PaintingRequest | None:
-    """The request of a link that `PaintingRequest.link` made; `None` for other queries.
-
-    Raises:
-        ValueError: If the link is incomplete or a value is out of bounds.
-    """
-    if "prompt" not in query:
-        return None
-    query = {**ADDED_TO_LINKS, **query}
-    task = query["task"]
-    if task not in ("paint", *BETWEEN):
-        raise ValueError(f"The link's task must be paint, between or animate, not {task[:20]}.")
-    names = (*LINKED, *LINKED_BETWEEN.get(task, ()))
-    if missing := [name for name in names if name not in query]:
-        raise ValueError(f"The link does not say {', '.join(missing)}.")
-    values: dict[str, Any] = {name: query[name] for name in names}
-    for name in values.keys() - {"prompt", "second_prompt", "negative_prompt", "algorithm"}:
-        try:
-            values[name] = float(values[name])
-        except ValueError as error:
-            raise ValueError(f"The link needs a number for {name}.") from error
-    return parse_request(task, values, limits)
 
 
 def _text(name, value, longest):

@@ -1,11 +1,19 @@
 """Suggestions: examples of what the model paints, and chips with the words of the bundled model."""
 
 import html
+import re
 from collections.abc import Sequence
 
-from ..paintings.phrases import SUBJECT_PHRASES, TECHNIQUES, TIMES
+from ..paintings.phrases import KINDS, MOODS, SUBJECT_PHRASES, TECHNIQUES, TIMES
 from .model import DemoModel, Example
 from .results import data_uri
+
+# The phrases of a prompt's parts, in their order, by the names of their chips, which write the first phrase.
+CHIPS = {
+    "subject": SUBJECT_PHRASES,
+    "palette": {name: (*phrases, *MOODS[name]) for name, phrases in TIMES.items()},
+    "medium": {name: (*phrases, *KINDS[name]) for name, phrases in TECHNIQUES.items()},
+}
 
 
 def examples_html(examples: Sequence[Example]) -> str:
@@ -26,16 +34,24 @@ def _card(prompt, image):
 
 
 def chips_html() -> str:
-    """Chips that compose a prompt: a subject, a palette and a medium."""
+    """Chips for chips.js: a subject, a palette and a medium, each with what it writes and a pattern of its phrases."""
     parts = []
-    for group, texts in _words().items():
-        chips = "".join(
-            f'<button class="chip" type="button" aria-pressed="false" data-group="{group}" data-text="{text}">'
-            f"{name}</button>"
-            for name, text in texts.items()
+    for group, chips in CHIPS.items():
+        buttons = "".join(
+            f'<button class="chip" type="button" aria-pressed="false" tabindex="{-1 if i else 0}" '
+            f'data-group="{group}" data-text="{phrases[0]}" data-words="{_pattern([*phrases, name])}">{name}</button>'
+            for i, (name, phrases) in enumerate(chips.items())
         )
-        parts.append(f'<h4>{group.capitalize()}</h4><div class="chip-group">{chips}</div>')
+        label = group.capitalize()
+        parts.append(f'<h4>{label}</h4><div class="chip-group" role="toolbar" aria-label="{label}">{buttons}</div>')
     return f'<div class="chips">{"".join(parts)}</div>'
+
+
+def _pattern(phrases: Sequence[str]) -> str:
+    """A regular expression of phrases, the longer ones first. A noun may have any article, or none."""
+    article = r"(?:(?:an?|the)\s+)?" if any(re.match("an? |the ", phrase) for phrase in phrases) else ""
+    nouns = {re.sub("^(an?|the) ", "", phrase).replace(" ", r"\s+") for phrase in phrases}
+    return f"{article}(?:{'|'.join(sorted(nouns, key=lambda noun: (-len(noun), noun)))})"
 
 
 def words_html(model: DemoModel) -> str:
@@ -47,11 +63,6 @@ def vocabulary(model: DemoModel) -> str:
     """Sentences that list what a model knows; empty if it has a large vocabulary."""
     if not model.is_bundled:
         return f"The model knows these words: {', '.join(model.words)}." if model.words else ""
-    lists = " ".join(f"{part.capitalize()}: {'; '.join(texts.values())}." for part, texts in _words().items())
+    texts = {part: "; ".join(phrases[0] for phrases in chips.values()) for part, chips in CHIPS.items()}
+    lists = " ".join(f"{part.capitalize()}: {text}." for part, text in texts.items())
     return f"The model knows prompts like 'a cat in winter, watercolor on paper', of these words. {lists}"
-
-
-def _words() -> dict[str, dict[str, str]]:
-    """The texts of a prompt's parts, in their order, by their names."""
-    parts = {"subject": SUBJECT_PHRASES, "palette": TIMES, "medium": TECHNIQUES}
-    return {part: {name: phrases[0] for name, phrases in texts.items()} for part, texts in parts.items()}
