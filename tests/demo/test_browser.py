@@ -399,6 +399,26 @@ def test_a_dropped_picture_fills_the_form(tab, tmp_path):
     assert tab.evaluate("finished") == 0
 
 
+DROP = """([selector, bytes]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], "ours.png", { type: "image/png" }));
+    const drop = (type) => new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true });
+    const target = document.querySelector(selector);
+    return ["dragover", "drop"].map((type) => target.dispatchEvent(drop(type)));
+}"""
+
+
+@pytest.mark.slow
+def test_a_picture_may_be_dropped_anywhere(tab, tmp_path):
+    tab.get_by_text("Details").click()  # closes them
+    for i, place in enumerate(("body", "#prompt textarea", "#studio")):
+        record = {"conditions": [["a cat on a rug", 2.0]], "seed": 70 + i, "steps": 9, "algorithm": "ddim"}
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / "ours.png", record)
+        assert tab.evaluate(DROP, [place, list((tmp_path / "ours.png").read_bytes())]) == [False, False]
+        wait(tab, lambda: tab.get_by_label("Seed", exact=True).input_value() == str(70 + i), "The form has the seed.")
+    assert tab.locator("#prompt textarea").input_value() == "a cat on a rug"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("painting", [False, True])
 def test_an_interruption_ends_the_server(painting):

@@ -176,6 +176,26 @@ const ccld = (() => {
 
   const brush = (options) => ({ __type__: "update", brush: { ...options, default_size: radius } });
 
+  // A file that is dropped beside the inputs for pictures, where a browser would open it in place of the page.
+  const isBesideInputs = (event) => event.dataTransfer?.types.includes("Files") && !event.defaultPrevented;
+
+  function onDragOver(event) {
+    if (isBesideInputs(event)) event.preventDefault();
+  }
+
+  // Gives the file to the input for settings.
+  function onDrop(event) {
+    if (!isBesideInputs(event)) return;
+    event.preventDefault();
+    const { files } = event.dataTransfer;
+    if (!find("#settings input[type=file]")) find("#settings [aria-label=Clear], #settings [title=Clear]")?.click();
+    setTimeout(() => {
+      const input = find("#settings input[type=file]");
+      input.files = files;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    });
+  }
+
   function onPicture(event) {
     if (!event.target.closest?.("#editor")) return;
     const files = event.target.files ?? event.dataTransfer?.files ?? event.clipboardData?.files;
@@ -277,6 +297,8 @@ const ccld = (() => {
   }
 
   for (const type of ["keydown", "keypress"]) document.addEventListener(type, onEnter, true);
+  document.addEventListener("dragover", onDragOver);
+  document.addEventListener("drop", onDrop);
   for (const type of ["change", "drop", "paste"]) document.addEventListener(type, onPicture, true);
   document.addEventListener("keyup", onKeyUp);
   for (const type of ["focus", "keydown", "pointerup", "blur"]) document.addEventListener(type, onNumber, true);
