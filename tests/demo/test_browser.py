@@ -183,10 +183,10 @@ def test_the_chips_follow_the_prompt_and_spare_the_words_of_a_person(tab, bundle
     assert prompt_of(tab) == "my grandmother's garden" and pressed(tab) == []
     tab.goto(f"{bundled_server}?prompt=a+cat+at+night%2C+ink&num_images=1&num_inference_steps=2")
     shown(tab)
-    assert pressed(tab) == ["cat", "night", "ink"]
+    wait(tab, lambda: pressed(tab) == ["cat", "night", "ink"], "The chips are those of the link.")
     click("sunset")
     next_picture(tab)
-    assert "a+cat+at+sunset%2C+ink" in tab.url
+    wait(tab, lambda: "a+cat+at+sunset%2C+ink" in tab.url, "The address has the new prompt.")
 
 
 @pytest.mark.slow
