@@ -173,17 +173,20 @@ def test_the_chips_follow_the_prompt_and_spare_the_words_of_a_person(tab, bundle
         for name in names:
             tab.locator(".chip", has_text=re.compile(f"^{name}$")).click()
 
+    def says(prompt, *chips):
+        wait(tab, lambda: (prompt_of(tab), pressed(tab)) == (prompt, [*chips]), f"The prompt is {prompt!r}.")
+
     click("cat", "winter", "pastel", "rose")
-    assert prompt_of(tab) == "a rose in winter, pastel on paper" and pressed(tab) == ["rose", "winter", "pastel"]
+    says("a rose in winter, pastel on paper", "rose", "winter", "pastel")
     write(tab, "my grandmother's garden")
     tab.wait_for_function("!document.querySelector('.chip[aria-pressed=true]')")
     click("winter")
-    assert prompt_of(tab) == "my grandmother's garden, in winter" and pressed(tab) == ["winter"]
+    says("my grandmother's garden, in winter", "winter")
     click("winter")
-    assert prompt_of(tab) == "my grandmother's garden" and pressed(tab) == []
+    says("my grandmother's garden")
     tab.goto(f"{bundled_server}?prompt=a+cat+at+night%2C+ink&num_images=1&num_inference_steps=2")
     shown(tab)
-    wait(tab, lambda: pressed(tab) == ["cat", "night", "ink"], "The chips are those of the link.")
+    says("a cat at night, ink", "cat", "night", "ink")
     click("sunset")
     next_picture(tab)
     wait(tab, lambda: "a+cat+at+sunset%2C+ink" in tab.url, "The address has the new prompt.")
