@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -59,7 +58,7 @@ def refuse_file_names(prompts: Sequence[str], advice: str = "") -> None:
     """
     for typed in prompts:
         if is_file_name(typed):
-            name = shlex.quote(typed.lstrip("@"))
+            name = quoted(typed.lstrip("@"))
             text = parse_weighted(typed)[0]
             message = f"{text!r} is the file name of a picture, not a prompt. {advice.format(name=name)}"
             raise ValueError(message.rstrip())
@@ -132,9 +131,8 @@ def doubts_about_words(prompts: Sequence[str], model: str | None) -> list[str]:
     vocabulary = vocabulary_of(model_folder(model))
     doubts = []
     for text, _ in map(parse_weighted, prompts):
-        known = {word: word not in unknown_words(word, vocabulary) for word in words_in(text)}
-        counted = [is_known for word, is_known in known.items() if not PART_OF_PROMPT.fullmatch(word)]
-        if counted and not any(counted):
+        counted = {word for word in words_in(text) if not PART_OF_PROMPT.fullmatch(word)}
+        if counted and counted.issubset(unknown_words(text, vocabulary)):
             sentence = unknown_words_sentence([text], vocabulary, name_of_model(model, "The"))
             advice = f"`ccld inspect {quoted(model or 'default')}` lists the words that it knows."
             doubts.append(f"{sentence}. Nothing else in {text!r} says what to paint. {advice}")

@@ -32,6 +32,7 @@ from .doubts import (
     refuse_file_names,
     settle,
 )
+from .messages import in_columns
 from .outputs import numbered, require_writable
 from .runtimes import name_of_model
 
@@ -211,7 +212,7 @@ def _description(settings, args):
         ("seeds" if len(args.seed) > 1 else "seed", ", ".join(map(str, args.seed))),
         ("folder", f"{args.output}{os.sep}"),
     ]
-    return [f"{name:10}{value}" for name, value in lines]
+    return in_columns(lines)
 
 
 def _settings(args, pipe, named, path, steps, dtype):

@@ -4,8 +4,10 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+
+from ..utils.terminal_text import printable
 
 OURS = "diffusers_ccld"
 FLAGS = {"num_inference_steps": "--steps", "guidance_scale": "--guidance-scale"}
@@ -21,6 +23,11 @@ def with_flags(message: str) -> str:
         if "_" in name:
             message = re.sub(rf"\b{name}\b", flag, message)
     return message
+
+
+def in_columns(lines: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines of a name and a value, such as "seed      3"; a line without a name continues the one above."""
+    return [f"{name:10}{printable(value)}".rstrip() for name, value in lines]
 
 
 @contextmanager

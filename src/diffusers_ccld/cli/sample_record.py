@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..pipelines.usual import INVERSION_STEPS, STRENGTHS
-from ..utils.terminal_text import printable
 from ..utils.words import unknown_words_sentence, vocabulary_of
 from ..version import __version__
+from .messages import in_columns
 from .runtimes import model_folder, name_of_model
 from .sample_request import SampleRequest, stem_of
 
@@ -140,7 +140,7 @@ def description(request: SampleRequest, record: "Provenance", negative: float | 
     if unknown := unknown_words_sentence(texts, vocabulary_of(model_folder(args.model)), model):
         lines.append(("unknown", unknown))
         lines.append(("", f"`ccld inspect {args.model or 'default'}` lists the words that it knows."))
-    return [f"{name:10}{printable(value)}".rstrip() for name, value in lines]
+    return in_columns(lines)
 
 
 def _fits(request: SampleRequest, size: Sequence[int]) -> list[str]:

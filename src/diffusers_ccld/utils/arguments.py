@@ -137,7 +137,7 @@ def number(lowest: float = -math.inf, highest: float = math.inf) -> Callable[[st
 
 
 def _controls(character):
-    """True for characters that control a terminal or change the direction of writing."""
+    """True for characters that control a terminal or change the direction of writing: those of terminal_text.py."""
     is_bidirectional = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
     return is_bidirectional or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
